@@ -1,0 +1,191 @@
+//! Who holds which block: reference counts, and the free blocks in the order of reuse.
+
+use crate::block::BlockId;
+use crate::block_hash::BlockHash;
+use crate::prefix_cache::PrefixCache;
+
+/// Every operation takes constant time and allocates nothing.
+pub(crate) struct BlockPool {
+    /// One for each block table that holds the block; 0 means free.
+    ref_counts: Vec<u32>,
+    /// The block's name in `cache`; a free block keeps it, and its content, until it is allocated
+    /// again.
+    hashes: Vec<Option<BlockHash>>,
+    /// The free list, circular through a sentinel at index `num_blocks`. Blocks without a name are
+    /// reused first, the last freed of them foremost; then those with one, the longest unused
+    /// foremost.
+    previous: Vec<u32>,
+    next: Vec<u32>,
+    num_free: u32,
+    num_cached_free: u32,
+    cache: PrefixCache,
+}
+
+impl BlockPool {
+    pub(crate) fn new(num_blocks: u32) -> Self {
+        let sentinel = num_blocks;
+        let length = num_blocks as usize;
+        Self {
+            ref_counts: vec![0; length],
+            hashes: vec![None; length],
+            previous: (0..=sentinel).map(|i| if i == 0 { sentinel } else { i - 1 }).collect(),
+            next: (0..=sentinel).map(|i| if i == sentinel { 0 } else { i + 1 }).collect(),
+            num_free: num_blocks,
+            num_cached_free: 0,
+            cache: PrefixCache::with_capacity(length),
+        }
+    }
+
+    /// A block of the caller's own; its old content and name are gone.
+    pub(crate) fn allocate(&mut self) -> Option<BlockId> {
+        if self.num_free == 0 {
+            return None;
+        }
+        let block = BlockId(self.next[self.sentinel()]);
+        self.unlink(block);
+        self.unpublish(block);
+        self.ref_counts[block.0 as usize] = 1;
+        Some(block)
+    }
+
+    /// One more holder of a block that the cache named.
+    pub(crate) fn share(&mut self, block: BlockId) {
+        if self.ref_counts[block.0 as usize] == 0 {
+            self.unlink(block);
+        }
+        self.ref_counts[block.0 as usize] += 1;
+    }
+
+    /// One holder less. Release a sequence's last block first, so that the tails of prefixes are
+    /// reused first.
+    pub(crate) fn release(&mut self, block: BlockId) {
+        let ref_count = &mut self.ref_counts[block.0 as usize];
+        assert!(*ref_count > 0, "block {} is released more often than it was taken", block.0);
+        *ref_count -= 1;
+        if *ref_count == 0 {
+            self.link(block);
+        }
+    }
+
+    /// Names a held block, unless another block has the name or this one has a name.
+    pub(crate) fn publish(&mut self, block: BlockId, hash: BlockHash) {
+        assert!(self.ref_counts[block.0 as usize] > 0, "block {} is published while free", block.0);
+        let name = &mut self.hashes[block.0 as usize];
+        if name.is_none() && self.cache.insert(hash, block) {
+            *name = Some(hash);
+        }
+    }
+
+    /// Takes the name from a block that is not in the free list.
+    pub(crate) fn unpublish(&mut self, block: BlockId) {
+        if let Some(hash) = self.hashes[block.0 as usize].take() {
+            self.cache.remove(hash);
+        }
+    }
+
+    pub(crate) fn clear_cache(&mut self) {
+        self.cache.clear();
+        self.hashes.fill(None);
+        self.num_cached_free = 0;
+    }
+
+    pub(crate) fn cache(&self) -> &PrefixCache {
+        &self.cache
+    }
+
+    pub(crate) fn is_free(&self, block: BlockId) -> bool {
+        self.ref_counts[block.0 as usize] == 0
+    }
+
+    pub(crate) fn hash(&self, block: BlockId) -> Option<BlockHash> {
+        self.hashes[block.0 as usize]
+    }
+
+    pub(crate) fn num_blocks(&self) -> u32 {
+        self.ref_counts.len() as u32
+    }
+
+    pub(crate) fn num_free(&self) -> u32 {
+        self.num_free
+    }
+
+    pub(crate) fn num_cached_free(&self) -> u32 {
+        self.num_cached_free
+    }
+
+    fn sentinel(&self) -> usize {
+        self.ref_counts.len()
+    }
+
+    fn unlink(&mut self, block: BlockId) {
+        let (previous, next) = (self.previous[block.0 as usize], self.next[block.0 as usize]);
+        self.next[previous as usize] = next;
+        self.previous[next as usize] = previous;
+        self.num_free -= 1;
+        self.num_cached_free -= u32::from(self.hashes[block.0 as usize].is_some());
+    }
+
+    fn link(&mut self, block: BlockId) {
+        let cached = self.hashes[block.0 as usize].is_some();
+        let sentinel = self.sentinel();
+        let (previous, next) = if cached {
+            (self.previous[sentinel], sentinel as u32)
+        } else {
+            (sentinel as u32, self.next[sentinel])
+        };
+        self.next[previous as usize] = block.0;
+        self.previous[next as usize] = block.0;
+        self.previous[block.0 as usize] = previous;
+        self.next[block.0 as usize] = next;
+        self.num_free += 1;
+        self.num_cached_free += u32::from(cached);
+    }
+
+    /// Invariants 1 to 3; `num_holders[block]` is counted from the block tables.
+    pub(crate) fn check(&self, num_holders: &[u32]) -> Result<(), String> {
+        if self.ref_counts != num_holders {
+            return Err(format!(
+                "reference counts {:?}, but held {num_holders:?} times",
+                self.ref_counts
+            ));
+        }
+        let (mut num_free, mut num_cached_free) = (0, 0);
+        let mut block = self.next[self.sentinel()] as usize;
+        while block != self.sentinel() {
+            if self.ref_counts[block] != 0 || num_free == self.num_blocks() {
+                return Err(format!("block {block} is in the free list but should not be"));
+            }
+            if self.previous[self.next[block] as usize] as usize != block {
+                return Err(format!("the free list is broken after block {block}"));
+            }
+            let cached = self.hashes[block].is_some();
+            if !cached && num_cached_free > 0 {
+                return Err(format!("block {block} has no name but is freed after one that has"));
+            }
+            num_free += 1;
+            num_cached_free += u32::from(cached);
+            block = self.next[block] as usize;
+        }
+        let num_unheld = self.ref_counts.iter().filter(|&&count| count == 0).count();
+        if (num_free, num_cached_free) != (self.num_free, self.num_cached_free)
+            || num_free as usize != num_unheld
+        {
+            return Err(format!(
+                "{num_free} blocks listed as free, {num_unheld} not held, {} counted",
+                self.num_free
+            ));
+        }
+        let mut num_named = 0;
+        for (block, hash) in self.hashes.iter().enumerate() {
+            let Some(hash) = hash else { continue };
+            num_named += 1;
+            if self.cache.get(*hash) != Some(BlockId(block as u32)) {
+                return Err(format!("block {block} has a name that the cache gives to another"));
+            }
+        }
+        if num_named != self.cache.num_blocks() {
+            return Err("the cache names a block that does not have the name".to_owned());
+        }
+        Ok(())
+    }
+}

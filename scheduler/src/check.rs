@@ -1,0 +1,120 @@
+//! The invariants of the crate, executed.
+
+use crate::scheduler::{MAX_STEPS_IN_FLIGHT, Scheduler};
+use crate::sequence::{Sequence, Slot};
+
+impl Scheduler {
+    /// Every invariant listed in the crate documentation; the error says which one is broken. For
+    /// tests: it takes time in proportion to all blocks and sequences.
+    pub fn check(&self) -> Result<(), String> {
+        let mut num_holders = vec![0; self.pool.num_blocks() as usize];
+        for &slot in &self.running {
+            let sequence = &self.sequences[slot];
+            self.check_running(slot)
+                .map_err(|message| format!("sequence {}: {message}", sequence.id.0))?;
+            for block in sequence.block_tables.iter().flat_map(|table| table.iter()) {
+                num_holders[block.0 as usize] += 1;
+            }
+        }
+        self.pool.check(&num_holders)?;
+        for slot in self.waiting.iter() {
+            let sequence = &self.sequences[slot];
+            check_waiting(sequence)
+                .map_err(|message| format!("sequence {}: {message}", sequence.id.0))?;
+        }
+        self.check_lists()
+    }
+
+    fn check_lists(&self) -> Result<(), String> {
+        let in_order = |pair: &[Slot]| self.sequences[pair[0]].key < self.sequences[pair[1]].key;
+        ensure(self.running.windows(2).all(in_order), "the running are not in order")?;
+        ensure(
+            self.sequences.len() == self.running.len() + self.waiting.num_sequences() as usize,
+            "a sequence neither runs nor waits, or both",
+        )?;
+        let mut row_is_taken = vec![false; self.config.max_num_seqs as usize];
+        let held = self.running.iter().filter_map(|&slot| self.sequences[slot].row);
+        for row in held.chain(self.free_rows.iter().copied()) {
+            let taken = &mut row_is_taken[row.0 as usize];
+            ensure(!*taken, "a row has two owners")?;
+            *taken = true;
+        }
+        ensure(row_is_taken.iter().all(|&taken| taken), "a row is lost")?;
+        let all = self.running.iter().copied().chain(self.waiting.iter());
+        let num_suspects = all.filter(|&slot| self.sequences[slot].suspect).count();
+        ensure(num_suspects == self.num_suspects as usize, "suspects are miscounted")?;
+        ensure(self.in_flight.len() <= MAX_STEPS_IN_FLIGHT, "too many steps in flight")
+    }
+
+    fn check_running(&self, slot: Slot) -> Result<(), String> {
+        let sequence = &self.sequences[slot];
+        ensure(sequence.row.is_some(), "runs without a row")?;
+        let (mut num_in_flight, mut num_pending) = (0, 0);
+        for entry in self.in_flight.iter().flat_map(|step| &step.entries) {
+            if entry.slot == slot && entry.epoch == self.sequences.epoch(slot) {
+                num_in_flight += entry.num_tokens;
+                num_pending += u32::from(entry.samples);
+            }
+        }
+        ensure(
+            sequence.num_scheduled_tokens == sequence.num_computed_tokens + num_in_flight,
+            "scheduled is not computed and in flight",
+        )?;
+        ensure(sequence.num_pending_tokens == num_pending, "pending tokens are miscounted")?;
+        ensure(
+            sequence.num_scheduled_tokens <= sequence.num_total_tokens(),
+            "more is scheduled than is known",
+        )?;
+        ensure(
+            sequence.num_total_tokens() <= sequence.max_num_tokens
+                && sequence.max_num_tokens <= self.config.max_model_len,
+            "grows past its limit",
+        )?;
+        self.check_blocks(sequence)
+    }
+
+    fn check_blocks(&self, sequence: &Sequence) -> Result<(), String> {
+        let block_size = self.config.block_size;
+        for (group, table) in sequence.block_tables.iter().enumerate() {
+            ensure(
+                table.num_blocks() >= sequence.num_scheduled_tokens.div_ceil(block_size),
+                "the block table does not cover what is scheduled",
+            )?;
+            ensure(
+                table.num_blocks() <= sequence.num_total_tokens().div_ceil(block_size),
+                "the block table holds more than is needed",
+            )?;
+            let num_known = sequence.num_scheduled_tokens.min(sequence.num_tokens());
+            for (index, &block) in table.iter().enumerate() {
+                let Some(hash) = self.pool.hash(block) else { continue };
+                ensure(
+                    (index as u32 + 1) * block_size <= num_known,
+                    "a block is published before it is full",
+                )?;
+                ensure(
+                    sequence.block_hashes[index].in_group(group) == hash,
+                    "a block is published under another name",
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_waiting(sequence: &Sequence) -> Result<(), String> {
+    ensure(
+        sequence.row.is_none() && sequence.block_tables.iter().all(|table| table.is_empty()),
+        "holds something while it waits",
+    )?;
+    ensure(
+        sequence.num_scheduled_tokens == 0
+            && sequence.num_computed_tokens == 0
+            && sequence.num_pending_tokens == 0,
+        "counts tokens while it waits",
+    )?;
+    ensure(sequence.num_tokens() < sequence.max_num_tokens, "waits at its limit")
+}
+
+fn ensure(holds: bool, message: &str) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(message.to_owned()) }
+}

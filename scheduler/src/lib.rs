@@ -1,0 +1,62 @@
+//! What runs next, and in which blocks: pure, deterministic, integers only.
+//!
+//! Reading order: [`request`] (what comes in), [`output`] (what goes out), [`config`], then
+//! [`scheduler`] and the ideas it is made of: `admit`, `preempt`, `update`; below them `sequence`,
+//! `queue`, `block`, `block_pool`, `prefix_cache`, `block_hash`; last `check`, which executes the
+//! list below.
+//!
+//! There is no prefill and no decode phase. Each step gives each running sequence the tokens it
+//! lacks, under one budget: `known tokens + sampled but unknown tokens - num_scheduled_tokens`.
+//! Scheduled and computed tokens are counted apart, so that step n+1 is scheduled before the tokens
+//! of step n are known.
+//!
+//! Invariants, all executed by [`Scheduler::check`]:
+//!
+//! 1. A block is free exactly when no block table holds it; its reference count is the number of
+//!    tables that do.
+//! 2. The free list holds each free block once, blocks without a cached prefix before those with
+//!    one.
+//! 3. A hash names one block and that block names the hash; only full blocks of known, scheduled
+//!    tokens have one.
+//! 4. A block table covers what is scheduled, and no more than the known and pending tokens need.
+//! 5. `num_scheduled_tokens - num_computed_tokens` is what the steps in flight compute; one pending
+//!    token for each of them that samples.
+//! 6. A row belongs to one running sequence or is free; the running are ordered by (priority,
+//!    arrival).
+//! 7. A waiting sequence holds neither row nor blocks.
+//! 8. No sequence grows past its output limit, the model length or the pool, pending tokens
+//!    included.
+//!
+//! # Why
+//!
+//! - The device runs steps in order, and within a step each layer writes the keys and values of all
+//!   rows before it reads any. So blocks are published to the prefix cache when they are scheduled,
+//!   and freed while in flight.
+//! - All blocks of a prompt are taken at admission: a half computed prompt never waits for memory
+//!   it competes for.
+//! - Preemption drops everything but the tokens. A result that was in flight is dropped by its
+//!   epoch, and sampled again: the sampler is a pure function of seed and position.
+
+mod admit;
+mod block;
+mod block_hash;
+mod block_pool;
+mod check;
+pub mod config;
+pub mod output;
+mod preempt;
+mod prefix_cache;
+mod queue;
+pub mod request;
+pub mod scheduler;
+mod sequence;
+mod update;
+
+pub use block::BlockId;
+pub use config::{CacheGroup, CacheKind, Policy, SchedulerConfig};
+pub use output::{
+    Admitted, BlockCopy, MAX_TOKENS_PER_STEP, Row, SampledSequence, ScheduledSequence,
+    SchedulerOutput, SchedulerStats, SequenceEvent, StepId, StepOutput, TokenList,
+};
+pub use request::{FinishReason, NewSequence, Rejected, SequenceId, StopRule, TokenId};
+pub use scheduler::{MAX_STEPS_IN_FLIGHT, Scheduler};

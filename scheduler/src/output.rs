@@ -1,0 +1,181 @@
+//! What goes out to the runner, and what comes back from it.
+
+use std::fmt;
+use std::ops::{Deref, Range};
+
+use crate::block::BlockId;
+use crate::request::{FinishReason, SequenceId, TokenId};
+
+/// The place of a running sequence in every table of the device, from admission to its end or
+/// preemption.
+#[derive(Copy, Clone, Eq, PartialEq, Hash, Ord, PartialOrd, Debug)]
+pub struct Row(pub u32);
+
+/// Counts up by one for each step.
+#[derive(Copy, Clone, Eq, PartialEq, Hash, Ord, PartialOrd, Debug)]
+pub struct StepId(pub u64);
+
+/// One step. The runner applies, in this order: `freed_rows`, `admitted`, `new_blocks`,
+/// `block_copies`, the forward pass.
+#[derive(Clone, Eq, PartialEq, Debug)]
+pub struct SchedulerOutput {
+    pub step: StepId,
+    /// Running ones first (those that lack one token before the rest), then the admitted.
+    pub sequences: Vec<ScheduledSequence>,
+    /// The blocks that each sequence's table grows by, flat; see [`ScheduledSequence::new_blocks`].
+    pub new_blocks: Vec<BlockId>,
+    /// Sequences that got a row in this step, new or resumed after preemption, in the order of
+    /// `sequences`.
+    pub admitted: Vec<Admitted>,
+    pub block_copies: Vec<BlockCopy>,
+    /// Rows released since the last step. One may be given out again in `admitted`.
+    pub freed_rows: Vec<Row>,
+}
+
+impl SchedulerOutput {
+    /// Tokens that this step computes.
+    pub fn num_tokens(&self) -> u32 {
+        self.sequences.iter().map(|sequence| sequence.num_tokens).sum()
+    }
+
+    pub fn new_blocks_of(&self, sequence: &ScheduledSequence) -> &[BlockId] {
+        &self.new_blocks[sequence.new_blocks.start as usize..sequence.new_blocks.end as usize]
+    }
+}
+
+#[derive(Clone, Eq, PartialEq, Debug)]
+pub struct ScheduledSequence {
+    pub id: SequenceId,
+    pub row: Row,
+    /// The first position computed in this step; positions before it are in the cache or in earlier
+    /// steps.
+    pub start: u32,
+    pub num_tokens: u32,
+    pub num_drafts: u32,
+    /// How many of the last of these tokens are sampled by a step still in flight (0 or 1): the
+    /// row's last sample.
+    pub num_unknown_tokens: u32,
+    /// Range in [`SchedulerOutput::new_blocks`]; for an admitted row the whole table, cached blocks
+    /// included.
+    pub new_blocks: Range<u32>,
+    /// This step computes the last token of the sequence, so it samples the next.
+    pub samples: bool,
+    /// Output tokens before this sample, pending ones included: the counter of the sampler.
+    pub num_output_tokens: u32,
+}
+
+/// The runner (re)initialises `row` from [`Scheduler::tokens`](crate::Scheduler::tokens), with an
+/// empty block table.
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+pub struct Admitted {
+    pub id: SequenceId,
+    pub row: Row,
+    /// Tokens whose keys and values come from the prefix cache.
+    pub num_cached_tokens: u32,
+}
+
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+pub struct BlockCopy {
+    pub from: BlockId,
+    pub to: BlockId,
+}
+
+/// The result of a step.
+#[derive(Clone, Eq, PartialEq, Debug)]
+pub struct StepOutput {
+    pub step: StepId,
+    /// One for each scheduled sequence, in the same order.
+    pub sequences: Vec<SampledSequence>,
+}
+
+#[derive(Copy, Clone, Eq, PartialEq, Default, Debug)]
+pub struct SampledSequence {
+    /// Empty when the step does not sample for this sequence.
+    pub tokens: TokenList,
+    /// The logits are not finite.
+    pub failed: bool,
+}
+
+/// What a step did to a sequence that the caller waits for.
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+pub struct SequenceEvent {
+    pub id: SequenceId,
+    /// Index in [`StepOutput::sequences`], for what the runner returned beside the tokens.
+    pub index_in_step: Option<u32>,
+    /// Accepted tokens; those after a stop are cut off, the stopping one is kept.
+    pub new_tokens: TokenList,
+    pub finish: Option<FinishReason>,
+}
+
+/// The most tokens that a step can add to a sequence: one sample and seven drafts.
+pub const MAX_TOKENS_PER_STEP: usize = 8;
+
+/// A few tokens, in place.
+#[derive(Copy, Clone, Default)]
+pub struct TokenList {
+    num_tokens: u8,
+    tokens: [TokenId; MAX_TOKENS_PER_STEP],
+}
+
+impl TokenList {
+    pub const EMPTY: Self = Self { num_tokens: 0, tokens: [0; MAX_TOKENS_PER_STEP] };
+
+    pub fn one(token: TokenId) -> Self {
+        let mut list = Self::EMPTY;
+        list.push(token);
+        list
+    }
+
+    /// Panics when [`MAX_TOKENS_PER_STEP`] are there already.
+    pub fn push(&mut self, token: TokenId) {
+        self.tokens[usize::from(self.num_tokens)] = token;
+        self.num_tokens += 1;
+    }
+}
+
+impl Deref for TokenList {
+    type Target = [TokenId];
+
+    fn deref(&self) -> &[TokenId] {
+        &self.tokens[..usize::from(self.num_tokens)]
+    }
+}
+
+impl FromIterator<TokenId> for TokenList {
+    fn from_iter<I: IntoIterator<Item = TokenId>>(tokens: I) -> Self {
+        let mut list = Self::EMPTY;
+        tokens.into_iter().for_each(|token| list.push(token));
+        list
+    }
+}
+
+impl PartialEq for TokenList {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for TokenList {}
+
+impl fmt::Debug for TokenList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
+/// Counts for metrics; the last three only grow.
+#[derive(Copy, Clone, Eq, PartialEq, Default, Debug)]
+pub struct SchedulerStats {
+    pub num_running: u32,
+    pub num_waiting: u32,
+    pub num_blocks: u32,
+    /// Blocks held by running sequences.
+    pub num_used_blocks: u32,
+    /// Free blocks that still hold a cached prefix.
+    pub num_cached_free_blocks: u32,
+    /// Tokens looked up in the prefix cache, at the first admission of each sequence.
+    pub prefix_cache_queries: u64,
+    /// Tokens of these that were found.
+    pub prefix_cache_hits: u64,
+    pub num_preemptions: u64,
+}

@@ -1,0 +1,352 @@
+//! The scheduler: takes sequences, makes one step after the other, answers questions.
+
+use std::collections::VecDeque;
+
+use crate::admit::AdmissionRatio;
+use crate::block::{BlockId, BlockTable};
+use crate::block_pool::BlockPool;
+use crate::config::SchedulerConfig;
+use crate::output::{Row, ScheduledSequence, SchedulerOutput, SchedulerStats, StepId};
+use crate::queue::{QueueKey, WaitingQueue};
+use crate::request::{NewSequence, Rejected, SequenceId, TokenId};
+use crate::sequence::{Sequence, Sequences, Slot};
+
+/// One step runs while the next is scheduled.
+pub const MAX_STEPS_IN_FLIGHT: usize = 2;
+
+pub struct Scheduler {
+    pub(crate) config: SchedulerConfig,
+    pub(crate) sequences: Sequences,
+    pub(crate) waiting: WaitingQueue,
+    /// Ordered by key.
+    pub(crate) running: Vec<Slot>,
+    pub(crate) pool: BlockPool,
+    pub(crate) free_rows: Vec<Row>,
+    /// Released since the last step.
+    pub(crate) freed_rows: Vec<Row>,
+    pub(crate) in_flight: VecDeque<StepInFlight>,
+    pub(crate) next_step: StepId,
+    pub(crate) num_suspects: u32,
+    pub(crate) admission_ratio: AdmissionRatio,
+    /// Reused by each lookup in the prefix cache.
+    pub(crate) found_blocks: Vec<BlockId>,
+    /// Buffers of finished steps.
+    pub(crate) spare_entries: Vec<Vec<EntryInFlight>>,
+    num_arrivals: u64,
+    pub(crate) num_preemptions: u64,
+    pub(crate) prefix_cache_queries: u64,
+    pub(crate) prefix_cache_hits: u64,
+}
+
+/// A step that was scheduled and whose result is not known.
+pub(crate) struct StepInFlight {
+    pub(crate) step: StepId,
+    pub(crate) entries: Vec<EntryInFlight>,
+}
+
+#[derive(Copy, Clone)]
+pub(crate) struct EntryInFlight {
+    pub(crate) slot: Slot,
+    /// The slot's epoch when the step was scheduled; with another one the result is stale.
+    pub(crate) epoch: u32,
+    pub(crate) num_tokens: u32,
+    pub(crate) samples: bool,
+}
+
+/// The step being made.
+pub(crate) struct Plan {
+    pub(crate) token_budget: u32,
+    pub(crate) output: SchedulerOutput,
+    pub(crate) entries: Vec<EntryInFlight>,
+}
+
+impl Scheduler {
+    /// The error names the field that is wrong.
+    pub fn new(config: SchedulerConfig) -> Result<Self, String> {
+        config.validate()?;
+        Ok(Self {
+            sequences: Sequences::default(),
+            waiting: WaitingQueue::default(),
+            running: Vec::with_capacity(config.max_num_seqs as usize),
+            pool: BlockPool::new(config.num_blocks),
+            free_rows: (0..config.max_num_seqs).rev().map(Row).collect(),
+            freed_rows: Vec::new(),
+            in_flight: VecDeque::with_capacity(MAX_STEPS_IN_FLIGHT),
+            next_step: StepId(0),
+            num_suspects: 0,
+            admission_ratio: AdmissionRatio::default(),
+            found_blocks: Vec::new(),
+            spare_entries: Vec::new(),
+            num_arrivals: 0,
+            num_preemptions: 0,
+            prefix_cache_queries: 0,
+            prefix_cache_hits: 0,
+            config,
+        })
+    }
+
+    pub fn add(&mut self, new: NewSequence) -> Result<(), Rejected> {
+        let max_num_tokens = self.admissible(&new)?;
+        let key = QueueKey::new(self.config.policy, new.priority, self.num_arrivals);
+        self.num_arrivals += 1;
+        let slot = self.sequences.insert(Sequence {
+            id: new.id,
+            key,
+            row: None,
+            suspect: false,
+            num_prompt_tokens: new.prompt.len() as u32,
+            tokens: new.prompt,
+            max_num_tokens,
+            num_computed_tokens: 0,
+            num_scheduled_tokens: 0,
+            num_pending_tokens: 0,
+            num_preemptions: 0,
+            block_tables: self.config.cache_groups.iter().map(|_| BlockTable::default()).collect(),
+            block_hashes: Vec::new(),
+            num_published_blocks: 0,
+            stop: new.stop,
+            cache_salt: new.cache_salt,
+            skip_prefix_cache: new.skip_prefix_cache,
+        });
+        self.waiting.insert(key, slot);
+        Ok(())
+    }
+
+    /// The next step, to be launched now; `None` when nothing can run before a result is known or a
+    /// sequence is added.
+    ///
+    /// With no step in flight it is `Some` exactly when a sequence is unfinished.
+    pub fn schedule(&mut self) -> Option<SchedulerOutput> {
+        if self.in_flight.len() == MAX_STEPS_IN_FLIGHT {
+            return None;
+        }
+        let mut plan = self.empty_plan();
+        if self.num_suspects > 0 {
+            // Alone also in time: when the step fails, the culprit is known.
+            if self.in_flight.is_empty() {
+                self.schedule_suspect(&mut plan);
+            }
+        } else {
+            let num_preemptions = self.num_preemptions;
+            self.schedule_decodes(&mut plan);
+            self.schedule_chunks(&mut plan);
+            if self.num_preemptions == num_preemptions {
+                self.admit_waiting(&mut plan);
+                self.admission_ratio.decay();
+            }
+        }
+        if plan.entries.is_empty() {
+            self.spare_entries.push(plan.entries);
+            return None;
+        }
+        plan.output.freed_rows.append(&mut self.freed_rows);
+        self.next_step.0 += 1;
+        self.in_flight.push_back(StepInFlight { step: plan.output.step, entries: plan.entries });
+        Some(plan.output)
+    }
+
+    /// Prompt and accepted output; `None` once the sequence is finished or cancelled.
+    pub fn tokens(&self, id: SequenceId) -> Option<&[TokenId]> {
+        self.sequences.find(id).map(|slot| self.sequences[slot].tokens.as_slice())
+    }
+
+    pub fn num_prompt_tokens(&self, id: SequenceId) -> Option<u32> {
+        self.sequences.find(id).map(|slot| self.sequences[slot].num_prompt_tokens)
+    }
+
+    pub fn has_unfinished(&self) -> bool {
+        self.sequences.len() > 0
+    }
+
+    pub fn num_steps_in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// In the order of service.
+    pub fn waiting_ids(&self) -> impl Iterator<Item = SequenceId> + '_ {
+        self.waiting.iter().map(|slot| self.sequences[slot].id)
+    }
+
+    /// In the order of service.
+    pub fn running_ids(&self) -> impl Iterator<Item = SequenceId> + '_ {
+        self.running.iter().map(|&slot| self.sequences[slot].id)
+    }
+
+    pub fn stats(&self) -> SchedulerStats {
+        SchedulerStats {
+            num_running: self.running.len() as u32,
+            num_waiting: self.waiting.num_sequences(),
+            num_blocks: self.pool.num_blocks(),
+            num_used_blocks: self.pool.num_blocks() - self.pool.num_free(),
+            num_cached_free_blocks: self.pool.num_cached_free(),
+            prefix_cache_queries: self.prefix_cache_queries,
+            prefix_cache_hits: self.prefix_cache_hits,
+            num_preemptions: self.num_preemptions,
+        }
+    }
+
+    /// Forgets all cached prefixes; sequences that run keep their blocks.
+    pub fn reset_prefix_cache(&mut self) {
+        self.pool.clear_cache();
+    }
+
+    /// The most tokens that the sequence can grow to.
+    fn admissible(&self, new: &NewSequence) -> Result<u32, Rejected> {
+        let num_tokens = new.prompt.len();
+        let limit = self.config.max_model_len - 1;
+        let kv_capacity = self.config.kv_capacity();
+        if num_tokens == 0 {
+            return Err(Rejected::EmptyPrompt);
+        }
+        if new.stop.max_tokens == 0 {
+            return Err(Rejected::ZeroMaxTokens);
+        }
+        if num_tokens > limit as usize {
+            return Err(Rejected::PromptTooLong { num_tokens, limit });
+        }
+        if num_tokens as u64 > kv_capacity {
+            return Err(Rejected::ExceedsKvCache { num_tokens, limit: kv_capacity });
+        }
+        if self.sequences.find(new.id).is_some() {
+            return Err(Rejected::DuplicateId { id: new.id });
+        }
+        if self.waiting.num_sequences() >= self.config.max_num_queued_seqs {
+            return Err(Rejected::QueueFull { limit: self.config.max_num_queued_seqs });
+        }
+        // The last token of a sequence is sampled but never computed: it needs no place in the
+        // pool.
+        let wanted = num_tokens as u64 + u64::from(new.stop.max_tokens);
+        let most = wanted.min(kv_capacity + 1).min(u64::from(self.config.max_model_len));
+        Ok(most as u32)
+    }
+
+    /// Sequences that lack one token go before prompts take the budget, which has a token for each
+    /// row.
+    fn schedule_decodes(&mut self, plan: &mut Plan) {
+        let mut index = 0;
+        while let Some(&slot) = self.running.get(index) {
+            index += 1;
+            if self.sequences[slot].num_lacking_tokens() != 1 {
+                continue;
+            }
+            let num_blocks_before = self.sequences[slot].num_blocks();
+            // The last is preempted: never one that this step has already.
+            while !self.grow_block_tables(slot, self.sequences[slot].num_scheduled_tokens + 1) {
+                let victim = *self.running.last().expect("this sequence is running");
+                self.preempt(victim);
+                self.admission_ratio.raise();
+                if victim == slot {
+                    return;
+                }
+            }
+            self.schedule_sequence(plan, slot, num_blocks_before);
+        }
+    }
+
+    /// Prompts, which hold all their blocks since their admission.
+    fn schedule_chunks(&mut self, plan: &mut Plan) {
+        for index in 0..self.running.len() {
+            if plan.token_budget == 0 {
+                return;
+            }
+            let slot = self.running[index];
+            let sequence = &self.sequences[slot];
+            if sequence.num_lacking_tokens() > 1 {
+                self.schedule_sequence(plan, slot, sequence.num_blocks());
+            }
+        }
+    }
+
+    /// Gives a running sequence what it lacks, as far as budget and threshold go; its table covers
+    /// that.
+    pub(crate) fn schedule_sequence(
+        &mut self,
+        plan: &mut Plan,
+        slot: Slot,
+        num_blocks_before: u32,
+    ) {
+        let threshold = self.config.long_prefill_token_threshold;
+        let most = if threshold == 0 { u32::MAX } else { threshold };
+        let sequence = &mut self.sequences[slot];
+        let start = sequence.num_scheduled_tokens;
+        let num_tokens = sequence.num_lacking_tokens().min(plan.token_budget).min(most);
+        assert!(num_tokens > 0, "a sequence is scheduled with a budget and something to compute");
+        let num_output_tokens = sequence.num_total_tokens() - sequence.num_prompt_tokens;
+        let samples = start + num_tokens == sequence.num_total_tokens();
+        let num_unknown_tokens = (start + num_tokens).saturating_sub(sequence.num_tokens());
+        sequence.num_scheduled_tokens += num_tokens;
+        sequence.num_pending_tokens += u32::from(samples);
+        plan.token_budget -= num_tokens;
+
+        let first_new_block = plan.output.new_blocks.len() as u32;
+        for table in &sequence.block_tables {
+            plan.output.new_blocks.extend_from_slice(&table[num_blocks_before as usize..]);
+        }
+        plan.output.sequences.push(ScheduledSequence {
+            id: sequence.id,
+            row: sequence.row.expect("a running sequence has a row"),
+            start,
+            num_tokens,
+            num_drafts: 0,
+            num_unknown_tokens,
+            new_blocks: first_new_block..plan.output.new_blocks.len() as u32,
+            samples,
+            num_output_tokens,
+        });
+        let epoch = self.sequences.epoch(slot);
+        plan.entries.push(EntryInFlight { slot, epoch, num_tokens, samples });
+        self.publish_blocks(slot);
+    }
+
+    /// Offers the full blocks of known and scheduled tokens to the prefix cache.
+    pub(crate) fn publish_blocks(&mut self, slot: Slot) {
+        if !self.config.enable_prefix_caching {
+            return;
+        }
+        let sequence = &mut self.sequences[slot];
+        let num_tokens = sequence.num_scheduled_tokens.min(sequence.num_tokens());
+        let num_full_blocks = num_tokens / self.config.block_size;
+        if num_full_blocks <= sequence.num_published_blocks {
+            return;
+        }
+        sequence.extend_block_hashes(num_tokens, self.config.block_size);
+        for index in sequence.num_published_blocks as usize..num_full_blocks as usize {
+            let hash = sequence.block_hashes[index];
+            for (group, table) in sequence.block_tables.iter().enumerate() {
+                self.pool.publish(table[index], hash.in_group(group));
+            }
+        }
+        sequence.num_published_blocks = num_full_blocks;
+    }
+
+    /// Takes the blocks that positions below `num_tokens` need; takes none when there are too few.
+    pub(crate) fn grow_block_tables(&mut self, slot: Slot, num_tokens: u32) -> bool {
+        let num_blocks = num_tokens.div_ceil(self.config.block_size);
+        let sequence = &mut self.sequences[slot];
+        let num_missing = num_blocks.saturating_sub(sequence.num_blocks());
+        if num_missing * sequence.block_tables.len() as u32 > self.pool.num_free() {
+            return false;
+        }
+        for table in &mut sequence.block_tables {
+            for _ in 0..num_missing {
+                table.push(self.pool.allocate().expect("there are enough free blocks"));
+            }
+        }
+        true
+    }
+
+    fn empty_plan(&mut self) -> Plan {
+        Plan {
+            token_budget: self.config.max_num_batched_tokens,
+            output: SchedulerOutput {
+                step: self.next_step,
+                sequences: Vec::with_capacity(self.running.len()),
+                new_blocks: Vec::new(),
+                admitted: Vec::new(),
+                block_copies: Vec::new(),
+                freed_rows: Vec::new(),
+            },
+            entries: self.spare_entries.pop().unwrap_or_default(),
+        }
+    }
+}
