@@ -1,0 +1,269 @@
+//! Seeded random traffic against a fake model: each sequence gets the tokens of a run of its own.
+//!
+//! Parts: `model` (tokens as a function of the past), `runner` (a device that checks what it
+//! reads), `traffic` (what comes and what has to come out), and here the loop that plays them
+//! against each other.
+
+mod model;
+mod runner;
+mod traffic;
+
+use std::collections::VecDeque;
+
+use model::Random;
+use quire_scheduler::{Policy, Scheduler, SchedulerOutput, SequenceId, StepOutput};
+use runner::{FakeRunner, Panicked};
+use traffic::Traffic;
+
+const NUM_SEEDS: u64 = 500;
+const NUM_STEPS: u32 = 200;
+
+#[derive(Copy, Clone, Debug)]
+enum Overlap {
+    Never,
+    Always,
+    Sometimes,
+}
+
+struct Simulation {
+    random: Random,
+    overlap: Overlap,
+    scheduler: Scheduler,
+    runner: FakeRunner,
+    traffic: Traffic,
+    /// Results of the steps in flight, and who is in them.
+    in_flight: VecDeque<(Result<StepOutput, Panicked>, Vec<SequenceId>)>,
+    coverage: Coverage,
+}
+
+/// What happened in a run: a simulation in which nothing happens proves nothing.
+#[derive(Default, Debug)]
+struct Coverage {
+    steps: u64,
+    finished: u64,
+    preemptions: u64,
+    cached_tokens: u64,
+    cancelled_in_flight: u64,
+    failed_rows: u64,
+    aborts: u64,
+    culprits: u64,
+    capped_by_pool: u64,
+}
+
+impl Coverage {
+    fn counts(&self) -> [u64; 9] {
+        [
+            self.steps,
+            self.finished,
+            self.preemptions,
+            self.cached_tokens,
+            self.cancelled_in_flight,
+            self.failed_rows,
+            self.aborts,
+            self.culprits,
+            self.capped_by_pool,
+        ]
+    }
+}
+
+impl Simulation {
+    fn new(seed: u64) -> Self {
+        let mut random = Random(seed);
+        let config = traffic::random_config(&mut random);
+        let overlap =
+            [Overlap::Never, Overlap::Always, Overlap::Sometimes][random.below(3) as usize];
+        Self {
+            overlap,
+            runner: FakeRunner::new(&config),
+            scheduler: Scheduler::new(config.clone()).expect("a valid config"),
+            traffic: Traffic::new(config, &mut random),
+            in_flight: VecDeque::new(),
+            coverage: Coverage::default(),
+            random,
+        }
+    }
+
+    fn run(mut self) -> Coverage {
+        for _ in 0..NUM_STEPS {
+            self.traffic.add_some(&mut self.scheduler, &mut self.random);
+            self.cancel_some();
+            self.step();
+        }
+        // Each unfinished token takes at most one chunk or one lone step; the rest is room for
+        // recomputing.
+        let mut num_steps_left = 200 + 40 * self.traffic.num_unfinished_tokens();
+        while self.scheduler.has_unfinished() {
+            assert!(num_steps_left > 0, "starved: {:?}", self.scheduler.stats());
+            num_steps_left -= 1;
+            self.step();
+        }
+        while !self.in_flight.is_empty() {
+            self.deliver();
+        }
+        let stats = self.scheduler.stats();
+        assert_eq!(stats.num_used_blocks + stats.num_running + stats.num_waiting, 0);
+        self.traffic.assert_all_ended();
+        self.coverage.preemptions = stats.num_preemptions;
+        self.coverage.cached_tokens = stats.prefix_cache_hits;
+        self.coverage.finished = self.traffic.num_finished;
+        self.coverage.culprits = self.traffic.num_culprits;
+        self.coverage.capped_by_pool = self.traffic.num_capped_by_pool;
+        self.coverage
+    }
+
+    fn step(&mut self) {
+        let output = self.scheduler.schedule();
+        self.check();
+        let idle = output.is_none();
+        if let Some(output) = output {
+            self.launch(&output);
+        } else {
+            assert!(
+                !self.in_flight.is_empty() || !self.scheduler.has_unfinished(),
+                "nothing is scheduled and nothing is in flight: {:?}",
+                self.scheduler.stats()
+            );
+        }
+        let wait = match self.overlap {
+            Overlap::Never => true,
+            Overlap::Always => idle || self.in_flight.len() == 2,
+            Overlap::Sometimes => idle || self.in_flight.len() == 2 || self.random.one_in(2),
+        };
+        if wait && !self.in_flight.is_empty() {
+            self.deliver();
+        }
+    }
+
+    fn launch(&mut self, output: &SchedulerOutput) {
+        self.coverage.steps += 1;
+        let ids: Vec<SequenceId> = output.sequences.iter().map(|sequence| sequence.id).collect();
+        self.check_order(output, &ids);
+        self.traffic.assert_may_read_cache(output);
+        let faults = self.traffic.faults(output, &mut self.random);
+        let num_in_flight = self.in_flight.len() as u64;
+        let result = self.runner.launch(output, &self.scheduler, &faults, num_in_flight);
+        if !self.traffic.has_panics() {
+            self.runner.assert_decodes_go_first(output, |id| self.traffic.max_num_tokens(id));
+        }
+        let panicked_in_launch = result.is_err() && self.random.one_in(2);
+        self.in_flight.push_back((result, ids));
+        if panicked_in_launch {
+            self.abort();
+        }
+    }
+
+    /// Waits for the oldest step.
+    fn deliver(&mut self) {
+        let Some((Ok(result), _)) = self.in_flight.front() else {
+            self.abort();
+            return;
+        };
+        self.coverage.failed_rows +=
+            result.sequences.iter().filter(|sampled| sampled.failed).count() as u64;
+        let events = self.scheduler.update(result);
+        for event in &events {
+            self.traffic.take(event, Some(result));
+        }
+        self.in_flight.pop_front();
+        self.check();
+    }
+
+    fn abort(&mut self) {
+        self.coverage.aborts += 1;
+        let forgotten = self.in_flight.drain(..).find_map(|(result, _)| result.ok());
+        let events = self.scheduler.abort_in_flight();
+        for event in &events {
+            self.traffic.take(event, None);
+        }
+        self.runner.rebuild();
+        self.check();
+        if let Some(result) = forgotten {
+            assert_eq!(self.scheduler.update(&result), [], "the step is forgotten");
+        }
+    }
+
+    fn cancel_some(&mut self) {
+        let Some(id) = self.traffic.choose_to_cancel(&mut self.random) else { return };
+        assert!(self.scheduler.cancel(id), "an unfinished sequence can be cancelled");
+        assert!(!self.scheduler.cancel(id), "a cancelled sequence is gone");
+        assert_eq!(self.scheduler.tokens(id), None);
+        let in_flight = self.in_flight.iter().any(|(_, ids)| ids.contains(&id));
+        self.coverage.cancelled_in_flight += u64::from(in_flight);
+        self.traffic.cancelled(id);
+        self.check();
+    }
+
+    /// Admitted come last, none of them overtakes, and the first in line always moves.
+    fn check_order(&self, output: &SchedulerOutput, ids: &[SequenceId]) {
+        let admitted: Vec<SequenceId> =
+            output.admitted.iter().map(|admitted| admitted.id).collect();
+        assert_eq!(ids[ids.len() - admitted.len()..], admitted);
+        if self.traffic.has_panics() {
+            return;
+        }
+        let place = |id: &SequenceId| self.traffic.place(*id);
+        if let (Some(last), Some(first)) = (
+            admitted.iter().map(place).max(),
+            self.scheduler.waiting_ids().map(|id| place(&id)).min(),
+        ) {
+            assert!(last < first, "a waiting sequence is overtaken");
+        }
+        if self.traffic.config.policy == Policy::FirstCome {
+            let oldest = self.traffic.oldest_unfinished().expect("a step has sequences");
+            let moves = ids.contains(&oldest)
+                || self.in_flight.iter().any(|(_, ids)| ids.contains(&oldest));
+            assert!(moves, "the oldest sequence stands still");
+        }
+    }
+
+    fn check(&self) {
+        if let Err(message) = self.scheduler.check() {
+            panic!("{message}");
+        }
+    }
+}
+
+/// Says how to repeat the run that failed.
+struct RepeatWith(u64);
+
+impl Drop for RepeatWith {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!(
+                "repeat with: QUIRE_SIM_SEED={} cargo test --release -p quire-scheduler --test simulation",
+                self.0
+            );
+        }
+    }
+}
+
+fn run_seed(seed: u64) -> Coverage {
+    let _repeat = RepeatWith(seed);
+    Simulation::new(seed).run()
+}
+
+#[test]
+fn random_traffic_gets_the_tokens_of_isolated_runs() {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the seed to repeat is the one input of this test"
+    )]
+    if let Ok(seed) = std::env::var("QUIRE_SIM_SEED") {
+        println!("{:?}", run_seed(seed.parse().expect("QUIRE_SIM_SEED is a number")));
+        return;
+    }
+    let mut total = [0; 9];
+    for seed in 0..NUM_SEEDS {
+        let coverage = run_seed(seed);
+        total.iter_mut().zip(coverage.counts()).for_each(|(sum, count)| *sum += count);
+    }
+    println!("{total:?}");
+    assert!(total.iter().all(|&count| count > 100), "something hardly happened: {total:?}");
+}
+
+#[test]
+fn equal_seeds_make_equal_runs() {
+    for seed in 0..10 {
+        assert_eq!(format!("{:?}", run_seed(seed)), format!("{:?}", run_seed(seed)));
+    }
+}
