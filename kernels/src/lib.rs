@@ -1,0 +1,25 @@
+//! The operations of a language model at the granularity of a language model: tensors in, tensors out.
+//!
+//! One folder an operation: `mod.rs` (formula, shape asserts, one `match` on the device), `reference.rs` (the plain
+//! loop: the oracle), `cpu.rs` (the fast path), `cases.rs` (the shapes that test it and time it).
+//! This crate knows rows and blocks, not sequences or requests. It is the only crate with `unsafe` code.
+#![allow(
+    unsafe_code,
+    reason = "SIMD, the worker pool and device memory live here and nowhere else"
+)]
+
+pub mod cases;
+pub mod cpu;
+pub mod device;
+pub mod gather_rows;
+pub mod mapped_file;
+pub mod rms_norm;
+pub mod silu_mul;
+pub mod tensor;
+
+pub use device::{Device, DeviceError};
+pub use gather_rows::gather_rows;
+pub use mapped_file::MappedFile;
+pub use rms_norm::{add_rms_norm, rms_norm};
+pub use silu_mul::silu_mul;
+pub use tensor::{DType, Tensor, View, ViewMut};
