@@ -51,8 +51,11 @@ impl Case {
 /// Every case of every op.
 pub fn all() -> Vec<Case> {
     let mut cases = Vec::new();
+    cases.extend(crate::attention::cases::cases());
+    cases.extend(crate::copy_blocks::cases::cases());
     cases.extend(crate::gather_rows::cases::cases());
     cases.extend(crate::rms_norm::cases::cases());
+    cases.extend(crate::rope_write_kv::cases::cases());
     cases.extend(crate::silu_mul::cases::cases());
     cases
 }

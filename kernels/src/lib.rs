@@ -8,18 +8,26 @@
     reason = "SIMD, the worker pool and device memory live here and nowhere else"
 )]
 
+pub mod attention;
 pub mod cases;
+pub mod copy_blocks;
 pub mod cpu;
 pub mod device;
 pub mod gather_rows;
+pub mod kv_layer;
 pub mod mapped_file;
 pub mod rms_norm;
+pub mod rope_write_kv;
 pub mod silu_mul;
 pub mod tensor;
 
+pub use attention::{AttentionBatch, AttentionSpec, attention};
+pub use copy_blocks::copy_blocks;
 pub use device::{Device, DeviceError};
 pub use gather_rows::gather_rows;
+pub use kv_layer::KvLayer;
 pub use mapped_file::MappedFile;
 pub use rms_norm::{add_rms_norm, rms_norm};
+pub use rope_write_kv::{HeadNorm, RopeStyle, RopeTable, RopeWriteKv, rope_write_kv};
 pub use silu_mul::silu_mul;
 pub use tensor::{DType, Tensor, View, ViewMut};

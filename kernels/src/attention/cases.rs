@@ -1,0 +1,236 @@
+//! Shapes that test and time `attention`.
+
+use super::{AttentionBatch, AttentionSpec, attention, reference};
+use crate::cases::{Case, Work, random_f32};
+use crate::device::Device;
+use crate::kv_layer::{KvLayer, rounded};
+use crate::rope_write_kv::{RopeWriteKv, rope_write_kv};
+use crate::tensor::{DType, View, ViewMut};
+
+/// Positions of a sequence and how many of the last ones are queries.
+type Lengths = (usize, usize);
+
+const MIXED: &[Lengths] = &[(1, 1), (5, 5), (63, 2), (64, 17), (65, 1), (129, 129), (1100, 1)];
+const LONG: &[Lengths] = &[(1100, 17), (2100, 1), (1030, 7)];
+const ALL: &[Lengths] = &[(1100, 1100), (65, 65)];
+const DECODE: &[Lengths] = &[(1024, 1); 32];
+const PREFILL: &[Lengths] = &[(512, 512)];
+
+struct Shape {
+    name: &'static str,
+    lengths: &'static [Lengths],
+    spec: AttentionSpec,
+    block_size: usize,
+    dtype: DType,
+}
+
+pub fn cases() -> Vec<Case> {
+    use DType::{BF16, F16, F32};
+    let none: (Option<u32>, Option<f32>) = (None, None);
+    [
+        ("mixed", MIXED, (1, 1, 16), 8, F32, none),
+        ("mixed", MIXED, (3, 1, 64), 16, F16, none),
+        ("mixed", MIXED, (8, 2, 80), 32, BF16, (Some(50), None)),
+        ("mixed", MIXED, (7, 1, 96), 16, F32, (None, Some(0.5))),
+        ("mixed", MIXED, (8, 1, 128), 8, F16, (Some(1), None)),
+        ("mixed", MIXED, (4, 4, 256), 32, BF16, (None, Some(20.0))),
+        ("mixed", MIXED, (3, 1, 18), 24, F16, (Some(64), Some(2.0))),
+        ("long", LONG, (4, 1, 64), 16, F32, none),
+        ("long", LONG, (3, 3, 80), 8, F16, (Some(1050), None)),
+        ("long", LONG, (70, 1, 16), 64, BF16, (Some(3), None)),
+        ("all", ALL, (3, 1, 16), 32, F32, none),
+        ("all", ALL, (2, 1, 64), 16, F16, (Some(333), None)),
+        ("decode", DECODE, (9, 3, 64), 16, F16, none),
+        ("prefill", PREFILL, (9, 3, 64), 16, F16, none),
+    ]
+    .into_iter()
+    .map(|(name, lengths, (num_q_heads, num_kv_heads, head_dim), block_size, dtype, limits)| {
+        let (window, softcap) = limits;
+        // Larger than 1/√d, so that weights differ by orders of magnitude.
+        let scale = 6.0 / (head_dim as f32).sqrt();
+        let spec = AttentionSpec { num_q_heads, num_kv_heads, head_dim, scale, window, softcap };
+        case(&Shape { name, lengths, spec, block_size, dtype })
+    })
+    .collect()
+}
+
+fn case(shape: &Shape) -> Case {
+    let &Shape { lengths, spec, block_size, dtype, .. } = shape;
+    let (q_cols, kv_cols) = (spec.num_q_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim);
+    let num_rows = lengths.iter().map(|&(_, queries)| queries).sum::<usize>();
+    let (queries, keys, values) = inputs(lengths, q_cols, kv_cols);
+    let mut pages = Pages::new(lengths, &spec, block_size, dtype);
+    pages.fill(&spec, &keys, &values);
+    let (visible, positions) = amounts(lengths, &spec);
+    let (case_queries, size) = (queries.clone(), dtype.size());
+    Case {
+        op: "attention",
+        name: format!(
+            "{} {}/{}x{} block={block_size} {dtype:?} window={:?} softcap={:?}",
+            shape.name,
+            spec.num_q_heads,
+            spec.num_kv_heads,
+            spec.head_dim,
+            spec.window,
+            spec.softcap
+        ),
+        work: Work {
+            bytes: (8 * num_rows * q_cols + 2 * positions * kv_cols * size) as u64,
+            operations: (4 * visible * q_cols) as u64,
+        },
+        tolerance: 1e-5,
+        output_len: num_rows * q_cols,
+        run: Box::new(move |device, output| {
+            let q = View::from_f32(&case_queries, num_rows, q_cols + 3).columns(2..2 + q_cols);
+            let out = ViewMut::from_f32(output, num_rows, q_cols);
+            attention(device, out, q, &pages.kv, &pages.batch(), &spec);
+        }),
+        reference: Box::new(move || expected(lengths, &spec, &queries, &keys, &values, dtype)),
+    }
+}
+
+/// Queries `[rows][q_cols + 3]` (a column slice of something wider), keys and values `[positions][kv_cols]`.
+fn inputs(lengths: &[Lengths], q_cols: usize, kv_cols: usize) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+    let num_rows = lengths.iter().map(|&(_, queries)| queries).sum::<usize>();
+    let num_positions = lengths.iter().map(|&(context, _)| context).sum::<usize>();
+    (
+        random_f32(51, num_rows * (q_cols + 3)),
+        random_f32(52, num_positions * kv_cols),
+        random_f32(53, num_positions * kv_cols),
+    )
+}
+
+/// Pairs of query and position seen, and positions that some query of their sequence sees.
+fn amounts(lengths: &[Lengths], spec: &AttentionSpec) -> (usize, usize) {
+    let window = spec.window.map_or(usize::MAX, |window| window as usize);
+    let mut amounts = (0, 0);
+    for &(context, queries) in lengths {
+        let seen = (context - queries..context).map(|position| (position + 1).min(window));
+        amounts.0 += seen.sum::<usize>();
+        amounts.1 += context.min(window.saturating_add(queries - 1));
+    }
+    amounts
+}
+
+/// A cache with the blocks of all sequences, interleaved, and the tables that find them.
+struct Pages {
+    kv: KvLayer,
+    query_start_loc: Vec<u32>,
+    context_lens: Vec<u32>,
+    block_tables: Vec<u32>,
+    rows: Vec<u32>,
+    max_blocks_per_seq: usize,
+}
+
+impl Pages {
+    fn new(lengths: &[Lengths], spec: &AttentionSpec, block_size: usize, dtype: DType) -> Self {
+        let num_seqs = lengths.len();
+        let longest = lengths.iter().map(|&(context, _)| context).max().expect("a sequence");
+        let max_blocks_per_seq = longest.div_ceil(block_size) + 1;
+        let num_blocks = num_seqs * max_blocks_per_seq;
+        let device = Device::cpu(1);
+        let (kv_heads, head_dim) = (spec.num_kv_heads, spec.head_dim);
+        let kv = KvLayer::new(&device, dtype, num_blocks, block_size, kv_heads, head_dim);
+        let mut query_start_loc = vec![0];
+        let mut block_tables = vec![u32::MAX; num_blocks];
+        // The rows of the table are in reverse order; block b of sequence s is s + b · num_seqs.
+        let rows: Vec<u32> = (0..num_seqs as u32).rev().collect();
+        for (sequence, &(context, queries)) in lengths.iter().enumerate() {
+            query_start_loc.push(query_start_loc[sequence] + queries as u32);
+            let start = rows[sequence] as usize * max_blocks_per_seq;
+            let first_seen = spec.first_visible(context - queries) / block_size;
+            for block in first_seen..context.div_ceil(block_size) {
+                block_tables[start + block] = (sequence + block * num_seqs) as u32;
+            }
+        }
+        Self {
+            kv: kv.expect("a small cache"),
+            query_start_loc,
+            context_lens: lengths.iter().map(|&(context, _)| context as u32).collect(),
+            block_tables,
+            rows,
+            max_blocks_per_seq,
+        }
+    }
+
+    fn batch(&self) -> AttentionBatch<'_> {
+        AttentionBatch {
+            query_start_loc: &self.query_start_loc,
+            context_lens: &self.context_lens,
+            block_tables: &self.block_tables,
+            rows: &self.rows,
+            max_blocks_per_seq: self.max_blocks_per_seq,
+        }
+    }
+
+    /// Writes every position that a query sees; NaN everywhere else, which must never be read.
+    fn fill(&mut self, spec: &AttentionSpec, keys: &[f32], values: &[f32]) {
+        let (block_size, num_blocks) = (self.kv.block_size(), self.kv.num_blocks());
+        let cols = spec.num_kv_heads * spec.head_dim;
+        let mut slots: Vec<u32> = (0..(num_blocks * block_size) as u32).collect();
+        self.write(spec, &slots, &vec![f32::NAN; slots.len() * 2 * cols]);
+        slots.clear();
+        for (&row, &context) in self.rows.iter().zip(&self.context_lens) {
+            for position in 0..context as usize {
+                let entry = row as usize * self.max_blocks_per_seq + position / block_size;
+                slots.push(match self.block_tables[entry] {
+                    u32::MAX => u32::MAX,
+                    block => block * block_size as u32 + (position % block_size) as u32,
+                });
+            }
+        }
+        let pairs = keys.chunks(cols).zip(values.chunks(cols));
+        let kv: Vec<f32> = pairs.flat_map(|(key, value)| [key, value].concat()).collect();
+        self.write(spec, &slots, &kv);
+    }
+
+    fn write(&mut self, spec: &AttentionSpec, slots: &[u32], kv: &[f32]) {
+        let args = RopeWriteKv {
+            head_dim: spec.head_dim,
+            num_q_heads: 0,
+            num_kv_heads: spec.num_kv_heads,
+            positions: slots,
+            slot_mapping: slots,
+            rope: None,
+            norm: None,
+        };
+        let mut kv = kv.to_vec();
+        let kv = ViewMut::from_f32(&mut kv, slots.len(), 2 * spec.num_kv_heads * spec.head_dim);
+        rope_write_kv(&Device::cpu(1), kv, &mut self.kv, &args);
+    }
+}
+
+fn expected(
+    lengths: &[Lengths],
+    spec: &AttentionSpec,
+    queries: &[f32],
+    keys: &[f32],
+    values: &[f32],
+    dtype: DType,
+) -> Vec<f32> {
+    let (num_q_heads, head_dim) = (spec.num_q_heads, spec.head_dim);
+    let kv_cols = spec.num_kv_heads * head_dim;
+    let mut out = Vec::new();
+    let mut queries = queries.chunks(num_q_heads * head_dim + 3);
+    let mut first = 0;
+    for &(context, num_queries) in lengths {
+        // Of one KV head: [positions][head_dim], rounded as the pages round.
+        let dense = |rows: &[f32], kv_head: usize| -> Vec<f32> {
+            let rows = rows[first * kv_cols..].chunks(kv_cols).take(context);
+            let heads = rows.flat_map(|row| &row[kv_head * head_dim..(kv_head + 1) * head_dim]);
+            heads.map(|&x| rounded(dtype, x)).collect()
+        };
+        let heads: Vec<_> = (0..spec.num_kv_heads)
+            .map(|kv_head| (dense(keys, kv_head), dense(values, kv_head)))
+            .collect();
+        for position in context - num_queries..context {
+            let query = &queries.next().expect("a row for each query")[2..];
+            for (head, query) in query.chunks_exact(head_dim).take(num_q_heads).enumerate() {
+                let (keys, values) = &heads[head * spec.num_kv_heads / num_q_heads];
+                out.extend(reference::attention_head(query, position, keys, values, spec));
+            }
+        }
+        first += context;
+    }
+    out
+}

@@ -1,0 +1,135 @@
+//! Causal attention over paged keys and values: prefill, chunked prefill and decode of many sequences in one call.
+//!
+//! For the query at position p of a sequence and each position j ≤ p that it sees:
+//! `s_j = scale · q·k_j` (then `softcap · tanh(s_j / softcap)`), `out = Σ_j softmax(s)_j · v_j`.
+#![allow(clippy::needless_pass_by_value, reason = "an op takes the view that it writes")]
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+pub mod cases;
+mod cpu;
+mod kernels;
+mod portable;
+pub mod reference;
+mod tile;
+
+use crate::device::Device;
+use crate::kv_layer::KvLayer;
+use crate::tensor::{DType, View, ViewMut};
+
+/// The sequences of one call. Sequence s owns the query rows `query_start_loc[s]..query_start_loc[s + 1]`; they are
+/// its last positions: row i of n has position `context_lens[s] − n + i`.
+#[derive(Clone, Copy)]
+pub struct AttentionBatch<'a> {
+    /// num_seqs + 1 offsets from 0 to the number of rows.
+    pub query_start_loc: &'a [u32],
+    /// Positions of each sequence, this step's included; their keys and values are in the pages already.
+    pub context_lens: &'a [u32],
+    /// `[num_rows, max_blocks_per_seq]`; entries that no query sees (beyond the context, before the window) may hold
+    /// anything.
+    pub block_tables: &'a [u32],
+    /// Row of `block_tables` of each sequence.
+    pub rows: &'a [u32],
+    pub max_blocks_per_seq: usize,
+}
+
+/// What all sequences share.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionSpec {
+    pub num_q_heads: usize,
+    pub num_kv_heads: usize,
+    pub head_dim: usize,
+    pub scale: f32,
+    /// A query sees itself and the `window − 1` positions before it; at least 1.
+    pub window: Option<u32>,
+    /// Above 0.
+    pub softcap: Option<f32>,
+}
+
+impl AttentionSpec {
+    /// First position that the query at `position` sees.
+    fn first_visible(&self, position: usize) -> usize {
+        self.window.map_or(0, |window| (position + 1).saturating_sub(window as usize))
+    }
+}
+
+/// `out`, `q`: `[rows, num_q_heads · head_dim]` F32, `q` rotated. Heads `g·h..g·(h + 1)` read KV head `h`, with
+/// g = num_q_heads / num_kv_heads.
+pub fn attention(
+    device: &Device,
+    out: ViewMut,
+    q: View,
+    kv: &KvLayer,
+    batch: &AttentionBatch,
+    spec: &AttentionSpec,
+) {
+    check(&out, &q, kv, batch, spec);
+    match device {
+        Device::Cpu(cpu) => cpu::attention(cpu, &out, q, kv, batch, spec),
+        Device::Cuda(cuda) => match *cuda {},
+        Device::Trace(log) => log.push(trace_line(&q, kv, batch, spec)),
+    }
+}
+
+fn check(out: &ViewMut, q: &View, kv: &KvLayer, batch: &AttentionBatch, spec: &AttentionSpec) {
+    let &AttentionSpec { num_q_heads, num_kv_heads, head_dim, .. } = spec;
+    assert_eq!(q.cols(), num_q_heads * head_dim, "q");
+    assert_eq!((out.rows(), out.cols()), (q.rows(), q.cols()), "out");
+    assert!(out.dtype() == DType::F32 && q.dtype() == DType::F32);
+    assert_eq!((kv.num_kv_heads(), kv.head_dim()), (num_kv_heads, head_dim), "kv");
+    assert!(num_q_heads.is_multiple_of(num_kv_heads), "{num_q_heads} over {num_kv_heads} heads");
+    assert!(spec.window != Some(0), "a window of 0");
+    assert!(spec.softcap.is_none_or(|softcap| softcap > 0.0), "softcap");
+
+    let num_seqs = batch.context_lens.len();
+    assert_eq!((batch.rows.len(), batch.query_start_loc.len()), (num_seqs, num_seqs + 1), "batch");
+    assert_eq!(batch.query_start_loc[0], 0, "query_start_loc");
+    assert_eq!(batch.query_start_loc[num_seqs] as usize, q.rows(), "query_start_loc");
+    for sequence in 0..num_seqs {
+        check_sequence(kv, batch, spec, sequence);
+    }
+}
+
+/// The pages that the queries of one sequence see exist.
+fn check_sequence(kv: &KvLayer, batch: &AttentionBatch, spec: &AttentionSpec, sequence: usize) {
+    let (start, end) = (batch.query_start_loc[sequence], batch.query_start_loc[sequence + 1]);
+    assert!(start <= end, "query_start_loc falls");
+    let (num_queries, context_len) =
+        ((end - start) as usize, batch.context_lens[sequence] as usize);
+    if num_queries == 0 {
+        return;
+    }
+    assert!(num_queries <= context_len, "{num_queries} queries of {context_len} positions");
+    let num_blocks = context_len.div_ceil(kv.block_size());
+    assert!(num_blocks <= batch.max_blocks_per_seq, "{num_blocks} blocks in a row of the table");
+    let first_block = spec.first_visible(context_len - num_queries) / kv.block_size();
+    let table = batch.block_table(sequence);
+    let is_inside = |&block: &u32| (block as usize) < kv.num_blocks();
+    assert!(table[first_block..num_blocks].iter().all(is_inside), "a block beyond the cache");
+}
+
+impl<'a> AttentionBatch<'a> {
+    fn num_queries(&self, sequence: usize) -> usize {
+        (self.query_start_loc[sequence + 1] - self.query_start_loc[sequence]) as usize
+    }
+
+    fn block_table(&self, sequence: usize) -> &'a [u32] {
+        let start = self.rows[sequence] as usize * self.max_blocks_per_seq;
+        &self.block_tables[start..start + self.max_blocks_per_seq]
+    }
+}
+
+fn trace_line(q: &View, kv: &KvLayer, batch: &AttentionBatch, spec: &AttentionSpec) -> String {
+    let (q_heads, kv_heads) = (spec.num_q_heads, spec.num_kv_heads);
+    let window = spec.window.map_or(String::new(), |window| format!(", window {window}"));
+    let softcap = spec.softcap.map_or(String::new(), |softcap| format!(", softcap {softcap}"));
+    format!(
+        "attention {} rows of {} sequences, {q_heads}/{kv_heads} heads of {}{window}{softcap}, {:?}",
+        q.rows(),
+        batch.context_lens.len(),
+        spec.head_dim,
+        kv.dtype(),
+    )
+}

@@ -1,0 +1,37 @@
+//! The plain loop: the oracle of `attention`.
+
+use super::AttentionSpec;
+
+/// One query head at `position`, in f64. `keys`, `values`: `[positions][head_dim]` of its KV head, without pages.
+pub fn attention_head(
+    query: &[f32],
+    position: usize,
+    keys: &[f32],
+    values: &[f32],
+    spec: &AttentionSpec,
+) -> Vec<f32> {
+    let dot = |a: &[f32], b: &[f32]| -> f64 {
+        a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+    };
+    let first = spec.window.map_or(0, |window| (position + 1).saturating_sub(window as usize));
+    let scores: Vec<f64> = (first..=position)
+        .map(|index| f64::from(spec.scale) * dot(query, row(keys, index, query.len())))
+        .map(|score| match spec.softcap {
+            Some(softcap) => f64::from(softcap) * (score / f64::from(softcap)).tanh(),
+            None => score,
+        })
+        .collect();
+    let maximum = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = scores.iter().map(|score| (score - maximum).exp()).sum();
+    let mut out = vec![0.0_f64; query.len()];
+    for (index, score) in (first..=position).zip(scores) {
+        let probability = (score - maximum).exp() / sum;
+        let value = row(values, index, query.len());
+        out.iter_mut().zip(value).for_each(|(out, value)| *out += probability * f64::from(*value));
+    }
+    out.into_iter().map(|x| x as f32).collect()
+}
+
+fn row(rows: &[f32], index: usize, len: usize) -> &[f32] {
+    &rows[index * len..][..len]
+}

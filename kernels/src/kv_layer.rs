@@ -1,0 +1,261 @@
+//! One layer's pages of keys and values: what `rope_write_kv` writes and `attention` reads.
+#![allow(
+    clippy::inline_always,
+    reason = "a body takes the instruction set of the function it is inlined into"
+)]
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+
+use crate::cpu::SimdLevel;
+use crate::cpu::math::per_simd_level;
+use crate::device::{Device, DeviceError};
+use crate::tensor::{DType, Tensor};
+
+/// Keys and values, each `[num_blocks][num_kv_heads][block_size][head_dim]`, of F32, F16 or BF16.
+#[derive(Debug)]
+pub struct KvLayer {
+    keys: Tensor,
+    values: Tensor,
+    num_blocks: usize,
+    block_size: usize,
+    num_kv_heads: usize,
+    head_dim: usize,
+    /// A bit a slot, all 0 between calls: finds a slot that a call would write twice.
+    claimed: Vec<u64>,
+}
+
+impl KvLayer {
+    /// Zeroed pages. `dtype` is F32, F16 or BF16; `head_dim` is even; no size is 0, and slots fit u32.
+    pub fn new(
+        device: &Device,
+        dtype: DType,
+        num_blocks: usize,
+        block_size: usize,
+        num_kv_heads: usize,
+        head_dim: usize,
+    ) -> Result<Self, DeviceError> {
+        assert!(matches!(dtype, DType::F32 | DType::F16 | DType::BF16), "pages of {dtype:?}");
+        assert!(num_blocks.min(block_size).min(num_kv_heads).min(head_dim) > 0, "an empty page");
+        assert!(head_dim.is_multiple_of(2), "head_dim {head_dim} is odd");
+        let num_slots = num_blocks.saturating_mul(block_size);
+        assert!(num_slots < u32::MAX as usize, "{num_slots} slots do not fit u32");
+        let cols = num_kv_heads * block_size * head_dim;
+        Ok(Self {
+            keys: device.allocate(dtype, num_blocks, cols)?,
+            values: device.allocate(dtype, num_blocks, cols)?,
+            num_blocks,
+            block_size,
+            num_kv_heads,
+            head_dim,
+            claimed: vec![0; num_slots.div_ceil(64)],
+        })
+    }
+
+    /// Bytes of keys and values that one block takes in one layer.
+    pub const fn bytes_per_block(
+        dtype: DType,
+        block_size: usize,
+        num_kv_heads: usize,
+        head_dim: usize,
+    ) -> usize {
+        2 * block_size * num_kv_heads * head_dim * dtype.size()
+    }
+
+    pub fn dtype(&self) -> DType {
+        self.keys.dtype()
+    }
+
+    pub fn num_blocks(&self) -> usize {
+        self.num_blocks
+    }
+
+    pub fn block_size(&self) -> usize {
+        self.block_size
+    }
+
+    pub fn num_kv_heads(&self) -> usize {
+        self.num_kv_heads
+    }
+
+    pub fn head_dim(&self) -> usize {
+        self.head_dim
+    }
+
+    /// Bytes of keys and values together.
+    pub fn num_bytes(&self) -> usize {
+        self.keys.num_bytes() + self.values.num_bytes()
+    }
+
+    /// The key and the value in slot `slot` (block · block_size + offset) of KV head `kv_head`, widened to F32.
+    pub fn read_slot(&self, slot: u32, kv_head: usize) -> (Vec<f32>, Vec<f32>) {
+        let (block, offset) = (slot as usize / self.block_size, slot as usize % self.block_size);
+        assert!(block < self.num_blocks && kv_head < self.num_kv_heads);
+        let size = self.head_dim * self.dtype().size();
+        let start = self.row_index(block, kv_head, offset) * size;
+        let widen = |tensor: &Tensor| widen(&tensor.bytes()[start..start + size], tensor.dtype());
+        (widen(&self.keys), widen(&self.values))
+    }
+
+    /// Copies whole blocks, in order.
+    pub(crate) fn copy_blocks(&mut self, copies: &[(u32, u32)]) {
+        for tensor in [&mut self.keys, &mut self.values] {
+            let size = tensor.cols() * tensor.dtype().size();
+            for &(source, destination) in copies {
+                let start = source as usize * size;
+                tensor.bytes_mut().copy_within(start..start + size, destination as usize * size);
+            }
+        }
+    }
+
+    /// Asserts that `slots` (u32::MAX skips) lie inside and that none occurs twice.
+    pub(crate) fn check_slots(&mut self, slots: &[u32]) {
+        let num_slots = (self.num_blocks * self.block_size) as u32;
+        let live = || slots.iter().copied().filter(|&slot| slot != u32::MAX);
+        assert!(live().all(|slot| slot < num_slots), "a slot beyond {num_slots}");
+        let mut is_distinct = true;
+        for slot in live() {
+            let (word, bit) = (&mut self.claimed[slot as usize / 64], 1_u64 << (slot % 64));
+            is_distinct &= *word & bit == 0;
+            *word |= bit;
+        }
+        live().for_each(|slot| self.claimed[slot as usize / 64] = 0);
+        assert!(is_distinct, "a slot is written twice");
+    }
+
+    /// Raw access for workers that write disjoint slots.
+    pub(crate) fn writer(&mut self, simd: SimdLevel) -> KvWriter<'_> {
+        let (keys, values) =
+            (self.keys.bytes_mut().as_mut_ptr(), self.values.bytes_mut().as_mut_ptr());
+        KvWriter { keys, values, layer: self, simd }
+    }
+
+    /// Where the key and the value of KV head `kv_head` at (`block`, `offset`) start; later offsets of the block
+    /// follow, `head_dim` elements each.
+    pub(crate) fn row_pointers(
+        &self,
+        block: usize,
+        kv_head: usize,
+        offset: usize,
+    ) -> [*const u8; 2] {
+        assert!(block < self.num_blocks && kv_head < self.num_kv_heads && offset < self.block_size);
+        let start = self.row_index(block, kv_head, offset) * self.head_dim * self.dtype().size();
+        let at = |tensor: &Tensor| tensor.bytes()[start..].as_ptr();
+        [at(&self.keys), at(&self.values)]
+    }
+
+    fn row_index(&self, block: usize, kv_head: usize, offset: usize) -> usize {
+        (block * self.num_kv_heads + kv_head) * self.block_size + offset
+    }
+}
+
+/// Writes rows of a layer through a shared reference.
+pub(crate) struct KvWriter<'a> {
+    keys: *mut u8,
+    values: *mut u8,
+    layer: &'a KvLayer,
+    simd: SimdLevel,
+}
+
+// SAFETY: the pointers borrow the layer exclusively; `write` demands disjoint slots.
+unsafe impl Sync for KvWriter<'_> {}
+
+impl KvWriter<'_> {
+    /// Rounds `key` and `value` (`head_dim` numbers each) to nearest even and stores them.
+    ///
+    /// # Safety
+    /// No other thread may write or read this slot of this head at the same time.
+    pub(crate) unsafe fn write(&self, slot: u32, kv_head: usize, key: &[f32], value: &[f32]) {
+        let layer = self.layer;
+        let (block, offset) = (slot as usize / layer.block_size, slot as usize % layer.block_size);
+        assert!(block < layer.num_blocks && kv_head < layer.num_kv_heads);
+        assert!(key.len() == layer.head_dim && value.len() == layer.head_dim);
+        let row = layer.row_index(block, kv_head, offset);
+        for (base, source) in [(self.keys, key), (self.values, value)] {
+            let start = row * layer.head_dim;
+            // SAFETY: the row lies inside the tensor (asserted above) and is this caller's alone.
+            unsafe {
+                match layer.dtype() {
+                    DType::F32 => row_mut::<f32>(base, start, source.len()).copy_from_slice(source),
+                    DType::F16 => {
+                        row_mut::<f16>(base, start, source.len()).convert_from_f32_slice(source);
+                    }
+                    _ => round_to_bf16(self.simd, row_mut(base, start, source.len()), source),
+                }
+            }
+        }
+    }
+}
+
+per_simd_level! {
+    fn round_to_bf16(out: &mut [u16], x: &[f32]) = round_to_bf16_body
+}
+
+/// To nearest even; a NaN stays one.
+#[inline(always)]
+fn round_to_bf16_body<const FMA: bool>(out: &mut [u16], x: &[f32]) {
+    for (out, x) in out.iter_mut().zip(x) {
+        let bits = x.to_bits();
+        let rounded = (bits.wrapping_add(0x7FFF + (bits >> 16 & 1)) >> 16) as u16;
+        *out = if x.is_nan() { (bits >> 16) as u16 | 0x40 } else { rounded };
+    }
+}
+
+/// # Safety
+/// `base[start..start + len]` must be live, aligned numbers of type `T` that nobody else uses.
+unsafe fn row_mut<'a, T>(base: *mut u8, start: usize, len: usize) -> &'a mut [T] {
+    // SAFETY: the caller's promise.
+    unsafe { std::slice::from_raw_parts_mut(base.cast::<T>().add(start), len) }
+}
+
+fn widen(bytes: &[u8], dtype: DType) -> Vec<f32> {
+    let halves = || bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
+    match dtype {
+        DType::F16 => halves().map(|bits| f16::from_bits(bits).to_f32()).collect(),
+        DType::BF16 => halves().map(|bits| bf16::from_bits(bits).to_f32()).collect(),
+        _ => bytes
+            .chunks_exact(4)
+            .map(|quad| f32::from_le_bytes([quad[0], quad[1], quad[2], quad[3]]))
+            .collect(),
+    }
+}
+
+/// `x` rounded to `dtype` and widened again: what a page gives back.
+pub(crate) fn rounded(dtype: DType, x: f32) -> f32 {
+    match dtype {
+        DType::F16 => f16::from_f32(x).to_f32(),
+        DType::BF16 => bf16::from_f32(x).to_f32(),
+        _ => x,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    #[test]
+    fn bf16_is_rounded_to_nearest_even() {
+        let interesting =
+            [0, 1, 0x7FFF, 0x8000, 0x8001, 0x1_7FFF, 0x1_8000, 0x7F7F_8000, 0x7F80_0001];
+        let signs = |bits: u32| [bits, bits | 1 << 31, bits + 0x3F80_0000];
+        let x: Vec<f32> = interesting.into_iter().flat_map(signs).map(f32::from_bits).collect();
+        let expected: Vec<u16> = x.iter().map(|&x| bf16::from_f32(x).to_bits()).collect();
+        for simd in SimdLevel::available() {
+            let mut out = vec![0; x.len()];
+            round_to_bf16(simd, &mut out, &x);
+            assert_eq!(out, expected);
+        }
+    }
+
+    #[test]
+    fn slots_must_be_inside_and_distinct() {
+        let mut layer = KvLayer::new(&Device::cpu(1), DType::BF16, 3, 8, 2, 16).unwrap();
+        layer.check_slots(&[23, u32::MAX, 0, u32::MAX]);
+        for slots in [&[24][..], &[5, 6, 5]] {
+            assert!(catch_unwind(AssertUnwindSafe(|| layer.check_slots(slots))).is_err());
+        }
+        layer.check_slots(&[5, 6, 23]);
+        assert_eq!(layer.num_bytes(), 3 * KvLayer::bytes_per_block(DType::BF16, 8, 2, 16));
+    }
+}
