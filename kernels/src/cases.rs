@@ -53,7 +53,9 @@ pub fn all() -> Vec<Case> {
     let mut cases = Vec::new();
     cases.extend(crate::attention::cases::cases());
     cases.extend(crate::copy_blocks::cases::cases());
+    cases.extend(crate::embedding::cases::cases());
     cases.extend(crate::gather_rows::cases::cases());
+    cases.extend(crate::linear::cases::cases());
     cases.extend(crate::rms_norm::cases::cases());
     cases.extend(crate::rope_write_kv::cases::cases());
     cases.extend(crate::silu_mul::cases::cases());

@@ -1,0 +1,155 @@
+//! Shapes that test and time `linear`, and random weights for other tests.
+
+use super::{LinearWeight, WeightFormat, WeightPolicy, dequantize_row, linear, reference};
+use crate::cases::{Case, Work, random_f32};
+use crate::device::Device;
+use crate::tensor::{Tensor, View, ViewMut};
+
+/// n, out_features, in_features: odd on purpose; every format gets those whose rows are whole blocks.
+const SHAPES: [(usize, usize, usize); 8] = [
+    (1, 5, 7),
+    (2, 33, 96),
+    (3, 1, 32),
+    (5, 50, 64),
+    (8, 19, 576),
+    (17, 64, 256),
+    (64, 35, 768),
+    (300, 6, 512),
+];
+
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for &format in WeightFormat::ALL {
+        for &(n, out_features, k) in &SHAPES {
+            if format.row_bytes(k).is_some() {
+                let parts = [(format, out_features)];
+                cases.push(case(n, k, &parts, WeightPolicy::Packed, n % 2 == 1));
+            }
+        }
+        cases.push(case(3, 256, &[(format, 9)], WeightPolicy::Float32, false));
+    }
+    let parts = [(WeightFormat::Q4K, 37), (WeightFormat::Q6K, 8), (WeightFormat::F16, 3)];
+    for n in [1, 2, 29] {
+        cases.push(case(n, 512, &parts, WeightPolicy::Packed, true));
+    }
+    cases
+}
+
+/// The output is a column slice of a wider matrix: it starts at column 3, and 2 columns follow.
+const MARGIN: (usize, usize) = (3, 2);
+
+fn case(
+    n: usize,
+    k: usize,
+    parts: &[(WeightFormat, usize)],
+    policy: WeightPolicy,
+    with_bias: bool,
+) -> Case {
+    let out_features: usize = parts.iter().map(|part| part.1).sum();
+    let bytes: Vec<Vec<u8>> =
+        parts.iter().map(|&(format, rows)| random_weight_bytes(format, rows, k, 7)).collect();
+    let mut weights = Vec::new();
+    for (&(format, rows), bytes) in parts.iter().zip(&bytes) {
+        let mut values = vec![0.0; rows * k];
+        dequantize_row(format, bytes, &mut values);
+        weights.extend(values);
+    }
+    // Weights lie in about [-1, 1], so that the sum of |x · w| is about 1: the tolerance is relative to it.
+    let x: Vec<f32> = random_f32(8, n * k).iter().map(|x| 4.0 * x / k as f32).collect();
+    let bias = with_bias.then(|| random_f32(9, out_features));
+    let names: Vec<&str> = parts.iter().map(|part| part.0.name()).collect();
+    let (input, bias_tensor) =
+        (x.clone(), bias.as_ref().map(|bias| Tensor::from_f32(bias, 1, out_features)));
+    let num_weight_bytes: usize = bytes.iter().map(Vec::len).sum();
+    let parts = parts.to_vec();
+    Case {
+        op: "linear",
+        name: format!("{n}x{k} -> {out_features} {} {policy:?}", names.join("|")),
+        work: Work {
+            bytes: (num_weight_bytes + 4 * n * (k + out_features)) as u64,
+            operations: 2 * (n * k * out_features) as u64,
+        },
+        tolerance: 1e-6,
+        output_len: n * out_features,
+        run: Box::new(move |device, output| {
+            let load = |(&(format, rows), bytes): (&(WeightFormat, usize), &Vec<u8>)| {
+                LinearWeight::from_gguf(device, format, bytes, rows, k, policy).expect("valid")
+            };
+            let weight = LinearWeight::stack(parts.iter().zip(&bytes).map(load).collect());
+            let x = View::from_f32(&input, n, k);
+            run_strided(device, output, x, &weight, bias_tensor.as_ref());
+        }),
+        reference: Box::new(move || {
+            x.chunks(k).flat_map(|x| reference::linear_row(x, &weights, bias.as_deref())).collect()
+        }),
+    }
+}
+
+/// Runs `linear` into a column slice of a wider matrix and checks that nothing beside it changed.
+fn run_strided(
+    device: &Device,
+    output: &mut [f32],
+    x: View,
+    weight: &LinearWeight,
+    bias: Option<&Tensor>,
+) {
+    let width = MARGIN.0 + weight.out_features() + MARGIN.1;
+    let columns = MARGIN.0..width - MARGIN.1;
+    let mut wide = vec![f32::MAX; x.rows() * width];
+    let out = ViewMut::from_f32(&mut wide, x.rows(), width).columns(columns.clone());
+    linear(device, out, x, weight, bias);
+    for (row, output) in wide.chunks(width).zip(output.chunks_mut(weight.out_features())) {
+        output.copy_from_slice(&row[columns.clone()]);
+        let beside = row[..columns.start].iter().chain(&row[columns.end..]);
+        assert!(beside.clone().all(|&v| v == f32::MAX), "linear wrote beside its output");
+    }
+}
+
+/// Repeatable weights of about [-1, 1] as the bytes of a GGUF tensor `[out_features, in_features]`.
+pub fn random_weight_bytes(
+    format: WeightFormat,
+    out_features: usize,
+    in_features: usize,
+    seed: u64,
+) -> Vec<u8> {
+    let len = out_features * format.row_bytes(in_features).expect("whole blocks");
+    let random = random_f32(seed, len);
+    let mut bytes: Vec<u8> = random.iter().map(|v| ((v + 1.0) * 127.5) as u8).collect();
+    for (block, &v) in bytes.chunks_exact_mut(format.block_bytes()).zip(&random) {
+        let f16 = |v: f32| half::f16::from_f32(v).to_le_bytes();
+        // Scales in [largest / 2, largest], and minima of half the range.
+        let scale = |largest: f32| f16(largest * (3.0 + v) / 4.0);
+        match format {
+            WeightFormat::F32 => block.copy_from_slice(&v.to_le_bytes()),
+            WeightFormat::F16 => block.copy_from_slice(&f16(v)),
+            WeightFormat::BF16 => block.copy_from_slice(&half::bf16::from_f32(v).to_le_bytes()),
+            WeightFormat::Q4_0 => block[..2].copy_from_slice(&scale(1.0 / 8.0)),
+            WeightFormat::Q5_0 => block[..2].copy_from_slice(&scale(1.0 / 16.0)),
+            WeightFormat::Q8_0 | WeightFormat::Iq4Nl => {
+                block[..2].copy_from_slice(&scale(1.0 / 127.0));
+            }
+            WeightFormat::Q4_1 => {
+                block[..2].copy_from_slice(&scale(2.0 / 15.0));
+                block[2..4].copy_from_slice(&f16(-1.0 + v / 8.0));
+            }
+            WeightFormat::Q5_1 => {
+                block[..2].copy_from_slice(&scale(2.0 / 31.0));
+                block[2..4].copy_from_slice(&f16(-1.0 + v / 8.0));
+            }
+            WeightFormat::Q2K => {
+                block[80..82].copy_from_slice(&scale(2.0 / (15.0 * 3.0)));
+                block[82..84].copy_from_slice(&scale(1.0 / 15.0));
+            }
+            WeightFormat::Q3K => block[108..].copy_from_slice(&scale(1.0 / (32.0 * 4.0))),
+            WeightFormat::Q4K | WeightFormat::Q5K => {
+                let levels = if format == WeightFormat::Q4K { 15.0 } else { 31.0 };
+                block[..2].copy_from_slice(&scale(2.0 / (63.0 * levels)));
+                block[2..4].copy_from_slice(&scale(1.0 / 63.0));
+            }
+            WeightFormat::Q6K => block[208..].copy_from_slice(&scale(1.0 / (128.0 * 32.0))),
+            WeightFormat::Iq4Xs => block[..2].copy_from_slice(&scale(1.0 / (32.0 * 127.0))),
+            WeightFormat::Mxfp4 => block[0] = 125 - u8::from(v > 0.0),
+        }
+    }
+    bytes
+}

@@ -1,0 +1,19 @@
+//! IQ4_NL: 32 weights as f16 `d`, 16 bytes of nibbles (low halves first) that index a table. `x = d · TABLE[q]`.
+
+use super::bytes::{Bytes, f16_at};
+use crate::cpu::SimdLevel;
+
+pub(super) const ELEMENTS: usize = 32;
+pub(super) const BYTES: usize = 18;
+
+/// Closer together near zero, where most weights are.
+pub(super) const TABLE: [i8; 16] =
+    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
+#[inline(always)]
+pub(super) fn dequantize_block(simd: SimdLevel, block: &[u8; BYTES], out: &mut [f32; ELEMENTS]) {
+    let d = f16_at(simd, block, 0);
+    let bytes = Bytes::load(&block[2..]);
+    bytes.bits(0, 15).look_up(simd, &TABLE).scale(simd, d, out);
+    bytes.bits(4, 15).look_up(simd, &TABLE).scale(simd, d, &mut out[16..]);
+}

@@ -1,0 +1,62 @@
+//! Matrix product with a weight in any format: `out[r][o] = Σ_k x[r][k] · weight[o][k] + bias[o]`, in float32.
+//!
+//! An output element is the same to the bit for every number of rows, threads and neighbours: its additions have one
+//! fixed order (see `microkernel.rs`).
+#![allow(clippy::inline_always, reason = "block functions are compiled once per instruction set")]
+
+mod bfloat16;
+mod block;
+mod bytes;
+pub mod cases;
+mod cpu;
+mod float16;
+mod float32;
+mod format;
+mod iq4_nl;
+mod iq4_xs;
+mod microkernel;
+mod mxfp4;
+mod q2_k;
+mod q3_k;
+mod q4_0;
+mod q4_1;
+mod q4_k;
+mod q5_0;
+mod q5_1;
+mod q5_k;
+mod q6_k;
+mod q8_0;
+pub mod reference;
+mod weight;
+
+pub use format::{WeightFormat, dequantize_row};
+pub use weight::{LinearError, LinearWeight, WeightPolicy};
+
+use crate::device::Device;
+use crate::tensor::{DType, Tensor, View, ViewMut};
+
+/// `out = x · weightᵀ + bias`. `out`: `[n, out_features]` F32, rows may be strided; `x`: `[n, in_features]` F32; `bias`:
+/// `[1, out_features]` F32.
+pub fn linear(
+    device: &Device,
+    out: ViewMut,
+    x: View,
+    weight: &LinearWeight,
+    bias: Option<&Tensor>,
+) {
+    assert_eq!(x.cols(), weight.in_features(), "in_features");
+    assert_eq!((out.rows(), out.cols()), (x.rows(), weight.out_features()), "out");
+    assert!(out.dtype() == DType::F32 && x.dtype() == DType::F32);
+    if let Some(bias) = bias {
+        assert_eq!((bias.rows(), bias.cols()), (1, weight.out_features()), "bias");
+        assert!(bias.dtype() == DType::F32);
+    }
+    match device {
+        Device::Cpu(cpu) => cpu::linear(cpu, &out, x, weight, bias.map(Tensor::f32)),
+        Device::Cuda(cuda) => match *cuda {},
+        Device::Trace(log) => {
+            let bias = if bias.is_some() { " bias" } else { "" };
+            log.push(format!("linear {}x{} -> {}{bias}", x.rows(), x.cols(), out.cols()));
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! Q4_0: 32 weights as f16 `d`, 16 bytes of nibbles (low halves first). `x = d · (q − 8)`.
+
+use super::bytes::{Bytes, f16_at};
+use crate::cpu::SimdLevel;
+
+pub(super) const ELEMENTS: usize = 32;
+pub(super) const BYTES: usize = 18;
+
+#[inline(always)]
+pub(super) fn dequantize_block(simd: SimdLevel, block: &[u8; BYTES], out: &mut [f32; ELEMENTS]) {
+    let d = f16_at(simd, block, 0);
+    let bytes = Bytes::load(&block[2..]);
+    bytes.bits(0, 15).minus(8).scale(simd, d, out);
+    bytes.bits(4, 15).minus(8).scale(simd, d, &mut out[16..]);
+}

@@ -1,0 +1,219 @@
+//! LinearWeight: a weight matrix in memory, stacked from parts that each keep their own format.
+
+use super::format::{WeightFormat, dequantize_with};
+use crate::cpu::SimdLevel;
+use crate::device::{CpuDevice, Device};
+use crate::tensor::{DType, Tensor};
+
+/// Bytes that memory moves at once.
+const CACHE_LINE: usize = 64;
+
+/// How weights are kept in memory: the flag `--weights`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WeightPolicy {
+    /// As in the file, dequantized where they are used.
+    #[default]
+    Packed,
+    /// Dequantized at load: the most memory.
+    Float32,
+}
+
+/// Why bytes are not a weight matrix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinearError {
+    /// A row is not a whole number of blocks, or has none.
+    Blocks { format: WeightFormat, in_features: usize },
+    /// The data is longer or shorter than the shape says.
+    Length {
+        format: WeightFormat,
+        out_features: usize,
+        in_features: usize,
+        expected: usize,
+        actual: usize,
+    },
+    /// The shape overflows, or memory is short.
+    OutOfMemory { out_features: usize, in_features: usize },
+}
+
+impl std::fmt::Display for LinearError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Blocks { format, in_features } => {
+                let block = format.block_elements();
+                write!(
+                    f,
+                    "{format}: a row of {in_features} weights is not a whole number of blocks of {block}"
+                )
+            }
+            Self::Length { format, out_features, in_features, expected, actual } => write!(
+                f,
+                "{format} {out_features}x{in_features} takes {expected} bytes, the data has {actual}"
+            ),
+            Self::OutOfMemory { out_features, in_features } => {
+                write!(f, "cannot allocate a weight of {out_features}x{in_features}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for LinearError {}
+
+/// A weight `[out_features, in_features]`, stacked from parts along `out_features` (q|k|v, gate|up).
+#[derive(Debug)]
+pub struct LinearWeight {
+    parts: Vec<Part>,
+    out_features: usize,
+    in_features: usize,
+}
+
+/// Rows of one format.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) format: WeightFormat,
+    /// U8 `[features, row_bytes]`
+    rows: Tensor,
+    row_bytes: usize,
+}
+
+impl LinearWeight {
+    /// Copies `bytes` (a GGUF tensor of this format and shape, rows of `in_features`) into memory of `device`.
+    pub fn from_gguf(
+        device: &Device,
+        format: WeightFormat,
+        bytes: &[u8],
+        out_features: usize,
+        in_features: usize,
+        policy: WeightPolicy,
+    ) -> Result<Self, LinearError> {
+        let overflow = LinearError::OutOfMemory { out_features, in_features };
+        let row_bytes = format.row_bytes(in_features).filter(|&bytes| bytes > 0);
+        let row_bytes = row_bytes.ok_or(LinearError::Blocks { format, in_features })?;
+        let expected = row_bytes.checked_mul(out_features).ok_or(overflow.clone())?;
+        if bytes.len() != expected {
+            let actual = bytes.len();
+            return Err(LinearError::Length {
+                format,
+                out_features,
+                in_features,
+                expected,
+                actual,
+            });
+        }
+        let cpu = match device {
+            Device::Cpu(cpu) => cpu,
+            Device::Cuda(cuda) => match *cuda {},
+            Device::Trace(_) => return Ok(Self::shape_only(out_features, in_features)),
+        };
+        let part = match policy {
+            WeightPolicy::Packed => Part::copy(format, bytes, row_bytes),
+            WeightPolicy::Float32 => Part::float32(cpu, format, bytes, row_bytes, in_features),
+        };
+        Ok(Self { parts: vec![part.ok_or(overflow)?], out_features, in_features })
+    }
+
+    /// One matrix from several with the same `in_features`: the first part's features come first.
+    pub fn stack(parts: Vec<Self>) -> Self {
+        let in_features = parts.first().expect("a stack has parts").in_features;
+        assert!(parts.iter().all(|part| part.in_features == in_features), "in_features differ");
+        let out_features = parts.iter().map(|part| part.out_features).sum();
+        let parts = parts.into_iter().flat_map(|part| part.parts).collect();
+        Self { parts, out_features, in_features }
+    }
+
+    /// A shape without memory, for `Device::Trace`.
+    pub fn shape_only(out_features: usize, in_features: usize) -> Self {
+        Self { parts: Vec::new(), out_features, in_features }
+    }
+
+    pub fn out_features(&self) -> usize {
+        self.out_features
+    }
+
+    pub fn in_features(&self) -> usize {
+        self.in_features
+    }
+
+    /// Bytes this weight occupies.
+    pub fn num_bytes(&self) -> usize {
+        self.parts.iter().map(|part| part.rows.num_bytes()).sum()
+    }
+
+    pub(super) fn parts(&self) -> &[Part] {
+        assert!(
+            self.parts.iter().map(Part::features).sum::<usize>() == self.out_features,
+            "only traced ops touch weights without memory"
+        );
+        &self.parts
+    }
+
+    /// The weights of one output feature as float32; `out` has `in_features` elements.
+    pub(crate) fn dequantize_feature(&self, simd: SimdLevel, feature: usize, out: &mut [f32]) {
+        let mut local = feature;
+        for part in self.parts() {
+            if local < part.features() {
+                return part.dequantize(simd, local, out);
+            }
+            local -= part.features();
+        }
+        panic!("feature {feature} of {}", self.out_features);
+    }
+}
+
+impl Part {
+    /// `None` when memory is short.
+    fn copy(format: WeightFormat, bytes: &[u8], row_bytes: usize) -> Option<Self> {
+        let features = bytes.len() / row_bytes;
+        let mut rows = Tensor::host(DType::U8, features, row_bytes)?;
+        rows.bytes_mut().copy_from_slice(bytes);
+        Some(Self { format, rows, row_bytes })
+    }
+
+    /// `None` when memory is short.
+    fn float32(
+        cpu: &CpuDevice,
+        format: WeightFormat,
+        bytes: &[u8],
+        row_bytes: usize,
+        in_features: usize,
+    ) -> Option<Self> {
+        let features = bytes.len() / row_bytes;
+        let mut rows = Tensor::host(DType::F32, features, in_features)?;
+        let out = rows.view_mut();
+        cpu.pool.run(features, &|feature| {
+            // SAFETY: each task writes its own row.
+            let out = unsafe { out.row_f32_shared(feature) };
+            dequantize_with(cpu.simd, format, &bytes[feature * row_bytes..][..row_bytes], out);
+        });
+        Some(Self { format: WeightFormat::F32, rows, row_bytes: 4 * in_features })
+    }
+
+    pub(super) fn features(&self) -> usize {
+        self.rows.rows()
+    }
+
+    pub(super) fn row_bytes(&self) -> usize {
+        self.row_bytes
+    }
+
+    /// `out` has `in_features` elements.
+    pub(super) fn dequantize(&self, simd: SimdLevel, row: usize, out: &mut [f32]) {
+        let bytes = &self.rows.bytes()[row * self.row_bytes..][..self.row_bytes];
+        dequantize_with(simd, self.format, bytes, out);
+    }
+
+    /// Asks for this row to be brought into the cache; a row beyond the last is ignored.
+    pub(super) fn prefetch(&self, row: usize) {
+        let bytes = self.rows.bytes();
+        let end = bytes.len().min((row + 1) * self.row_bytes);
+        for line in (row * self.row_bytes..end).step_by(CACHE_LINE) {
+            // SAFETY: `line` lies inside; a prefetch changes no memory, and SSE is part of x86-64.
+            #[cfg(target_arch = "x86_64")]
+            unsafe {
+                use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+                _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().add(line).cast());
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            let _ = line;
+        }
+    }
+}

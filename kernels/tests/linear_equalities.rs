@@ -1,0 +1,138 @@
+//! Batch invariance of `linear`: a row's result has the same bits in every batch, with every number of threads.
+
+use quire_kernels::cases::random_f32;
+use quire_kernels::cpu::SimdLevel;
+use quire_kernels::linear::cases::random_weight_bytes;
+use quire_kernels::{
+    Device, LinearError, LinearWeight, Tensor, View, WeightFormat, WeightPolicy, linear,
+};
+
+const BATCHES: [usize; 8] = [1, 2, 3, 7, 8, 31, 64, 200];
+const MOST_ROWS: usize = 200;
+
+fn load(device: &Device, format: WeightFormat, out: usize, k: usize) -> LinearWeight {
+    let bytes = random_weight_bytes(format, out, k, 1);
+    LinearWeight::from_gguf(device, format, &bytes, out, k, WeightPolicy::Packed)
+        .expect("whole rows")
+}
+
+fn run(device: &Device, weight: &LinearWeight, x: &[f32], bias: &Tensor) -> Vec<f32> {
+    let rows = x.len() / weight.in_features();
+    let mut out = vec![f32::NAN; rows * weight.out_features()];
+    let view = quire_kernels::ViewMut::from_f32(&mut out, rows, weight.out_features());
+    linear(device, view, View::from_f32(x, rows, weight.in_features()), weight, Some(bias));
+    out
+}
+
+/// Batches of every size, taken from different places of `x`, have the bits of their single rows.
+fn check(device: &[Device], weight: &dyn Fn(&Device) -> LinearWeight, what: &str) {
+    let weights: Vec<LinearWeight> = device.iter().map(weight).collect();
+    let (out, k) = (weights[0].out_features(), weights[0].in_features());
+    let x = random_f32(2, MOST_ROWS * k);
+    let bias = Tensor::from_f32(&random_f32(3, out), 1, out);
+    let single: Vec<f32> =
+        x.chunks(k).flat_map(|row| run(&device[0], &weights[0], row, &bias)).collect();
+    for (device, weight) in device.iter().zip(&weights) {
+        for batch in BATCHES {
+            let first = MOST_ROWS - batch;
+            let rows = run(device, weight, &x[first * k..], &bias);
+            let same =
+                rows.iter().zip(&single[first * out..]).all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(same, "{what}: a batch of {batch} rows differs from its rows alone");
+        }
+    }
+}
+
+fn for_every_level(check: impl Fn(&[Device], SimdLevel)) {
+    for simd in SimdLevel::available() {
+        check(&[1, 3].map(|num_threads| Device::cpu_with(num_threads, simd)), simd);
+    }
+}
+
+#[test]
+fn a_row_has_the_same_bits_in_every_batch() {
+    for_every_level(|devices, simd| {
+        for &format in WeightFormat::ALL {
+            let k = if format.block_elements() == 1 { 203 } else { 256 };
+            check(devices, &|device| load(device, format, 27, k), &format!("{simd:?} {format}"));
+        }
+    });
+}
+
+#[test]
+fn a_stack_has_the_bits_of_its_parts() {
+    for_every_level(|devices, simd| {
+        let parts = [(WeightFormat::Q4K, 6), (WeightFormat::Q6K, 17), (WeightFormat::F16, 9)];
+        let stack = |device: &Device| {
+            let part = |&(format, out): &_| load(device, format, out, 512);
+            LinearWeight::stack(parts.iter().map(part).collect())
+        };
+        check(devices, &stack, &format!("{simd:?} stack"));
+        let (device, x) = (&devices[0], random_f32(2, 512));
+        let zeros = |out| Tensor::from_f32(&vec![0.0; out], 1, out);
+        let alone: Vec<f32> = parts
+            .iter()
+            .flat_map(|&(format, out)| {
+                run(device, &load(device, format, out, 512), &x, &zeros(out))
+            })
+            .collect();
+        assert_eq!(run(device, &stack(device), &x, &zeros(32)), alone);
+    });
+}
+
+#[test]
+fn float32_weights_give_the_bits_of_packed_weights() {
+    for_every_level(|devices, simd| {
+        for &format in WeightFormat::ALL {
+            let bytes = random_weight_bytes(format, 10, 256, 1);
+            let load = |policy| {
+                LinearWeight::from_gguf(&devices[0], format, &bytes, 10, 256, policy).unwrap()
+            };
+            let bias = Tensor::from_f32(&[0.5; 10], 1, 10);
+            let x = random_f32(2, 9 * 256);
+            let [packed, float32] = [WeightPolicy::Packed, WeightPolicy::Float32]
+                .map(|policy| run(&devices[0], &load(policy), &x, &bias));
+            assert_eq!(packed, float32, "{simd:?} {format}");
+        }
+    });
+}
+
+#[test]
+fn wrong_lengths_are_errors_that_say_so() {
+    let device = Device::cpu(1);
+    let load = |len, out, k| {
+        LinearWeight::from_gguf(
+            &device,
+            WeightFormat::Q4_0,
+            &vec![0; len],
+            out,
+            k,
+            WeightPolicy::Packed,
+        )
+        .map(|weight| weight.num_bytes())
+        .map_err(|error: LinearError| error.to_string())
+    };
+    assert_eq!(load(72, 2, 64), Ok(72));
+    assert_eq!(load(71, 2, 64), Err("Q4_0 2x64 takes 72 bytes, the data has 71".to_owned()));
+    assert_eq!(
+        load(36, 2, 33),
+        Err("Q4_0: a row of 33 weights is not a whole number of blocks of 32".to_owned())
+    );
+    let huge = usize::MAX / 32 * 32;
+    assert_eq!(load(1, 32, huge), Err(format!("cannot allocate a weight of 32x{huge}")));
+}
+
+#[test]
+fn tracing_checks_shapes_and_logs() {
+    let (device, log) = Device::trace();
+    let weight = LinearWeight::stack(vec![
+        LinearWeight::shape_only(576, 576),
+        LinearWeight::shape_only(384, 576),
+    ]);
+    let x = device.allocate(quire_kernels::DType::F32, 3, 576).unwrap();
+    let bias = device.allocate(quire_kernels::DType::F32, 1, 960).unwrap();
+    let mut out = device.allocate(quire_kernels::DType::F32, 3, 960).unwrap();
+    linear(&device, out.view_mut(), x.view(), &weight, None);
+    linear(&device, out.view_mut(), x.view(), &weight, Some(&bias));
+    assert_eq!(log.lines(), ["linear 3x576 -> 960", "linear 3x576 -> 960 bias"]);
+}
