@@ -58,6 +58,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(crate::linear::cases::cases());
     cases.extend(crate::rms_norm::cases::cases());
     cases.extend(crate::rope_write_kv::cases::cases());
+    cases.extend(crate::sample::cases::cases());
     cases.extend(crate::silu_mul::cases::cases());
     cases
 }

@@ -20,6 +20,7 @@ pub mod linear;
 pub mod mapped_file;
 pub mod rms_norm;
 pub mod rope_write_kv;
+pub mod sample;
 pub mod silu_mul;
 pub mod tensor;
 
@@ -33,5 +34,6 @@ pub use linear::{LinearError, LinearWeight, WeightFormat, WeightPolicy, dequanti
 pub use mapped_file::MappedFile;
 pub use rms_norm::{add_rms_norm, rms_norm};
 pub use rope_write_kv::{HeadNorm, RopeStyle, RopeTable, RopeWriteKv, rope_write_kv};
+pub use sample::{SampleRow, Sampled, logprobs, sample};
 pub use silu_mul::silu_mul;
 pub use tensor::{DType, Tensor, View, ViewMut};
