@@ -1,0 +1,4 @@
+//! Where weights come from: one folder a file format, one loader for all.
+
+pub mod gguf;
+
