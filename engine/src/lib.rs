@@ -7,7 +7,30 @@
 //! Front-ends need `Engine`, `EngineHandle`, `EngineOptions`, `Request`, `SamplingParams`, `TokenStream`; to open a model
 //! also `GgufFile` and `MemoryPlan`.
 
+pub mod config;
+pub mod engine;
+pub mod handle;
+mod kv_cache;
+mod layers;
+mod live;
+pub mod machine;
+mod metrics;
 pub mod model_path;
+pub mod model_runner;
+pub mod models;
+pub mod plan;
+pub mod request;
+mod sampler;
+pub mod sequence_table;
+mod step_input;
+pub mod validate;
 pub mod weights;
+mod workspace;
 
+pub use config::{EngineConfig, EngineOptions};
+pub use engine::Engine;
+pub use handle::{EngineHandle, EngineInfo, TokenStream};
+pub use machine::Machine;
+pub use plan::MemoryPlan;
+pub use request::{Request, SamplingParams};
 pub use weights::gguf::GgufFile;

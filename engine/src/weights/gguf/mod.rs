@@ -4,6 +4,7 @@ mod error;
 mod ggml_type;
 mod metadata;
 mod parse;
+mod source;
 mod split;
 mod value;
 mod writer;

@@ -1,0 +1,127 @@
+//! What the user asked for (`EngineOptions`) and what that came to (`EngineConfig`): decided once, never written again.
+
+/// Where the model runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// CUDA where this build and machine have it, else the CPU; which one is said at start.
+    Auto,
+    Cpu,
+    Cuda(usize),
+}
+
+/// How weights are kept: `--weights`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weights {
+    /// As quantized as the file has them.
+    Packed,
+    /// Dequantized to float32 at load: the oracle for numbers, eight times the memory.
+    Float32,
+}
+
+impl Weights {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Packed => "packed",
+            Self::Float32 => "float32",
+        }
+    }
+}
+
+/// Element type of the KV cache: `--kv-cache-dtype`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvCacheDtype {
+    /// float16, or float32 with float32 weights.
+    Auto,
+    F32,
+    F16,
+    BF16,
+}
+
+/// Who runs first: `--scheduling-policy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SchedulingPolicy {
+    Fcfs,
+    Priority,
+}
+
+/// The engine's flags as typed; `None` means automatic.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Label of the metrics and first name of the model.
+    pub served_model_name: String,
+    pub device: DeviceChoice,
+    pub weights: Weights,
+    pub kv_cache_dtype: KvCacheDtype,
+    /// Bytes of KV cache; default: a share of the free memory.
+    pub kv_cache_memory: Option<u64>,
+    pub max_model_len: Option<u32>,
+    pub max_num_seqs: Option<u32>,
+    pub max_num_batched_tokens: Option<u32>,
+    pub block_size: Option<u32>,
+    pub threads: Option<usize>,
+    pub scheduling_policy: SchedulingPolicy,
+    pub enable_prefix_caching: bool,
+    /// Launch a step before the one before it has answered; default: where it is faster.
+    pub async_scheduling: Option<bool>,
+    pub long_prefill_token_threshold: u32,
+    pub max_num_queued_reqs: u32,
+    pub max_logprobs: u32,
+    pub max_token_list: usize,
+    pub faults: Faults,
+}
+
+/// What the engine runs with: every question of `EngineOptions` decided (by `MemoryPlan::new`).
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    pub served_model_name: String,
+    pub weights: Weights,
+    pub kv_dtype: quire_kernels::DType,
+    pub block_size: u32,
+    pub num_blocks: u32,
+    pub max_model_len: u32,
+    pub max_num_seqs: u32,
+    pub max_num_batched_tokens: u32,
+    pub threads: usize,
+    pub scheduling_policy: SchedulingPolicy,
+    pub enable_prefix_caching: bool,
+    pub async_scheduling: bool,
+    pub long_prefill_token_threshold: u32,
+    pub max_num_queued_reqs: u32,
+    pub max_logprobs: u32,
+    pub max_token_list: usize,
+    pub faults: Faults,
+}
+
+/// Failures planted by tests: no flag sets them.
+#[derive(Clone, Debug, Default)]
+pub struct Faults {
+    /// A step that computes this token panics.
+    pub panic_on_token: Option<u32>,
+    /// A row that computes this token gets a logit that is not a number.
+    pub nan_on_token: Option<u32>,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            served_model_name: "default".into(),
+            device: DeviceChoice::Auto,
+            weights: Weights::Packed,
+            kv_cache_dtype: KvCacheDtype::Auto,
+            kv_cache_memory: None,
+            max_model_len: None,
+            max_num_seqs: None,
+            max_num_batched_tokens: None,
+            block_size: None,
+            threads: None,
+            scheduling_policy: SchedulingPolicy::Fcfs,
+            enable_prefix_caching: true,
+            async_scheduling: None,
+            long_prefill_token_threshold: 0,
+            max_num_queued_reqs: 1024,
+            max_logprobs: 20,
+            max_token_list: 4096,
+            faults: Faults::default(),
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! The loop: admit, schedule, launch, update, emit. One thread owns the scheduler and every request's stream.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use quire_kernels::{Device, WeightPolicy};
+use quire_scheduler::{
+    CacheGroup, CacheKind, NewSequence, Policy, Rejected, Scheduler, SchedulerConfig,
+    SchedulerOutput, SequenceEvent, SequenceId, StopRule, TokenId,
+};
+
+use crate::config::{EngineConfig, SchedulingPolicy, Weights};
+use crate::handle::{Disconnected, EngineHandle, EngineInfo, EngineQueue, Submission};
+use crate::live::{Live, finish_reason};
+use crate::metrics::EngineMetrics;
+use crate::model_runner::{ModelRunner, Reply, RunnerThread, StepJob, StepResult};
+use crate::models::Decoder;
+use crate::plan::MemoryPlan;
+use crate::request::FinishReason;
+use crate::sequence_table::{RowInit, RowSampling};
+use crate::validate::RequestLimits;
+use crate::weights::WeightLoader;
+use crate::weights::gguf::GgufFile;
+
+/// A loaded model, ready to run.
+pub struct Engine {
+    runner: ModelRunner,
+    config: EngineConfig,
+    vocab_size: u32,
+    end_tokens: Arc<[TokenId]>,
+}
+
+impl Engine {
+    /// Loads the weights and takes all memory. `end_tokens` end an answer; `on_progress(done, total)` counts layers.
+    pub fn load(
+        file: &GgufFile,
+        plan: &MemoryPlan,
+        end_tokens: &[TokenId],
+        on_progress: &(dyn Fn(usize, usize) + Sync),
+    ) -> anyhow::Result<Self> {
+        let config = plan.config.clone();
+        let device = Device::cpu(config.threads);
+        let policy = match config.weights {
+            Weights::Packed => WeightPolicy::Packed,
+            Weights::Float32 => WeightPolicy::Float32,
+        };
+        let loader = WeightLoader::new(file, &device, policy, on_progress);
+        let model = Decoder::load(plan.spec.clone(), &loader, config.max_model_len as usize)?;
+        let runner = ModelRunner::new(device, model, &config).map_err(|error| {
+            anyhow::anyhow!("{error}; lower --kv-cache-memory or --max-num-batched-tokens")
+        })?;
+        let vocab_size = plan.spec.vocab_size as u32;
+        let end_tokens = end_tokens.iter().copied().filter(|&token| token < vocab_size).collect();
+        Ok(Self { runner, config, vocab_size, end_tokens })
+    }
+
+    /// Starts the loop. It ends when every handle is dropped and every request is finished.
+    pub fn spawn(self) -> anyhow::Result<(EngineHandle, JoinHandle<()>)> {
+        let config = &self.config;
+        let (handle, queue) = EngineHandle::new(EngineInfo {
+            limits: RequestLimits {
+                vocab_size: self.vocab_size,
+                max_model_len: config.max_model_len,
+                max_logprobs: config.max_logprobs,
+                max_token_list: config.max_token_list,
+            },
+            max_num_queued: config.max_num_queued_reqs,
+            block_size: config.block_size,
+            num_blocks: config.num_blocks,
+        });
+        let scheduler = Scheduler::new(scheduler_config(config)).map_err(anyhow::Error::msg)?;
+        let mut state = Loop {
+            queue,
+            scheduler,
+            runner: RunnerThread::spawn(self.runner),
+            max_in_flight: if config.async_scheduling { 2 } else { 1 },
+            num_in_flight: 0,
+            spare: Vec::new(),
+            live: HashMap::new(),
+            metrics: EngineMetrics::new(&config.served_model_name),
+            end_tokens: self.end_tokens,
+            vocab_size: self.vocab_size,
+            next_id: 0,
+            hasher: RandomState::new(),
+            error: String::new(),
+        };
+        let thread = std::thread::Builder::new().name("quire-engine".into());
+        Ok((handle, thread.spawn(move || state.run())?))
+    }
+}
+
+/// What of the configuration the scheduler decides by.
+pub fn scheduler_config(config: &EngineConfig) -> SchedulerConfig {
+    SchedulerConfig {
+        block_size: config.block_size,
+        num_blocks: config.num_blocks,
+        max_num_seqs: config.max_num_seqs,
+        max_num_batched_tokens: config.max_num_batched_tokens,
+        max_model_len: config.max_model_len,
+        // The handle bounds the queue, where a client can be told at once.
+        max_num_queued_seqs: u32::MAX,
+        long_prefill_token_threshold: config.long_prefill_token_threshold,
+        policy: match config.scheduling_policy {
+            SchedulingPolicy::Fcfs => Policy::FirstCome,
+            SchedulingPolicy::Priority => Policy::Priority,
+        },
+        enable_prefix_caching: config.enable_prefix_caching,
+        cache_groups: vec![CacheGroup { kind: CacheKind::FullAttention }],
+    }
+}
+
+struct Loop {
+    queue: EngineQueue,
+    scheduler: Scheduler,
+    runner: RunnerThread,
+    max_in_flight: usize,
+    num_in_flight: usize,
+    /// Buffers of finished steps, to be used again.
+    spare: Vec<(Vec<RowInit>, Box<StepResult>)>,
+    live: HashMap<SequenceId, Live>,
+    metrics: EngineMetrics,
+    end_tokens: Arc<[TokenId]>,
+    vocab_size: u32,
+    next_id: u64,
+    /// Random per process: nobody can prepare prompts whose blocks collide in the prefix cache; also draws seeds.
+    hasher: RandomState,
+    /// Why the last step failed.
+    error: String,
+}
+
+impl Loop {
+    fn run(&mut self) {
+        while self.admit_waiting_requests() {
+            self.cancel_abandoned();
+            let launched = match self.scheduler.schedule() {
+                Some(output) => self.launch(output),
+                None => false,
+            };
+            let is_behind = self.num_in_flight >= self.max_in_flight;
+            if self.num_in_flight > 0 && (is_behind || !launched) {
+                self.finish_oldest_step();
+            }
+            let stats = self.scheduler.stats();
+            self.queue.publish(stats);
+            self.metrics.scheduler(stats);
+        }
+    }
+
+    /// Takes every queued request; sleeps when there is nothing to do. `false`: the end.
+    fn admit_waiting_requests(&mut self) -> bool {
+        self.queue.beat();
+        loop {
+            match self.queue.try_recv() {
+                Ok(Some(submission)) => self.admit(submission),
+                Ok(None) if self.is_idle() => {
+                    self.queue.idle();
+                    match self.queue.recv() {
+                        Ok(submission) => {
+                            self.queue.beat();
+                            self.admit(submission);
+                        }
+                        Err(Disconnected) => return false,
+                    }
+                }
+                Err(Disconnected) if self.is_idle() => return false,
+                Ok(None) | Err(Disconnected) => return true,
+            }
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.live.is_empty() && self.num_in_flight == 0
+    }
+
+    fn admit(&mut self, Submission { request, events }: Submission) {
+        let id = SequenceId(self.next_id);
+        self.next_id += 1;
+        let params = request.params;
+        let seed = params.seed.unwrap_or_else(|| self.hasher.hash_one(id.0));
+        let sequence = NewSequence {
+            id,
+            stop: StopRule {
+                max_tokens: params.max_tokens.unwrap_or(u32::MAX),
+                min_tokens: params.min_tokens,
+                eos_token_ids: Arc::clone(&self.end_tokens),
+                stop_token_ids: params.stop_token_ids.as_slice().into(),
+                ignore_eos: params.ignore_eos,
+            },
+            priority: request.priority,
+            cache_salt: self.hasher.hash_one(&request.cache_salt),
+            skip_prefix_cache: params.prompt_logprobs.is_some(),
+            prompt: request.prompt,
+        };
+        let num_prompt_tokens = sequence.prompt.len() as u32;
+        let sampling = RowSampling::new(params, seed, &self.end_tokens, self.vocab_size);
+        let live = Live::new(events, Arc::new(sampling), num_prompt_tokens, request.arrival);
+        match self.scheduler.add(sequence) {
+            Ok(()) => drop(self.live.insert(id, live)),
+            Err(rejected) => self.reject(live, &rejected),
+        }
+    }
+
+    /// The validator lets nothing through that the scheduler refuses, but for what only the pool's size forbids.
+    fn reject(&self, live: Live, rejected: &Rejected) {
+        let reason = FinishReason::Error(format!("{rejected}; raise --kv-cache-memory"));
+        live.finish(reason, Instant::now(), &self.metrics);
+    }
+
+    /// Clients that have gone are noticed here, whether their request waits, runs or is halfway through its prompt.
+    fn cancel_abandoned(&mut self) {
+        let gone: Vec<SequenceId> =
+            self.live.iter().filter(|(_, live)| live.is_abandoned()).map(|(&id, _)| id).collect();
+        gone.into_iter().for_each(|id| self.cancel(id));
+    }
+
+    fn cancel(&mut self, id: SequenceId) {
+        self.scheduler.cancel(id);
+        if let Some(live) = self.live.remove(&id) {
+            live.finish(FinishReason::Aborted, Instant::now(), &self.metrics);
+        }
+    }
+
+    fn launch(&mut self, output: SchedulerOutput) -> bool {
+        let now = Instant::now();
+        let num_tokens = output.num_tokens();
+        let (mut rows, result) = self.spare.pop().unwrap_or_default();
+        for admitted in &output.admitted {
+            let live = self.live.get_mut(&admitted.id).expect("scheduled sequences are live");
+            live.admitted(admitted.num_cached_tokens, now);
+            let tokens =
+                self.scheduler.tokens(admitted.id).expect("scheduled sequences have tokens");
+            rows.push(RowInit {
+                row: admitted.row,
+                tokens: tokens.to_vec(),
+                num_prompt_tokens: live.num_prompt_tokens,
+                sampling: Arc::clone(&live.sampling),
+            });
+        }
+        self.metrics.step(num_tokens);
+        self.runner.launch(StepJob { output, rows }, result);
+        self.num_in_flight += 1;
+        true
+    }
+
+    fn finish_oldest_step(&mut self) {
+        let start = Instant::now();
+        let Reply { rows, result } = self.runner.ticket().wait();
+        self.num_in_flight -= 1;
+        self.metrics.step_seconds.record(start.elapsed().as_secs_f64());
+        match result {
+            Ok(result) => {
+                self.emit(&result);
+                self.spare.push((rows, result));
+            }
+            Err(panic) => self.recover(&panic),
+        }
+    }
+
+    fn emit(&mut self, result: &StepResult) {
+        for prompt in &result.prompt_logprobs {
+            if let Some(live) = self.live.get_mut(&prompt.id) {
+                live.keep_prompt_logprobs(prompt.first_token, &prompt.entries);
+            }
+        }
+        self.error.clear();
+        self.error.push_str("the model's output for this request is not a number");
+        let now = Instant::now();
+        for event in self.scheduler.update(&result.output) {
+            let index = event.index_in_step.map(|index| index as usize);
+            let logprobs = index.and_then(|index| result.logprobs[index].as_ref());
+            let Some(live) = self.live.get_mut(&event.id) else { continue };
+            live.emit_tokens(&event.new_tokens, logprobs, now, &self.metrics);
+            self.finish(&event, now);
+        }
+    }
+
+    fn finish(&mut self, event: &SequenceEvent, now: Instant) {
+        if let Some(reason) = event.finish
+            && let Some(live) = self.live.remove(&event.id)
+        {
+            live.finish(finish_reason(reason, &self.error), now, &self.metrics);
+        }
+    }
+
+    /// A step panicked: every row is forgotten and recomputed; who was in two such steps fails alone.
+    fn recover(&mut self, panic: &str) {
+        tracing::error!("a step failed and is run again: {panic}");
+        self.metrics.failed_step();
+        while self.num_in_flight > 0 {
+            let _ = self.runner.ticket().wait();
+            self.num_in_flight -= 1;
+        }
+        self.runner.reset();
+        self.error = "an internal error stopped this request".into();
+        let now = Instant::now();
+        for event in self.scheduler.abort_in_flight() {
+            self.finish(&event, now);
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! The door between front-ends and the engine thread: one queue in, one stream out for each request.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender};
+use futures_channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
+use futures_core::Stream;
+use parking_lot::Mutex;
+pub use quire_scheduler::SchedulerStats;
+
+use crate::request::{Request, StreamEvent, SubmitError};
+use crate::validate::RequestLimits;
+
+/// What front-ends may know of the model that runs.
+#[derive(Clone, Debug)]
+pub struct EngineInfo {
+    pub limits: RequestLimits,
+    /// Requests that may wait at once (`--max-num-queued-reqs`).
+    pub max_num_queued: u32,
+    pub block_size: u32,
+    pub num_blocks: u32,
+}
+
+/// What the engine thread and its handles share.
+struct Shared {
+    info: EngineInfo,
+    /// Requests in the queue or waiting in the scheduler.
+    num_waiting: AtomicU32,
+    /// Requests submitted and not yet finished.
+    num_unfinished: AtomicU32,
+    draining: AtomicBool,
+    stopped: AtomicBool,
+    started: Instant,
+    /// Milliseconds after `started` at which the loop began its present turn; 0 while it is idle.
+    busy_since_ms: AtomicU64,
+    stats: Mutex<SchedulerStats>,
+}
+
+/// Cheap to clone; the engine stops when the last one is dropped.
+#[derive(Clone)]
+pub struct EngineHandle {
+    shared: Arc<Shared>,
+    queue: Sender<Submission>,
+}
+
+/// The engine's end of the queue.
+pub struct EngineQueue {
+    shared: Arc<Shared>,
+    queue: Receiver<Submission>,
+}
+
+/// A request on its way to the engine.
+pub struct Submission {
+    pub request: Request,
+    pub events: EventSender,
+}
+
+/// The engine's end of one request's stream.
+pub struct EventSender {
+    sender: UnboundedSender<StreamEvent>,
+    shared: Arc<Shared>,
+}
+
+/// One request's events. Dropping it cancels the request.
+pub struct TokenStream {
+    // Bounded by the model: a request has at most max_model_len tokens.
+    receiver: UnboundedReceiver<StreamEvent>,
+}
+
+/// How the engine thread is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineHealth {
+    /// Idle, or in a turn of the loop for this long.
+    Alive {
+        turn: Duration,
+    },
+    Draining {
+        turn: Duration,
+    },
+    Stopped,
+}
+
+impl EngineHandle {
+    /// A handle and the queue that an engine (or a test's stand-in) serves.
+    pub fn new(info: EngineInfo) -> (Self, EngineQueue) {
+        let (sender, receiver) = crossbeam_channel::unbounded();
+        let shared = Arc::new(Shared {
+            info,
+            num_waiting: AtomicU32::new(0),
+            num_unfinished: AtomicU32::new(0),
+            draining: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
+            started: Instant::now(),
+            busy_since_ms: AtomicU64::new(0),
+            stats: Mutex::new(SchedulerStats::default()),
+        });
+        let queue = EngineQueue { shared: Arc::clone(&shared), queue: receiver };
+        (Self { shared, queue: sender }, queue)
+    }
+
+    /// Checks the request and queues it; the answer arrives on the stream.
+    pub fn generate(&self, request: Request) -> Result<TokenStream, SubmitError> {
+        let shared = &self.shared;
+        shared.info.limits.check(&request)?;
+        if shared.draining.load(Ordering::Acquire) {
+            return Err(SubmitError::Draining);
+        }
+        let limit = shared.info.max_num_queued;
+        let take = |waiting: u32| (waiting < limit).then_some(waiting + 1);
+        if shared.num_waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, take).is_err() {
+            return Err(SubmitError::QueueFull { limit });
+        }
+        shared.num_unfinished.fetch_add(1, Ordering::AcqRel);
+        let (sender, receiver) = unbounded();
+        let events = EventSender { sender, shared: Arc::clone(shared) };
+        match self.queue.send(Submission { request, events }) {
+            Ok(()) => Ok(TokenStream { receiver }),
+            Err(_) => Err(SubmitError::Stopped),
+        }
+    }
+
+    pub fn info(&self) -> &EngineInfo {
+        &self.shared.info
+    }
+
+    /// Refuses new requests from now on; those taken are finished.
+    pub fn drain(&self) {
+        self.shared.draining.store(true, Ordering::Release);
+    }
+
+    /// Requests submitted and not yet finished.
+    pub fn num_unfinished(&self) -> u32 {
+        self.shared.num_unfinished.load(Ordering::Acquire)
+    }
+
+    /// Requests that wait for a place in the batch.
+    pub fn num_waiting(&self) -> u32 {
+        self.shared.num_waiting.load(Ordering::Acquire)
+    }
+
+    /// The scheduler's figures after its last turn.
+    pub fn stats(&self) -> SchedulerStats {
+        *self.shared.stats.lock()
+    }
+
+    pub fn health(&self) -> EngineHealth {
+        let shared = &self.shared;
+        if shared.stopped.load(Ordering::Acquire) {
+            return EngineHealth::Stopped;
+        }
+        let turn = match shared.busy_since_ms.load(Ordering::Acquire) {
+            0 => Duration::ZERO,
+            since => shared.started.elapsed().saturating_sub(Duration::from_millis(since)),
+        };
+        if shared.draining.load(Ordering::Acquire) {
+            return EngineHealth::Draining { turn };
+        }
+        EngineHealth::Alive { turn }
+    }
+}
+
+impl EngineQueue {
+    /// The next request if one is there. `Err` when every handle is gone.
+    pub fn try_recv(&self) -> Result<Option<Submission>, Disconnected> {
+        match self.queue.try_recv() {
+            Ok(submission) => Ok(Some(submission)),
+            Err(crossbeam_channel::TryRecvError::Empty) => Ok(None),
+            Err(crossbeam_channel::TryRecvError::Disconnected) => Err(Disconnected),
+        }
+    }
+
+    /// Sleeps until a request comes. `Err` when every handle is gone.
+    pub fn recv(&self) -> Result<Submission, Disconnected> {
+        self.queue.recv().map_err(|_| Disconnected)
+    }
+
+    /// Marks the begin of a turn of the loop.
+    pub fn beat(&self) {
+        let now = self.shared.started.elapsed().as_millis() as u64;
+        self.shared.busy_since_ms.store(now.max(1), Ordering::Release);
+    }
+
+    /// The loop is about to sleep.
+    pub fn idle(&self) {
+        self.shared.busy_since_ms.store(0, Ordering::Release);
+    }
+
+    /// Tells the handles what the scheduler counts after a turn of the loop.
+    pub fn publish(&self, stats: SchedulerStats) {
+        let waiting = stats.num_waiting + self.queue.len() as u32;
+        self.shared.num_waiting.store(waiting, Ordering::Release);
+        *self.shared.stats.lock() = stats;
+    }
+}
+
+impl Drop for EngineQueue {
+    fn drop(&mut self) {
+        self.shared.stopped.store(true, Ordering::Release);
+    }
+}
+
+/// Every handle is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Disconnected;
+
+impl EventSender {
+    /// `false` when the client has gone.
+    pub fn send(&self, event: StreamEvent) -> bool {
+        self.sender.unbounded_send(event).is_ok()
+    }
+
+    /// Whether the client has gone.
+    pub fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+}
+
+impl Drop for EventSender {
+    fn drop(&mut self) {
+        self.shared.num_unfinished.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl TokenStream {
+    /// The next event, waiting for it on this thread. `None` after `Finished`, or when the engine has stopped.
+    pub fn blocking_next(&mut self) -> Option<StreamEvent> {
+        futures_executor::block_on(std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)))
+    }
+}
+
+impl Stream for TokenStream {
+    type Item = StreamEvent;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<StreamEvent>> {
+        Pin::new(&mut self.receiver).poll_next(cx)
+    }
+}

@@ -1,0 +1,150 @@
+//! A request in the engine: its client's stream, its clock, and what is still to be said.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use quire_scheduler as scheduler;
+
+use crate::handle::EventSender;
+use crate::metrics::{EngineMetrics, RequestTimes};
+use crate::request::{
+    FinishReason, Finished, Started, StreamEvent, TokenId, TokenLogprobs, TokenOutput,
+};
+use crate::sequence_table::RowSampling;
+
+/// One request between its submission and its end.
+pub struct Live {
+    events: EventSender,
+    pub sampling: Arc<RowSampling>,
+    pub num_prompt_tokens: u32,
+    num_output_tokens: u32,
+    num_cached_tokens: u32,
+    /// Filled as chunks of the prompt are computed, until the first token is sent.
+    prompt_logprobs: Vec<Option<TokenLogprobs>>,
+    arrival: Instant,
+    first_scheduled: Option<Instant>,
+    first_token: Option<Instant>,
+    last_token: Option<Instant>,
+}
+
+impl Live {
+    pub fn new(
+        events: EventSender,
+        sampling: Arc<RowSampling>,
+        num_prompt_tokens: u32,
+        arrival: Instant,
+    ) -> Self {
+        let wants_prompt = sampling.params.prompt_logprobs.is_some();
+        let prompt_logprobs = vec![None; if wants_prompt { num_prompt_tokens as usize } else { 0 }];
+        Self {
+            events,
+            sampling,
+            num_prompt_tokens,
+            num_output_tokens: 0,
+            num_cached_tokens: 0,
+            prompt_logprobs,
+            arrival,
+            first_scheduled: None,
+            first_token: None,
+            last_token: None,
+        }
+    }
+
+    /// Whether the client has gone.
+    pub fn is_abandoned(&self) -> bool {
+        self.events.is_closed()
+    }
+
+    /// The sequence got a row; only the first time counts for what the client is told.
+    pub fn admitted(&mut self, num_cached_tokens: u32, now: Instant) {
+        if self.first_scheduled.is_none() {
+            self.first_scheduled = Some(now);
+            self.num_cached_tokens = num_cached_tokens;
+        }
+    }
+
+    /// Keeps log probabilities of the prompt from token `first_token` on.
+    pub fn keep_prompt_logprobs(&mut self, first_token: u32, entries: &[TokenLogprobs]) {
+        if self.first_token.is_none() {
+            let slots = self.prompt_logprobs.iter_mut().skip(first_token as usize);
+            slots.zip(entries).for_each(|(slot, entry)| *slot = Some(entry.clone()));
+        }
+    }
+
+    /// Sends tokens that the scheduler accepted. `false`: the client has gone.
+    pub fn emit_tokens(
+        &mut self,
+        tokens: &[TokenId],
+        logprobs: Option<&TokenLogprobs>,
+        now: Instant,
+        metrics: &EngineMetrics,
+    ) -> bool {
+        let mut is_open = true;
+        for &token in tokens {
+            self.observe(now, metrics);
+            self.num_output_tokens += 1;
+            let output = TokenOutput { token, logprobs: logprobs.cloned() };
+            is_open &= self.events.send(StreamEvent::Token(output));
+        }
+        metrics.generated(tokens.len() as u32);
+        is_open
+    }
+
+    fn observe(&mut self, now: Instant, metrics: &EngineMetrics) {
+        if let Some(last) = self.last_token {
+            metrics.inter_token_latency.record((now - last).as_secs_f64());
+        } else {
+            self.first_token = Some(now);
+            metrics.time_to_first_token.record((now - self.arrival).as_secs_f64());
+            metrics.prompt(self.num_prompt_tokens, self.num_cached_tokens);
+            let started = self.started();
+            self.events.send(started);
+        }
+        self.last_token = Some(now);
+    }
+
+    fn started(&mut self) -> StreamEvent {
+        StreamEvent::Started(Started {
+            num_cached_tokens: self.num_cached_tokens,
+            prompt_logprobs: std::mem::take(&mut self.prompt_logprobs),
+        })
+    }
+
+    /// Says the last word.
+    pub fn finish(mut self, reason: FinishReason, now: Instant, metrics: &EngineMetrics) {
+        if self.first_token.is_none() {
+            let started = self.started();
+            self.events.send(started);
+        }
+        let counts = (self.num_prompt_tokens, self.num_output_tokens);
+        metrics.finish(&reason, &self.times(now), counts, self.sampling.params.max_tokens);
+        self.events.send(StreamEvent::Finished(Finished {
+            reason,
+            num_prompt_tokens: self.num_prompt_tokens,
+            num_output_tokens: self.num_output_tokens,
+            num_cached_tokens: self.num_cached_tokens,
+        }));
+    }
+
+    fn times(&self, now: Instant) -> RequestTimes {
+        let scheduled = self.first_scheduled.unwrap_or(now);
+        let (first, last) = (self.first_token.unwrap_or(now), self.last_token.unwrap_or(now));
+        RequestTimes {
+            e2e: now - self.arrival,
+            queue: scheduled.saturating_duration_since(self.arrival),
+            prefill: first.saturating_duration_since(scheduled),
+            decode: last.checked_duration_since(first).unwrap_or(Duration::ZERO),
+        }
+    }
+}
+
+/// The client's words for the scheduler's.
+pub fn finish_reason(reason: scheduler::FinishReason, error: &str) -> FinishReason {
+    match reason {
+        scheduler::FinishReason::Stop => FinishReason::EndToken,
+        scheduler::FinishReason::StopToken(token) => FinishReason::StopToken(token),
+        scheduler::FinishReason::Length => FinishReason::Length,
+        scheduler::FinishReason::Aborted => FinishReason::Aborted,
+        scheduler::FinishReason::Error => FinishReason::Error(error.into()),
+    }
+}

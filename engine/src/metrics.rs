@@ -1,0 +1,180 @@
+//! The engine's Prometheus metrics, under vLLM's names so that its dashboards and autoscalers work unchanged.
+
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use quire_scheduler::SchedulerStats;
+
+use crate::request::FinishReason;
+
+/// Handles made once; recording never allocates.
+pub struct EngineMetrics {
+    num_requests_running: Gauge,
+    num_requests_waiting: Gauge,
+    num_waiting_capacity: Gauge,
+    kv_cache_usage: Gauge,
+    num_preemptions: Counter,
+    prompt_tokens: Counter,
+    prompt_tokens_cached: Counter,
+    prompt_tokens_computed: Counter,
+    prompt_tokens_hit: Counter,
+    generation_tokens: Counter,
+    prefix_cache_queries: Counter,
+    prefix_cache_hits: Counter,
+    finished: [Counter; 4], // by FINISHED_REASONS
+    corrupted: Counter,
+    steps: Counter,
+    failed_steps: Counter,
+    pub iteration_tokens: Histogram,
+    pub step_seconds: Histogram,
+    pub time_to_first_token: Histogram,
+    pub inter_token_latency: Histogram,
+    time_per_output_token: Histogram,
+    e2e_latency: Histogram,
+    queue_time: Histogram,
+    inference_time: Histogram,
+    prefill_time: Histogram,
+    decode_time: Histogram,
+    request_prompt_tokens: Histogram,
+    request_generation_tokens: Histogram,
+    request_params_max_tokens: Histogram,
+    last: SchedulerStats,
+}
+
+const FINISHED_REASONS: [&str; 4] = ["stop", "length", "abort", "error"];
+
+/// Times of one request, from its arrival to its end.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RequestTimes {
+    pub e2e: Duration,
+    pub queue: Duration,
+    pub prefill: Duration,
+    pub decode: Duration,
+}
+
+impl EngineMetrics {
+    pub fn new(model_name: &str) -> Self {
+        let labels = [("model_name", model_name.to_string()), ("engine", "0".to_string())];
+        let with = |key: &'static str, value: &'static str| {
+            let [model, engine] = labels.clone();
+            [model, engine, (key, value.to_string())]
+        };
+        Self {
+            num_requests_running: gauge!("vllm:num_requests_running", &labels),
+            num_requests_waiting: gauge!("vllm:num_requests_waiting", &labels),
+            num_waiting_capacity: gauge!(
+                "vllm:num_requests_waiting_by_reason",
+                &with("reason", "capacity")
+            ),
+            kv_cache_usage: gauge!("vllm:kv_cache_usage_perc", &labels),
+            num_preemptions: counter!("vllm:num_preemptions_total", &labels),
+            prompt_tokens: counter!("vllm:prompt_tokens_total", &labels),
+            prompt_tokens_cached: counter!("vllm:prompt_tokens_cached_total", &labels),
+            prompt_tokens_computed: counter!(
+                "vllm:prompt_tokens_by_source_total",
+                &with("source", "local_compute")
+            ),
+            prompt_tokens_hit: counter!(
+                "vllm:prompt_tokens_by_source_total",
+                &with("source", "local_cache_hit")
+            ),
+            generation_tokens: counter!("vllm:generation_tokens_total", &labels),
+            prefix_cache_queries: counter!("vllm:prefix_cache_queries_total", &labels),
+            prefix_cache_hits: counter!("vllm:prefix_cache_hits_total", &labels),
+            finished: FINISHED_REASONS.map(|reason| {
+                counter!("vllm:request_success_total", &with("finished_reason", reason))
+            }),
+            corrupted: counter!("vllm:corrupted_requests_total", &labels),
+            steps: counter!("quire_scheduler_steps_total"),
+            failed_steps: counter!("quire_failed_steps_total"),
+            iteration_tokens: histogram!("vllm:iteration_tokens_total", &labels),
+            step_seconds: histogram!("quire_scheduler_step_seconds"),
+            time_to_first_token: histogram!("vllm:time_to_first_token_seconds", &labels),
+            inter_token_latency: histogram!("vllm:inter_token_latency_seconds", &labels),
+            time_per_output_token: histogram!(
+                "vllm:request_time_per_output_token_seconds",
+                &labels
+            ),
+            e2e_latency: histogram!("vllm:e2e_request_latency_seconds", &labels),
+            queue_time: histogram!("vllm:request_queue_time_seconds", &labels),
+            inference_time: histogram!("vllm:request_inference_time_seconds", &labels),
+            prefill_time: histogram!("vllm:request_prefill_time_seconds", &labels),
+            decode_time: histogram!("vllm:request_decode_time_seconds", &labels),
+            request_prompt_tokens: histogram!("vllm:request_prompt_tokens", &labels),
+            request_generation_tokens: histogram!("vllm:request_generation_tokens", &labels),
+            request_params_max_tokens: histogram!("vllm:request_params_max_tokens", &labels),
+            last: SchedulerStats::default(),
+        }
+    }
+
+    /// A step was scheduled.
+    pub fn step(&mut self, num_tokens: u32) {
+        self.steps.increment(1);
+        self.iteration_tokens.record(f64::from(num_tokens));
+    }
+
+    /// A step panicked.
+    pub fn failed_step(&self) {
+        self.failed_steps.increment(1);
+    }
+
+    /// The scheduler's figures now.
+    pub fn scheduler(&mut self, stats: SchedulerStats) {
+        self.num_requests_running.set(f64::from(stats.num_running));
+        self.num_requests_waiting.set(f64::from(stats.num_waiting));
+        self.num_waiting_capacity.set(f64::from(stats.num_waiting));
+        let used = f64::from(stats.num_used_blocks) / f64::from(stats.num_blocks.max(1));
+        self.kv_cache_usage.set(used);
+        self.num_preemptions.increment(stats.num_preemptions - self.last.num_preemptions);
+        self.prefix_cache_queries
+            .increment(stats.prefix_cache_queries - self.last.prefix_cache_queries);
+        self.prefix_cache_hits.increment(stats.prefix_cache_hits - self.last.prefix_cache_hits);
+        self.last = stats;
+    }
+
+    /// A request's prompt is computed, all but `num_cached` tokens of it now.
+    pub fn prompt(&self, num_prompt_tokens: u32, num_cached: u32) {
+        self.prompt_tokens.increment(u64::from(num_prompt_tokens));
+        self.prompt_tokens_cached.increment(u64::from(num_cached));
+        self.prompt_tokens_hit.increment(u64::from(num_cached));
+        self.prompt_tokens_computed.increment(u64::from(num_prompt_tokens - num_cached));
+    }
+
+    pub fn generated(&self, num_tokens: u32) {
+        self.generation_tokens.increment(u64::from(num_tokens));
+    }
+
+    /// A request ended.
+    pub fn finish(
+        &self,
+        reason: &FinishReason,
+        times: &RequestTimes,
+        (num_prompt_tokens, num_output_tokens): (u32, u32),
+        max_tokens: Option<u32>,
+    ) {
+        let index = match reason {
+            FinishReason::EndToken | FinishReason::StopToken(_) => 0,
+            FinishReason::Length => 1,
+            FinishReason::Aborted => 2,
+            FinishReason::Error(_) => 3,
+        };
+        self.finished[index].increment(1);
+        if index == 3 {
+            self.corrupted.increment(1);
+        }
+        self.e2e_latency.record(times.e2e.as_secs_f64());
+        self.queue_time.record(times.queue.as_secs_f64());
+        self.inference_time.record((times.prefill + times.decode).as_secs_f64());
+        self.prefill_time.record(times.prefill.as_secs_f64());
+        self.decode_time.record(times.decode.as_secs_f64());
+        self.request_prompt_tokens.record(f64::from(num_prompt_tokens));
+        self.request_generation_tokens.record(f64::from(num_output_tokens));
+        if let Some(max_tokens) = max_tokens {
+            self.request_params_max_tokens.record(f64::from(max_tokens));
+        }
+        if num_output_tokens > 1 {
+            let per_token = times.decode.as_secs_f64() / f64::from(num_output_tokens - 1);
+            self.time_per_output_token.record(per_token);
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! Runs steps: owns the model, its memory and the rows. `launch` returns a ticket; at most two steps are in flight.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use quire_kernels::{Device, DeviceError};
+use quire_scheduler::{SampledSequence, SchedulerOutput, SequenceId, StepId, StepOutput};
+
+use crate::config::{EngineConfig, Faults};
+use crate::kv_cache::KvCache;
+use crate::models::Decoder;
+use crate::request::TokenLogprobs;
+use crate::sampler::{SampleTask, Sampler, token_logprobs};
+use crate::sequence_table::{RowInit, SequenceTable};
+use crate::step_input::StepBuffers;
+use crate::workspace::Workspace;
+
+/// What the runner gets for one step.
+pub struct StepJob {
+    pub output: SchedulerOutput,
+    /// One entry for each of `output.admitted`.
+    pub rows: Vec<RowInit>,
+}
+
+/// What the runner found.
+pub struct StepResult {
+    pub output: StepOutput,
+    /// For each scheduled sequence, where asked for.
+    pub logprobs: Vec<Option<TokenLogprobs>>,
+    pub prompt_logprobs: Vec<PromptLogprobs>,
+}
+
+impl Default for StepResult {
+    fn default() -> Self {
+        let output = StepOutput { step: StepId(0), sequences: Vec::new() };
+        Self { output, logprobs: Vec::new(), prompt_logprobs: Vec::new() }
+    }
+}
+
+/// Log probabilities of prompt tokens that this step computed.
+pub struct PromptLogprobs {
+    pub id: SequenceId,
+    /// Index in the prompt of the first entry's token.
+    pub first_token: u32,
+    pub entries: Vec<TokenLogprobs>,
+}
+
+/// A model with everything its steps need; all memory is taken in `new`.
+pub struct ModelRunner {
+    device: Device,
+    model: Decoder,
+    workspace: Workspace,
+    kv_cache: KvCache,
+    table: SequenceTable,
+    buffers: StepBuffers,
+    sampler: Sampler,
+    tasks: Vec<SampleTask>,
+    config: EngineConfig,
+}
+
+impl ModelRunner {
+    pub fn new(device: Device, model: Decoder, config: &EngineConfig) -> Result<Self, DeviceError> {
+        let max_num_seqs = config.max_num_seqs as usize;
+        let max_tokens = config.max_num_batched_tokens as usize;
+        let workspace = Workspace::new(&device, model.spec(), max_tokens, max_num_seqs)?;
+        let (num_blocks, block_size) = (config.num_blocks as usize, config.block_size as usize);
+        let kv_cache =
+            KvCache::new(&device, model.spec(), config.kv_dtype, num_blocks, block_size)?;
+        Ok(Self {
+            workspace,
+            kv_cache,
+            table: new_table(config),
+            buffers: StepBuffers::new(max_tokens, max_num_seqs, config.block_size),
+            sampler: Sampler::new(),
+            tasks: Vec::with_capacity(max_num_seqs),
+            config: config.clone(),
+            device,
+            model,
+        })
+    }
+
+    /// Forgets every row: the scheduler will admit all sequences anew.
+    pub fn reset(&mut self) {
+        self.table = new_table(&self.config);
+    }
+
+    /// One step: rows, forward pass, sampling. `result` is filled anew.
+    pub fn run(&mut self, job: &mut StepJob, result: &mut StepResult) {
+        let output = &job.output;
+        output.freed_rows.iter().for_each(|&row| self.table.release(row));
+        job.rows.drain(..).for_each(|init| self.table.admit(init));
+        for sequence in &output.sequences {
+            self.table.append_blocks(sequence.row, output.new_blocks_of(sequence));
+        }
+        let input = self.buffers.gather(output, &self.table);
+        plant_panic(&self.config.faults, input.token_ids);
+        self.model.forward(&self.device, &mut self.workspace, &mut self.kv_cache, &input);
+        self.prompt_logprobs(output, result);
+        self.sample(output, result);
+    }
+
+    fn sample(&mut self, output: &SchedulerOutput, result: &mut StepResult) {
+        self.tasks.clear();
+        let mut end = 0;
+        for (index, sequence) in output.sequences.iter().enumerate() {
+            end += sequence.num_tokens;
+            if sequence.samples {
+                self.tasks.push(SampleTask { index: index as u32, hidden_row: end - 1 });
+            }
+        }
+        result.output.step = output.step;
+        result.output.sequences.clear();
+        result.output.sequences.resize_with(output.sequences.len(), SampledSequence::default);
+        result.logprobs.clear();
+        result.logprobs.resize(output.sequences.len(), None);
+        let (sequences, table) = (&output.sequences, &self.table);
+        let nan_on_token = self.config.faults.nan_on_token;
+        let is_poisoned = |task: &SampleTask| {
+            let sequence = &sequences[task.index as usize];
+            let last = (sequence.start + sequence.num_tokens - 1) as usize;
+            nan_on_token == Some(table.row(sequence.row).tokens[last])
+        };
+        let (sampled_out, logprobs) = (&mut result.output.sequences, &mut result.logprobs);
+        self.sampler.sample(
+            (&self.device, &self.model),
+            &mut self.workspace,
+            (&self.tasks, sequences),
+            table,
+            is_poisoned,
+            |task, sampled| {
+                let index = task.index as usize;
+                sampled_out[index].failed = !sampled.finite;
+                sampled_out[index].tokens.push(sampled.token);
+                if table.row(sequences[index].row).sampling.params.logprobs.is_some() {
+                    logprobs[index] = Some(token_logprobs(sampled));
+                }
+            },
+        );
+        for task in &self.tasks {
+            let index = task.index as usize;
+            let row = self.table.row_mut(sequences[index].row);
+            row.tokens.extend_from_slice(&result.output.sequences[index].tokens);
+        }
+    }
+
+    fn prompt_logprobs(&mut self, output: &SchedulerOutput, result: &mut StepResult) {
+        result.prompt_logprobs.clear();
+        let mut first_row = 0;
+        for sequence in &output.sequences {
+            let row = self.table.row(sequence.row);
+            // The row at position p predicts the token at p + 1.
+            let end = (sequence.start + sequence.num_tokens + 1).min(row.num_prompt_tokens as u32);
+            let first_token = sequence.start + 1;
+            if let Some(num_top) = row.sampling.params.prompt_logprobs
+                && first_token < end
+            {
+                let mut entries = Vec::with_capacity((end - first_token) as usize);
+                self.sampler.prompt_logprobs(
+                    (&self.device, &self.model),
+                    &mut self.workspace,
+                    first_row,
+                    &row.tokens[first_token as usize..end as usize],
+                    num_top,
+                    &mut entries,
+                );
+                result.prompt_logprobs.push(PromptLogprobs {
+                    id: sequence.id,
+                    first_token,
+                    entries,
+                });
+            }
+            first_row += sequence.num_tokens;
+        }
+    }
+}
+
+fn new_table(config: &EngineConfig) -> SequenceTable {
+    SequenceTable::new(config.max_num_seqs, config.max_model_len, config.block_size)
+}
+
+fn plant_panic(faults: &Faults, token_ids: &[u32]) {
+    if let Some(token) = faults.panic_on_token {
+        assert!(!token_ids.contains(&token), "planted: the step computes token {token}");
+    }
+}
+
+/// A runner on a thread of its own, so that the loop can prepare the next step while one runs.
+pub struct RunnerThread {
+    commands: Option<Sender<Command>>,
+    replies: Receiver<Reply>,
+    thread: Option<JoinHandle<()>>,
+}
+
+enum Command {
+    Step(StepJob, Box<StepResult>),
+    Reset,
+}
+
+/// A step's buffers come back to be used again.
+pub struct Reply {
+    pub rows: Vec<RowInit>,
+    /// The panic's text when the step failed.
+    pub result: Result<Box<StepResult>, String>,
+}
+
+/// A step on its way; replies come in the order of the launches.
+#[must_use]
+pub struct StepTicket<'a> {
+    replies: &'a Receiver<Reply>,
+}
+
+impl StepTicket<'_> {
+    /// Sleeps until the step is done.
+    pub fn wait(self) -> Reply {
+        self.replies.recv().expect("the runner thread answers every step before it ends")
+    }
+}
+
+impl RunnerThread {
+    pub fn spawn(runner: ModelRunner) -> Self {
+        let (commands, inbox) = unbounded();
+        let (outbox, replies) = bounded(2);
+        let thread = std::thread::Builder::new()
+            .name("quire-runner".into())
+            .spawn(move || serve(runner, &inbox, &outbox))
+            .expect("the operating system can start a thread at start-up");
+        Self { commands: Some(commands), replies, thread: Some(thread) }
+    }
+
+    /// Starts a step behind those already launched.
+    pub fn launch(&self, job: StepJob, result: Box<StepResult>) {
+        self.send(Command::Step(job, result));
+    }
+
+    /// The oldest step in flight.
+    pub fn ticket(&self) -> StepTicket<'_> {
+        StepTicket { replies: &self.replies }
+    }
+
+    /// After a failed step: the rows are forgotten, and steps are taken again.
+    pub fn reset(&self) {
+        self.send(Command::Reset);
+    }
+
+    fn send(&self, command: Command) {
+        let commands = self.commands.as_ref().expect("taken only when dropped");
+        commands.send(command).expect("the runner thread lives as long as its commands");
+    }
+}
+
+impl Drop for RunnerThread {
+    fn drop(&mut self) {
+        drop(self.commands.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Runs commands until their sender is gone. After a panic, steps are refused until `Reset`: they were scheduled on
+/// top of the one that failed.
+fn serve(mut runner: ModelRunner, inbox: &Receiver<Command>, outbox: &Sender<Reply>) {
+    let mut failure: Option<String> = None;
+    for command in inbox {
+        match command {
+            Command::Reset => {
+                runner.reset();
+                failure = None;
+            }
+            Command::Step(mut job, mut result) => {
+                if failure.is_none() {
+                    let step = AssertUnwindSafe(|| runner.run(&mut job, &mut result));
+                    failure = catch_unwind(step).err().map(|payload| panic_text(&*payload));
+                }
+                let result = failure.clone().map_or(Ok(result), Err);
+                if outbox.send(Reply { rows: job.rows, result }).is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn panic_text(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic".into())
+}

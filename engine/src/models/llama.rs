@@ -1,0 +1,11 @@
+//! Llama 2 and 3, Mistral, SmolLM2 and all that converters write as `llama`.
+
+use quire_kernels::RopeStyle;
+
+use super::gguf_keys::Keys;
+use super::spec::DecoderSpec;
+
+pub(super) fn spec(keys: &Keys) -> anyhow::Result<DecoderSpec> {
+    // Converters permute q and k, so that neighbouring channels form the pairs.
+    keys.llama_like(RopeStyle::Interleaved)
+}

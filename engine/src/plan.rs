@@ -1,0 +1,254 @@
+//! What a model needs, known before anything is loaded: weights, KV cache, workspace, and what fits.
+
+use anyhow::{bail, ensure};
+use quire_kernels::{DType, WeightFormat};
+
+use crate::config::{DeviceChoice, EngineConfig, EngineOptions, KvCacheDtype, Weights};
+use crate::kv_cache::KvCache;
+use crate::machine::Machine;
+use crate::models::{DecoderSpec, spec_of};
+use crate::weights::gguf::GgufFile;
+use crate::workspace::Workspace;
+
+const DEFAULT_BLOCK_SIZE: u32 = 16;
+const DEFAULT_MAX_NUM_SEQS: u32 = 256;
+const DEFAULT_MAX_NUM_BATCHED_TOKENS: u32 = 512;
+/// Part of the memory left beside weights and workspace that the KV cache takes by default.
+const DEFAULT_KV_SHARE: u64 = 4;
+
+/// Bytes of everything, and the decisions they lead to.
+#[derive(Clone, Debug)]
+pub struct MemoryPlan {
+    pub spec: DecoderSpec,
+    pub weight_bytes: u64,
+    pub workspace_bytes: u64,
+    pub kv_bytes_per_token: u64,
+    pub kv_bytes: u64,
+    pub available_memory: u64,
+    pub config: EngineConfig,
+}
+
+impl MemoryPlan {
+    /// Decides everything that `options` leave open. Errors name the flag to change.
+    pub fn new(
+        file: &GgufFile,
+        options: &EngineOptions,
+        machine: &Machine,
+    ) -> anyhow::Result<Self> {
+        let spec = spec_of(file)?;
+        if let DeviceChoice::Cuda(_) = options.device {
+            bail!("this build of quire has no CUDA kernels; start it with --device cpu");
+        }
+        let kv_dtype = kv_dtype(options);
+        let (max_num_seqs, max_num_batched_tokens) = batch_limits(options)?;
+        let block_size = at_least_one("--block-size", options.block_size, DEFAULT_BLOCK_SIZE)?;
+        ensure!(block_size <= 1024, "--block-size {block_size} is above 1024");
+        let threads = options.threads.unwrap_or(machine.num_cores);
+        ensure!((1..=1024).contains(&threads), "--threads {threads} is not between 1 and 1024");
+        let weight_bytes = weight_bytes(file, options.weights)?;
+        let workspace_bytes =
+            Workspace::num_bytes(&spec, max_num_batched_tokens as usize, max_num_seqs as usize);
+        let kv_bytes_per_token = KvCache::bytes_per_token(&spec, kv_dtype);
+        let need = weight_bytes.saturating_add(workspace_bytes);
+        let Some(rest) = machine.available_memory.checked_sub(need) else {
+            bail!(
+                "the model needs {} for weights and workspace, but {} is free; \
+                 use a smaller or more quantized model",
+                human_bytes(need),
+                human_bytes(machine.available_memory)
+            );
+        };
+        let most_useful = kv_bytes_per_token
+            .saturating_mul(u64::from(options.max_model_len.unwrap_or(spec.context_length)))
+            .saturating_mul(u64::from(max_num_seqs));
+        let kv_bytes = match options.kv_cache_memory {
+            Some(bytes) if bytes > rest => bail!(
+                "--kv-cache-memory asks for {}, but {} is free beside the weights",
+                human_bytes(bytes),
+                human_bytes(rest)
+            ),
+            Some(bytes) => bytes,
+            None => (rest / DEFAULT_KV_SHARE).min(most_useful),
+        };
+        let bytes_per_block = kv_bytes_per_token.saturating_mul(u64::from(block_size));
+        let num_blocks = num_blocks(kv_bytes, bytes_per_block)?;
+        let max_model_len = max_model_len(options, &spec, num_blocks * block_size)?;
+        let config = EngineConfig {
+            served_model_name: options.served_model_name.clone(),
+            weights: options.weights,
+            kv_dtype,
+            block_size,
+            num_blocks,
+            max_model_len,
+            max_num_seqs,
+            max_num_batched_tokens,
+            threads,
+            scheduling_policy: options.scheduling_policy,
+            enable_prefix_caching: options.enable_prefix_caching,
+            // On a CPU the loop's work is far smaller than a step, and each ended answer would cost a wasted row.
+            async_scheduling: options.async_scheduling.unwrap_or(false),
+            long_prefill_token_threshold: options.long_prefill_token_threshold,
+            max_num_queued_reqs: options.max_num_queued_reqs,
+            max_logprobs: options.max_logprobs,
+            max_token_list: options.max_token_list,
+            faults: options.faults.clone(),
+        };
+        Ok(Self {
+            weight_bytes,
+            workspace_bytes,
+            kv_bytes_per_token,
+            kv_bytes: u64::from(num_blocks) * u64::from(block_size) * kv_bytes_per_token,
+            available_memory: machine.available_memory,
+            spec,
+            config,
+        })
+    }
+
+    /// Name and value of every line that `serve` and `plan` print.
+    pub fn table(&self) -> Vec<(&'static str, String)> {
+        let (spec, config) = (&self.spec, &self.config);
+        let kv_tokens = u64::from(config.num_blocks) * u64::from(config.block_size);
+        let per_sequence = self.kv_bytes_per_token * u64::from(config.max_model_len);
+        vec![
+            ("architecture", format!("{}, {} layers", spec.architecture, spec.num_layers)),
+            ("weights", format!("{} ({})", human_bytes(self.weight_bytes), config.weights.name())),
+            ("workspace", human_bytes(self.workspace_bytes)),
+            (
+                "KV cache",
+                format!(
+                    "{} = {} blocks of {} tokens, {kv_tokens} tokens in {}",
+                    human_bytes(self.kv_bytes),
+                    config.num_blocks,
+                    config.block_size,
+                    dtype_name(config.kv_dtype)
+                ),
+            ),
+            ("KV per token", human_bytes(self.kv_bytes_per_token)),
+            (
+                "KV per sequence",
+                format!("{} at {} tokens", human_bytes(per_sequence), config.max_model_len),
+            ),
+            (
+                "context",
+                format!("{} tokens (model: {})", config.max_model_len, spec.context_length),
+            ),
+            (
+                "whole contexts",
+                format!("{} fit at once", kv_tokens / u64::from(config.max_model_len)),
+            ),
+            (
+                "batch",
+                format!(
+                    "{} sequences, {} tokens a step",
+                    config.max_num_seqs, config.max_num_batched_tokens
+                ),
+            ),
+            ("memory free", human_bytes(self.available_memory)),
+            ("compute threads", config.threads.to_string()),
+        ]
+    }
+}
+
+fn kv_dtype(options: &EngineOptions) -> DType {
+    match (options.kv_cache_dtype, options.weights) {
+        (KvCacheDtype::F32, _) | (KvCacheDtype::Auto, Weights::Float32) => DType::F32,
+        (KvCacheDtype::F16, _) | (KvCacheDtype::Auto, Weights::Packed) => DType::F16,
+        (KvCacheDtype::BF16, _) => DType::BF16,
+    }
+}
+
+fn at_least_one(flag: &str, asked: Option<u32>, default: u32) -> anyhow::Result<u32> {
+    match asked {
+        Some(0) => bail!("{flag} must be at least 1"),
+        Some(value) => Ok(value),
+        None => Ok(default),
+    }
+}
+
+/// Sequences and tokens of a step: each running sequence gets a token in each step, so tokens bound sequences.
+fn batch_limits(options: &EngineOptions) -> anyhow::Result<(u32, u32)> {
+    let most_seqs = options.max_num_seqs.unwrap_or(0);
+    let tokens = at_least_one(
+        "--max-num-batched-tokens",
+        options.max_num_batched_tokens,
+        DEFAULT_MAX_NUM_BATCHED_TOKENS.max(most_seqs),
+    )?;
+    let seqs =
+        at_least_one("--max-num-seqs", options.max_num_seqs, DEFAULT_MAX_NUM_SEQS.min(tokens))?;
+    ensure!(seqs <= tokens, "--max-num-batched-tokens {tokens} is below --max-num-seqs {seqs}");
+    ensure!(tokens <= 1 << 20, "--max-num-batched-tokens {tokens} is above {}", 1 << 20);
+    Ok((seqs, tokens))
+}
+
+/// Bytes of all tensors as they will lie in memory.
+fn weight_bytes(file: &GgufFile, weights: Weights) -> anyhow::Result<u64> {
+    let mut total = 0_u64;
+    for tensor in file.tensors() {
+        let Some(format) = WeightFormat::from_ggml_id(tensor.ggml_type) else {
+            bail!(
+                "tensor \"{}\" has element type {}, which is not supported",
+                tensor.name,
+                tensor.ggml_type
+            );
+        };
+        let elements = tensor.dims.iter().product::<u64>();
+        let is_vector = tensor.dims.len() < 2 || format == WeightFormat::F32;
+        total +=
+            if is_vector || weights == Weights::Float32 { elements * 4 } else { tensor.num_bytes };
+    }
+    Ok(total)
+}
+
+fn num_blocks(kv_bytes: u64, bytes_per_block: u64) -> anyhow::Result<u32> {
+    let blocks = kv_bytes / bytes_per_block;
+    ensure!(
+        blocks >= 2,
+        "a KV cache of {} holds {blocks} blocks of {}; give at least {} with --kv-cache-memory",
+        human_bytes(kv_bytes),
+        human_bytes(bytes_per_block),
+        human_bytes(bytes_per_block.saturating_mul(2))
+    );
+    // Block ids and slots are 32 bits wide.
+    Ok(blocks.min(1 << 24) as u32)
+}
+
+fn max_model_len(
+    options: &EngineOptions,
+    spec: &DecoderSpec,
+    kv_tokens: u32,
+) -> anyhow::Result<u32> {
+    match options.max_model_len {
+        None => Ok(spec.context_length.min(kv_tokens)),
+        Some(len) if len < 2 => bail!("--max-model-len must be at least 2"),
+        Some(len) if len > spec.context_length => bail!(
+            "--max-model-len {len} is above the model's context length of {}",
+            spec.context_length
+        ),
+        Some(len) if len > kv_tokens => bail!(
+            "--max-model-len {len} does not fit the KV cache of {kv_tokens} tokens; \
+             raise --kv-cache-memory or lower --max-model-len"
+        ),
+        Some(len) => Ok(len),
+    }
+}
+
+fn dtype_name(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F32 => "float32",
+        DType::F16 => "float16",
+        DType::BF16 => "bfloat16",
+        DType::U8 => "uint8",
+        DType::U32 => "uint32",
+    }
+}
+
+/// "92.1 MiB".
+pub fn human_bytes(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let (mut value, mut unit) = (bytes as f64, 0);
+    while value >= 1024.0 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", units[unit]) }
+}

@@ -1,0 +1,135 @@
+//! One stable row for each running sequence: its tokens, its block table and how it is sampled.
+
+use std::sync::Arc;
+
+use quire_scheduler::{BlockId, Row, TokenId};
+
+use crate::request::SamplingParams;
+
+/// What the sampler needs of a request, prepared once when it is admitted.
+#[derive(Debug)]
+pub struct RowSampling {
+    pub params: SamplingParams,
+    pub seed: u64,
+    /// `params.banned_token_ids`, then every token that may end the answer.
+    banned: Vec<TokenId>,
+    num_always_banned: usize,
+    /// Bitmask over the vocabulary.
+    allowed: Option<Vec<u32>>,
+}
+
+impl RowSampling {
+    /// `end_tokens`: the ids that must not be sampled before `params.min_tokens`.
+    pub fn new(params: SamplingParams, seed: u64, end_tokens: &[TokenId], vocab_size: u32) -> Self {
+        let mut banned = params.banned_token_ids.clone();
+        let num_always_banned = banned.len();
+        if params.min_tokens > 0 {
+            banned.extend_from_slice(end_tokens);
+            banned.extend_from_slice(&params.stop_token_ids);
+        }
+        let allowed = params.allowed_token_ids.as_ref().map(|ids| {
+            let mut mask = vec![0_u32; vocab_size.div_ceil(32) as usize];
+            ids.iter().for_each(|id| mask[(id / 32) as usize] |= 1 << (id % 32));
+            mask
+        });
+        Self { params, seed, banned, num_always_banned, allowed }
+    }
+
+    /// Tokens that must not follow `num_output_tokens` tokens.
+    pub fn banned(&self, num_output_tokens: u32) -> &[TokenId] {
+        let before_minimum = num_output_tokens < self.params.min_tokens;
+        if before_minimum { &self.banned } else { &self.banned[..self.num_always_banned] }
+    }
+
+    pub fn allowed(&self) -> Option<&[u32]> {
+        self.allowed.as_deref()
+    }
+}
+
+/// A sequence that takes a row: new, or resumed after a preemption.
+#[derive(Clone, Debug)]
+pub struct RowInit {
+    pub row: Row,
+    /// Prompt and the output so far.
+    pub tokens: Vec<TokenId>,
+    pub num_prompt_tokens: u32,
+    pub sampling: Arc<RowSampling>,
+}
+
+/// A row in use.
+pub struct TableRow {
+    /// Every token known to the device: sampled ones are appended here before the host hears of them.
+    pub tokens: Vec<TokenId>,
+    pub num_prompt_tokens: usize,
+    pub sampling: Arc<RowSampling>,
+    num_blocks: usize,
+}
+
+/// All rows. Nothing of a row's former owner survives `admit`.
+pub struct SequenceTable {
+    rows: Vec<Option<TableRow>>,
+    block_tables: Vec<u32>, // [max_num_seqs, max_blocks_per_seq]
+    max_blocks_per_seq: usize,
+    max_model_len: usize,
+}
+
+impl SequenceTable {
+    pub fn new(max_num_seqs: u32, max_model_len: u32, block_size: u32) -> Self {
+        let max_blocks_per_seq = max_model_len.div_ceil(block_size) as usize;
+        Self {
+            rows: (0..max_num_seqs).map(|_| None).collect(),
+            block_tables: vec![0; max_num_seqs as usize * max_blocks_per_seq],
+            max_blocks_per_seq,
+            max_model_len: max_model_len as usize,
+        }
+    }
+
+    /// Gives the row to a sequence, whose tokens will not be moved until it leaves.
+    pub fn admit(&mut self, init: RowInit) {
+        let RowInit { row, mut tokens, num_prompt_tokens, sampling } = init;
+        let num_prompt_tokens = num_prompt_tokens as usize;
+        let max_tokens = sampling.params.max_tokens.map_or(self.max_model_len, |max| max as usize);
+        let most = num_prompt_tokens.saturating_add(max_tokens).min(self.max_model_len) + 1;
+        tokens.reserve_exact(most.saturating_sub(tokens.len()));
+        let state = TableRow { tokens, num_prompt_tokens, sampling, num_blocks: 0 };
+        self.rows[row.0 as usize] = Some(state);
+    }
+
+    pub fn release(&mut self, row: Row) {
+        self.rows[row.0 as usize] = None;
+    }
+
+    /// Appends blocks to the row's block table.
+    pub fn append_blocks(&mut self, row: Row, blocks: &[BlockId]) {
+        let index = row.0 as usize;
+        let state = self.rows[index].as_mut().expect("the scheduler gives blocks to admitted rows");
+        let first = index * self.max_blocks_per_seq + state.num_blocks;
+        let entries = &mut self.block_tables[first..first + blocks.len()];
+        entries.iter_mut().zip(blocks).for_each(|(entry, block)| *entry = block.0);
+        state.num_blocks += blocks.len();
+        assert!(state.num_blocks <= self.max_blocks_per_seq, "a row has more blocks than fit");
+    }
+
+    pub fn row(&self, row: Row) -> &TableRow {
+        self.rows[row.0 as usize].as_ref().expect("the scheduler schedules admitted rows")
+    }
+
+    pub fn row_mut(&mut self, row: Row) -> &mut TableRow {
+        self.rows[row.0 as usize].as_mut().expect("the scheduler schedules admitted rows")
+    }
+
+    /// Block ids of the row, in the order of positions.
+    pub fn blocks(&self, row: Row) -> &[u32] {
+        let first = row.0 as usize * self.max_blocks_per_seq;
+        &self.block_tables[first..first + self.row(row).num_blocks]
+    }
+
+    /// `[max_num_seqs, max_blocks_per_seq]`.
+    pub fn block_tables(&self) -> &[u32] {
+        &self.block_tables
+    }
+
+    pub fn max_blocks_per_seq(&self) -> usize {
+        self.max_blocks_per_seq
+    }
+}

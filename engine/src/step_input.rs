@@ -1,0 +1,107 @@
+//! From rows to the flat arrays of a step: token ids, positions, slots, and where each sequence lies in them.
+
+use quire_kernels::AttentionBatch;
+use quire_scheduler::SchedulerOutput;
+
+use crate::sequence_table::SequenceTable;
+
+/// The arrays, kept from step to step so that none is allocated anew.
+pub struct StepBuffers {
+    token_ids: Vec<u32>,
+    positions: Vec<u32>,
+    slot_mapping: Vec<u32>,
+    query_start_loc: Vec<u32>,
+    context_lens: Vec<u32>,
+    rows: Vec<u32>,
+    block_size: u32,
+}
+
+/// One step's input; n = its tokens, s = its sequences.
+pub struct StepInput<'a> {
+    pub token_ids: &'a [u32],       // [n]
+    pub positions: &'a [u32],       // [n]
+    pub slot_mapping: &'a [u32],    // [n]: block · block_size + offset
+    pub query_start_loc: &'a [u32], // [s + 1]
+    pub context_lens: &'a [u32],    // [s]: positions after this step
+    pub rows: &'a [u32],            // [s]: rows of `block_tables`
+    pub block_tables: &'a [u32],    // [max_num_seqs, max_blocks_per_seq]
+    pub max_blocks_per_seq: usize,
+}
+
+impl StepInput<'_> {
+    pub fn num_tokens(&self) -> usize {
+        self.token_ids.len()
+    }
+
+    /// What the attention op wants to know.
+    pub fn batch(&self) -> AttentionBatch<'_> {
+        AttentionBatch {
+            query_start_loc: self.query_start_loc,
+            context_lens: self.context_lens,
+            block_tables: self.block_tables,
+            rows: self.rows,
+            max_blocks_per_seq: self.max_blocks_per_seq,
+        }
+    }
+}
+
+impl StepBuffers {
+    pub fn new(max_num_batched_tokens: usize, max_num_seqs: usize, block_size: u32) -> Self {
+        Self {
+            token_ids: Vec::with_capacity(max_num_batched_tokens),
+            positions: Vec::with_capacity(max_num_batched_tokens),
+            slot_mapping: Vec::with_capacity(max_num_batched_tokens),
+            query_start_loc: Vec::with_capacity(max_num_seqs + 1),
+            context_lens: Vec::with_capacity(max_num_seqs),
+            rows: Vec::with_capacity(max_num_seqs),
+            block_size,
+        }
+    }
+
+    /// Fills the arrays from the rows' present tokens and blocks.
+    pub fn gather<'a>(
+        &'a mut self,
+        output: &SchedulerOutput,
+        table: &'a SequenceTable,
+    ) -> StepInput<'a> {
+        self.clear();
+        for sequence in &output.sequences {
+            let (start, end) = (sequence.start, sequence.start + sequence.num_tokens);
+            let tokens = &table.row(sequence.row).tokens[start as usize..end as usize];
+            let blocks = table.blocks(sequence.row);
+            self.token_ids.extend_from_slice(tokens);
+            self.positions.extend(start..end);
+            self.slot_mapping.extend((start..end).map(|position| {
+                let block = blocks[(position / self.block_size) as usize];
+                block * self.block_size + position % self.block_size
+            }));
+            self.query_start_loc.push(self.token_ids.len() as u32);
+            self.context_lens.push(end);
+            self.rows.push(sequence.row.0);
+        }
+        StepInput {
+            token_ids: &self.token_ids,
+            positions: &self.positions,
+            slot_mapping: &self.slot_mapping,
+            query_start_loc: &self.query_start_loc,
+            context_lens: &self.context_lens,
+            rows: &self.rows,
+            block_tables: table.block_tables(),
+            max_blocks_per_seq: table.max_blocks_per_seq(),
+        }
+    }
+
+    fn clear(&mut self) {
+        for array in [
+            &mut self.token_ids,
+            &mut self.positions,
+            &mut self.slot_mapping,
+            &mut self.query_start_loc,
+            &mut self.context_lens,
+            &mut self.rows,
+        ] {
+            array.clear();
+        }
+        self.query_start_loc.push(0);
+    }
+}

@@ -1,0 +1,24 @@
+//! GGUF as a `WeightSource`: element types the kernels know, dims in the order of the kernels.
+
+use anyhow::{Context, bail};
+use quire_kernels::WeightFormat;
+
+use super::GgufFile;
+use crate::weights::{HostTensor, WeightSource};
+
+impl WeightSource for GgufFile {
+    fn tensor(&self, name: &str) -> anyhow::Result<Option<HostTensor<'_>>> {
+        let Some(info) = GgufFile::tensor(self, name) else { return Ok(None) };
+        let format = WeightFormat::from_ggml_id(info.ggml_type).with_context(|| {
+            format!("tensor \"{name}\" has element type {}, which is not supported", info.ggml_type)
+        })?;
+        let (in_features, out_features) = match info.dims[..] {
+            [len] => (len, 1),
+            [in_features, out_features] => (in_features, out_features),
+            _ => bail!("tensor \"{name}\" has {} dimensions, not 1 or 2", info.dims.len()),
+        };
+        let (in_features, out_features) = (in_features as usize, out_features as usize);
+        let bytes = self.tensor_bytes(info);
+        Ok(Some(HostTensor { format, out_features, in_features, bytes }))
+    }
+}

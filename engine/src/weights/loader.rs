@@ -1,0 +1,140 @@
+//! Turns named tensors of a file into weights on a device, checking every shape.
+
+use anyhow::{Context, bail, ensure};
+use quire_kernels::{Device, LinearWeight, Tensor, WeightFormat, WeightPolicy, dequantize_row};
+
+/// A tensor as its file has it.
+pub struct HostTensor<'a> {
+    pub format: WeightFormat,
+    pub out_features: usize,
+    /// Elements of a row, contiguous.
+    pub in_features: usize,
+    pub bytes: &'a [u8],
+}
+
+/// A checkpoint: tensors by name.
+pub trait WeightSource: Sync {
+    /// `None`: no such tensor. An error: it is there but cannot be used.
+    fn tensor(&self, name: &str) -> anyhow::Result<Option<HostTensor<'_>>>;
+}
+
+/// Loads weights by the names of one scope ("blk.3.") onto one device.
+pub struct WeightLoader<'a> {
+    source: Option<&'a dyn WeightSource>,
+    device: &'a Device,
+    policy: WeightPolicy,
+    scope: String,
+    on_progress: &'a (dyn Fn(usize, usize) + Sync),
+}
+
+impl<'a> WeightLoader<'a> {
+    pub fn new(
+        source: &'a dyn WeightSource,
+        device: &'a Device,
+        policy: WeightPolicy,
+        on_progress: &'a (dyn Fn(usize, usize) + Sync),
+    ) -> Self {
+        Self { source: Some(source), device, policy, scope: String::new(), on_progress }
+    }
+
+    /// Weights that have shapes only, for `Device::Trace`.
+    pub fn shape_only(device: &'a Device) -> Self {
+        let policy = WeightPolicy::Packed;
+        Self { source: None, device, policy, scope: String::new(), on_progress: &|_, _| () }
+    }
+
+    pub fn is_shape_only(&self) -> bool {
+        self.source.is_none()
+    }
+
+    /// The same loader with `prefix` before every name.
+    pub fn scope(&self, prefix: String) -> WeightLoader<'a> {
+        WeightLoader { scope: prefix, ..*self }
+    }
+
+    /// Says that `done` of `total` layers are loaded.
+    pub fn progress(&self, done: usize, total: usize) {
+        (self.on_progress)(done, total);
+    }
+
+    /// A matrix `[out_features, in_features]`.
+    pub fn linear(
+        &self,
+        name: &str,
+        out_features: usize,
+        in_features: usize,
+    ) -> anyhow::Result<LinearWeight> {
+        let name = format!("{}{name}", self.scope);
+        let Some(source) = self.source else {
+            return Ok(LinearWeight::shape_only(out_features, in_features));
+        };
+        let tensor = find(source, &name, out_features, in_features)?;
+        LinearWeight::from_gguf(
+            self.device,
+            tensor.format,
+            tensor.bytes,
+            out_features,
+            in_features,
+            self.policy,
+        )
+        .with_context(|| format!("tensor \"{name}\""))
+    }
+
+    /// Several matrices of the same `in_features`, stacked along `out_features`: one op computes all.
+    pub fn stacked(
+        &self,
+        parts: &[(&str, usize)],
+        in_features: usize,
+    ) -> anyhow::Result<LinearWeight> {
+        let load =
+            |&(name, out_features): &(&str, usize)| self.linear(name, out_features, in_features);
+        Ok(LinearWeight::stack(parts.iter().map(load).collect::<anyhow::Result<_>>()?))
+    }
+
+    /// A vector as `[1, len]` float32.
+    pub fn vector(&self, name: &str, len: usize) -> anyhow::Result<Tensor> {
+        self.stacked_vector(&[(name, len)])
+    }
+
+    /// Several vectors end to end, as `[1, sum of lengths]` float32.
+    pub fn stacked_vector(&self, parts: &[(&str, usize)]) -> anyhow::Result<Tensor> {
+        let total = parts.iter().map(|&(_, len)| len).sum();
+        let Some(source) = self.source else {
+            return Ok(Tensor::shape_only(quire_kernels::DType::F32, 1, total));
+        };
+        let mut values = vec![0.0_f32; total];
+        let mut rest = &mut values[..];
+        for &(name, len) in parts {
+            let name = format!("{}{name}", self.scope);
+            let tensor = find(source, &name, 1, len)?;
+            let (part, tail) = rest.split_at_mut(len);
+            dequantize_row(tensor.format, tensor.bytes, part);
+            rest = tail;
+        }
+        Ok(Tensor::from_f32(&values, 1, total))
+    }
+}
+
+/// The tensor, whose shape must be as the model's keys say.
+fn find<'a>(
+    source: &'a dyn WeightSource,
+    name: &str,
+    out_features: usize,
+    in_features: usize,
+) -> anyhow::Result<HostTensor<'a>> {
+    let Some(tensor) = source.tensor(name)? else { bail!("the file has no tensor \"{name}\"") };
+    ensure!(
+        (tensor.out_features, tensor.in_features) == (out_features, in_features),
+        "tensor \"{name}\" is [{}, {}], but the model's keys ask for [{out_features}, {in_features}]",
+        tensor.out_features,
+        tensor.in_features
+    );
+    let row_bytes = tensor.format.row_bytes(in_features);
+    let expected = row_bytes.and_then(|bytes| bytes.checked_mul(out_features));
+    ensure!(
+        expected == Some(tensor.bytes.len()),
+        "tensor \"{name}\" has {} bytes",
+        tensor.bytes.len()
+    );
+    Ok(tensor)
+}
