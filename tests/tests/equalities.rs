@@ -1,0 +1,151 @@
+//! What must not change a single bit of an answer: neighbours, chunks, the cache, preemption, overlap, threads.
+
+use quire_engine::{EngineHandle, EngineOptions, Request, SamplingParams};
+use quire_tests::{Answer, Random, collect, default_model, options, start, tiny_model};
+
+const NUM_REQUESTS: usize = 32;
+
+/// Requests of many shapes: greedy and random, long and short, with penalties, biases and prompt log probabilities.
+fn requests(vocab_size: u32, max_prompt: u32) -> Vec<Request> {
+    let mut random = Random::new(7);
+    let shared: Vec<u32> = (0..40).map(|_| random.below(vocab_size)).collect();
+    (0..NUM_REQUESTS as u32)
+        .map(|index| {
+            let length = 1 + random.below(max_prompt);
+            let own = (0..length).map(|_| random.below(vocab_size));
+            // A third of the prompts begin alike, so that running ones share blocks.
+            let prompt = match index % 3 {
+                0 => shared.iter().copied().chain(own).collect(),
+                _ => own.collect(),
+            };
+            Request::new(prompt, params(index, vocab_size, &mut random))
+        })
+        .collect()
+}
+
+fn params(index: u32, vocab_size: u32, random: &mut Random) -> SamplingParams {
+    SamplingParams {
+        max_tokens: Some(4 + random.below(20)),
+        min_tokens: index % 5,
+        temperature: [0.0, 0.7, 1.0, 1.6][index as usize % 4],
+        top_k: [0, 5, 40][index as usize % 3],
+        top_p: [1.0, 0.9][index as usize % 2],
+        min_p: if index.is_multiple_of(7) { 0.05 } else { 0.0 },
+        repetition_penalty: if index.is_multiple_of(5) { 1.3 } else { 1.0 },
+        presence_penalty: if index.is_multiple_of(6) { 0.8 } else { 0.0 },
+        frequency_penalty: if index.is_multiple_of(4) { -0.5 } else { 0.0 },
+        seed: Some(u64::from(index) * 17),
+        stop_token_ids: vec![random.below(vocab_size)],
+        logit_bias: vec![(random.below(vocab_size), 2.5)],
+        logprobs: Some(5),
+        prompt_logprobs: index.is_multiple_of(8).then_some(2),
+        ..SamplingParams::default()
+    }
+}
+
+/// Each request alone on the engine.
+fn one_by_one(handle: &EngineHandle, requests: &[Request]) -> Vec<Answer> {
+    requests
+        .iter()
+        .map(|request| together(handle, std::slice::from_ref(request)).remove(0))
+        .collect()
+}
+
+/// All requests at once.
+fn together(handle: &EngineHandle, requests: &[Request]) -> Vec<Answer> {
+    let submit = |request: &Request| handle.generate(request.clone()).expect("a valid request");
+    let streams: Vec<_> = requests.iter().map(submit).collect();
+    streams.into_iter().map(collect).collect()
+}
+
+/// Equal in every bit but for how many tokens came from the cache.
+fn assert_equal(what: &str, expected: &[Answer], answers: &[Answer]) {
+    for (index, (want, got)) in expected.iter().zip(answers).enumerate() {
+        let mut got = got.clone();
+        got.started.num_cached_tokens = want.started.num_cached_tokens;
+        got.finished.num_cached_tokens = want.finished.num_cached_tokens;
+        assert_eq!(want, &got, "{what}: request {index}");
+    }
+}
+
+fn uncached() -> EngineOptions {
+    EngineOptions { enable_prefix_caching: false, ..options() }
+}
+
+#[test]
+fn answers_do_not_depend_on_how_they_are_computed() {
+    for family in ["llama3", "qwen2", "qwen3"] {
+        let model = tiny_model(family);
+        let requests = requests(512, 90);
+        let expected = one_by_one(&start(&model, &uncached(), &[3]), &requests);
+
+        let handle = start(&model, &uncached(), &[3]);
+        assert_equal("batch = single", &expected, &together(&handle, &requests));
+
+        for max_num_batched_tokens in [1, 7, 33] {
+            // and so many sequences at once
+            let budget = Some(max_num_batched_tokens);
+            let options = EngineOptions { max_num_batched_tokens: budget, ..uncached() };
+            let handle = start(&model, &options, &[3]);
+            assert_equal("chunked = whole", &expected, &together(&handle, &requests));
+        }
+        let options = EngineOptions { async_scheduling: Some(true), ..uncached() };
+        let handle = start(&model, &options, &[3]);
+        assert_equal("a step in flight = none", &expected, &together(&handle, &requests));
+
+        for (threads, block_size) in [(1, 16), (3, 8), (2, 32)] {
+            let (threads, block_size) = (Some(threads), Some(block_size));
+            let options = EngineOptions { threads, block_size, ..uncached() };
+            let handle = start(&model, &options, &[3]);
+            assert_equal("any threads and blocks", &expected, &together(&handle, &requests));
+        }
+    }
+}
+
+#[test]
+fn the_prefix_cache_changes_nothing_but_the_work() {
+    let model = tiny_model("llama3");
+    let requests = requests(512, 90);
+    let expected = one_by_one(&start(&model, &uncached(), &[3]), &requests);
+    let handle = start(&model, &options(), &[3]);
+    assert_equal("first time", &expected, &together(&handle, &requests));
+    let again = together(&handle, &requests);
+    assert_equal("cached = uncached", &expected, &again);
+    let cached: u32 = again.iter().map(|answer| answer.started.num_cached_tokens).sum();
+    assert!(cached > 500, "only {cached} tokens came from the cache");
+}
+
+#[test]
+fn preemption_changes_nothing() {
+    let model = tiny_model("llama3");
+    // Short prompts that grow far: what the scheduler admits by its estimate outgrows the pool.
+    let mut requests = requests(512, 12);
+    requests.iter_mut().for_each(|request| request.params.max_tokens = Some(100));
+    let expected = one_by_one(&start(&model, &uncached(), &[3]), &requests);
+    for async_scheduling in [false, true] {
+        // 4 layers x 2 heads x 16 channels of float16 for keys and values: 512 bytes a token, room for 320 tokens.
+        let options = EngineOptions {
+            kv_cache_memory: Some(320 * 512),
+            async_scheduling: Some(async_scheduling),
+            ..options()
+        };
+        let handle = start(&model, &options, &[3]);
+        assert_equal("preempted = not", &expected, &together(&handle, &requests));
+        assert!(handle.stats().num_preemptions > 0, "the pool is too large for this test");
+    }
+}
+
+#[test]
+fn a_real_model_answers_alike_alone_and_among_neighbours() {
+    let requests: Vec<Request> = requests(49152, 60).into_iter().take(12).collect();
+    let handle = start(&default_model(), &uncached(), &[2]);
+    let expected = one_by_one(&handle, &requests);
+    assert_equal("batch = single", &expected, &together(&handle, &requests));
+    let options = EngineOptions {
+        max_num_batched_tokens: Some(19),
+        async_scheduling: Some(true),
+        ..options()
+    };
+    let handle = start(&default_model(), &options, &[2]);
+    assert_equal("chunked, cached, overlapped", &expected, &together(&handle, &requests));
+}
