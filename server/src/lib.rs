@@ -1,0 +1,3 @@
+//! Text and HTTP over the engine.
+
+pub mod text;

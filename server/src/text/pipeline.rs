@@ -1,0 +1,130 @@
+//! The tokenizer and the chat templates of one model.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use quire_engine::weights::gguf::{GgufError, Metadata};
+
+use super::template::{
+    ChatInput, ChatTemplate, FALLBACK_TEMPLATE, RenderedPrompt, TemplateError, TemplateLimits,
+    TemplateTokens,
+};
+use super::tokenizer::{SpecialTokens, Tokenizer, TokenizerError};
+
+/// From what clients send to token ids.
+pub struct TextPipeline {
+    tokenizer: Arc<Tokenizer>,
+    template: ChatTemplate,
+    /// `tokenizer.chat_template.<name>`.
+    named_templates: BTreeMap<String, ChatTemplate>,
+}
+
+/// The model file's tokenizer or templates cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TextError {
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    #[error(transparent)]
+    Metadata(#[from] GgufError),
+    #[error("{key}: {error}")]
+    Template { key: String, error: TemplateError },
+}
+
+const TEMPLATE_KEY: &str = "tokenizer.chat_template";
+
+/// The named template for conversations with tools.
+const TOOL_USE: &str = "tool_use";
+
+impl TextPipeline {
+    pub fn from_gguf(metadata: &Metadata, limits: &TemplateLimits) -> Result<Self, TextError> {
+        let tokenizer = Arc::new(Tokenizer::from_gguf(metadata)?);
+        let source = metadata.string(TEMPLATE_KEY)?;
+        let mut pipeline = Self::new(tokenizer, source, limits)?;
+        for key in metadata.keys() {
+            let Some(name) = key.strip_prefix("tokenizer.chat_template.") else { continue };
+            if let Some(source) = metadata.string(key)? {
+                let tokens = template_tokens(&pipeline.tokenizer);
+                let template = ChatTemplate::new(source, tokens, *limits)
+                    .map_err(|error| TextError::Template { key: key.to_owned(), error })?;
+                pipeline.named_templates.insert(name.to_owned(), template);
+            }
+        }
+        Ok(pipeline)
+    }
+
+    /// A model with at most one template; without one, [`FALLBACK_TEMPLATE`] is used.
+    pub fn new(
+        tokenizer: Arc<Tokenizer>,
+        template: Option<&str>,
+        limits: &TemplateLimits,
+    ) -> Result<Self, TextError> {
+        let source = template.unwrap_or_else(|| {
+            tracing::warn!("the model has no chat template: chats are written as ChatML");
+            FALLBACK_TEMPLATE
+        });
+        let template = ChatTemplate::new(source, template_tokens(&tokenizer), *limits)
+            .map_err(|error| TextError::Template { key: TEMPLATE_KEY.to_owned(), error })?;
+        Ok(Self { tokenizer, template, named_templates: BTreeMap::new() })
+    }
+
+    pub fn tokenizer(&self) -> &Arc<Tokenizer> {
+        &self.tokenizer
+    }
+
+    /// The template that a conversation is written with.
+    pub fn template_for(&self, input: &ChatInput) -> &ChatTemplate {
+        let tool_use = self.named_templates.get(TOOL_USE).filter(|_| input.tools.is_some());
+        tool_use.unwrap_or(&self.template)
+    }
+
+    /// The template of a name; `default` is the model's own.
+    pub fn template(&self, name: &str) -> Option<&ChatTemplate> {
+        if name == "default" { Some(&self.template) } else { self.named_templates.get(name) }
+    }
+
+    pub fn render_chat(&self, input: &ChatInput) -> Result<RenderedPrompt, TemplateError> {
+        self.template_for(input).render(input)
+    }
+
+    /// The tokens of a conversation. Special tokens are those that the template wrote; what
+    /// clients wrote stays text. The BOS token comes first once, by template or by metadata.
+    pub fn encode_chat(&self, input: &ChatInput) -> Result<Vec<u32>, TemplateError> {
+        Ok(self.encode_rendered(&self.render_chat(input)?))
+    }
+
+    pub fn encode_rendered(&self, prompt: &RenderedPrompt) -> Vec<u32> {
+        let mut tokens = self.tokenizer.encode_with_barriers(
+            &prompt.text,
+            SpecialTokens::Parse,
+            &prompt.barriers,
+        );
+        let prefix = self.tokenizer.prefix_tokens();
+        if !tokens.starts_with(prefix) {
+            tokens.splice(..0, prefix.iter().copied());
+        }
+        tokens
+    }
+
+    /// The tokens of a text that is the whole prompt, with its special tokens. The texts of
+    /// control tokens are such tokens: who sends a whole prompt writes the template's part too.
+    pub fn encode_prompt(&self, text: &str, add_special_tokens: bool) -> Vec<u32> {
+        let tokens = self.tokenizer.encode(text, SpecialTokens::Parse);
+        if !add_special_tokens {
+            return tokens;
+        }
+        let prefix = self.tokenizer.prefix_tokens().iter().copied();
+        prefix.chain(tokens).chain(self.tokenizer.suffix_tokens().iter().copied()).collect()
+    }
+}
+
+fn template_tokens(tokenizer: &Tokenizer) -> TemplateTokens {
+    let ids = tokenizer.special_ids();
+    let text = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id)).map(str::to_owned);
+    TemplateTokens {
+        bos: text(ids.bos).unwrap_or_default(),
+        eos: text(ids.eos).unwrap_or_default(),
+        unk: text(ids.unk),
+        pad: text(ids.pad),
+        control: Arc::clone(tokenizer.control_texts()),
+    }
+}

@@ -1,0 +1,133 @@
+//! What a template can read, found by trying, and messages brought into that form.
+
+use serde_json::{Value, json};
+
+use super::{ChatInput, ChatTemplate};
+
+/// Forms of a message that the template prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Capabilities {
+    /// `content` as a string.
+    string_content: bool,
+    /// `content` as a list of parts.
+    part_content: bool,
+    /// The arguments of a tool call as an object; else as JSON text.
+    object_arguments: bool,
+}
+
+impl Default for Capabilities {
+    fn default() -> Self {
+        Self { string_content: true, part_content: false, object_arguments: true }
+    }
+}
+
+const NEEDLE: &str = "needle4711";
+
+impl Capabilities {
+    pub(super) fn probe(template: &ChatTemplate) -> Self {
+        let render = |messages: Value| {
+            let messages = messages.as_array().cloned().unwrap_or_default();
+            template.render_text(&ChatInput {
+                messages,
+                add_generation_prompt: true,
+                ..ChatInput::default()
+            })
+        };
+        let prints = |messages: Value| render(messages).ok().filter(|text| text.contains(NEEDLE));
+        let user = |content: Value| json!([{"role": "user", "content": content}]);
+        let string_content = prints(user(json!(NEEDLE))).is_some();
+        // A template may also dump the list as it is.
+        let part_content = prints(user(json!([{"type": "text", "text": NEEDLE}])))
+            .is_some_and(|text| !text.contains("\"type\"") && !text.contains("'type'"));
+        let text = if string_content || !part_content {
+            json!("hello")
+        } else {
+            json!([{"type": "text", "text": "hello"}])
+        };
+        let call = |content: &Value, arguments: &Value| {
+            let function = json!({"name": "look", "arguments": arguments});
+            let calls = json!([{"id": "call00001", "type": "function", "function": function}]);
+            let messages = json!([
+                {"role": "user", "content": text},
+                {"role": "assistant", "content": content, "tool_calls": calls},
+                {"role": "tool", "tool_call_id": "call00001", "name": "look", "content": text},
+            ]);
+            prints(messages).is_some()
+        };
+        let object = json!({"key": NEEDLE});
+        let string = json!(object.to_string());
+        let contents = [Value::Null, text.clone()];
+        let mut outcomes = contents
+            .iter()
+            .flat_map(|content| [(true, call(content, &object)), (false, call(content, &string))]);
+        let object_arguments = outcomes.find(|&(_, prints)| prints).is_none_or(|(is, _)| is);
+        Self { string_content: string_content || !part_content, part_content, object_arguments }
+    }
+
+    /// Brings messages into the form that the template reads.
+    pub(super) fn adapt(self, messages: &mut [Value]) {
+        for message in messages {
+            if let Some(content) = message.get_mut("content") {
+                self.adapt_content(content);
+            }
+            let calls = message.get_mut("tool_calls").and_then(Value::as_array_mut);
+            for call in calls.into_iter().flatten() {
+                let arguments = call.get_mut("function").and_then(|f| f.get_mut("arguments"));
+                if let Some(arguments) = arguments {
+                    self.adapt_arguments(arguments);
+                }
+            }
+        }
+    }
+
+    fn adapt_content(self, content: &mut Value) {
+        match content {
+            Value::Array(parts) if !self.part_content => {
+                let texts: Vec<&str> = parts.iter().filter_map(part_text).collect();
+                if texts.len() == parts.len() {
+                    *content = Value::String(texts.join("\n"));
+                }
+            }
+            Value::String(text) if !self.string_content => {
+                *content = json!([{"type": "text", "text": text}]);
+            }
+            _ => {}
+        }
+    }
+
+    fn adapt_arguments(self, arguments: &mut Value) {
+        match arguments {
+            Value::String(text) if self.object_arguments => {
+                if let Ok(object @ Value::Object(_)) = serde_json::from_str(text) {
+                    *arguments = object;
+                }
+            }
+            Value::Object(_) if !self.object_arguments => {
+                *arguments = Value::String(arguments.to_string());
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Puts `mark` and a space at the end of the last message's text; `None` if it has none.
+pub(super) fn mark_final_message(messages: &mut [Value], mark: char) -> Option<()> {
+    let text = match messages.last_mut()?.get_mut("content")? {
+        Value::Array(parts) => {
+            let mut texts = parts.iter_mut().rev().filter_map(|part| part.get_mut("text"));
+            texts.next()?
+        }
+        content => content,
+    };
+    let Value::String(text) = text else { return None };
+    text.push(mark);
+    text.push(' ');
+    Some(())
+}
+
+fn part_text(part: &Value) -> Option<&str> {
+    match part {
+        Value::String(text) => Some(text),
+        part => part.get("text").and_then(Value::as_str),
+    }
+}

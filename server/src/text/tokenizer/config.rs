@@ -1,0 +1,92 @@
+//! What a model file says about its tokenizer, as plain data.
+
+use quire_engine::weights::gguf::{GgufError, Metadata};
+
+/// The `tokenizer.*` metadata of a model, before anything is built from it.
+///
+/// `None` and empty lists mean that the file does not say; [`super::Tokenizer::new`] then takes the
+/// default of the tokenizer kind.
+#[derive(Clone, Debug, Default)]
+pub struct TokenizerConfig {
+    /// `llama` (SentencePiece), `gpt2` (byte BPE), `gemma4` (character BPE) or `bert` (WordPiece).
+    pub model: String,
+    /// Name of the pre-tokenizer of a byte BPE.
+    pub pre: Option<String>,
+    /// `general.name`; Phi-3 files are known by it alone.
+    pub model_name: String,
+    pub tokens: Vec<String>,
+    /// 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte.
+    pub token_types: Vec<i32>,
+    pub scores: Vec<f32>,
+    /// `left right` pairs, best first.
+    pub merges: Vec<String>,
+    pub special_ids: SpecialIds,
+    pub add_bos: Option<bool>,
+    pub add_eos: Option<bool>,
+    pub add_sep: Option<bool>,
+    pub add_space_prefix: Option<bool>,
+    pub lowercase: Option<bool>,
+    pub strip_accents: Option<bool>,
+}
+
+/// Ids of the tokens with a role of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SpecialIds {
+    pub bos: Option<u32>,
+    pub eos: Option<u32>,
+    /// End of turn.
+    pub eot: Option<u32>,
+    /// End of message: the model waits for a tool.
+    pub eom: Option<u32>,
+    pub unk: Option<u32>,
+    pub sep: Option<u32>,
+    pub pad: Option<u32>,
+    pub mask: Option<u32>,
+    pub cls: Option<u32>,
+}
+
+impl TokenizerConfig {
+    pub fn from_gguf(metadata: &Metadata) -> Result<Self, GgufError> {
+        let strings = |key: &str| -> Result<Vec<String>, GgufError> {
+            let array = metadata.strings(key)?;
+            Ok(array.map(|a| a.iter().map(str::to_owned).collect()).unwrap_or_default())
+        };
+        let text = |key: &str| -> Result<Option<String>, GgufError> {
+            Ok(metadata.string(key)?.map(str::to_owned))
+        };
+        Ok(Self {
+            model: metadata.require_string("tokenizer.ggml.model")?.to_owned(),
+            pre: text("tokenizer.ggml.pre")?,
+            model_name: text("general.name")?.unwrap_or_default(),
+            tokens: strings("tokenizer.ggml.tokens")?,
+            token_types: metadata.i32s("tokenizer.ggml.token_type")?.unwrap_or_default(),
+            scores: metadata.f32s("tokenizer.ggml.scores")?.unwrap_or_default(),
+            merges: strings("tokenizer.ggml.merges")?,
+            special_ids: SpecialIds::from_gguf(metadata)?,
+            add_bos: metadata.bool("tokenizer.ggml.add_bos_token")?,
+            add_eos: metadata.bool("tokenizer.ggml.add_eos_token")?,
+            add_sep: metadata.bool("tokenizer.ggml.add_sep_token")?,
+            add_space_prefix: metadata.bool("tokenizer.ggml.add_space_prefix")?,
+            lowercase: metadata.bool("tokenizer.ggml.normalizer.lowercase")?,
+            strip_accents: metadata.bool("tokenizer.ggml.normalizer.strip_accents")?,
+        })
+    }
+}
+
+impl SpecialIds {
+    fn from_gguf(metadata: &Metadata) -> Result<Self, GgufError> {
+        let id = |name: &str| metadata.u32(&format!("tokenizer.ggml.{name}_token_id"));
+        Ok(Self {
+            bos: id("bos")?,
+            eos: id("eos")?,
+            eot: id("eot")?,
+            eom: id("eom")?,
+            unk: id("unknown")?,
+            // The key was misspelt when the format was made.
+            sep: id("seperator")?.or(id("separator")?),
+            pad: id("padding")?,
+            mask: id("mask")?,
+            cls: id("cls")?,
+        })
+    }
+}
