@@ -1,0 +1,231 @@
+//! One answer as it grows: engine events in, shown text with its tokens out.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use futures_util::{Stream, StreamExt};
+use quire_engine::TokenStream;
+use quire_engine::request::{FinishReason, Finished, Started, StreamEvent, TokenId, TokenOutput};
+use serde::Serialize;
+
+use super::{GenerationSpec, TextOptions};
+use crate::error::ApiError;
+use crate::limits::ServerLimits;
+use crate::model::ServedModel;
+use crate::text::{Detokenizer, StopLimits, StopMatcher};
+
+/// A step of one answer. `Started` comes first and once; a delta with `finish`, or `Failed`, comes last.
+#[derive(Debug)]
+pub(crate) enum ChoiceEvent {
+    Started(Started),
+    Delta(Delta),
+    Failed(ApiError),
+}
+
+/// Text that is sure to stay, and the tokens that came since the delta before.
+#[derive(Debug, Default)]
+pub(crate) struct Delta {
+    pub text: String,
+    pub tokens: Vec<TokenOutput>,
+    pub finish: Option<Finish>,
+}
+
+/// How an answer ended.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Finish {
+    /// `stop`, `length` or `abort`.
+    pub reason: &'static str,
+    pub stop_reason: Option<StopReason>,
+}
+
+/// What made an answer stop, other than the model's own end token.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub(crate) enum StopReason {
+    Token(TokenId),
+    Text(String),
+}
+
+/// One answer. Dropping it cancels its request.
+pub(super) struct Choice {
+    index: usize,
+    /// `None` once the answer is over.
+    stream: Option<TokenStream>,
+    model: Arc<ServedModel>,
+    detokenizer: Detokenizer,
+    /// `None` without stop strings.
+    stop_matcher: Option<StopMatcher>,
+    text_options: TextOptions,
+    stop_token_ids: Vec<TokenId>,
+    min_tokens: u32,
+    num_tokens: u32,
+    /// The last token, while it may turn out to be the end token, whose text is not shown.
+    undecided: Option<TokenId>,
+    delta: Delta,
+}
+
+impl Choice {
+    pub(super) fn new(
+        index: usize,
+        stream: TokenStream,
+        model: &Arc<ServedModel>,
+        spec: &GenerationSpec,
+        limits: &ServerLimits,
+    ) -> Result<Self, ApiError> {
+        let options = spec.text.clone();
+        Ok(Self {
+            index,
+            stream: Some(stream),
+            model: Arc::clone(model),
+            detokenizer: model.detokenizer(options.skip_special_tokens),
+            stop_matcher: stop_matcher(&options, limits)?,
+            text_options: options,
+            stop_token_ids: spec.params.stop_token_ids.clone(),
+            min_tokens: spec.params.min_tokens,
+            num_tokens: 0,
+            undecided: None,
+            delta: Delta::default(),
+        })
+    }
+
+    pub(super) fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Ends the answer where it is.
+    pub(super) fn abort(&mut self) -> ChoiceEvent {
+        self.finish("abort", None)
+    }
+
+    /// `None` when the event shows nothing yet.
+    fn take_event(&mut self, event: Option<StreamEvent>) -> Option<ChoiceEvent> {
+        match event {
+            Some(StreamEvent::Started(started)) => Some(ChoiceEvent::Started(started)),
+            Some(StreamEvent::Token(token)) => self.take_token(token),
+            Some(StreamEvent::Finished(finished)) => Some(self.take_finished(finished)),
+            None => Some(ChoiceEvent::Failed(ApiError::engine_stopped())),
+        }
+    }
+
+    fn take_token(&mut self, output: TokenOutput) -> Option<ChoiceEvent> {
+        let token = output.token;
+        if let Some(earlier) = self.undecided.take()
+            && let Some(end) = self.show(earlier)
+        {
+            // The newer token belongs to text behind the stop string.
+            return Some(end);
+        }
+        self.num_tokens += 1;
+        self.delta.tokens.push(output);
+        if self.model.is_special(token) || self.stop_token_ids.contains(&token) {
+            self.undecided = Some(token);
+        } else if let Some(end) = self.show(token) {
+            return Some(end);
+        }
+        let is_wanted = !self.delta.text.is_empty() || self.text_options.every_token;
+        is_wanted.then(|| ChoiceEvent::Delta(std::mem::take(&mut self.delta)))
+    }
+
+    /// Adds the token's text; the last delta when a stop string is complete.
+    fn show(&mut self, token: TokenId) -> Option<ChoiceEvent> {
+        let is_early = self.num_tokens <= self.min_tokens && self.min_tokens > 0;
+        let text = self.detokenizer.push(token);
+        match &mut self.stop_matcher {
+            Some(matcher) if !is_early => {
+                let event = matcher.push(text);
+                self.delta.text.push_str(event.text);
+                let matched = event.matched?;
+                Some(self.stop_at(matched))
+            }
+            _ => {
+                self.delta.text.push_str(text);
+                None
+            }
+        }
+    }
+
+    /// Shows what was held back until the end.
+    fn show_rest(&mut self) -> Option<ChoiceEvent> {
+        let text = self.detokenizer.finish();
+        let Some(matcher) = &mut self.stop_matcher else {
+            self.delta.text.push_str(text);
+            return None;
+        };
+        let event = matcher.push(text);
+        self.delta.text.push_str(event.text);
+        if let Some(matched) = event.matched {
+            return Some(self.stop_at(matched));
+        }
+        self.delta.text.push_str(matcher.finish());
+        None
+    }
+
+    fn stop_at(&mut self, matched: usize) -> ChoiceEvent {
+        let stop = self.text_options.stop[matched].clone();
+        self.finish("stop", Some(StopReason::Text(stop)))
+    }
+
+    fn take_finished(&mut self, finished: Finished) -> ChoiceEvent {
+        let (reason, stop_reason) = match finished.reason {
+            FinishReason::EndToken => ("stop", None),
+            FinishReason::StopToken(token) => ("stop", Some(StopReason::Token(token))),
+            FinishReason::Length => ("length", None),
+            FinishReason::Aborted => ("abort", None),
+            FinishReason::Error(message) => {
+                self.stream = None;
+                return ChoiceEvent::Failed(ApiError::internal(message));
+            }
+        };
+        if let Some(token) = self.undecided.take()
+            && (reason != "stop" || self.text_options.include_stop)
+            && let Some(end) = self.show(token)
+        {
+            return end;
+        }
+        if let Some(end) = self.show_rest() {
+            return end;
+        }
+        self.finish(reason, stop_reason)
+    }
+
+    /// The last delta. The request is cancelled if it is not over.
+    fn finish(&mut self, reason: &'static str, stop_reason: Option<StopReason>) -> ChoiceEvent {
+        self.stream = None;
+        let mut delta = std::mem::take(&mut self.delta);
+        delta.finish = Some(Finish { reason, stop_reason });
+        ChoiceEvent::Delta(delta)
+    }
+}
+
+fn stop_matcher(
+    options: &TextOptions,
+    limits: &ServerLimits,
+) -> Result<Option<StopMatcher>, ApiError> {
+    if options.stop.is_empty() {
+        return Ok(None);
+    }
+    let limits =
+        StopLimits { max_strings: limits.max_stop_strings, max_bytes: limits.max_stop_len };
+    StopMatcher::new(options.stop.clone(), options.include_stop, &limits)
+        .map(Some)
+        .map_err(|error| ApiError::invalid("stop", error.to_string()))
+}
+
+impl Stream for Choice {
+    type Item = (usize, ChoiceEvent);
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        while let Some(stream) = &mut this.stream {
+            let event = ready!(stream.poll_next_unpin(cx));
+            if event.is_none() {
+                this.stream = None;
+            }
+            if let Some(event) = this.take_event(event) {
+                return Poll::Ready(Some((this.index, event)));
+            }
+        }
+        Poll::Ready(None)
+    }
+}

@@ -1,0 +1,232 @@
+//! From prompts of token ids to answers: the requests to the engine and the merged stream of what they yield.
+
+mod choice;
+pub(crate) mod logprobs;
+pub(crate) mod sse;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_util::StreamExt;
+use futures_util::stream::SelectAll;
+use quire_engine::Request;
+use quire_engine::request::{SamplingParams, SubmitError, TokenId, TokenLogprobs, TokenOutput};
+use serde::Serialize;
+use tokio::sync::watch;
+
+pub(crate) use choice::{ChoiceEvent, Delta, Finish, StopReason};
+
+use crate::app::{InFlight, SharedState};
+use crate::error::ApiError;
+use crate::metrics;
+use crate::model::ServedModel;
+use choice::Choice;
+
+/// `n` answers to each prompt. The answer `k` to prompt `i` has the index `i * n + k`.
+#[derive(Debug)]
+pub(crate) struct GenerationSpec {
+    pub prompts: Vec<Vec<TokenId>>,
+    pub n: u32,
+    pub params: SamplingParams,
+    pub text: TextOptions,
+    pub priority: i32,
+    pub cache_salt: Option<String>,
+    pub arrival: Instant,
+}
+
+/// How tokens become text.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct TextOptions {
+    pub stop: Vec<String>,
+    /// Stop strings and stop tokens are shown.
+    pub include_stop: bool,
+    pub skip_special_tokens: bool,
+    /// A delta for every token, also where it shows no text.
+    pub every_token: bool,
+}
+
+/// Answers in the making. Dropping it cancels what is not finished.
+pub(crate) struct Generation {
+    choices: SelectAll<Choice>,
+    num_choices: usize,
+    n: usize,
+    usage: UsageCount,
+    aborting: watch::Receiver<bool>,
+    state: SharedState,
+    _in_flight: InFlight,
+}
+
+/// A finished answer.
+#[derive(Debug, Default)]
+pub(crate) struct Answer {
+    pub text: String,
+    pub tokens: Vec<TokenOutput>,
+    pub finish: Option<Finish>,
+    pub prompt_logprobs: Vec<Option<TokenLogprobs>>,
+}
+
+/// Tokens counted so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct UsageCount {
+    /// Each prompt once, however many answers it has.
+    pub prompt: u64,
+    pub completion: u64,
+    /// Of the prompt tokens, those that came from the prefix cache.
+    pub cached: u64,
+}
+
+/// OpenAI's usage object.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Usage {
+    prompt_tokens: u64,
+    total_tokens: u64,
+    completion_tokens: u64,
+    prompt_tokens_details: PromptTokensDetails,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+struct PromptTokensDetails {
+    cached_tokens: u64,
+}
+
+impl From<UsageCount> for Usage {
+    fn from(count: UsageCount) -> Self {
+        Self {
+            prompt_tokens: count.prompt,
+            total_tokens: count.prompt + count.completion,
+            completion_tokens: count.completion,
+            prompt_tokens_details: PromptTokensDetails { cached_tokens: count.cached },
+        }
+    }
+}
+
+impl Generation {
+    /// Queues every request, or none: after a refusal those taken before are cancelled.
+    pub(crate) fn submit(
+        state: &SharedState,
+        model: &Arc<ServedModel>,
+        spec: &GenerationSpec,
+    ) -> Result<Self, ApiError> {
+        let limit = model.engine.info().max_num_queued;
+        if spec.prompts.len().saturating_mul(spec.n as usize) > limit as usize {
+            let message = format!(
+                "{} prompts with n {} are more answers than can wait at once: {limit} \
+                 (--max-num-queued-reqs)",
+                spec.prompts.len(),
+                spec.n
+            );
+            return Err(ApiError::invalid("n", message));
+        }
+        let in_flight = InFlight::new(Arc::clone(state));
+        let mut choices = SelectAll::new();
+        for prompt in &spec.prompts {
+            for answer in 0..spec.n {
+                let mut params = spec.params.clone();
+                params.seed = params.seed.map(|seed| seed.wrapping_add(u64::from(answer)));
+                let request = Request {
+                    prompt: prompt.clone(),
+                    params,
+                    priority: spec.priority,
+                    cache_salt: spec.cache_salt.clone(),
+                    arrival: spec.arrival,
+                };
+                let stream =
+                    model.engine.generate(request).map_err(|e| refusal(state, model, e))?;
+                choices.push(Choice::new(
+                    choices.len(),
+                    stream,
+                    model,
+                    spec,
+                    &state.config.limits,
+                )?);
+            }
+        }
+        metrics::record_num_choices(state.model_name(), spec.n);
+        let num_prompt_tokens = spec.prompts.iter().map(|prompt| prompt.len() as u64).sum();
+        Ok(Self {
+            num_choices: choices.len(),
+            choices,
+            n: spec.n as usize,
+            usage: UsageCount { prompt: num_prompt_tokens, ..UsageCount::default() },
+            aborting: state.aborting(),
+            state: Arc::clone(state),
+            _in_flight: in_flight,
+        })
+    }
+
+    /// The next step of some answer, with its index; `None` when all are over.
+    pub(crate) async fn next(&mut self) -> Option<(usize, ChoiceEvent)> {
+        if self.choices.is_empty() {
+            return None;
+        }
+        let next = tokio::select! {
+            biased;
+            event = self.choices.next() => Some(event),
+            _ = self.aborting.wait_for(|&aborting| aborting) => None,
+        };
+        let event = next.unwrap_or_else(|| self.abort_one());
+        if let Some((index, event)) = &event {
+            self.count(*index, event);
+        }
+        event
+    }
+
+    /// Everything, once it is there: answers in the order of their index.
+    pub(crate) async fn collect(mut self) -> Result<(Vec<Answer>, UsageCount), ApiError> {
+        let mut answers: Vec<Answer> = Vec::new();
+        answers.resize_with(self.num_choices, Answer::default);
+        while let Some((index, event)) = self.next().await {
+            let answer = &mut answers[index];
+            match event {
+                ChoiceEvent::Started(started) => answer.prompt_logprobs = started.prompt_logprobs,
+                ChoiceEvent::Delta(delta) => {
+                    answer.text.push_str(&delta.text);
+                    answer.tokens.extend(delta.tokens);
+                    answer.finish = delta.finish.or(answer.finish.take());
+                }
+                ChoiceEvent::Failed(error) => return Err(error),
+            }
+        }
+        Ok((answers, self.usage))
+    }
+
+    pub(crate) fn num_choices(&self) -> usize {
+        self.num_choices
+    }
+
+    pub(crate) fn usage(&self) -> UsageCount {
+        self.usage
+    }
+
+    /// The server is going down: the answers end where they are.
+    fn abort_one(&mut self) -> Option<(usize, ChoiceEvent)> {
+        let mut choices: Vec<Choice> = std::mem::take(&mut self.choices).into_iter().collect();
+        let mut last = choices.pop()?;
+        let event = last.abort();
+        self.choices.extend(choices);
+        Some((last.index(), event))
+    }
+
+    fn count(&mut self, index: usize, event: &ChoiceEvent) {
+        match event {
+            ChoiceEvent::Started(started) if index.is_multiple_of(self.n) => {
+                self.usage.cached += u64::from(started.num_cached_tokens);
+            }
+            ChoiceEvent::Started(_) => {}
+            ChoiceEvent::Delta(delta) => {
+                self.usage.completion += delta.tokens.len() as u64;
+                if delta.finish.is_some() {
+                    self.state.drain_rate.record(Instant::now());
+                }
+            }
+            ChoiceEvent::Failed(_) => self.choices = SelectAll::new(),
+        }
+    }
+}
+
+fn refusal(state: &SharedState, model: &ServedModel, error: SubmitError) -> ApiError {
+    if matches!(error, SubmitError::QueueFull { .. }) {
+        metrics::admission_rejections(state.model_name()).increment(1);
+    }
+    ApiError::from_submit(error, state.retry_after(model))
+}

@@ -1,0 +1,42 @@
+//! Reads a JSON request body: content type, size, time and encoding.
+
+use axum::body::{Body, Bytes};
+use axum::extract::Request;
+use axum::http::{HeaderMap, StatusCode, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+
+use crate::error::ApiError;
+use crate::limits::ServerLimits;
+
+/// The whole body of a request that must be JSON, as text.
+pub async fn read_json(request: Request, limits: &ServerLimits) -> Result<String, ApiError> {
+    check_content_type(request.headers())?;
+    let bytes = read(request.into_body(), limits).await?;
+    String::from_utf8(bytes.into()).map_err(|_| ApiError::bad_request("the body is not UTF-8"))
+}
+
+async fn read(body: Body, limits: &ServerLimits) -> Result<Bytes, ApiError> {
+    let body = Limited::new(body, limits.max_body_bytes);
+    match tokio::time::timeout(limits.body_read_timeout, body.collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            let limit = limits.max_body_bytes;
+            let message = format!("the body is over the limit of {limit} bytes (--max-body-bytes)");
+            Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message))
+        }
+        Ok(Err(_)) => Err(ApiError::bad_request("the body broke off")),
+        Err(_) => {
+            let message = "the body did not arrive in time (--body-read-timeout)";
+            Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, message))
+        }
+    }
+}
+
+fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
+    let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence = given.and_then(|value| value.split(';').next()).unwrap_or("").trim();
+    if essence.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    Err(ApiError::bad_request("Unsupported Media Type: Only 'application/json' is allowed"))
+}

@@ -1,0 +1,110 @@
+//! Accepts connections and serves HTTP/1.1 on each: how many, how long, how large a head.
+
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+
+use super::stall::StallGuard;
+use crate::limits::ServerLimits;
+
+/// The connections of one listener.
+pub struct Connections {
+    router: Router,
+    limits: ServerLimits,
+    slots: Arc<Semaphore>,
+    graceful: GracefulShutdown,
+    tasks: JoinSet<()>,
+}
+
+impl Connections {
+    pub fn new(router: Router, limits: ServerLimits) -> Self {
+        let slots = Arc::new(Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS)));
+        Self { router, limits, slots, graceful: GracefulShutdown::new(), tasks: JoinSet::new() }
+    }
+
+    /// Accepts until `until` is done; connections run on.
+    pub async fn accept(&mut self, listener: &TcpListener, until: impl Future<Output = ()>) {
+        let mut until = pin!(until);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut until => return,
+                Some(_) = self.tasks.join_next() => {}
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => self.spawn(stream),
+                    Err(error) => back_off(&error).await,
+                },
+            }
+        }
+    }
+
+    /// Idle connections close now, the others after their present request, all of them after `timeout`.
+    pub async fn close(mut self, timeout: Duration) {
+        if tokio::time::timeout(timeout, self.graceful.shutdown()).await.is_err() {
+            tracing::warn!(open = self.tasks.len(), "connections cut off at the shutdown timeout");
+        }
+        self.tasks.shutdown().await;
+    }
+
+    fn spawn(&mut self, stream: TcpStream) {
+        let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
+            refuse(stream);
+            return;
+        };
+        let connection =
+            serve_one(stream, self.router.clone(), self.limits.clone(), self.graceful.watcher());
+        self.tasks.spawn(holding(slot, connection));
+    }
+}
+
+async fn holding(slot: OwnedSemaphorePermit, connection: impl Future<Output = ()>) {
+    connection.await;
+    drop(slot);
+}
+
+async fn serve_one(stream: TcpStream, router: Router, limits: ServerLimits, watcher: Watcher) {
+    // Tokens are small writes; waiting to fill a packet would delay each one.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "set_nodelay");
+    }
+    let io = TokioIo::new(StallGuard::new(stream, limits.write_timeout));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_read_timeout)
+        .max_headers(limits.max_headers)
+        .max_header_size(limits.max_header_bytes)
+        .serve_connection(io, TowerToHyperService::new(router));
+    if let Err(error) = watcher.watch(connection).await {
+        tracing::debug!(%error, "connection ended");
+    }
+}
+
+/// One more than the limit: told so at once, without taking part in anything.
+fn refuse(mut stream: TcpStream) {
+    const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
+        retry-after: 1\r\nconnection: close\r\ncontent-length: 121\r\n\r\n\
+        {\"error\":{\"message\":\"too many connections (--max-connections)\",\"type\":\
+        \"ServiceUnavailableError\",\"param\":null,\"code\":503}}";
+    tracing::warn!("connection refused: --max-connections are open");
+    tokio::spawn(async move {
+        let _ = stream.write_all(ANSWER).await;
+        let _ = stream.shutdown().await;
+    });
+}
+
+/// Out of file descriptors, say: without a pause the loop would spin.
+async fn back_off(error: &io::Error) {
+    tracing::warn!(%error, "accept failed");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+}

@@ -1,0 +1,54 @@
+//! The limits of the HTTP front-end; each is a flag of `quire serve`.
+
+use std::time::Duration;
+
+/// What one client, or all of them together, may ask of the front-end.
+#[derive(Clone, Debug)]
+pub struct ServerLimits {
+    /// Bytes of a request body (`--max-body-bytes`).
+    pub max_body_bytes: usize,
+    /// Bytes of a request's head (`--max-header-bytes`).
+    pub max_header_bytes: usize,
+    /// Header fields of a request (`--max-headers`).
+    pub max_headers: usize,
+    /// Connections served at once; further ones are answered 503 and closed (`--max-connections`).
+    pub max_connections: usize,
+    /// From the end of one request to the whole head of the next (`--header-read-timeout`).
+    pub header_read_timeout: Duration,
+    /// For the whole body of a request (`--body-read-timeout`).
+    pub body_read_timeout: Duration,
+    /// A client that reads nothing for this long is cut off (`--slow-client-timeout`).
+    pub write_timeout: Duration,
+    /// Answers to one prompt, the field `n` (`--max-n`).
+    pub max_n: u32,
+    /// Prompts in one request (`--max-prompts`).
+    pub max_prompts: usize,
+    /// Messages in one chat (`--max-messages`).
+    pub max_messages: usize,
+    /// Stop strings of one request (`--max-stop-strings`).
+    pub max_stop_strings: usize,
+    /// Bytes of one stop string (`--max-stop-len`).
+    pub max_stop_len: usize,
+    /// Templates and tokenizations of long prompts that run at once (`--max-tokenize-jobs`).
+    pub max_tokenize_jobs: usize,
+}
+
+impl Default for ServerLimits {
+    fn default() -> Self {
+        Self {
+            max_body_bytes: 16 << 20,
+            max_header_bytes: 64 << 10,
+            max_headers: 100,
+            max_connections: 4096,
+            header_read_timeout: Duration::from_secs(10),
+            body_read_timeout: Duration::from_secs(60),
+            write_timeout: Duration::from_secs(60),
+            max_n: 128,
+            max_prompts: 256,
+            max_messages: 4096,
+            max_stop_strings: 32,
+            max_stop_len: 1024,
+            max_tokenize_jobs: 2,
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! The model as the routes see it: its engine, its text, its defaults.
+
+use std::sync::Arc;
+
+use quire_engine::EngineHandle;
+use quire_engine::request::TokenId;
+use quire_engine::weights::gguf::Metadata;
+
+use crate::app::unix_time;
+use crate::error::ApiError;
+use crate::text::{ChatInput, Detokenizer, TemplateError, TextPipeline};
+
+/// A loaded model.
+pub struct ServedModel {
+    pub engine: EngineHandle,
+    pub sampling_defaults: SamplingDefaults,
+    /// Seconds since 1970 at which it was loaded.
+    pub created: u64,
+    text: Arc<TextPipeline>,
+}
+
+/// What a request that does not say gets: the model's own recommendation where it has one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SamplingDefaults {
+    pub temperature: f32,
+    /// 0 is off.
+    pub top_k: u32,
+    pub top_p: f32,
+    pub min_p: f32,
+    pub repetition_penalty: f32,
+}
+
+impl Default for SamplingDefaults {
+    /// OpenAI's.
+    fn default() -> Self {
+        Self { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0 }
+    }
+}
+
+impl SamplingDefaults {
+    /// What the file recommends (`general.sampling.*`) where it makes sense, OpenAI's values elsewhere.
+    pub fn from_gguf(metadata: &Metadata) -> Self {
+        let number = |name: &str, low: f32, high: f32, default: f32| {
+            let value = metadata.f32(&format!("general.sampling.{name}")).ok().flatten();
+            value.filter(|value| (low..=high).contains(value)).unwrap_or(default)
+        };
+        let top_k = metadata.u32("general.sampling.top_k").ok().flatten();
+        let default = Self::default();
+        Self {
+            temperature: number("temp", 0.0, 2.0, default.temperature),
+            top_k: top_k.unwrap_or(default.top_k),
+            top_p: number("top_p", f32::MIN_POSITIVE, 1.0, default.top_p),
+            min_p: number("min_p", 0.0, 1.0, default.min_p),
+            repetition_penalty: number("penalty_repeat", 0.1, 10.0, default.repetition_penalty),
+        }
+    }
+}
+
+impl ServedModel {
+    pub fn new(
+        engine: EngineHandle,
+        text: Arc<TextPipeline>,
+        sampling_defaults: SamplingDefaults,
+    ) -> Self {
+        Self { engine, sampling_defaults, created: unix_time(), text }
+    }
+
+    pub(crate) fn encode(&self, text: &str, add_special: bool) -> Vec<TokenId> {
+        self.text.encode_prompt(text, add_special)
+    }
+
+    pub(crate) fn encode_chat(&self, chat: &ChatInput) -> Result<Vec<TokenId>, ApiError> {
+        self.text.encode_chat(chat).map_err(|error| {
+            let param = match &error {
+                TemplateError::ReservedName(_) => "chat_template_kwargs",
+                TemplateError::ContinueAndGenerate | TemplateError::NothingToContinue => {
+                    "continue_final_message"
+                }
+                _ => "messages",
+            };
+            if error.is_client_error() {
+                ApiError::invalid(param, error.to_string())
+            } else {
+                ApiError::internal(error.to_string())
+            }
+        })
+    }
+
+    pub(crate) fn decode(&self, tokens: &[TokenId], skip_special: bool) -> String {
+        Detokenizer::decode(self.text.tokenizer(), tokens, skip_special)
+    }
+
+    /// Decodes an answer, which goes on from its prompt.
+    pub(crate) fn detokenizer(&self, skip_special: bool) -> Detokenizer {
+        Detokenizer::continuing(self.text.tokenizer(), skip_special)
+    }
+
+    /// What the token stands for; control tokens by their names.
+    pub(crate) fn token_bytes(&self, token: TokenId) -> &[u8] {
+        self.text.tokenizer().token_bytes_with_special(token)
+    }
+
+    /// As the vocabulary spells it.
+    pub(crate) fn token_text(&self, token: TokenId) -> &str {
+        self.text.tokenizer().token_text(token).unwrap_or("")
+    }
+
+    pub(crate) fn is_special(&self, token: TokenId) -> bool {
+        self.text.tokenizer().is_special(token)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use quire_engine::weights::gguf::{GgufFile, GgufWriter};
+
+    use super::*;
+
+    #[test]
+    fn a_file_recommends_how_to_sample() {
+        let mut writer = GgufWriter::new();
+        writer.f32("general.sampling.temp", 0.6).u32("general.sampling.top_k", 20);
+        writer.f32("general.sampling.top_p", -1.0).string("general.sampling.min_p", "high");
+        let file = GgufFile::from_bytes(Path::new("m.gguf"), writer.to_bytes()).expect("valid");
+        let defaults = SamplingDefaults::from_gguf(file.metadata());
+        let expected =
+            SamplingDefaults { temperature: 0.6, top_k: 20, ..SamplingDefaults::default() };
+        assert_eq!(defaults, expected);
+    }
+}

@@ -1,0 +1,36 @@
+//! The body of a chat request to prompt tokens and what the engine is asked.
+
+use super::Frame;
+use super::validate::ChatRequest;
+use crate::app::unix_time;
+use crate::error::ApiError;
+use crate::generation::GenerationSpec;
+use crate::routes::prepare::Incoming;
+
+/// Parses, checks, renders and tokenizes.
+pub(super) fn convert(incoming: &Incoming) -> Result<(Frame, GenerationSpec), ApiError> {
+    let (mut fields, model) = incoming.fields()?;
+    let id = incoming.answer_id("chatcmpl", &mut fields)?;
+    let request = ChatRequest::take(&mut fields, &model, &incoming.state.config.limits)?;
+    fields.finish();
+
+    let prompt = model.encode_chat(&request.chat)?;
+    let common = &request.common;
+    let mut params = common.params.clone();
+    params.max_tokens = request.max_tokens;
+    params.logprobs = request.logprobs;
+    params.prompt_logprobs = request.prompt_logprobs;
+    let mut text = common.text.clone();
+    text.every_token = common.stream && (common.return_token_ids || request.logprobs.is_some());
+    let spec = GenerationSpec {
+        n: common.n,
+        params,
+        text,
+        priority: common.priority,
+        cache_salt: common.cache_salt.clone(),
+        arrival: incoming.arrival,
+        prompts: vec![prompt.clone()],
+    };
+    let model_name = incoming.state.model_name().to_owned();
+    Ok((Frame { id, created: unix_time(), model_name, model, prompt, request }, spec))
+}

@@ -1,0 +1,171 @@
+//! `POST /v1/chat/completions`.
+
+mod convert;
+mod types;
+mod validate;
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use quire_engine::request::{TokenId, TokenOutput};
+
+use types::{ChatCompletion, Choice, Chunk, ChunkChoice, DeltaMessage, Message};
+use validate::ChatRequest;
+
+use super::FINGERPRINT;
+use crate::app::SharedState;
+use crate::error::ApiError;
+use crate::generation::logprobs::{ChatLogprobs, TokenNames, prompt_logprobs};
+use crate::generation::sse::{self, SseBuffer, SseInput};
+use crate::generation::{Answer, ChoiceEvent, Delta, Generation, UsageCount};
+use crate::http;
+use crate::model::ServedModel;
+use crate::routes::prepare::prepare;
+
+pub(crate) async fn chat_completions(
+    State(state): State<SharedState>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let (frame, spec) = prepare(&state, request, convert::convert).await?;
+    let generation = Generation::submit(&state, &frame.model, &spec)
+        .map_err(|error| frame.request.blame(error))?;
+    if frame.request.common.stream {
+        return Ok(frame.stream(&state, generation));
+    }
+    let (answers, usage) = generation.collect().await?;
+    Ok(http::json(StatusCode::OK, &frame.completion(answers, usage)))
+}
+
+/// What all parts of one response share.
+struct Frame {
+    id: String,
+    created: u64,
+    model_name: String,
+    model: Arc<ServedModel>,
+    prompt: Vec<TokenId>,
+    request: ChatRequest,
+}
+
+impl Frame {
+    fn completion(&self, answers: Vec<Answer>, usage: UsageCount) -> ChatCompletion<'_> {
+        let prompt_logprobs =
+            self.request.prompt_logprobs.zip(answers.first()).map(|(count, first)| {
+                prompt_logprobs(self.names(), &self.prompt, &first.prompt_logprobs, count)
+            });
+        ChatCompletion {
+            id: &self.id,
+            object: "chat.completion",
+            created: self.created,
+            model: &self.model_name,
+            choices: answers.into_iter().enumerate().map(|(i, a)| self.choice(i, a)).collect(),
+            service_tier: None,
+            system_fingerprint: FINGERPRINT,
+            usage: usage.into(),
+            prompt_logprobs,
+            kv_transfer_params: None,
+            prompt_token_ids: self.request.common.return_token_ids.then_some(&self.prompt),
+        }
+    }
+
+    fn choice(&self, index: usize, answer: Answer) -> Choice {
+        let finish = answer.finish;
+        Choice {
+            index,
+            logprobs: self.logprobs(&answer.tokens),
+            token_ids: self.token_ids(&answer.tokens),
+            message: Message {
+                role: "assistant",
+                content: answer.text,
+                refusal: None,
+                annotations: None,
+                audio: None,
+                function_call: None,
+                tool_calls: [],
+                reasoning: None,
+            },
+            finish_reason: finish.as_ref().map_or("abort", |finish| finish.reason),
+            stop_reason: finish.and_then(|finish| finish.stop_reason),
+        }
+    }
+
+    fn stream(self, state: &SharedState, generation: Generation) -> Response {
+        let options = self.request.common.stream_options;
+        let render = move |input: SseInput, usage: UsageCount, out: &mut SseBuffer| {
+            let running = options.continuous_usage_stats && options.include_usage;
+            let usage_now = running.then(|| usage.into());
+            match input {
+                SseInput::Event(index, ChoiceEvent::Started(_)) => {
+                    let delta = DeltaMessage { role: Some("assistant"), content: Some("") };
+                    let choice = ChunkChoice {
+                        index,
+                        delta,
+                        logprobs: None,
+                        finish_reason: None,
+                        stop_reason: None,
+                        token_ids: None,
+                    };
+                    let mut chunk = self.chunk(Some(choice));
+                    chunk.prompt_token_ids =
+                        self.request.common.return_token_ids.then_some(&self.prompt);
+                    chunk.usage = usage_now;
+                    out.push(&chunk);
+                }
+                SseInput::Event(index, ChoiceEvent::Delta(delta)) => {
+                    let mut chunk = self.chunk(Some(self.chunk_choice(index, &delta)));
+                    chunk.usage = usage_now;
+                    out.push(&chunk);
+                }
+                SseInput::End if options.include_usage => {
+                    let mut chunk = self.chunk(None);
+                    chunk.usage = Some(usage.into());
+                    out.push(&chunk);
+                }
+                SseInput::End | SseInput::Event(_, ChoiceEvent::Failed(_)) => {}
+            }
+        };
+        sse::respond(generation, state.config.sse_keep_alive_interval, render)
+    }
+
+    fn chunk<'a>(&'a self, choice: Option<ChunkChoice<'a>>) -> Chunk<'a> {
+        Chunk {
+            id: &self.id,
+            object: "chat.completion.chunk",
+            created: self.created,
+            model: &self.model_name,
+            system_fingerprint: FINGERPRINT,
+            choices: choice.into_iter().collect(),
+            usage: None,
+            prompt_token_ids: None,
+        }
+    }
+
+    fn chunk_choice<'a>(&self, index: usize, delta: &'a Delta) -> ChunkChoice<'a> {
+        let is_silent = delta.text.is_empty() && delta.finish.is_some();
+        let content = (!is_silent).then_some(delta.text.as_str());
+        ChunkChoice {
+            index,
+            delta: DeltaMessage { role: None, content },
+            logprobs: self.logprobs(&delta.tokens),
+            finish_reason: delta.finish.as_ref().map(|finish| finish.reason),
+            stop_reason: delta.finish.as_ref().and_then(|finish| finish.stop_reason.clone()),
+            token_ids: self.token_ids(&delta.tokens),
+        }
+    }
+
+    fn names(&self) -> TokenNames<'_> {
+        TokenNames { model: &self.model, as_ids: self.request.common.tokens_as_ids }
+    }
+
+    fn logprobs(&self, tokens: &[TokenOutput]) -> Option<ChatLogprobs> {
+        self.request.logprobs.map(|_| ChatLogprobs::new(self.names(), tokens))
+    }
+
+    fn token_ids(&self, tokens: &[TokenOutput]) -> Option<Vec<TokenId>> {
+        self.request
+            .common
+            .return_token_ids
+            .then(|| tokens.iter().map(|output| output.token).collect())
+    }
+}

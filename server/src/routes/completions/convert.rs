@@ -1,0 +1,46 @@
+//! The body of a completion request to prompt tokens and what the engine is asked.
+
+use quire_engine::request::TokenId;
+
+use super::Frame;
+use super::validate::{CompletionRequest, Prompt};
+use crate::app::unix_time;
+use crate::error::ApiError;
+use crate::generation::GenerationSpec;
+use crate::routes::prepare::Incoming;
+
+/// Parses, checks and tokenizes.
+pub(super) fn convert(incoming: &Incoming) -> Result<(Frame, GenerationSpec), ApiError> {
+    let (mut fields, model) = incoming.fields()?;
+    let id = incoming.answer_id("cmpl", &mut fields)?;
+    let mut request = CompletionRequest::take(&mut fields, &model, &incoming.state.config.limits)?;
+    fields.finish();
+
+    let add_special = request.add_special_tokens;
+    let tokens_of = |prompt| match prompt {
+        Prompt::Text(text) => model.encode(&text, add_special),
+        Prompt::Tokens(tokens) => tokens,
+    };
+    let prompts: Vec<Vec<TokenId>> =
+        std::mem::take(&mut request.prompts).into_iter().map(tokens_of).collect();
+    let common = &request.common;
+    let mut params = common.params.clone();
+    params.max_tokens = Some(request.max_tokens.max(1));
+    params.logprobs = request.logprobs;
+    // An echoed prompt shows its log probabilities beside the answer's.
+    let echoed = request.logprobs.filter(|_| request.echo);
+    params.prompt_logprobs = request.prompt_logprobs.max(echoed);
+    let mut text = common.text.clone();
+    text.every_token = common.stream && (common.return_token_ids || request.logprobs.is_some());
+    let spec = GenerationSpec {
+        prompts: prompts.clone(),
+        n: common.n,
+        params,
+        text,
+        priority: common.priority,
+        cache_salt: common.cache_salt.clone(),
+        arrival: incoming.arrival,
+    };
+    let model_name = incoming.state.model_name().to_owned();
+    Ok((Frame { id, created: unix_time(), model_name, model, prompts, request }, spec))
+}

@@ -1,0 +1,94 @@
+//! Parses and checks the body of `POST /v1/completions`.
+
+use quire_engine::request::TokenId;
+use serde::Deserialize;
+
+use crate::error::ApiError;
+use crate::http::fields::{Fields, NeutralOnly};
+use crate::limits::ServerLimits;
+use crate::model::ServedModel;
+use crate::routes::sampling::{CommonFields, take_prompt_logprobs};
+
+/// A checked request.
+pub(super) struct CompletionRequest {
+    pub prompts: Vec<Prompt>,
+    pub add_special_tokens: bool,
+    pub common: CommonFields,
+    /// 0 only with `echo`: nothing but the prompt is shown.
+    pub max_tokens: u32,
+    pub echo: bool,
+    pub logprobs: Option<u32>,
+    pub prompt_logprobs: Option<u32>,
+}
+
+pub(super) enum Prompt {
+    Text(String),
+    Tokens(Vec<TokenId>),
+}
+
+/// The four shapes of `prompt`.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum RawPrompt {
+    Text(String),
+    Tokens(Vec<TokenId>),
+    Texts(Vec<String>),
+    TokenLists(Vec<Vec<TokenId>>),
+}
+
+/// Completion fields without support, and the values that ask for nothing.
+const UNSUPPORTED: &[NeutralOnly] =
+    &[NeutralOnly("suffix", &[r#""""#]), NeutralOnly("prompt_embeds", &[])];
+
+const DEFAULT_MAX_TOKENS: u32 = 16;
+
+impl CompletionRequest {
+    pub(super) fn take(
+        fields: &mut Fields<'_>,
+        model: &ServedModel,
+        limits: &ServerLimits,
+    ) -> Result<Self, ApiError> {
+        fields.reject_unsupported(UNSUPPORTED)?;
+        let prompts = take_prompts(fields, limits)?;
+        let add_special_tokens = fields.take_bool("add_special_tokens")?.unwrap_or(true);
+        let common = CommonFields::take(fields, model, limits)?;
+        let echo = fields.take_bool("echo")?.unwrap_or(false);
+        let max_tokens = fields.take_u32("max_tokens")?.unwrap_or(DEFAULT_MAX_TOKENS);
+        if max_tokens == 0 && !echo {
+            let message = "max_tokens must be at least 1 (0 is for echo only)";
+            return Err(ApiError::invalid("max_tokens", message));
+        }
+        let logprobs = fields.take_u32("logprobs")?;
+        if common.stream && echo && logprobs.is_some() {
+            let message = "echo with logprobs is not available with stream";
+            return Err(ApiError::invalid("echo", message));
+        }
+        let prompt_logprobs = take_prompt_logprobs(fields, common.stream)?;
+        Ok(Self {
+            prompts,
+            add_special_tokens,
+            common,
+            max_tokens,
+            echo,
+            logprobs,
+            prompt_logprobs,
+        })
+    }
+}
+
+fn take_prompts(fields: &mut Fields<'_>, limits: &ServerLimits) -> Result<Vec<Prompt>, ApiError> {
+    let expected = "a string, a list of strings, a list of token ids, or a list of such lists";
+    let prompts: Vec<Prompt> = match fields.take("prompt", expected)? {
+        None => return Err(ApiError::invalid("prompt", "prompt is missing")),
+        Some(RawPrompt::Text(text)) => vec![Prompt::Text(text)],
+        Some(RawPrompt::Tokens(tokens)) => vec![Prompt::Tokens(tokens)],
+        Some(RawPrompt::Texts(texts)) => texts.into_iter().map(Prompt::Text).collect(),
+        Some(RawPrompt::TokenLists(lists)) => lists.into_iter().map(Prompt::Tokens).collect(),
+    };
+    let limit = limits.max_prompts;
+    if prompts.len() > limit {
+        let message = format!("prompt has {} entries, over {limit} (--max-prompts)", prompts.len());
+        return Err(ApiError::invalid("prompt", message));
+    }
+    Ok(prompts)
+}

@@ -1,0 +1,126 @@
+//! The conversation fields that chat and `/tokenize` share.
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::app::unix_time;
+use crate::error::{ApiError, shortened};
+use crate::http::fields::Fields;
+use crate::limits::ServerLimits;
+use crate::text::ChatInput;
+
+pub(crate) const REASONING_EFFORT: &str = "reasoning_effort";
+
+/// The conversation in `fields` and how its template is to be rendered.
+pub(crate) fn take_chat(
+    fields: &mut Fields<'_>,
+    limits: &ServerLimits,
+) -> Result<ChatInput, ApiError> {
+    let messages = take_messages(fields, limits)?;
+    // The model's BOS token is in front of every chat once, whether or not it is asked for.
+    fields.take_bool("add_special_tokens")?;
+    Ok(ChatInput {
+        messages,
+        add_generation_prompt: fields.take_bool("add_generation_prompt")?.unwrap_or(true),
+        continue_final_message: fields.take_bool("continue_final_message")?.unwrap_or(false),
+        kwargs: fields.take("chat_template_kwargs", "an object")?.unwrap_or_default(),
+        unix_seconds: unix_time() as i64,
+        ..ChatInput::default()
+    })
+}
+
+#[derive(Deserialize)]
+struct RawMessage {
+    role: String,
+    #[serde(default)]
+    content: Value,
+    name: Option<String>,
+    tool_call_id: Option<String>,
+    tool_calls: Option<Vec<Value>>,
+    #[serde(alias = "reasoning_content")]
+    reasoning: Option<String>,
+}
+
+fn take_messages(fields: &mut Fields<'_>, limits: &ServerLimits) -> Result<Vec<Value>, ApiError> {
+    let given: Option<Vec<Value>> = fields.take("messages", "a list of objects")?;
+    let Some(given) = given.filter(|messages| !messages.is_empty()) else {
+        return Err(invalid("messages must have at least one message"));
+    };
+    let limit = limits.max_messages;
+    if given.len() > limit {
+        return Err(invalid(format!("messages has over {limit} entries (--max-messages)")));
+    }
+    given.into_iter().enumerate().map(|(index, message)| convert(index, message)).collect()
+}
+
+fn convert(index: usize, message: Value) -> Result<Value, ApiError> {
+    let raw: RawMessage = serde_json::from_value(message)
+        .map_err(|error| invalid(format!("messages[{index}] is not a message: {error}")))?;
+    let role = match raw.role.as_str() {
+        "system" | "user" | "assistant" | "tool" => raw.role,
+        // Chat templates know this role by its older name.
+        "developer" => "system".to_owned(),
+        other => {
+            let other = shortened(other);
+            return Err(invalid(format!(
+                "messages[{index}].role must be system, developer, user, assistant or tool, not {other:?}"
+            )));
+        }
+    };
+    let may_be_empty = role == "assistant";
+    let content = match content_text(index, raw.content)? {
+        None if !may_be_empty => {
+            return Err(invalid(format!("messages[{index}].content is missing")));
+        }
+        content => content.unwrap_or_default(),
+    };
+    let mut converted = json!({"role": role, "content": content});
+    if let Some(name) = raw.name {
+        converted["name"] = name.into();
+    }
+    if let Some(id) = raw.tool_call_id {
+        converted["tool_call_id"] = id.into();
+    }
+    if let Some(reasoning) = raw.reasoning {
+        converted["reasoning_content"] = reasoning.into();
+    }
+    if let Some(calls) = raw.tool_calls.filter(|calls| !calls.is_empty()) {
+        converted["tool_calls"] = calls.into();
+    }
+    Ok(converted)
+}
+
+/// Text, or text parts joined by line feeds.
+fn content_text(index: usize, content: Value) -> Result<Option<String>, ApiError> {
+    let parts = match content {
+        Value::Null => return Ok(None),
+        Value::String(text) => return Ok(Some(text)),
+        Value::Array(parts) => parts,
+        _ => {
+            let message = format!("messages[{index}].content must be a string or a list of parts");
+            return Err(invalid(message));
+        }
+    };
+    let text_of = |part: &Value| {
+        let kind = part["type"].as_str().unwrap_or("");
+        let text = match kind {
+            "text" => part["text"].as_str(),
+            "refusal" => part["refusal"].as_str(),
+            "" => return Err(invalid(format!("a part of messages[{index}].content has no type"))),
+            other => {
+                let other = shortened(other);
+                return Err(invalid(format!(
+                    "messages[{index}].content has a part of type {other:?}: only text is supported"
+                )));
+            }
+        };
+        text.map(str::to_owned)
+            .ok_or_else(|| invalid(format!("a text part of messages[{index}].content has no text")))
+    };
+    let texts: Vec<String> = parts.iter().map(text_of).collect::<Result<_, _>>()?;
+    Ok(Some(texts.join("\n")))
+}
+
+fn invalid(message: impl Into<String>) -> ApiError {
+    ApiError::invalid("messages", message)
+}

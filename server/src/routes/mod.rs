@@ -1,0 +1,16 @@
+//! One folder or file a route: parse, validate, convert, answer.
+
+pub(crate) mod chat_completions;
+pub(crate) mod completions;
+pub(crate) mod detokenize;
+pub(crate) mod health;
+pub(crate) mod messages;
+pub(crate) mod metrics;
+pub(crate) mod models;
+pub(crate) mod prepare;
+pub(crate) mod sampling;
+pub(crate) mod tokenize;
+pub(crate) mod version;
+
+/// `system_fingerprint` of every answer.
+pub(crate) const FINGERPRINT: &str = concat!("quire-", env!("CARGO_PKG_VERSION"));

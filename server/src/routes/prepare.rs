@@ -1,0 +1,74 @@
+//! From a request's body to what the engine is asked: parsing, templates and tokenization, away from the async threads.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::Request;
+
+use crate::app::SharedState;
+use crate::error::ApiError;
+use crate::http::body;
+use crate::http::fields::Fields;
+use crate::http::observe::{ClientRequestId, is_safe_id};
+use crate::model::ServedModel;
+
+/// A request whose body has been read.
+pub(crate) struct Incoming {
+    pub(crate) state: SharedState,
+    pub(crate) body: String,
+    pub(crate) arrival: Instant,
+    /// From the header `X-Request-Id`.
+    client_id: Option<String>,
+}
+
+/// Below this many bytes the way to another thread costs more than the work.
+const SHORT: usize = 4 << 10;
+
+/// Reads the body and runs `work` on it: at once when it is short, else on the blocking pool, at most
+/// `max_tokenize_jobs` together.
+pub(crate) async fn prepare<T: Send + 'static>(
+    state: &SharedState,
+    request: Request,
+    work: fn(&Incoming) -> Result<T, ApiError>,
+) -> Result<T, ApiError> {
+    let arrival = Instant::now();
+    let client_id = request.extensions().get::<ClientRequestId>().map(|id| id.0.clone());
+    let body = body::read_json(request, &state.config.limits).await?;
+    let incoming = Incoming { state: Arc::clone(state), body, arrival, client_id };
+    if incoming.body.len() < SHORT {
+        return work(&incoming);
+    }
+    let slot = Arc::clone(&state.tokenize_slots).acquire_owned().await;
+    let job = tokio::task::spawn_blocking(move || {
+        // Held to the end of the work, also when the client has gone meanwhile.
+        let _slot = slot;
+        work(&incoming)
+    });
+    job.await.map_err(|_| ApiError::internal("reading the request failed"))?
+}
+
+impl Incoming {
+    /// The body's fields and the model that the field `model` asks for.
+    pub(crate) fn fields(&self) -> Result<(Fields<'_>, Arc<ServedModel>), ApiError> {
+        let mut fields = Fields::parse(&self.body)?;
+        let name = fields.take_string("model")?;
+        let model = self.state.resolve_model(name.as_deref())?;
+        Ok((fields, Arc::clone(model)))
+    }
+
+    /// The id of the answer: `prefix` and the request's own id, the client's header, or a fresh one.
+    pub(crate) fn answer_id(
+        &self,
+        prefix: &str,
+        fields: &mut Fields<'_>,
+    ) -> Result<String, ApiError> {
+        let given = fields.take_string("request_id")?;
+        if given.as_deref().is_some_and(|id| !is_safe_id(id)) {
+            let message = "request_id must be 1 to 128 letters, digits, or any of -_.:";
+            return Err(ApiError::invalid("request_id", message));
+        }
+        let fresh = || uuid::Uuid::new_v4().simple().to_string();
+        let id = given.or_else(|| self.client_id.clone()).unwrap_or_else(fresh);
+        Ok(format!("{prefix}-{id}"))
+    }
+}

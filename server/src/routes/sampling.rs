@@ -1,0 +1,259 @@
+//! The fields that chat and completions share: how to sample, when to stop, how to answer.
+
+use std::collections::BTreeMap;
+
+use quire_engine::request::{SamplingParams, TokenId};
+use serde::Deserialize;
+
+use crate::error::{ApiError, shortened};
+use crate::generation::TextOptions;
+use crate::http::fields::{Fields, NeutralOnly};
+use crate::limits::ServerLimits;
+use crate::model::ServedModel;
+
+/// What the shared fields came to.
+#[derive(Debug)]
+pub(crate) struct CommonFields {
+    pub n: u32,
+    /// Without `max_tokens` and the log probabilities, which the two routes name differently.
+    pub params: SamplingParams,
+    pub text: TextOptions,
+    pub stream: bool,
+    pub stream_options: StreamOptions,
+    pub priority: i32,
+    pub cache_salt: Option<String>,
+    pub return_token_ids: bool,
+    pub tokens_as_ids: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct StreamOptions {
+    #[serde(deserialize_with = "null_is_false")]
+    pub include_usage: bool,
+    #[serde(deserialize_with = "null_is_false")]
+    pub continuous_usage_stats: bool,
+}
+
+/// Known fields without support, and the values that ask for nothing.
+pub(crate) const UNSUPPORTED: &[NeutralOnly] = &[
+    NeutralOnly("best_of", &["1"]),
+    NeutralOnly("use_beam_search", &["false"]),
+    NeutralOnly("length_penalty", &["1", "1.0"]),
+    NeutralOnly("early_stopping", &["false"]),
+    NeutralOnly("response_format", &[r#"{"type": "text"}"#]),
+    NeutralOnly("structured_outputs", &[]),
+    NeutralOnly("guided_json", &[]),
+    NeutralOnly("guided_regex", &[]),
+    NeutralOnly("guided_choice", &[]),
+    NeutralOnly("guided_grammar", &[]),
+    NeutralOnly("logprob_token_ids", &[]),
+    NeutralOnly("spaces_between_special_tokens", &["true"]),
+    NeutralOnly("truncate_prompt_tokens", &[]),
+    NeutralOnly("truncation_side", &[]),
+    NeutralOnly("media_io_kwargs", &["{}"]),
+    NeutralOnly("mm_processor_kwargs", &["{}"]),
+    NeutralOnly("mm_payload", &[r#""tensors""#]),
+    NeutralOnly("return_mm_kwargs", &["false"]),
+    NeutralOnly("return_weight_versions", &["false"]),
+    NeutralOnly("routed_experts_prompt_start", &["0"]),
+    NeutralOnly("return_token_offsets", &["false"]),
+    NeutralOnly("return_prompt_text", &["false"]),
+    NeutralOnly("kv_transfer_params", &[]),
+    NeutralOnly("ec_transfer_params", &[]),
+    NeutralOnly("vllm_xargs", &["{}"]),
+    NeutralOnly("repetition_detection", &[]),
+    NeutralOnly("stream_interval", &["1"]),
+    NeutralOnly("thinking_token_budget", &[]),
+    NeutralOnly("watermarking", &["false"]),
+];
+
+/// Temperatures below this are raised to it, but for those that mean greedy.
+const LEAST_TEMPERATURE: f32 = 0.01;
+const GREEDY_TEMPERATURE: f32 = 1e-5;
+const MAX_LOGIT_BIAS: f32 = 100.0;
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl CommonFields {
+    pub(crate) fn take(
+        fields: &mut Fields<'_>,
+        model: &ServedModel,
+        limits: &ServerLimits,
+    ) -> Result<Self, ApiError> {
+        fields.reject_unsupported(UNSUPPORTED)?;
+        fields.take_string("user")?;
+        fields.take_string("session_id")?;
+        let params = take_params(fields, model)?;
+        let n = fields.take_integer("n", 1, i64::from(limits.max_n))?.unwrap_or(1) as u32;
+        if n > 1 && params.temperature == 0.0 {
+            let message = "n must be 1 when temperature is 0: all answers would be the same";
+            return Err(ApiError::invalid("n", message));
+        }
+        let stream = fields.take_bool("stream")?.unwrap_or(false);
+        let stream_options = take_stream_options(fields, stream)?;
+        let priority =
+            fields.take_integer("priority", i64::from(i32::MIN), i64::from(i32::MAX))?.unwrap_or(0);
+        Ok(Self {
+            n,
+            params,
+            text: take_text_options(fields, limits)?,
+            stream,
+            stream_options,
+            priority: priority as i32,
+            cache_salt: take_cache_salt(fields)?,
+            return_token_ids: fields.take_bool("return_token_ids")?.unwrap_or(false),
+            tokens_as_ids: fields.take_bool("return_tokens_as_token_ids")?.unwrap_or(false),
+        })
+    }
+}
+
+/// `prompt_logprobs`, which a stream has no place for.
+pub(crate) fn take_prompt_logprobs(
+    fields: &mut Fields<'_>,
+    stream: bool,
+) -> Result<Option<u32>, ApiError> {
+    let count = fields.take_u32("prompt_logprobs")?;
+    if stream && count.is_some() {
+        let message = "prompt_logprobs is not available with stream";
+        return Err(ApiError::invalid("prompt_logprobs", message));
+    }
+    Ok(count)
+}
+
+fn take_params(fields: &mut Fields<'_>, model: &ServedModel) -> Result<SamplingParams, ApiError> {
+    let defaults = &model.sampling_defaults;
+    let temperature = fields.take_f32("temperature")?.unwrap_or(defaults.temperature);
+    let top_k = fields.take_integer("top_k", -1, i64::from(u32::MAX))?;
+    let default = |value: Option<f32>, default: f32| value.unwrap_or(default);
+    Ok(SamplingParams {
+        max_tokens: None,
+        min_tokens: fields.take_u32("min_tokens")?.unwrap_or(0),
+        temperature: effective_temperature(temperature),
+        top_k: top_k.map_or(defaults.top_k, |count| count.max(0) as u32),
+        top_p: default(fields.take_f32("top_p")?, defaults.top_p),
+        min_p: default(fields.take_f32("min_p")?, defaults.min_p),
+        repetition_penalty: default(
+            fields.take_f32("repetition_penalty")?,
+            defaults.repetition_penalty,
+        ),
+        presence_penalty: default(fields.take_f32("presence_penalty")?, 0.0),
+        frequency_penalty: default(fields.take_f32("frequency_penalty")?, 0.0),
+        seed: fields.take_integer("seed", i64::MIN, i64::MAX)?.map(|seed| seed as u64),
+        stop_token_ids: take_ids(fields, "stop_token_ids")?.unwrap_or_default(),
+        ignore_eos: fields.take_bool("ignore_eos")?.unwrap_or(false),
+        logit_bias: take_logit_bias(fields)?,
+        allowed_token_ids: take_ids(fields, "allowed_token_ids")?,
+        banned_token_ids: take_bad_words(fields, model)?,
+        logprobs: None,
+        prompt_logprobs: None,
+    })
+}
+
+fn effective_temperature(asked: f32) -> f32 {
+    if (0.0..GREEDY_TEMPERATURE).contains(&asked) {
+        0.0
+    } else if (GREEDY_TEMPERATURE..LEAST_TEMPERATURE).contains(&asked) {
+        LEAST_TEMPERATURE
+    } else {
+        asked
+    }
+}
+
+fn take_ids(fields: &mut Fields<'_>, name: &'static str) -> Result<Option<Vec<TokenId>>, ApiError> {
+    fields.take(name, "a list of token ids")
+}
+
+fn take_logit_bias(fields: &mut Fields<'_>) -> Result<Vec<(TokenId, f32)>, ApiError> {
+    let expected = "an object from token ids to numbers";
+    let given: Option<BTreeMap<String, f64>> = fields.take("logit_bias", expected)?;
+    let entry = |(id, bias): (String, f64)| {
+        let Ok(token) = id.parse() else {
+            let message = format!("the key {:?} of logit_bias is not a token id", shortened(&id));
+            return Err(ApiError::invalid("logit_bias", message));
+        };
+        Ok((token, (bias as f32).clamp(-MAX_LOGIT_BIAS, MAX_LOGIT_BIAS)))
+    };
+    given.unwrap_or_default().into_iter().map(entry).collect()
+}
+
+/// A word is banned with and without a space before it, as far as each is one token.
+fn take_bad_words(fields: &mut Fields<'_>, model: &ServedModel) -> Result<Vec<TokenId>, ApiError> {
+    let words: Option<Vec<String>> = fields.take("bad_words", "a list of strings")?;
+    let words = words.unwrap_or_default();
+    let limit = model.engine.info().limits.max_token_list;
+    if words.len() > limit {
+        let message = format!("bad_words has over {limit} entries (--max-token-list)");
+        return Err(ApiError::invalid("bad_words", message));
+    }
+    let mut banned = Vec::new();
+    for word in &words {
+        let before = banned.len();
+        banned.extend([word.clone(), format!(" {word}")].iter().filter_map(|text| {
+            match model.encode(text, false).as_slice() {
+                [token] => Some(*token),
+                _ => None,
+            }
+        }));
+        if banned.len() == before {
+            let word = shortened(word);
+            let message = format!("{word:?} in bad_words is not a single token: not supported");
+            return Err(ApiError::invalid("bad_words", message));
+        }
+    }
+    Ok(banned)
+}
+
+fn take_text_options(
+    fields: &mut Fields<'_>,
+    limits: &ServerLimits,
+) -> Result<TextOptions, ApiError> {
+    let stop = match fields.take("stop", "a string or a list of strings")? {
+        None => Vec::new(),
+        Some(OneOrMany::One(stop)) => vec![stop],
+        Some(OneOrMany::Many(stop)) => stop,
+    };
+    let (count, len) = (limits.max_stop_strings, limits.max_stop_len);
+    if stop.len() > count {
+        let message = format!("stop has over {count} strings (--max-stop-strings)");
+        return Err(ApiError::invalid("stop", message));
+    }
+    if stop.iter().any(|stop| stop.is_empty() || stop.len() > len) {
+        let message = format!("each stop string must have 1 to {len} bytes (--max-stop-len)");
+        return Err(ApiError::invalid("stop", message));
+    }
+    Ok(TextOptions {
+        stop,
+        include_stop: fields.take_bool("include_stop_str_in_output")?.unwrap_or(false),
+        skip_special_tokens: fields.take_bool("skip_special_tokens")?.unwrap_or(true),
+        every_token: false,
+    })
+}
+
+fn take_stream_options(fields: &mut Fields<'_>, stream: bool) -> Result<StreamOptions, ApiError> {
+    let expected = "an object of include_usage and continuous_usage_stats";
+    let options = fields.take("stream_options", expected)?;
+    if options.is_some() && !stream {
+        let message = "stream_options is only allowed with stream: true";
+        return Err(ApiError::invalid("stream_options", message));
+    }
+    Ok(options.unwrap_or_default())
+}
+
+fn take_cache_salt(fields: &mut Fields<'_>) -> Result<Option<String>, ApiError> {
+    let salt = fields.take_string("cache_salt")?;
+    if salt.as_deref().is_some_and(|salt| salt.contains(['@', '/', '\\', '\0'])) {
+        let message = "cache_salt must not contain @, /, \\ or NUL";
+        return Err(ApiError::invalid("cache_salt", message));
+    }
+    Ok(salt)
+}
+
+fn null_is_false<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    Option::<bool>::deserialize(deserializer).map(Option::unwrap_or_default)
+}

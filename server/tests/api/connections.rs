@@ -1,0 +1,168 @@
+//! Real sockets: slow and silent clients, too many of them, and probes on their own thread.
+
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quire_server::app::ServerConfig;
+use quire_server::serve::{ProbeServer, serve};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::support::{TestServer, config, engine_info, started, token};
+
+/// Posts `body` to `/v1/completions` and gives the whole response.
+pub(crate) async fn post(address: SocketAddr, body: &str) -> String {
+    exchange(address, &post_text(body, body.len())).await
+}
+
+fn post_text(body: &str, declared_len: usize) -> String {
+    format!(
+        "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+         content-type: application/json\r\ncontent-length: {declared_len}\r\n\r\n{body}"
+    )
+}
+
+/// Sends `text` and reads until the server closes.
+async fn exchange(address: SocketAddr, text: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(text.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    // A reset after the answer is as good as an end.
+    let _ = stream.read_to_string(&mut answer).await;
+    answer
+}
+
+/// Serves until the test's runtime ends.
+async fn start(config: ServerConfig) -> (SocketAddr, quire_engine::handle::EngineQueue) {
+    let (server, queue) = TestServer::with_queue(config, engine_info());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(serve(listener, Arc::clone(&server.state), std::future::pending()));
+    (address, queue)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_heads_and_bodies_are_cut_off() {
+    let mut config = config();
+    config.limits.header_read_timeout = Duration::from_millis(50);
+    config.limits.body_read_timeout = Duration::from_millis(50);
+    let (address, _queue) = start(config).await;
+    let unfinished = exchange(address, "GET /version HTTP/1.1\r\nhost: localhost\r\n").await;
+    assert!(!unfinished.contains("200 OK"), "{unfinished}");
+    let half = exchange(address, &post_text(r#"{"prompt""#, 100)).await;
+    assert!(half.starts_with("HTTP/1.1 408") && half.contains("--body-read-timeout"), "{half}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_heads_and_foreign_hosts_are_refused() {
+    let mut config = config();
+    config.limits.max_header_bytes = 8 << 10;
+    config.limits.max_headers = 20;
+    let (address, _queue) = start(config).await;
+    let get = |headers: &str| {
+        format!("GET /version HTTP/1.1\r\nconnection: close\r\nhost: localhost\r\n{headers}\r\n")
+    };
+    let cases = [
+        (get(""), "HTTP/1.1 200"),
+        (get(&"a: b\r\n".repeat(30)), "HTTP/1.1 431"),
+        (get(&format!("a: {}\r\n", "b".repeat(9 << 10))), "HTTP/1.1 431"),
+        (get("").replace("localhost", "evil.example"), "HTTP/1.1 403"),
+        ("nonsense\r\n\r\n".into(), "HTTP/1.1 400"),
+    ];
+    for (request, status) in cases {
+        let answer = exchange(address, &request).await;
+        assert!(answer.starts_with(status), "{request:.80} {answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_over_the_limit_are_told_so() {
+    let mut config = config();
+    config.limits.max_connections = 1;
+    let (address, _queue) = start(config).await;
+    let mut first = TcpStream::connect(address).await.unwrap();
+    let request = "GET /version HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    first.write_all(request.as_bytes()).await.unwrap();
+    let mut head = [0; 12];
+    first.read_exact(&mut head).await.unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200");
+    let refused = exchange(address, "").await;
+    assert!(refused.starts_with("HTTP/1.1 503"), "{refused}");
+    let (head, body) = refused.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains(&format!("content-length: {}", body.len())));
+    let error: serde_json::Value = serde_json::from_str(body).unwrap();
+    assert!(error["error"]["message"].as_str().unwrap().contains("--max-connections"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_leaves_cancels_its_request() {
+    let (address, queue) = start(config()).await;
+    for (body, sends) in
+        [(r#"{"prompt": "a", "stream": true}"#, true), (r#"{"prompt": "a"}"#, false)]
+    {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(post_text(body, body.len()).as_bytes()).await.unwrap();
+        let submission = queue.recv().unwrap();
+        if sends {
+            assert!(submission.events.send(started()) && submission.events.send(token(65)));
+            let mut head = [0; 12];
+            stream.read_exact(&mut head).await.unwrap();
+            assert_eq!(&head, b"HTTP/1.1 200");
+        }
+        assert!(!submission.events.is_closed());
+        drop(stream);
+        let gone = async {
+            while !submission.events.is_closed() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), gone).await.expect("still running");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_reads_nothing_is_cut_off() {
+    let mut config = config();
+    config.limits.write_timeout = Duration::from_millis(50);
+    let mut info = engine_info();
+    info.limits.max_model_len = u32::MAX;
+    let (server, queue) = TestServer::with_queue(config, info);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(serve(listener, Arc::clone(&server.state), std::future::pending()));
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let body = r#"{"prompt": "a", "stream": true, "max_tokens": 100000000}"#;
+    stream.write_all(post_text(body, body.len()).as_bytes()).await.unwrap();
+    let submission = queue.recv().unwrap();
+    assert!(submission.events.send(started()));
+    // The socket's buffers fill up, then the write waits for longer than it may.
+    let cut_off = async {
+        while submission.events.send(token(65)) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), cut_off).await.expect("never cut off");
+}
+
+#[test]
+fn probes_need_no_runtime_but_their_own() {
+    let (server, _queue) = TestServer::with_queue(config(), engine_info());
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let probes = ProbeServer::start(listener, Arc::clone(&server.state)).unwrap();
+    for (path, status) in
+        [("/livez", "200"), ("/readyz", "200"), ("/metrics", "200"), ("/v1/models", "404")]
+    {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+            .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {answer}");
+    }
+    drop(probes);
+    let refused = std::net::TcpStream::connect(address);
+    assert!(refused.is_err(), "the listener is closed with the server");
+}

@@ -1,0 +1,11 @@
+//! The HTTP front-end over a stand-in for the engine: bodies, errors, access, lifecycle.
+
+#![allow(clippy::unwrap_used, reason = "a helper that cannot go on fails its test")]
+
+mod access;
+mod bad_requests;
+mod chat;
+mod completions;
+mod connections;
+mod lifecycle;
+mod support;
