@@ -1,0 +1,144 @@
+//! The flags that decide how a model runs, the same for each command that loads one.
+
+use clap::{Args as ClapArgs, ValueEnum};
+use quire_engine::EngineOptions;
+use quire_engine::config::{DeviceChoice, KvCacheDtype, SchedulingPolicy, Weights};
+
+use super::units;
+
+#[derive(Debug, ClapArgs)]
+#[command(next_help_heading = "Model and memory")]
+pub(crate) struct EngineArgs {
+    /// Where to run: auto, cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto", value_parser = units::device)]
+    device: DeviceChoice,
+
+    /// How to keep weights: as quantized as the file has them, or as float32
+    #[arg(long, value_enum, default_value = "packed")]
+    weights: WeightsFlag,
+
+    /// Element type of the KV cache; auto is f16, or f32 with --weights float32
+    #[arg(long, value_enum, default_value = "auto")]
+    kv_cache_dtype: KvCacheDtypeFlag,
+
+    /// The longest prompt and answer together, as 8192, 8k or 8K [default: the model's own]
+    #[arg(long, value_parser = units::tokens, value_name = "TOKENS")]
+    max_model_len: Option<u32>,
+
+    /// Requests that run at once
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..), value_name = "COUNT")]
+    max_num_seqs: Option<u32>,
+
+    /// Tokens computed in one step, of all requests together
+    #[arg(long, value_parser = units::tokens, value_name = "TOKENS")]
+    max_num_batched_tokens: Option<u32>,
+
+    /// Memory for the KV cache, as 512MiB or 4G [default: a share of what is free]
+    #[arg(long, visible_alias = "kv-cache-memory-bytes", value_parser = units::bytes, value_name = "BYTES")]
+    kv_cache_memory: Option<u64>,
+
+    /// Tokens in one block of the KV cache
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024), value_name = "TOKENS")]
+    block_size: Option<u32>,
+
+    /// CPU threads that compute [default: one a core]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096), value_name = "COUNT")]
+    threads: Option<u32>,
+
+    /// Who runs first: first come, first served, or the lowest `priority`
+    #[arg(long, value_enum, default_value = "fcfs")]
+    scheduling_policy: SchedulingPolicyFlag,
+
+    /// Keep computed prompts for requests that begin alike (on unless turned off)
+    #[arg(long, overrides_with = "no_enable_prefix_caching")]
+    enable_prefix_caching: bool,
+
+    #[arg(long, hide = true, overrides_with = "enable_prefix_caching")]
+    no_enable_prefix_caching: bool,
+
+    /// Prepare a step while the one before it runs [default: where that is faster]
+    #[arg(long, overrides_with = "no_async_scheduling")]
+    async_scheduling: bool,
+
+    #[arg(long, hide = true, overrides_with = "async_scheduling")]
+    no_async_scheduling: bool,
+
+    /// Prompt tokens that one request gets in a step; 0: no limit of its own
+    #[arg(long, default_value_t = 0, value_name = "TOKENS")]
+    long_prefill_token_threshold: u32,
+
+    /// Requests that may wait; more are answered with 429
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..), value_name = "COUNT")]
+    max_num_queued_reqs: u32,
+
+    /// The most log probabilities that a request may ask for at each token
+    #[arg(long, default_value_t = 20, value_name = "COUNT")]
+    max_logprobs: u32,
+
+    /// Entries in each token list of a request (logit_bias, stop_token_ids, …)
+    #[arg(long, default_value_t = 4096, value_name = "COUNT")]
+    max_token_list: usize,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum WeightsFlag {
+    Packed,
+    Float32,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum KvCacheDtypeFlag {
+    Auto,
+    #[value(alias = "float32")]
+    F32,
+    #[value(alias = "float16")]
+    F16,
+    #[value(alias = "bfloat16")]
+    Bf16,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum SchedulingPolicyFlag {
+    Fcfs,
+    Priority,
+}
+
+impl EngineArgs {
+    /// The engine's options; the model's name is the caller's to set.
+    pub(crate) fn resolve(&self) -> EngineOptions {
+        EngineOptions {
+            device: self.device,
+            weights: match self.weights {
+                WeightsFlag::Packed => Weights::Packed,
+                WeightsFlag::Float32 => Weights::Float32,
+            },
+            kv_cache_dtype: match self.kv_cache_dtype {
+                KvCacheDtypeFlag::Auto => KvCacheDtype::Auto,
+                KvCacheDtypeFlag::F32 => KvCacheDtype::F32,
+                KvCacheDtypeFlag::F16 => KvCacheDtype::F16,
+                KvCacheDtypeFlag::Bf16 => KvCacheDtype::BF16,
+            },
+            kv_cache_memory: self.kv_cache_memory,
+            max_model_len: self.max_model_len,
+            max_num_seqs: self.max_num_seqs,
+            max_num_batched_tokens: self.max_num_batched_tokens,
+            block_size: self.block_size,
+            threads: self.threads.map(|threads| threads as usize),
+            scheduling_policy: match self.scheduling_policy {
+                SchedulingPolicyFlag::Fcfs => SchedulingPolicy::Fcfs,
+                SchedulingPolicyFlag::Priority => SchedulingPolicy::Priority,
+            },
+            enable_prefix_caching: !self.no_enable_prefix_caching,
+            async_scheduling: match (self.async_scheduling, self.no_async_scheduling) {
+                (true, _) => Some(true),
+                (_, true) => Some(false),
+                _ => None,
+            },
+            long_prefill_token_threshold: self.long_prefill_token_threshold,
+            max_num_queued_reqs: self.max_num_queued_reqs,
+            max_logprobs: self.max_logprobs,
+            max_token_list: self.max_token_list,
+            ..EngineOptions::default()
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! The flags that bound what clients may ask of the front-end.
+
+use std::time::Duration;
+
+use clap::Args as ClapArgs;
+use quire_server::limits::ServerLimits;
+
+use super::units;
+
+#[derive(Debug, ClapArgs)]
+#[command(next_help_heading = "Limits")]
+pub(crate) struct LimitArgs {
+    /// The largest request body
+    #[arg(long, default_value = "16MiB", value_parser = units::bytes, value_name = "BYTES")]
+    max_body_bytes: u64,
+
+    /// The largest head of a request
+    #[arg(long, default_value = "64KiB", value_parser = units::bytes, value_name = "BYTES")]
+    max_header_bytes: u64,
+
+    /// Header fields of a request
+    #[arg(long, default_value_t = 100, value_name = "COUNT")]
+    max_headers: usize,
+
+    /// Connections at once; further ones are answered 503
+    #[arg(long, default_value_t = 4096, value_name = "COUNT")]
+    max_connections: usize,
+
+    /// How long the head of a request may take
+    #[arg(long, default_value = "10s", value_parser = units::seconds, value_name = "TIME")]
+    header_read_timeout: Duration,
+
+    /// How long the body of a request may take
+    #[arg(long, default_value = "60s", value_parser = units::seconds, value_name = "TIME")]
+    body_read_timeout: Duration,
+
+    /// A client that reads nothing for this long is cut off
+    #[arg(long, default_value = "60s", value_parser = units::seconds, value_name = "TIME")]
+    slow_client_timeout: Duration,
+
+    /// Answers to one prompt, the field `n`
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..), value_name = "COUNT")]
+    max_n: u32,
+
+    /// Prompts in one request
+    #[arg(long, default_value_t = 256, value_name = "COUNT")]
+    max_prompts: usize,
+
+    /// Messages in one chat
+    #[arg(long, default_value_t = 4096, value_name = "COUNT")]
+    max_messages: usize,
+
+    /// Stop strings of one request
+    #[arg(long, default_value_t = 32, value_name = "COUNT")]
+    max_stop_strings: usize,
+
+    /// Bytes of one stop string
+    #[arg(long, default_value_t = 1024, value_name = "COUNT")]
+    max_stop_len: usize,
+
+    /// Long prompts that are turned into tokens at once
+    #[arg(long, default_value_t = 2, value_name = "COUNT")]
+    max_tokenize_threads: usize,
+}
+
+impl LimitArgs {
+    pub(crate) fn resolve(&self) -> ServerLimits {
+        ServerLimits {
+            max_body_bytes: self.max_body_bytes as usize,
+            max_header_bytes: self.max_header_bytes as usize,
+            max_headers: self.max_headers,
+            max_connections: self.max_connections,
+            header_read_timeout: self.header_read_timeout,
+            body_read_timeout: self.body_read_timeout,
+            write_timeout: self.slow_client_timeout,
+            max_n: self.max_n,
+            max_prompts: self.max_prompts,
+            max_messages: self.max_messages,
+            max_stop_strings: self.max_stop_strings,
+            max_stop_len: self.max_stop_len,
+            max_tokenize_jobs: self.max_tokenize_threads,
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The flags of `quire serve`.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::Args as ClapArgs;
+use quire_engine::EngineOptions;
+use quire_server::app::ServerConfig;
+use quire_server::http::auth::ApiKey;
+
+use super::limits::LimitArgs;
+use super::{EngineArgs, Environment, units};
+
+#[derive(Debug, ClapArgs)]
+#[command(allow_negative_numbers = true)]
+pub(crate) struct ServeArgs {
+    /// A GGUF file, a folder with one, or a name in the models folder [default: the default model]
+    model: Option<String>,
+
+    #[command(flatten)]
+    network: NetworkArgs,
+
+    #[command(flatten)]
+    engine: EngineArgs,
+
+    #[command(flatten)]
+    limits: LimitArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(next_help_heading = "Network")]
+struct NetworkArgs {
+    /// Address to listen on; 0.0.0.0 is every network this machine is in
+    #[arg(long, default_value = "127.0.0.1")]
+    host: String,
+
+    /// Port to listen on; 0 takes a free one and prints it
+    #[arg(long, default_value_t = 8000)]
+    port: u16,
+
+    /// A port of its own for /health, /metrics and their like, served even under full load
+    #[arg(long, value_name = "PORT")]
+    health_port: Option<u16>,
+
+    /// Names of the model in the API; `default` always works too [default: the file's name]
+    #[arg(long, num_args = 1.., value_name = "NAME")]
+    served_model_name: Vec<String>,
+
+    /// A key that clients must send as `Authorization: Bearer KEY`; repeat for more [env: QUIRE_API_KEY]
+    #[arg(long, value_name = "KEY")]
+    api_key: Vec<String>,
+
+    /// A file with such keys, one a line; lines that begin with # are notes
+    #[arg(long, value_name = "FILE")]
+    api_key_file: Option<PathBuf>,
+
+    /// Give out /metrics without a key
+    #[arg(long)]
+    metrics_without_key: bool,
+
+    /// Web pages (as `https://example.org`) whose scripts may call this server; * is any
+    #[arg(long, value_delimiter = ',', value_name = "ORIGIN")]
+    allowed_origins: Vec<String>,
+
+    /// Host names to answer beside localhost, while only this machine is listened to
+    #[arg(long, value_delimiter = ',', value_name = "HOST")]
+    allowed_hosts: Vec<String>,
+
+    /// How long running requests may go on after SIGTERM
+    #[arg(long, default_value = "30s", value_parser = units::seconds, value_name = "TIME")]
+    shutdown_timeout: Duration,
+
+    /// A step of the engine that takes longer turns /livez red
+    #[arg(long, default_value = "2m", value_parser = units::seconds, value_name = "TIME")]
+    engine_hang_timeout: Duration,
+
+    /// Send a comment on a silent stream this often; 0: never
+    #[arg(long, default_value = "15s", value_parser = units::seconds, value_name = "TIME")]
+    sse_keep_alive_interval: Duration,
+}
+
+/// What `quire serve` does beside the engine.
+pub(crate) struct ServeOptions {
+    pub(crate) model: Option<String>,
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) health_port: Option<u16>,
+    /// Its `served_model_names` are empty where the model file's name is to be used.
+    pub(crate) config: ServerConfig,
+}
+
+impl ServeArgs {
+    /// What the flags and the environment come to.
+    pub(crate) fn resolve(
+        &self,
+        environment: &Environment,
+    ) -> Result<(EngineOptions, ServeOptions)> {
+        let network = &self.network;
+        let mut engine = self.engine.resolve();
+        if let Some(name) = network.served_model_name.first() {
+            engine.served_model_name.clone_from(name);
+        }
+        let keys = network.api_keys(environment)?;
+        let config = ServerConfig {
+            served_model_names: network.served_model_name.clone(),
+            api_keys: keys.iter().map(|key| ApiKey::new(key)).collect(),
+            metrics_without_key: network.metrics_without_key,
+            allowed_hosts: network.allowed_hosts.clone(),
+            allowed_origins: network.allowed_origins.clone(),
+            limits: self.limits.resolve(),
+            engine_hang_timeout: network.engine_hang_timeout,
+            shutdown_timeout: network.shutdown_timeout,
+            sse_keep_alive_interval: Some(network.sse_keep_alive_interval)
+                .filter(|interval| !interval.is_zero()),
+        };
+        let server = ServeOptions {
+            model: self.model.clone(),
+            host: network.host.clone(),
+            port: network.port,
+            health_port: network.health_port,
+            config,
+        };
+        Ok((engine, server))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn api_keys(&self, environment: &Environment) -> Result<Vec<String>> {
+        self.network.api_keys(environment)
+    }
+}
+
+impl NetworkArgs {
+    fn api_keys(&self, environment: &Environment) -> Result<Vec<String>> {
+        let mut keys = self.api_key.clone();
+        if let Some(file) = &self.api_key_file {
+            keys.extend(read_keys(file)?);
+        }
+        if keys.iter().any(|key| key.trim().is_empty()) {
+            bail!("--api-key is empty");
+        }
+        if keys.is_empty() {
+            keys.clone_from(&environment.api_keys);
+        }
+        Ok(keys)
+    }
+}
+
+impl ServeOptions {
+    /// Whether only this machine can reach the server.
+    pub(crate) fn is_loopback(&self) -> bool {
+        self.host == "localhost" || self.host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+    }
+}
+
+/// The keys of a file. None at all is a mistake: the server would stand open.
+fn read_keys(file: &Path) -> Result<Vec<String>> {
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("--api-key-file {} cannot be read", file.display()))?;
+    let keys: Vec<String> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(str::to_owned)
+        .collect();
+    if keys.is_empty() {
+        bail!("--api-key-file {} has no key", file.display());
+    }
+    Ok(keys)
+}

@@ -1,0 +1,134 @@
+//! What command lines come to.
+
+use anyhow::bail;
+use clap::CommandFactory;
+use quire_engine::EngineOptions;
+use quire_engine::config::{DeviceChoice, KvCacheDtype, SchedulingPolicy, Weights};
+use quire_server::app::ServerConfig;
+
+use super::*;
+
+fn serve_args(line: &str) -> Result<Box<ServeArgs>> {
+    let words = ["quire", "serve"].into_iter().chain(line.split_whitespace());
+    let args = Args::try_parse_from(words)?;
+    let Command::Serve(args) = args.command else { bail!("not serve: {line}") };
+    Ok(args)
+}
+
+fn serve(line: &str, environment: &Environment) -> Result<(EngineOptions, ServeOptions)> {
+    serve_args(line)?.resolve(environment)
+}
+
+#[test]
+fn the_definition_is_sound() {
+    Args::command().debug_assert();
+}
+
+#[test]
+fn no_flags_mean_the_engines_own_defaults() {
+    let (engine, server) = serve("", &Environment::default()).unwrap();
+    let defaults = EngineOptions::default();
+    assert_eq!(format!("{engine:?}"), format!("{defaults:?}"));
+    assert_eq!((server.host.as_str(), server.port), ("127.0.0.1", 8000));
+    assert!(server.config.api_keys.is_empty() && server.is_loopback());
+}
+
+#[test]
+fn no_flags_mean_the_front_ends_own_defaults() {
+    let (_, server) = serve("", &Environment::default()).unwrap();
+    let (config, defaults) = (server.config, ServerConfig::default());
+    assert_eq!(format!("{:?}", config.limits), format!("{:?}", defaults.limits));
+    assert_eq!(config.shutdown_timeout, defaults.shutdown_timeout);
+    assert_eq!(config.engine_hang_timeout, defaults.engine_hang_timeout);
+    assert_eq!(config.sse_keep_alive_interval, defaults.sse_keep_alive_interval);
+    assert_eq!(config.metrics_without_key, defaults.metrics_without_key);
+}
+
+#[test]
+fn each_engine_flag_reaches_its_field() {
+    let line = "m.gguf --device cuda:1 --weights float32 --kv-cache-dtype bf16 --max-model-len 8k \
+                --max-num-seqs 64 --max-num-batched-tokens 2K --kv-cache-memory 512MiB \
+                --block-size 32 --threads 3 --scheduling-policy priority \
+                --no-enable-prefix-caching --no-async-scheduling \
+                --long-prefill-token-threshold 100 --max-num-queued-reqs 5 --max-logprobs 7 \
+                --served-model-name a b";
+    let (engine, server) = serve(line, &Environment::default()).unwrap();
+    assert_eq!(engine.device, DeviceChoice::Cuda(1));
+    assert_eq!((engine.weights, engine.kv_cache_dtype), (Weights::Float32, KvCacheDtype::BF16));
+    assert_eq!((engine.max_model_len, engine.max_num_seqs), (Some(8000), Some(64)));
+    assert_eq!(engine.max_num_batched_tokens, Some(2048));
+    assert_eq!(engine.kv_cache_memory, Some(512 << 20));
+    assert_eq!((engine.block_size, engine.threads), (Some(32), Some(3)));
+    assert_eq!(engine.scheduling_policy, SchedulingPolicy::Priority);
+    assert_eq!((engine.enable_prefix_caching, engine.async_scheduling), (false, Some(false)));
+    assert_eq!(engine.long_prefill_token_threshold, 100);
+    assert_eq!((engine.max_num_queued_reqs, engine.max_logprobs), (5, 7));
+    assert_eq!(engine.served_model_name, "a");
+    assert_eq!(server.config.served_model_names, ["a", "b"]);
+    assert_eq!(server.model.as_deref(), Some("m.gguf"));
+}
+
+#[test]
+fn of_two_opposite_flags_the_last_one_counts() {
+    let off = "--enable-prefix-caching --no-enable-prefix-caching";
+    let on = "--no-enable-prefix-caching --enable-prefix-caching --async-scheduling";
+    let environment = Environment::default();
+    assert!(!serve(off, &environment).unwrap().0.enable_prefix_caching);
+    let (engine, _) = serve(on, &environment).unwrap();
+    assert_eq!((engine.enable_prefix_caching, engine.async_scheduling), (true, Some(true)));
+}
+
+#[test]
+fn bad_values_name_their_flag() {
+    for line in [
+        "--port 70000",
+        "--device gpu",
+        "--max-model-len 8kk",
+        "--kv-cache-memory 0",
+        "--max-num-seqs 0",
+        "--threads 0",
+        "--block-size -1",
+        "--weights int3",
+        "--shutdown-timeout soon",
+        "--max-body-bytes x",
+    ] {
+        let flag = line.split(' ').next().unwrap();
+        let error = serve(line, &Environment::default()).err().unwrap().to_string();
+        assert!(error.contains(flag), "{line}: {error}");
+    }
+}
+
+#[test]
+fn keys_come_from_flags_or_a_file_or_the_environment() {
+    let environment =
+        Environment { api_keys: vec!["of-environment".into()], ..Environment::default() };
+    let keys = |line: &str| serve_args(line)?.api_keys(&environment);
+    assert_eq!(keys("").unwrap(), ["of-environment"]);
+    assert_eq!(keys("--api-key a --api-key b").unwrap(), ["a", "b"]);
+
+    let file = std::env::temp_dir().join(format!("quire-keys-{}", std::process::id()));
+    std::fs::write(&file, "# staging\nx\n\n y \n").unwrap();
+    let path = file.display();
+    assert_eq!(keys(&format!("--api-key-file {path} --api-key a")).unwrap(), ["a", "x", "y"]);
+    std::fs::write(&file, "# none\n").unwrap();
+    let error = keys(&format!("--api-key-file {path}")).unwrap_err().to_string();
+    assert!(error.contains("--api-key-file"), "{error}");
+    std::fs::remove_file(&file).unwrap();
+}
+
+#[test]
+fn flags_go_before_the_environment() {
+    let environment = Environment {
+        models_dir: Some("/env".into()),
+        log_level: Some(LogLevel::Error),
+        ..Environment::default()
+    };
+    let common = |line: &str| {
+        let args = Args::try_parse_from(line.split_whitespace()).unwrap();
+        args.common.resolve(&environment, args.command.is_quiet()).unwrap()
+    };
+    assert_eq!(common("quire list").models_dir, PathBuf::from("/env"));
+    assert_eq!(common("quire list").log_level, LogLevel::Error);
+    let flags = common("quire list --models-dir /flag --log-level trace");
+    assert_eq!((flags.models_dir, flags.log_level), ("/flag".into(), LogLevel::Trace));
+}

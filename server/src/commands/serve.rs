@@ -1,0 +1,170 @@
+//! `quire serve`: loads a model and serves it until a signal asks to stop.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use anyhow::{Context, Result};
+use quire_engine::{Engine, GgufFile, Machine, MemoryPlan};
+use quire_server::app::{AppState, SharedState};
+use quire_server::metrics::Metrics;
+use quire_server::model::{SamplingDefaults, ServedModel};
+use quire_server::serve::{ProbeServer, serve};
+use quire_server::text::{TemplateLimits, TextPipeline};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{model, plan};
+use crate::args::{CommonOptions, Environment, ServeArgs, ServeOptions};
+
+/// Threads for connections; the computing is done by the engine's own.
+const NUM_HTTP_THREADS: usize = 2;
+/// What a shell reports of a program that a second ctrl-C ended.
+const INTERRUPTED: i32 = 130;
+
+/// Serves until SIGTERM or SIGINT, then lets running requests finish. Errors are those of the start.
+pub(crate) fn run(
+    args: &ServeArgs,
+    options: &CommonOptions,
+    environment: &Environment,
+) -> Result<()> {
+    let (mut engine_options, mut server) = args.resolve(environment)?;
+    let path = model::find(server.model.as_deref(), &options.models_dir)?;
+    if server.config.served_model_names.is_empty() {
+        engine_options.served_model_name = model::served_name(&path);
+        server.config.served_model_names.push(engine_options.served_model_name.clone());
+    }
+    let file = model::open(&path)?;
+    let plan = MemoryPlan::new(&file, &engine_options, &Machine::detect())?;
+    let listener = bind(&server.host, server.port, "--port")?;
+    println!("{}\n{}", path.display(), plan::table(&plan));
+    warn_if_open(&server);
+
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(NUM_HTTP_THREADS)
+        .enable_all()
+        .build()?;
+    let outcome = runtime.block_on(serve_until_signal(listener, server, file, plan));
+    // A load that a signal overtook is not waited for.
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn serve_until_signal(
+    listener: TcpListener,
+    server: ServeOptions,
+    file: GgufFile,
+    plan: MemoryPlan,
+) -> Result<()> {
+    let signals = StopSignals::new()?;
+    let address = listener.local_addr()?;
+    let has_keys = !server.config.api_keys.is_empty();
+    let health_port = server.health_port.map(|port| bind(&server.host, port, "--health-port"));
+    let state = AppState::new(server.config, Metrics::install());
+    let _probes = match health_port.transpose()? {
+        Some(listener) => Some(ProbeServer::start(listener, Arc::clone(&state))?),
+        None => None,
+    };
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let shutdown = signals.first_then_exit_on_second();
+    let mut serving = std::pin::pin!(serve(listener, Arc::clone(&state), shutdown));
+
+    // Probes are answered while the model loads.
+    let loading = tokio::task::spawn_blocking(move || load(&file, &plan));
+    let engine_thread = tokio::select! {
+        result = &mut serving => return Ok(result?),
+        loaded = loading => {
+            let (model, thread) = loaded.context("loading the model panicked")??;
+            state.set_model(model);
+            thread
+        }
+    };
+    println!("{}", greeting(address, state.model_name(), has_keys));
+    serving.await?;
+    end_engine(state, engine_thread);
+    Ok(())
+}
+
+/// Loads the weights and starts the engine.
+pub(crate) fn load(file: &GgufFile, plan: &MemoryPlan) -> Result<(ServedModel, JoinHandle<()>)> {
+    let text = TextPipeline::from_gguf(file.metadata(), &TemplateLimits::default())?;
+    let on_progress = |done: usize, total: usize| {
+        tracing::debug!("loaded {done} of {total} layers");
+    };
+    let engine = Engine::load(file, plan, text.tokenizer().eos_token_ids(), &on_progress)?;
+    let (handle, thread) = engine.spawn()?;
+    let defaults = SamplingDefaults::from_gguf(file.metadata());
+    Ok((ServedModel::new(handle, Arc::new(text), defaults), thread))
+}
+
+/// The engine ends with its last handle, unless a connection that would not close still holds one.
+fn end_engine(state: SharedState, thread: JoinHandle<()>) {
+    if Arc::into_inner(state).is_some() && thread.join().is_err() {
+        tracing::error!("the engine thread panicked");
+    }
+}
+
+fn bind(host: &str, port: u16, flag: &str) -> Result<TcpListener> {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    TcpListener::bind((host, port)).with_context(|| {
+        format!("{host}:{port} cannot be listened on; choose another with --host and {flag}")
+    })
+}
+
+fn warn_if_open(server: &ServeOptions) {
+    if !server.is_loopback() && server.config.api_keys.is_empty() {
+        tracing::warn!(
+            "everyone who can reach {} may use this server: set --api-key or QUIRE_API_KEY",
+            server.host
+        );
+    }
+}
+
+/// What to do next, ready to be pasted.
+fn greeting(address: SocketAddr, model: &str, has_keys: bool) -> String {
+    let host = if address.ip().is_unspecified() {
+        format!("127.0.0.1:{}", address.port())
+    } else {
+        address.to_string()
+    };
+    let key = if has_keys { " -H \"Authorization: Bearer $QUIRE_API_KEY\"" } else { "" };
+    format!(
+        "serving {model} at http://{host} (OpenAI API under /v1)\ntry:\n  \
+         curl http://{host}/v1/chat/completions{key} -H 'Content-Type: application/json' \
+         -d '{{\"model\": \"default\", \"temperature\": 0, \"messages\": \
+         [{{\"role\": \"user\", \"content\": \"What is the capital of France?\"}}]}}'"
+    )
+}
+
+/// SIGTERM and SIGINT, watched from before the model loads.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    fn new() -> Result<Self> {
+        let watch = |kind| signal(kind).context("signals cannot be watched");
+        Ok(Self {
+            terminate: watch(SignalKind::terminate())?,
+            interrupt: watch(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// Done at the first signal; the second one ends the process at once.
+    async fn first_then_exit_on_second(mut self) {
+        self.next().await;
+        eprintln!("stopping: running requests may finish, a second signal ends them");
+        tokio::spawn(async move {
+            self.next().await;
+            std::process::exit(INTERRUPTED);
+        });
+    }
+}

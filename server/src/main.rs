@@ -1,0 +1,31 @@
+//! The binary `quire`: reads the command line, starts logging, runs one command.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a terminal is where this talks")]
+
+mod args;
+mod commands;
+mod logging;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+
+use crate::args::{Args, Environment};
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<()> {
+    let environment = Environment::read()?;
+    let options = args.common.resolve(&environment, args.command.is_quiet())?;
+    logging::start(&options);
+    commands::run(&args.command, &options, &environment)
+}
