@@ -1,0 +1,28 @@
+//! The gRPC contract of Quire, generated from `v1/inference.proto`. The service is not served yet.
+
+/// Version 1 of the contract.
+pub mod v1 {
+    #![allow(clippy::pedantic, reason = "generated code")]
+    include!(concat!(env!("OUT_DIR"), "/quire.v1.rs"));
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::v1::{GenerateRequest, SamplingParams, TokenIds, generate_request::Prompt};
+
+    #[test]
+    fn an_absent_field_stays_absent() {
+        let sampling = SamplingParams { temperature: Some(0.0), ..SamplingParams::default() };
+        let request = GenerateRequest {
+            prompt: Some(Prompt::TokenIds(TokenIds { ids: vec![1, 2] })),
+            sampling_params: Some(sampling),
+            ..GenerateRequest::default()
+        };
+        let read = GenerateRequest::decode(request.encode_to_vec().as_slice()).expect("it decodes");
+        assert_eq!(read, request);
+        let sampling = read.sampling_params.expect("it was there");
+        assert_eq!((sampling.temperature, sampling.top_p), (Some(0.0), None));
+    }
+}
