@@ -1,0 +1,19 @@
+//! Timings as shares of the machine's limits, a load client for any OpenAI server, and random-weight models.
+//!
+//! Four programs: `kernels` (ops), `offline` (the engine in this process), `client` (a server over HTTP) and
+//! `random_model` (GGUF files). See README.md.
+
+pub mod attention_shapes;
+pub mod http;
+pub mod linear_shapes;
+pub mod load;
+pub mod machine;
+pub mod model_work;
+pub mod process;
+pub mod prompts;
+pub mod random_model;
+pub mod report;
+pub mod statistics;
+pub mod stream;
+pub mod timing;
+pub mod vocabulary;

@@ -1,0 +1,105 @@
+//! Bytes and operations of one step of a model: what its speed is a share of.
+
+use std::collections::HashMap;
+
+use quire_engine::{GgufFile, MemoryPlan};
+use quire_kernels::WeightFormat;
+use quire_kernels::cases::Work;
+use quire_kernels::cpu::limits::Arithmetic;
+
+use crate::linear_shapes::arithmetic_of;
+
+/// What a step of one model costs at least.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ModelWork {
+    /// Of all linear layers, as in the file.
+    layer_bytes: u64,
+    layer_weights: u64,
+    /// Of the head, which may be the embedding table.
+    head_bytes: u64,
+    head_weights: u64,
+    kv_bytes_per_token: u64,
+    /// Operations of one query at one position, over all layers.
+    attention_operations: u64,
+    /// Of most of the weights.
+    pub arithmetic: Arithmetic,
+}
+
+impl ModelWork {
+    pub fn new(file: &GgufFile, plan: &MemoryPlan) -> Self {
+        let head = if plan.spec.tied_embeddings { "token_embd.weight" } else { "output.weight" };
+        let matrices = || file.tensors().filter(|tensor| tensor.dims.len() > 1);
+        let sum = |wanted: &dyn Fn(&str) -> bool| {
+            let tensors = matrices().filter(|tensor| wanted(&tensor.name));
+            tensors.fold((0, 0), |(bytes, weights), tensor| {
+                (bytes + tensor.num_bytes, weights + tensor.num_elements())
+            })
+        };
+        let (layer_bytes, layer_weights) = sum(&|name| name.starts_with("blk."));
+        let (head_bytes, head_weights) = sum(&|name| name == head);
+        let mut weights_by_format = HashMap::new();
+        for tensor in matrices() {
+            if let Some(format) = WeightFormat::from_ggml_id(tensor.ggml_type) {
+                *weights_by_format.entry(format).or_insert(0) += tensor.num_elements();
+            }
+        }
+        let commonest = weights_by_format.into_iter().max_by_key(|&(_, weights)| weights);
+        let spec = &plan.spec;
+        Self {
+            layer_bytes,
+            layer_weights,
+            head_bytes,
+            head_weights,
+            kv_bytes_per_token: plan.kv_bytes_per_token,
+            attention_operations: 4 * (spec.attention.q_size() * spec.num_layers) as u64,
+            arithmetic: commonest.map_or(Arithmetic::Float32, |(format, _)| arithmetic_of(format)),
+        }
+    }
+
+    /// One token each of `batch` sequences of `context` positions.
+    pub fn decode_step(&self, batch: u64, context: u64) -> Work {
+        let positions = batch * context;
+        Work {
+            bytes: self.layer_bytes + self.head_bytes + positions * self.kv_bytes_per_token,
+            operations: 2 * batch * (self.layer_weights + self.head_weights)
+                + positions * self.attention_operations,
+        }
+    }
+
+    /// A whole prompt; logits of its last token only.
+    pub fn prefill(&self, num_tokens: u64) -> Work {
+        let pairs = num_tokens * (num_tokens + 1) / 2;
+        Work {
+            bytes: self.layer_bytes + self.head_bytes + num_tokens * self.kv_bytes_per_token,
+            operations: 2 * (num_tokens * self.layer_weights + self.head_weights)
+                + pairs * self.attention_operations,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WORK: ModelWork = ModelWork {
+        layer_bytes: 100,
+        layer_weights: 200,
+        head_bytes: 10,
+        head_weights: 20,
+        kv_bytes_per_token: 3,
+        attention_operations: 7,
+        arithmetic: Arithmetic::Int8,
+    };
+
+    #[test]
+    fn a_batch_reads_the_weights_once() {
+        let work = WORK.decode_step(4, 5);
+        assert_eq!((work.bytes, work.operations), (110 + 4 * 5 * 3, 2 * 4 * 220 + 4 * 5 * 7));
+    }
+
+    #[test]
+    fn a_prompt_needs_the_head_once_and_half_of_all_pairs() {
+        let work = WORK.prefill(3);
+        assert_eq!((work.bytes, work.operations), (110 + 9, 2 * (3 * 200 + 20) + 6 * 7));
+    }
+}
