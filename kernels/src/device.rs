@@ -71,7 +71,7 @@ impl Device {
 
     /// As `cpu`, with the instruction set forced; panics when the machine lacks it.
     pub fn cpu_with(num_threads: usize, simd: SimdLevel) -> Self {
-        assert!(simd <= SimdLevel::detect(), "{simd:?} is not available on this machine");
+        assert!(simd.is_available(), "{simd:?} is not available on this machine");
         Self::Cpu(CpuDevice { pool: ThreadPool::new(num_threads), simd })
     }
 

@@ -30,7 +30,10 @@ pub use device::{Device, DeviceError};
 pub use embedding::embedding;
 pub use gather_rows::gather_rows;
 pub use kv_layer::KvLayer;
-pub use linear::{LinearError, LinearWeight, WeightFormat, WeightPolicy, dequantize_row, linear};
+pub use linear::{
+    ActivationPrecision, LinearError, LinearWeight, WeightFormat, WeightPolicy, dequantize_row,
+    linear,
+};
 pub use mapped_file::MappedFile;
 pub use rms_norm::{add_rms_norm, rms_norm};
 pub use rope_write_kv::{HeadNorm, RopeStyle, RopeTable, RopeWriteKv, rope_write_kv};

@@ -318,6 +318,26 @@ impl<'a> ViewMut<'a> {
         }
     }
 
+    /// Row `row` of a U8 view through a shared reference, for workers that write disjoint parts.
+    ///
+    /// # Safety
+    /// No two slices alive at once may overlap: each worker must take rows of its own.
+    #[allow(clippy::mut_from_ref, reason = "the contract above replaces the borrow checker's")]
+    pub(crate) unsafe fn row_u8_shared(&self, row: usize) -> &'a mut [u8] {
+        assert!(self.dtype == DType::U8 && row < self.rows && !self.data.is_null());
+        // SAFETY: inside the borrowed memory; disjointness is the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(row * self.row_stride), self.cols) }
+    }
+
+    /// First element and row stride of a rectangle of an F32 view, for kernels that write it through pointers.
+    pub(crate) fn block_f32(&self, rows: Range<usize>, columns: Range<usize>) -> (*mut f32, usize) {
+        assert!(self.dtype == DType::F32 && !self.data.is_null());
+        assert!(rows.start <= rows.end && rows.end <= self.rows, "{rows:?} of {}", self.rows);
+        assert!(columns.start <= columns.end && columns.end <= self.cols, "{columns:?}");
+        let first = rows.start * self.row_stride + columns.start;
+        (self.data.cast::<f32>().wrapping_add(first), self.row_stride)
+    }
+
     /// Columns `range` of row `row` of an F32 view through a shared reference, for workers that write disjoint parts.
     ///
     /// # Safety

@@ -3,8 +3,10 @@
 use quire_kernels::cases::random_f32;
 use quire_kernels::cpu::SimdLevel;
 use quire_kernels::linear::cases::random_weight_bytes;
+use quire_kernels::linear::reference::packed_linear_row;
 use quire_kernels::{
-    Device, LinearError, LinearWeight, Tensor, View, WeightFormat, WeightPolicy, linear,
+    ActivationPrecision, Device, LinearError, LinearWeight, Tensor, View, WeightFormat,
+    WeightPolicy, linear,
 };
 
 const BATCHES: [usize; 8] = [1, 2, 3, 7, 8, 31, 64, 200];
@@ -49,12 +51,70 @@ fn for_every_level(check: impl Fn(&[Device], SimdLevel)) {
     }
 }
 
+const PRECISIONS: [ActivationPrecision; 2] =
+    [ActivationPrecision::Int8, ActivationPrecision::Int16];
+
+fn quantized_formats() -> impl Iterator<Item = WeightFormat> {
+    WeightFormat::ALL.iter().copied().filter(|format| format.block_elements() > 1)
+}
+
 #[test]
 fn a_row_has_the_same_bits_in_every_batch() {
     for_every_level(|devices, simd| {
         for &format in WeightFormat::ALL {
             let k = if format.block_elements() == 1 { 203 } else { 256 };
-            check(devices, &|device| load(device, format, 27, k), &format!("{simd:?} {format}"));
+            for precision in PRECISIONS {
+                let load =
+                    |device: &Device| load(device, format, 45, k).with_activations(precision);
+                check(devices, &load, &format!("{simd:?} {format} {precision:?}"));
+            }
+        }
+    });
+}
+
+/// The plain loop knows nothing of tiles, panels, planes and registers; so all instruction sets agree too.
+#[test]
+fn packed_sums_have_the_bits_of_the_plain_loop() {
+    const OUT: usize = 70;
+    for_every_level(|devices, simd| {
+        for format in quantized_formats() {
+            // A row may end within a pair of blocks.
+            let k = if format.block_elements() == 32 { 224 } else { 768 };
+            let mut x = random_f32(5, 15 * k);
+            x[..k / 2].fill(0.0);
+            x[k..2 * k].iter_mut().for_each(|x| *x *= 1e-12);
+            x[2 * k + 7] = 1e9;
+            let bytes = random_weight_bytes(format, OUT, k, 1);
+            for precision in PRECISIONS {
+                let expected: Vec<f32> = x
+                    .chunks(k)
+                    .flat_map(|x| packed_linear_row(x, format, &bytes, precision))
+                    .collect();
+                for device in devices {
+                    let weight = load(device, format, OUT, k).with_activations(precision);
+                    let zeros = Tensor::from_f32(&[0.0; OUT], 1, OUT);
+                    let got = run(device, &weight, &x, &zeros);
+                    let different = got.iter().zip(&expected).position(|(a, b)| a != b);
+                    assert_eq!(different, None, "{simd:?} {format} {precision:?}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_number_that_is_not_finite_spoils_its_row_only() {
+    for_every_level(|devices, simd| {
+        for format in quantized_formats() {
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut x = random_f32(5, 3 * 256);
+                x[256 + 100] = bad;
+                let weight = load(&devices[1], format, 33, 256);
+                let out = run(&devices[1], &weight, &x, &Tensor::from_f32(&[0.0; 33], 1, 33));
+                let is_finite: Vec<bool> =
+                    out.chunks(33).map(|row| row.iter().all(|v| v.is_finite())).collect();
+                assert_eq!(is_finite, [true, false, true], "{simd:?} {format} {bad}");
+            }
         }
     });
 }
@@ -81,9 +141,9 @@ fn a_stack_has_the_bits_of_its_parts() {
 }
 
 #[test]
-fn float32_weights_give_the_bits_of_packed_weights() {
+fn float32_weights_give_the_bits_of_weights_that_are_floats() {
     for_every_level(|devices, simd| {
-        for &format in WeightFormat::ALL {
+        for format in [WeightFormat::F32, WeightFormat::F16, WeightFormat::BF16] {
             let bytes = random_weight_bytes(format, 10, 256, 1);
             let load = |policy| {
                 LinearWeight::from_gguf(&devices[0], format, &bytes, 10, 256, policy).unwrap()
@@ -95,6 +155,19 @@ fn float32_weights_give_the_bits_of_packed_weights() {
             assert_eq!(packed, float32, "{simd:?} {format}");
         }
     });
+}
+
+#[test]
+fn packed_weights_take_the_bytes_that_are_planned() {
+    let device = Device::cpu(1);
+    for &format in WeightFormat::ALL {
+        let (out, k) = (96, 512);
+        let weight = load(&device, format, out, k);
+        assert_eq!(Some(weight.num_bytes()), format.packed_bytes(out, k));
+        let in_file = out * format.row_bytes(k).unwrap();
+        // Six-bit scales become bytes.
+        assert!(weight.num_bytes() as f64 <= 1.04 * in_file as f64, "{format}");
+    }
 }
 
 #[test]
@@ -112,7 +185,7 @@ fn wrong_lengths_are_errors_that_say_so() {
         .map(|weight| weight.num_bytes())
         .map_err(|error: LinearError| error.to_string())
     };
-    assert_eq!(load(72, 2, 64), Ok(72));
+    assert_eq!(load(72, 2, 64), Ok(32 * 36));
     assert_eq!(load(71, 2, 64), Err("Q4_0 2x64 takes 72 bytes, the data has 71".to_owned()));
     assert_eq!(
         load(36, 2, 33),

@@ -47,7 +47,7 @@ pub(super) unsafe fn multiply(simd: SimdLevel, product: &Product) {
             #[cfg(target_arch = "x86_64")]
             SimdLevel::Avx512 => avx512::multiply(product),
             #[cfg(target_arch = "x86_64")]
-            SimdLevel::Avx2 => avx2::multiply(product),
+            SimdLevel::Avx2 | SimdLevel::AvxVnni => avx2::multiply(product),
             _ => portable::multiply(product),
         }
     }
@@ -71,7 +71,7 @@ pub(super) unsafe fn transpose(simd: SimdLevel, rows: &PageRows, out: *mut f32) 
             #[cfg(target_arch = "x86_64")]
             SimdLevel::Avx512 => avx512::transpose(rows, out),
             #[cfg(target_arch = "x86_64")]
-            SimdLevel::Avx2 => avx2::transpose(rows, out),
+            SimdLevel::Avx2 | SimdLevel::AvxVnni => avx2::transpose(rows, out),
             _ => portable::transpose(rows, out),
         }
     }
@@ -88,7 +88,7 @@ unsafe fn widen(simd: SimdLevel, rows: &PageRows, out: *mut f32, stride: usize) 
             #[cfg(target_arch = "x86_64")]
             SimdLevel::Avx512 => avx512::widen(rows, out, stride),
             #[cfg(target_arch = "x86_64")]
-            SimdLevel::Avx2 => avx2::widen(rows, out, stride),
+            SimdLevel::Avx2 | SimdLevel::AvxVnni => avx2::widen(rows, out, stride),
             _ => portable::widen(rows, out, stride),
         }
     }
@@ -162,7 +162,9 @@ pub(super) fn softmax(simd: SimdLevel, chunk: &mut ChunkScores) {
             SimdLevel::Avx512 => unsafe { avx512::softmax_row(scores, visible, running) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            SimdLevel::Avx2 => unsafe { avx2::softmax_row(scores, visible, running) },
+            SimdLevel::Avx2 | SimdLevel::AvxVnni => unsafe {
+                avx2::softmax_row(scores, visible, running)
+            },
             _ => portable::softmax_row(scores, visible, running),
         };
     }

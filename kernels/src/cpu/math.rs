@@ -26,7 +26,9 @@ macro_rules! per_simd_level {
                 crate::cpu::SimdLevel::Avx512 => unsafe { avx512($($arg),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
-                crate::cpu::SimdLevel::Avx2 => unsafe { avx2($($arg),*) },
+                crate::cpu::SimdLevel::Avx2 | crate::cpu::SimdLevel::AvxVnni => unsafe {
+                    avx2($($arg),*);
+                },
                 _ => $body::<false>($($arg),*),
             }
         }

@@ -1,45 +1,58 @@
 //! The instruction sets an op may use, chosen once when the device is made.
 
-/// Ordered: a machine that has a level has every level before it.
+/// Ordered from narrow to wide: what one level computes with floats, every later one can.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SimdLevel {
     /// Plain Rust: every machine.
     Portable,
     /// AVX2, FMA and F16C.
     Avx2,
-    /// AVX-512 F, BW, VL, DQ on top of AVX2.
+    /// AVX-VNNI (integer dot products in 256 bits) on top of AVX2.
+    AvxVnni,
+    /// AVX-512 F, BW, VL, DQ and VNNI on top of AVX2. Machines with AVX-512 but without VNNI count as AVX2.
     Avx512,
 }
 
 impl SimdLevel {
-    /// The widest level of this machine.
-    #[cfg(target_arch = "x86_64")]
-    pub fn detect() -> Self {
-        let avx2 = is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("fma")
-            && is_x86_feature_detected!("f16c");
-        let avx512 = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512dq");
-        match (avx2, avx512) {
-            (true, true) => Self::Avx512,
-            (true, false) => Self::Avx2,
-            (false, _) => Self::Portable,
-        }
-    }
+    /// Narrowest first.
+    const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::AvxVnni, Self::Avx512];
 
-    /// The widest level of this machine (NEON will stand here).
-    #[cfg(not(target_arch = "x86_64"))]
+    /// The widest level of this machine.
     pub fn detect() -> Self {
-        Self::Portable
+        let widest = Self::ALL.into_iter().rev().find(|level| level.is_available());
+        widest.expect("every machine has the portable level")
     }
 
     /// Every level this machine has, narrowest first: tests force each.
     pub fn available() -> Vec<Self> {
-        [Self::Portable, Self::Avx2, Self::Avx512]
-            .into_iter()
-            .filter(|&level| level <= Self::detect())
-            .collect()
+        Self::ALL.into_iter().filter(|level| level.is_available()).collect()
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    pub fn is_available(self) -> bool {
+        let avx2 = || {
+            is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c")
+        };
+        match self {
+            Self::Portable => true,
+            Self::Avx2 => avx2(),
+            Self::AvxVnni => avx2() && is_x86_feature_detected!("avxvnni"),
+            Self::Avx512 => {
+                avx2()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vnni")
+            }
+        }
+    }
+
+    /// NEON will stand here.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub fn is_available(self) -> bool {
+        self == Self::Portable
     }
 }

@@ -10,16 +10,21 @@ pub(super) fn f16_to_f32(half: u16) -> f32 {
     f32::from_bits(scaled.to_bits() | not_finite | u32::from(half & 0x8000) << 16)
 }
 
+/// The bits of the float16 at `block[at..at + 2]`.
+#[inline(always)]
+pub(super) fn half_at(block: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([block[at], block[at + 1]])
+}
+
 /// Scale and minimum (6 bits each) of group `group` (0..8) of a Q4_K or Q5_K block.
 #[inline(always)]
-pub(super) fn scale_and_min(packed: &[u8], group: usize) -> (f32, f32) {
-    let (scale, min) = if group < 4 {
+pub(super) fn scale_and_min(packed: &[u8], group: usize) -> (u8, u8) {
+    if group < 4 {
         (packed[group] & 63, packed[group + 4] & 63)
     } else {
         let (low, top) = (packed[group + 4], (packed[group - 4] >> 6, packed[group] >> 6));
         ((low & 15) | top.0 << 4, (low >> 4) | top.1 << 4)
-    };
-    (f32::from(scale), f32::from(min))
+    }
 }
 
 #[cfg(test)]

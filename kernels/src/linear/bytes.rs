@@ -53,6 +53,14 @@ mod x86 {
             Self(unsafe { _mm_loadu_si128(from.as_ptr().cast()) })
         }
 
+        /// Into the first 16 bytes of `out`.
+        #[inline(always)]
+        pub(in crate::linear) fn store(self, out: &mut [u8]) {
+            let out: &mut [u8; 16] = out.first_chunk_mut().expect("16 codes");
+            // SAFETY: 16 writable bytes; SSE2 is part of x86-64.
+            unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), self.0) };
+        }
+
         /// Byte `i` is bit `i` of `bits`.
         #[inline(always)]
         pub(in crate::linear) fn from_bits(bits: u16) -> Self {
@@ -112,7 +120,7 @@ mod x86 {
             match simd {
                 SimdLevel::Portable => self.to_plain().scale(simd, scale, out),
                 // SAFETY: the level says what the machine has; 16 writable floats.
-                SimdLevel::Avx2 => unsafe {
+                SimdLevel::Avx2 | SimdLevel::AvxVnni => unsafe {
                     for (half, values) in self.to_f32_avx2().into_iter().enumerate() {
                         let values = _mm256_mul_ps(_mm256_set1_ps(scale), values);
                         _mm256_storeu_ps(out.as_mut_ptr().add(8 * half), values);
@@ -141,7 +149,7 @@ mod x86 {
             match simd {
                 SimdLevel::Portable => self.to_plain().scale_and_add(simd, scale, offset, out),
                 // SAFETY: the level says what the machine has; 16 writable floats.
-                SimdLevel::Avx2 => unsafe {
+                SimdLevel::Avx2 | SimdLevel::AvxVnni => unsafe {
                     for (half, values) in self.to_f32_avx2().into_iter().enumerate() {
                         let (scale, offset) = (_mm256_set1_ps(scale), _mm256_set1_ps(offset));
                         let values = _mm256_fmadd_ps(scale, values, offset);
@@ -161,8 +169,7 @@ mod x86 {
         #[inline(always)]
         fn to_plain(self) -> plain::Bytes {
             let mut bytes = [0; 16];
-            // SAFETY: 16 writable bytes.
-            unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), self.0) };
+            self.store(&mut bytes);
             plain::Bytes(bytes)
         }
 
@@ -194,6 +201,11 @@ mod plain {
         #[inline(always)]
         pub(in crate::linear) fn load(from: &[u8]) -> Self {
             Self(*from.first_chunk().expect("a block has 16 bytes here"))
+        }
+
+        #[inline(always)]
+        pub(in crate::linear) fn store(self, out: &mut [u8]) {
+            *out.first_chunk_mut().expect("16 codes") = self.0;
         }
 
         #[inline(always)]
@@ -248,7 +260,7 @@ mod tests {
     use super::{SimdLevel, plain, x86};
     use crate::cases::random_f32;
 
-    /// One expression over either kind of bytes, as 16 floats.
+    /// Some expressions over either kind of bytes.
     macro_rules! unpack {
         ($kind:ident, $simd:expr, $input:expr, $bits:expr, $shift:expr) => {{
             let bytes = $kind::Bytes::load($input);
@@ -258,7 +270,9 @@ mod tests {
             low.with_upper(high, 4).minus(16).scale($simd, 0.37, &mut out[0]);
             low.look_up($simd, &table).scale($simd, -1.7, &mut out[1]);
             low.scale_and_add($simd, 0.25, -0.3, &mut out[2]);
-            out.map(|values| values.map(f32::to_bits))
+            let mut stored = [0; 16];
+            low.minus(3).store(&mut stored);
+            (stored, out.map(|values| values.map(f32::to_bits)))
         }};
     }
 

@@ -1,6 +1,9 @@
 //! Shapes that test and time `linear`, and random weights for other tests.
 
-use super::{LinearWeight, WeightFormat, WeightPolicy, dequantize_row, linear, reference};
+use super::{
+    ActivationPrecision, LinearWeight, WeightFormat, WeightPolicy, dequantize_row, linear,
+    reference,
+};
 use crate::cases::{Case, Work, random_f32};
 use crate::device::Device;
 use crate::tensor::{Tensor, View, ViewMut};
@@ -23,28 +26,64 @@ pub fn cases() -> Vec<Case> {
         for &(n, out_features, k) in &SHAPES {
             if format.row_bytes(k).is_some() {
                 let parts = [(format, out_features)];
-                cases.push(case(n, k, &parts, WeightPolicy::Packed, n % 2 == 1));
+                cases.push(case(n, k, &parts, Mode::Packed(ActivationPrecision::Int8), n % 2 == 1));
             }
         }
-        cases.push(case(3, 256, &[(format, 9)], WeightPolicy::Float32, false));
+        let parts = [(format, 9)];
+        cases.push(case(3, 256, &parts, Mode::Float32, false));
+        cases.push(case(11, 768, &parts, Mode::Packed(ActivationPrecision::Int16), true));
     }
     let parts = [(WeightFormat::Q4K, 37), (WeightFormat::Q6K, 8), (WeightFormat::F16, 3)];
     for n in [1, 2, 29] {
-        cases.push(case(n, 512, &parts, WeightPolicy::Packed, true));
+        for precision in [ActivationPrecision::Int8, ActivationPrecision::Int16] {
+            cases.push(case(n, 512, &parts, Mode::Packed(precision), true));
+        }
     }
     cases
+}
+
+/// How the weight is kept and what it is multiplied with.
+#[derive(Clone, Copy, Debug)]
+enum Mode {
+    Float32,
+    Packed(ActivationPrecision),
+}
+
+impl Mode {
+    fn load(
+        self,
+        device: &Device,
+        (format, out_features): (WeightFormat, usize),
+        bytes: &[u8],
+        k: usize,
+    ) -> LinearWeight {
+        let (policy, activations) = match self {
+            Self::Float32 => (WeightPolicy::Float32, ActivationPrecision::default()),
+            Self::Packed(activations) => (WeightPolicy::Packed, activations),
+        };
+        LinearWeight::from_gguf(device, format, bytes, out_features, k, policy)
+            .expect("valid")
+            .with_activations(activations)
+    }
+
+    /// Largest difference when Σ |x · w| is about 1. Rounding x to steps of max |x| / L makes independent errors of about
+    /// 0.3 / L of a product each, so their sum shrinks with the root of k; the largest of thousands is five times as large.
+    fn tolerance(self, parts: &[(WeightFormat, usize)], k: usize) -> f32 {
+        let is_float = |&(format, _): &(WeightFormat, usize)| format.block_elements() == 1;
+        let rounding = |largest: f32| 5.0 * 1.15 / (largest * (k as f32).sqrt());
+        match self {
+            _ if parts.iter().all(is_float) => 1e-6,
+            Self::Float32 => 1e-6,
+            Self::Packed(ActivationPrecision::Int8) => 1e-6 + rounding(127.0),
+            Self::Packed(ActivationPrecision::Int16) => 1e-6 + rounding(32512.0),
+        }
+    }
 }
 
 /// The output is a column slice of a wider matrix: it starts at column 3, and 2 columns follow.
 const MARGIN: (usize, usize) = (3, 2);
 
-fn case(
-    n: usize,
-    k: usize,
-    parts: &[(WeightFormat, usize)],
-    policy: WeightPolicy,
-    with_bias: bool,
-) -> Case {
+fn case(n: usize, k: usize, parts: &[(WeightFormat, usize)], mode: Mode, with_bias: bool) -> Case {
     let out_features: usize = parts.iter().map(|part| part.1).sum();
     let bytes: Vec<Vec<u8>> =
         parts.iter().map(|&(format, rows)| random_weight_bytes(format, rows, k, 7)).collect();
@@ -64,18 +103,17 @@ fn case(
     let parts = parts.to_vec();
     Case {
         op: "linear",
-        name: format!("{n}x{k} -> {out_features} {} {policy:?}", names.join("|")),
+        name: format!("{n}x{k} -> {out_features} {} {mode:?}", names.join("|")),
         work: Work {
             bytes: (num_weight_bytes + 4 * n * (k + out_features)) as u64,
             operations: 2 * (n * k * out_features) as u64,
         },
-        tolerance: 1e-6,
+        tolerance: mode.tolerance(&parts, k),
         output_len: n * out_features,
         run: Box::new(move |device, output| {
-            let load = |(&(format, rows), bytes): (&(WeightFormat, usize), &Vec<u8>)| {
-                LinearWeight::from_gguf(device, format, bytes, rows, k, policy).expect("valid")
-            };
-            let weight = LinearWeight::stack(parts.iter().zip(&bytes).map(load).collect());
+            let parts = parts.iter().zip(&bytes);
+            let load = parts.map(|(&part, bytes)| mode.load(device, part, bytes, k));
+            let weight = LinearWeight::stack(load.collect());
             let x = View::from_f32(&input, n, k);
             run_strided(device, output, x, &weight, bias_tensor.as_ref());
         }),

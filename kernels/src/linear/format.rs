@@ -1,14 +1,63 @@
 //! WeightFormat: the closed list of the ways in which weights lie in memory, and their dequantization.
 
+use super::packed::{BlockScales, Packing, pack_blocks, packed_bytes};
 use super::{
     bfloat16, float16, float32, iq4_nl, iq4_xs, mxfp4, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1,
     q5_k, q6_k, q8_0,
 };
 use crate::cpu::SimdLevel;
 
-/// Makes the enum and every `match` on it from one line a format: variant, module, name, number in GGUF files.
+/// Makes the enum and every `match` on it from one line a format: variant, module, name, number in GGUF files. Formats
+/// that are packed say how; the others are floats.
 macro_rules! weight_formats {
-    ($($variant:ident $module:ident $name:literal $ggml_id:literal;)*) => {
+    (floats { $($float:ident $float_module:ident $float_name:literal $float_id:literal;)* }
+     packed { $($packed:ident $packed_module:ident $packed_name:literal $packed_id:literal;)* }) => {
+        weight_formats! { all
+            $($float $float_module $float_name $float_id;)*
+            $($packed $packed_module $packed_name $packed_id;)*
+        }
+
+        impl WeightFormat {
+            /// `None`: numbers that are not quantized.
+            pub(super) const fn packing(self) -> Option<Packing> {
+                match self {
+                    $(Self::$packed => Some($packed_module::PACKING),)*
+                    $(Self::$float => None,)*
+                }
+            }
+
+            /// Codes and scales of one block; `codes` has `block_elements`.
+            pub(super) fn split(self, block: &[u8], codes: &mut [u8]) -> BlockScales {
+                let mut scales = BlockScales::default();
+                match self {
+                    $(Self::$packed => {
+                        let block = block.first_chunk().expect("a block");
+                        let codes = codes.first_chunk_mut().expect("a block of codes");
+                        $packed_module::split(block, codes, &mut scales);
+                    })*
+                    $(Self::$float => unreachable!("{self} is not quantized"),)*
+                }
+                scales
+            }
+
+            /// Fills a tile (scales, codes) with some rows of `row_bytes`.
+            pub(super) fn pack_tile(
+                self,
+                rows: &[u8],
+                row_bytes: usize,
+                tile: (&mut [u8], &mut [u8]),
+            ) {
+                match self {
+                    $(Self::$packed => {
+                        use $packed_module::{PACKING, split};
+                        pack_blocks(PACKING, split, rows, row_bytes, tile);
+                    })*
+                    $(Self::$float => unreachable!("{self} is not quantized"),)*
+                }
+            }
+        }
+    };
+    (all $($variant:ident $module:ident $name:literal $ggml_id:literal;)*) => {
         /// How the weights of a matrix row lie in memory, as GGUF defines it: blocks of a fixed number of elements.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum WeightFormat {
@@ -58,9 +107,12 @@ macro_rules! weight_formats {
 }
 
 weight_formats! {
+    floats {
     F32 float32 "F32" 0;
     F16 float16 "F16" 1;
     BF16 bfloat16 "BF16" 30;
+    }
+    packed {
     Q4_0 q4_0 "Q4_0" 2;
     Q4_1 q4_1 "Q4_1" 3;
     Q5_0 q5_0 "Q5_0" 6;
@@ -74,6 +126,7 @@ weight_formats! {
     Iq4Nl iq4_nl "IQ4_NL" 20;
     Iq4Xs iq4_xs "IQ4_XS" 23;
     Mxfp4 mxfp4 "MXFP4" 39;
+    }
 }
 
 impl WeightFormat {
@@ -86,6 +139,15 @@ impl WeightFormat {
             (k >> shift).checked_mul(self.block_bytes())
         } else {
             None
+        }
+    }
+
+    /// Bytes that a matrix takes under `WeightPolicy::Packed`; `None` when rows are not whole blocks or it overflows.
+    pub fn packed_bytes(self, out_features: usize, in_features: usize) -> Option<usize> {
+        let row_bytes = self.row_bytes(in_features)?;
+        match self.packing() {
+            Some(packing) => packed_bytes(self, packing, out_features, in_features),
+            None => row_bytes.checked_mul(out_features),
         }
     }
 }
@@ -114,12 +176,12 @@ pub(crate) fn dequantize_with(
         SimdLevel::Portable => dequantize_blocks(simd, format, bytes, out),
         // SAFETY: a SimdLevel beyond Portable exists only where the machine has it.
         #[cfg(target_arch = "x86_64")]
-        SimdLevel::Avx2 => unsafe { dequantize_avx2(format, bytes, out) },
+        SimdLevel::Avx2 | SimdLevel::AvxVnni => unsafe { dequantize_avx2(format, bytes, out) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         SimdLevel::Avx512 => unsafe { dequantize_avx512(format, bytes, out) },
         #[cfg(not(target_arch = "x86_64"))]
-        SimdLevel::Avx2 | SimdLevel::Avx512 => unreachable!("an x86 instruction set"),
+        _ => unreachable!("an x86 instruction set"),
     }
 }
 

@@ -23,11 +23,11 @@ pub(super) fn most_rows(simd: SimdLevel) -> usize {
     match simd {
         SimdLevel::Portable => portable::ROWS,
         #[cfg(target_arch = "x86_64")]
-        SimdLevel::Avx2 => avx2::ROWS,
+        SimdLevel::Avx2 | SimdLevel::AvxVnni => avx2::ROWS,
         #[cfg(target_arch = "x86_64")]
         SimdLevel::Avx512 => avx512::ROWS,
         #[cfg(not(target_arch = "x86_64"))]
-        SimdLevel::Avx2 | SimdLevel::Avx512 => unreachable!("an x86 instruction set"),
+        _ => unreachable!("an x86 instruction set"),
     }
 }
 
@@ -49,12 +49,12 @@ pub(super) fn multiply(
         SimdLevel::Portable => portable::multiply(weights, stride, x, sums),
         // SAFETY: a SimdLevel beyond Portable exists only where the machine has it.
         #[cfg(target_arch = "x86_64")]
-        SimdLevel::Avx2 => unsafe { avx2::multiply(weights, stride, x, sums) },
+        SimdLevel::Avx2 | SimdLevel::AvxVnni => unsafe { avx2::multiply(weights, stride, x, sums) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         SimdLevel::Avx512 => unsafe { avx512::multiply(weights, stride, x, sums) },
         #[cfg(not(target_arch = "x86_64"))]
-        SimdLevel::Avx2 | SimdLevel::Avx512 => unreachable!("an x86 instruction set"),
+        _ => unreachable!("an x86 instruction set"),
     }
 }
 

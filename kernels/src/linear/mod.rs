@@ -1,7 +1,8 @@
-//! Matrix product with a weight in any format: `out[r][o] = Σ_k x[r][k] · weight[o][k] + bias[o]`, in float32.
+//! Matrix product with a weight in any format: `out[r][o] = Σ_k x[r][k] · weight[o][k] + bias[o]`.
 //!
-//! An output element is the same to the bit for every number of rows, threads and neighbours: its additions have one
-//! fixed order (see `microkernel.rs`).
+//! On the CPU quantized weights are packed at load and multiplied with rows of x that are rounded to integers
+//! (`packed/`); weights that are floats are multiplied in float32 (`dense.rs`). An output element is the same to the bit
+//! for every number of rows, threads and neighbours: its additions have one fixed order.
 #![allow(clippy::inline_always, reason = "block functions are compiled once per instruction set")]
 
 mod bfloat16;
@@ -9,6 +10,7 @@ mod block;
 mod bytes;
 pub mod cases;
 mod cpu;
+mod dense;
 mod float16;
 mod float32;
 mod format;
@@ -16,6 +18,7 @@ mod iq4_nl;
 mod iq4_xs;
 mod microkernel;
 mod mxfp4;
+mod packed;
 mod q2_k;
 mod q3_k;
 mod q4_0;
@@ -27,9 +30,11 @@ mod q5_k;
 mod q6_k;
 mod q8_0;
 pub mod reference;
+mod scratch;
 mod weight;
 
 pub use format::{WeightFormat, dequantize_row};
+pub use packed::ActivationPrecision;
 pub use weight::{LinearError, LinearWeight, WeightPolicy};
 
 use crate::device::Device;

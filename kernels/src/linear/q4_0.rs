@@ -1,10 +1,13 @@
 //! Q4_0: 32 weights as f16 `d`, 16 bytes of nibbles (low halves first). `x = d · (q − 8)`.
 
+use super::block::half_at;
 use super::bytes::{Bytes, f16_at};
+use super::packed::{BlockScales, Codes, Packing, Scales};
 use crate::cpu::SimdLevel;
 
 pub(super) const ELEMENTS: usize = 32;
 pub(super) const BYTES: usize = 18;
+pub(super) const PACKING: Packing = Packing { codes: Codes::Four, scales: Scales::Half };
 
 #[inline(always)]
 pub(super) fn dequantize_block(simd: SimdLevel, block: &[u8; BYTES], out: &mut [f32; ELEMENTS]) {
@@ -12,4 +15,13 @@ pub(super) fn dequantize_block(simd: SimdLevel, block: &[u8; BYTES], out: &mut [
     let bytes = Bytes::load(&block[2..]);
     bytes.bits(0, 15).minus(8).scale(simd, d, out);
     bytes.bits(4, 15).minus(8).scale(simd, d, &mut out[16..]);
+}
+
+/// Codes and scales as they are packed.
+#[inline(always)]
+pub(super) fn split(block: &[u8; BYTES], codes: &mut [u8; ELEMENTS], scales: &mut BlockScales) {
+    scales.halves[0] = half_at(block, 0);
+    let bytes = Bytes::load(&block[2..]);
+    bytes.bits(0, 15).store(codes);
+    bytes.bits(4, 15).store(&mut codes[16..]);
 }

@@ -1,6 +1,7 @@
-//! LinearWeight: a weight matrix in memory, stacked from parts that each keep their own format.
+//! LinearWeight: a weight matrix in memory, stacked from parts that each have their own format.
 
 use super::format::{WeightFormat, dequantize_with};
+use super::packed::{ActivationPrecision, PackedWeight};
 use crate::cpu::SimdLevel;
 use crate::device::{CpuDevice, Device};
 use crate::tensor::{DType, Tensor};
@@ -11,7 +12,7 @@ const CACHE_LINE: usize = 64;
 /// How weights are kept in memory: the flag `--weights`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WeightPolicy {
-    /// As in the file, dequantized where they are used.
+    /// Quantized as in the file, packed for integer dot products.
     #[default]
     Packed,
     /// Dequantized at load: the most memory.
@@ -64,12 +65,21 @@ pub struct LinearWeight {
     parts: Vec<Part>,
     out_features: usize,
     in_features: usize,
+    activations: ActivationPrecision,
+}
+
+#[derive(Debug)]
+pub(super) enum Part {
+    /// In tiles for integer dot products.
+    Packed(PackedWeight),
+    /// Floats of any size, row after row.
+    Dense(DensePart),
 }
 
 /// Rows of one format.
 #[derive(Debug)]
-pub(super) struct Part {
-    pub(super) format: WeightFormat,
+pub(super) struct DensePart {
+    format: WeightFormat,
     /// U8 `[features, row_bytes]`
     rows: Tensor,
     row_bytes: usize,
@@ -104,25 +114,43 @@ impl LinearWeight {
             Device::Cuda(cuda) => match *cuda {},
             Device::Trace(_) => return Ok(Self::shape_only(out_features, in_features)),
         };
-        let part = match policy {
-            WeightPolicy::Packed => Part::copy(format, bytes, row_bytes),
-            WeightPolicy::Float32 => Part::float32(cpu, format, bytes, row_bytes, in_features),
+        let part = match (policy, format.packing()) {
+            (WeightPolicy::Float32, _) => {
+                DensePart::float32(cpu, format, bytes, row_bytes, in_features).map(Part::Dense)
+            }
+            (WeightPolicy::Packed, Some(packing)) => {
+                PackedWeight::pack(cpu, format, packing, bytes, in_features).map(Part::Packed)
+            }
+            (WeightPolicy::Packed, None) => {
+                DensePart::copy(format, bytes, row_bytes).map(Part::Dense)
+            }
         };
-        Ok(Self { parts: vec![part.ok_or(overflow)?], out_features, in_features })
+        Ok(Self::of_parts(vec![part.ok_or(overflow)?], out_features, in_features))
+    }
+
+    fn of_parts(parts: Vec<Part>, out_features: usize, in_features: usize) -> Self {
+        Self { parts, out_features, in_features, activations: ActivationPrecision::default() }
+    }
+
+    /// The same weight with another precision of the rows it is multiplied with. Dense parts ignore it.
+    pub fn with_activations(self, activations: ActivationPrecision) -> Self {
+        Self { activations, ..self }
     }
 
     /// One matrix from several with the same `in_features`: the first part's features come first.
     pub fn stack(parts: Vec<Self>) -> Self {
         let in_features = parts.first().expect("a stack has parts").in_features;
         assert!(parts.iter().all(|part| part.in_features == in_features), "in_features differ");
+        let activations = parts[0].activations;
+        assert!(parts.iter().all(|part| part.activations == activations), "activations differ");
         let out_features = parts.iter().map(|part| part.out_features).sum();
         let parts = parts.into_iter().flat_map(|part| part.parts).collect();
-        Self { parts, out_features, in_features }
+        Self::of_parts(parts, out_features, in_features).with_activations(activations)
     }
 
     /// A shape without memory, for `Device::Trace`.
     pub fn shape_only(out_features: usize, in_features: usize) -> Self {
-        Self { parts: Vec::new(), out_features, in_features }
+        Self::of_parts(Vec::new(), out_features, in_features)
     }
 
     pub fn out_features(&self) -> usize {
@@ -135,7 +163,11 @@ impl LinearWeight {
 
     /// Bytes this weight occupies.
     pub fn num_bytes(&self) -> usize {
-        self.parts.iter().map(|part| part.rows.num_bytes()).sum()
+        self.parts.iter().map(Part::num_bytes).sum()
+    }
+
+    pub fn activation_precision(&self) -> ActivationPrecision {
+        self.activations
     }
 
     pub(super) fn parts(&self) -> &[Part] {
@@ -160,6 +192,29 @@ impl LinearWeight {
 }
 
 impl Part {
+    pub(super) fn features(&self) -> usize {
+        match self {
+            Self::Packed(part) => part.features(),
+            Self::Dense(part) => part.features(),
+        }
+    }
+
+    fn num_bytes(&self) -> usize {
+        match self {
+            Self::Packed(part) => part.num_bytes(),
+            Self::Dense(part) => part.rows.num_bytes(),
+        }
+    }
+
+    fn dequantize(&self, simd: SimdLevel, feature: usize, out: &mut [f32]) {
+        match self {
+            Self::Packed(part) => part.dequantize(simd, feature, out),
+            Self::Dense(part) => part.dequantize(simd, feature, out),
+        }
+    }
+}
+
+impl DensePart {
     /// `None` when memory is short.
     fn copy(format: WeightFormat, bytes: &[u8], row_bytes: usize) -> Option<Self> {
         let features = bytes.len() / row_bytes;

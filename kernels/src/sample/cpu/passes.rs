@@ -103,7 +103,7 @@ macro_rules! for_each_simd_level {
                 match simd {
                     SimdLevel::Portable => $body($($argument),*),
                     // SAFETY: a device is only made with a level that the machine has.
-                    SimdLevel::Avx2 => unsafe { avx2($($argument),*) },
+                    SimdLevel::Avx2 | SimdLevel::AvxVnni => unsafe { avx2($($argument),*) },
                     // SAFETY: as above.
                     SimdLevel::Avx512 => unsafe { avx512($($argument),*) },
                 }

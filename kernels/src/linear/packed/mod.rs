@@ -1,0 +1,28 @@
+//! Weights packed for integer dot products, and the matrix product on them.
+//!
+//! `packing` says how a format lies in a tile, `scales` makes its scales float32, `activations` makes x integers, `kernel`
+//! is the inner loop over `lanes` (one file for each instruction set), `product` divides the work.
+
+mod activations;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod kernel;
+mod lanes;
+mod packing;
+mod portable;
+mod product;
+mod scales;
+mod weight;
+
+pub use activations::ActivationPrecision;
+pub(super) use packing::{BlockScales, Codes, Packing, Scales};
+pub(super) use product::linear;
+pub(super) use weight::{PackedWeight, pack_blocks, packed_bytes};
+
+/// Output features of a tile: two vectors of 512 bits in the dot product, 4 bytes each.
+const TILE: usize = 32;
+
+/// Weights along k that share a scale of x.
+pub(super) const BLOCK: usize = 32;

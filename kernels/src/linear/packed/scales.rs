@@ -1,0 +1,133 @@
+//! The scales of a tile as float32, made once for all rows of x.
+
+use super::TILE;
+use super::packing::{Codes, Packing, Scales};
+use crate::cpu::SimdLevel;
+use crate::cpu::math::per_simd_level;
+use crate::linear::block::f16_to_f32;
+
+type Features<T> = [T; TILE];
+
+/// Float32 of a block of `BLOCK` weights: for each group the scales of all features, then their minima.
+pub(super) const fn floats_per_block(scales: Scales) -> usize {
+    TILE * scales.groups_per_block() * if scales.has_minimum() { 2 } else { 1 }
+}
+
+/// `packed`: the scales of whole blocks of the format, in pairs where a block has `BLOCK` weights.
+/// `high_halves`: the codes of a pair's second block will be used 16 times too large.
+pub(super) fn expand(
+    simd: SimdLevel,
+    packing: Packing,
+    packed: &[u8],
+    high_halves: bool,
+    out: &mut [f32],
+) {
+    let high_halves = high_halves && packing.codes == Codes::Four;
+    let second = if high_halves { 1.0 / 16.0 } else { 1.0 };
+    expand_for(simd, packing.scales, packed, second, out);
+}
+
+per_simd_level! {
+    fn expand_for(scales: Scales, packed: &[u8], second: f32, out: &mut [f32]) = expand_body
+}
+
+/// Loops over whole vectors only: a closure would be compiled for the plain machine and called.
+#[inline(always)]
+fn expand_body<const FMA: bool>(scales: Scales, packed: &[u8], second: f32, out: &mut [f32]) {
+    let blocks = packed.chunks_exact(scales.block_bytes()).enumerate();
+    let floats = out.len() * scales.block_bytes() / packed.len();
+    for ((index, block), out) in blocks.zip(out.chunks_exact_mut(floats)) {
+        let out = out.as_chunks_mut::<TILE>().0;
+        match scales {
+            Scales::Half => halves::<FMA>(block, 0, factor(index, second), &mut out[0]),
+            Scales::HalfAndMinimum => {
+                halves::<FMA>(block, 0, factor(index, second), &mut out[0]);
+                halves::<FMA>(block, 1, 1.0, &mut out[1]);
+            }
+            Scales::Signed(_) => {
+                let mut d = [0.0; TILE];
+                halves::<FMA>(block, 0, 1.0, &mut d);
+                for (group, out) in out.iter_mut().enumerate() {
+                    let bytes = bytes(block, 2 * TILE, group);
+                    for i in 0..TILE {
+                        out[i] = d[i] * f32::from(bytes[i].cast_signed());
+                    }
+                }
+            }
+            Scales::UnsignedAndMinimum => {
+                let (mut d, mut m) = ([0.0; TILE], [0.0; TILE]);
+                halves::<FMA>(block, 0, 1.0, &mut d);
+                halves::<FMA>(block, 1, -1.0, &mut m);
+                for (group, out) in out.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+                    let scales = bytes(block, 4 * TILE, group);
+                    let minima = bytes(block, 4 * TILE, 8 + group);
+                    let factor = factor(group, second);
+                    for i in 0..TILE {
+                        out[0][i] = d[i] * f32::from(scales[i]) * factor;
+                        out[1][i] = m[i] * f32::from(minima[i]);
+                    }
+                }
+            }
+            Scales::NibblesAndMinimum => {
+                let (mut d, mut m) = ([0.0; TILE], [0.0; TILE]);
+                halves::<FMA>(block, 0, 1.0, &mut d);
+                halves::<FMA>(block, 1, -1.0, &mut m);
+                for (group, out) in out.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+                    let bytes = bytes(block, 4 * TILE, group);
+                    for i in 0..TILE {
+                        out[0][i] = d[i] * f32::from(bytes[i] & 15);
+                        out[1][i] = m[i] * f32::from(bytes[i] >> 4);
+                    }
+                }
+            }
+            Scales::Exponent => {
+                let bytes = bytes(block, 0, 0);
+                for i in 0..TILE {
+                    out[0][i] = half_power_of_two(bytes[i]);
+                }
+            }
+        }
+    }
+}
+
+/// Exact: a power of two.
+#[inline(always)]
+fn factor(block: usize, second: f32) -> f32 {
+    if block % 2 == 1 { second } else { 1.0 }
+}
+
+#[inline(always)]
+fn bytes(block: &[u8], first: usize, field: usize) -> &Features<u8> {
+    block[first + field * TILE..].first_chunk().expect("a field of the block")
+}
+
+/// Float16 field `field` times `factor`; `FMA` means that the machine also converts them.
+#[inline(always)]
+fn halves<const FMA: bool>(block: &[u8], field: usize, factor: f32, out: &mut Features<f32>) {
+    let halves = &block[2 * field * TILE..].as_chunks::<2>().0[..TILE];
+    #[cfg(target_arch = "x86_64")]
+    if FMA {
+        use std::arch::x86_64::{
+            _mm_loadu_si128, _mm256_cvtph_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_storeu_ps,
+        };
+        for part in 0..TILE / 8 {
+            // SAFETY: levels with FMA have F16C; 8 of TILE numbers are read and written.
+            unsafe {
+                let from = _mm_loadu_si128(halves.as_ptr().add(8 * part).cast());
+                let values = _mm256_mul_ps(_mm256_cvtph_ps(from), _mm256_set1_ps(factor));
+                _mm256_storeu_ps(out.as_mut_ptr().add(8 * part), values);
+            }
+        }
+        return;
+    }
+    for (out, &half) in out.iter_mut().zip(halves) {
+        *out = f16_to_f32(u16::from_le_bytes(half)) * factor;
+    }
+}
+
+/// 2^(e − 128); the two smallest are subnormal.
+#[inline(always)]
+fn half_power_of_two(e: u8) -> f32 {
+    let e = u32::from(e);
+    f32::from_bits(if e < 2 { 0x0020_0000 << e } else { (e - 1) << 23 })
+}

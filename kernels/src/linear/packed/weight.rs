@@ -1,0 +1,178 @@
+//! PackedWeight: the tiles of one part of a weight.
+
+use super::packing::{BlockScales, Codes, Packing};
+use super::scales::{expand, floats_per_block};
+use super::{BLOCK, TILE};
+use crate::cpu::SimdLevel;
+use crate::device::CpuDevice;
+use crate::linear::format::WeightFormat;
+use crate::linear::scratch::with_scratch;
+use crate::tensor::{DType, Tensor};
+
+/// `[features, in_features]` of one format.
+#[derive(Debug)]
+pub(in crate::linear) struct PackedWeight {
+    pub(super) packing: Packing,
+    features: usize,
+    layout: TileLayout,
+    /// U8 `[tiles, tile bytes]`
+    tiles: Tensor,
+}
+
+/// Where things lie in a tile; k is the tile's.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TileLayout {
+    pub num_pairs: usize,
+    pub scale_bytes: usize,
+    pub pair_bytes: usize,
+}
+
+impl TileLayout {
+    fn new(format: WeightFormat, packing: Packing, in_features: usize) -> Self {
+        let num_pairs = in_features.div_ceil(2 * BLOCK);
+        let num_blocks = (2 * BLOCK * num_pairs).div_ceil(format.block_elements());
+        let scale_bytes = num_blocks * packing.scales.block_bytes();
+        Self { num_pairs, scale_bytes, pair_bytes: packing.codes.pair_bytes() }
+    }
+
+    pub fn tile_bytes(&self) -> usize {
+        self.scale_bytes + self.num_pairs * self.pair_bytes
+    }
+}
+
+/// Bytes of a packed matrix; `None` when that overflows.
+pub(in crate::linear) fn packed_bytes(
+    format: WeightFormat,
+    packing: Packing,
+    features: usize,
+    in_features: usize,
+) -> Option<usize> {
+    let layout = TileLayout::new(format, packing, in_features);
+    features.div_ceil(TILE).checked_mul(layout.tile_bytes())
+}
+
+impl PackedWeight {
+    /// Packs `bytes`, GGUF rows of `in_features`. `None` when memory is short.
+    pub(in crate::linear) fn pack(
+        cpu: &CpuDevice,
+        format: WeightFormat,
+        packing: Packing,
+        bytes: &[u8],
+        in_features: usize,
+    ) -> Option<Self> {
+        let row_bytes = format.row_bytes(in_features)?;
+        let features = bytes.len() / row_bytes;
+        let layout = TileLayout::new(format, packing, in_features);
+        let num_tiles = features.div_ceil(TILE);
+        let mut tiles = Tensor::host(DType::U8, num_tiles, layout.tile_bytes())?;
+        let shared = tiles.view_mut();
+        cpu.pool.run(num_tiles, &|index| {
+            // SAFETY: each task writes its own row of the tensor.
+            let tile = unsafe { shared.row_u8_shared(index) };
+            let first = index * TILE * row_bytes;
+            let rows = &bytes[first..bytes.len().min(first + TILE * row_bytes)];
+            format.pack_tile(rows, row_bytes, tile.split_at_mut(layout.scale_bytes));
+        });
+        Some(Self { packing, features, layout, tiles })
+    }
+
+    pub(in crate::linear) fn features(&self) -> usize {
+        self.features
+    }
+
+    pub(in crate::linear) fn num_bytes(&self) -> usize {
+        self.tiles.num_bytes()
+    }
+
+    pub(super) fn layout(&self) -> TileLayout {
+        self.layout
+    }
+
+    pub(super) fn num_tiles(&self) -> usize {
+        self.tiles.rows()
+    }
+
+    /// The bytes of tiles `first..`, the last tile's end included.
+    pub(super) fn tiles_from(&self, first: usize) -> &[u8] {
+        &self.tiles.bytes()[first * self.layout.tile_bytes()..]
+    }
+
+    /// Floats that the scales of a tile take.
+    pub(super) fn num_scales(&self) -> usize {
+        2 * self.layout.num_pairs * floats_per_block(self.packing.scales)
+    }
+
+    /// The weights of one feature as float32, with the bits that `dequantize_row` gives.
+    pub(in crate::linear) fn dequantize(&self, simd: SimdLevel, feature: usize, out: &mut [f32]) {
+        let (layout, scales) = (self.layout, self.packing.scales);
+        let tile = &self.tiles_from(feature / TILE)[..layout.tile_bytes()];
+        let (packed, pairs) = tile.split_at(layout.scale_bytes);
+        with_scratch(self.num_scales(), |expanded| {
+            expand(simd, self.packing, packed, false, expanded);
+            let group = BLOCK / scales.groups_per_block();
+            let per_group = floats_per_block(scales) / scales.groups_per_block();
+            let numbers = expanded.chunks_exact(per_group).map(|group| {
+                let minimum = scales.has_minimum().then(|| group[TILE + feature % TILE]);
+                (group[feature % TILE], minimum)
+            });
+            let mut numbers = numbers;
+            for (pair, out) in pairs.chunks_exact(layout.pair_bytes).zip(out.chunks_mut(2 * BLOCK))
+            {
+                let codes = self.packing.codes.unpack(pair, feature % TILE);
+                for (out, codes) in out.chunks_mut(group).zip(codes.chunks_exact(group)) {
+                    let (scale, minimum) = numbers.next().expect("a scale for each group");
+                    self.packing.codes.dequantize(codes, scale, minimum, out);
+                }
+            }
+        });
+    }
+}
+
+impl Codes {
+    /// `scale · code + minimum`, or `scale · (code − offset)`.
+    fn dequantize(self, codes: &[u8], scale: f32, minimum: Option<f32>, out: &mut [f32]) {
+        for (out, &code) in out.iter_mut().zip(codes) {
+            *out = match (minimum, self) {
+                (Some(minimum), _) => scale * f32::from(code) + minimum,
+                (None, Self::Table(table)) => scale * f32::from(table[usize::from(code)]),
+                (None, _) => scale * (i32::from(code) - self.offset()) as f32,
+            };
+        }
+    }
+}
+
+/// Fills a tile (scales, pairs) from up to `TILE` rows of blocks that `split` takes apart.
+#[inline(always)]
+pub(in crate::linear) fn pack_blocks<const BYTES: usize, const ELEMENTS: usize>(
+    packing: Packing,
+    split: impl Fn(&[u8; BYTES], &mut [u8; ELEMENTS], &mut BlockScales),
+    rows: &[u8],
+    row_bytes: usize,
+    (scales, pairs): (&mut [u8], &mut [u8]),
+) {
+    let blocks_at_once = (2 * BLOCK / ELEMENTS).max(1);
+    let units = scales
+        .chunks_exact_mut(blocks_at_once * packing.scales.block_bytes())
+        .zip(pairs.chunks_exact_mut(
+            blocks_at_once * ELEMENTS / (2 * BLOCK) * packing.codes.pair_bytes(),
+        ));
+    for (unit, (scales, pairs)) in units.enumerate() {
+        for (feature, row) in rows.chunks_exact(row_bytes).enumerate() {
+            let blocks = row.as_chunks::<BYTES>().0;
+            let blocks = &blocks[blocks.len().min(unit * blocks_at_once)..];
+            let mut codes = [[0; ELEMENTS]; 2];
+            let fields = scales.chunks_exact_mut(packing.scales.block_bytes());
+            for ((block, codes), fields) in blocks.iter().zip(&mut codes).zip(fields) {
+                let mut block_scales = BlockScales::default();
+                split(block, codes, &mut block_scales);
+                packing.scales.pack(&block_scales, feature, fields);
+            }
+            let codes = codes.as_flattened().as_chunks::<{ 2 * BLOCK }>().0;
+            let pairs = pairs.chunks_exact_mut(packing.codes.pair_bytes());
+            codes
+                .iter()
+                .zip(pairs)
+                .for_each(|(codes, pair)| packing.codes.pack(codes, feature, pair));
+        }
+    }
+}
