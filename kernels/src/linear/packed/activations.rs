@@ -5,14 +5,11 @@
 //! block, so that a call of the kernel reads one stream.
 
 use super::BLOCK;
+use super::quantize::{Target, quantize_row};
 use crate::cpu::SimdLevel;
-use crate::cpu::math::{TO_INTEGER, per_simd_level};
 
 /// Rows that lie together.
 pub(super) const PANEL: usize = 8;
-
-/// Blocks whose numbers are all smaller count as zero, so that no product below gets subnormal.
-const SMALLEST: f32 = 1e-30;
 
 /// How exactly `x` is rounded before it meets packed weights: the flag `--activations`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,7 +58,7 @@ impl Extras {
         Self(self.0 | 1 << extra as u8)
     }
 
-    fn has(self, extra: Extra) -> bool {
+    pub(super) fn has(self, extra: Extra) -> bool {
         self.0 & 1 << extra as u8 != 0
     }
 
@@ -155,11 +152,8 @@ impl Activations<'_> {
             )
         };
         for (row, x) in rows.enumerate() {
-            let target = Target { codes, params, row, extras: self.extras };
-            match self.precision {
-                ActivationPrecision::Int8 => quantize_int8(simd, x, target),
-                ActivationPrecision::Int16 => quantize_int16(simd, x, target),
-            }
+            let wide = self.precision == ActivationPrecision::Int16;
+            quantize_row(simd, x, Target { codes, params, row, extras: self.extras, wide });
         }
     }
 
@@ -170,120 +164,4 @@ impl Activations<'_> {
     fn panel_words(&self) -> usize {
         2 * self.num_pairs * self.extras.stride()
     }
-}
-
-/// A row of a panel to fill.
-struct Target<'a> {
-    codes: &'a mut [u8],
-    params: &'a mut [u32],
-    row: usize,
-    extras: Extras,
-}
-
-per_simd_level! {
-    fn quantize_int8(x: &[f32], target: Target<'_>) = quantize_int8_body
-}
-
-per_simd_level! {
-    fn quantize_int16(x: &[f32], target: Target<'_>) = quantize_int16_body
-}
-
-#[inline(always)]
-fn quantize_int8_body<const FMA: bool>(x: &[f32], target: Target<'_>) {
-    let codes = target.codes.as_chunks_mut::<BLOCK>().0;
-    let (row, stride) = (target.row, target.extras.stride());
-    let params = target.params.chunks_exact_mut(stride);
-    let blocks = codes.chunks_exact_mut(PANEL).map(|block| &mut block[row]).zip(params);
-    for (index, (codes, params)) in blocks.enumerate() {
-        let block = block(x, index);
-        let (scale, integers) = quantize_block::<127>(block);
-        for i in 0..BLOCK {
-            codes[i] = integers[i] as u8;
-        }
-        store_params(params, row, target.extras, scale, &integers);
-    }
-}
-
-/// Of four integers the first and third come first: the even and the odd bytes of the weights are separate operands.
-#[inline(always)]
-fn quantize_int16_body<const FMA: bool>(x: &[f32], target: Target<'_>) {
-    let codes = target.codes.as_chunks_mut::<{ 2 * BLOCK }>().0;
-    let (row, stride) = (target.row, target.extras.stride());
-    let params = target.params.chunks_exact_mut(stride);
-    let blocks = codes.chunks_exact_mut(PANEL).map(|block| &mut block[row]).zip(params);
-    for (index, (codes, params)) in blocks.enumerate() {
-        let block = block(x, index);
-        let (scale, integers) = quantize_block::<32512>(block);
-        for (codes, four) in codes.chunks_exact_mut(8).zip(integers.chunks_exact(4)) {
-            for (code, index) in codes.chunks_exact_mut(2).zip([0, 2, 1, 3]) {
-                code.copy_from_slice(&(four[index] as i16).to_le_bytes());
-            }
-        }
-        store_params(params, row, target.extras, scale, &integers);
-    }
-}
-
-/// A block that pads the last pair is zero.
-#[inline(always)]
-fn block(x: &[f32], index: usize) -> &[f32; BLOCK] {
-    x.as_chunks().0.get(index).unwrap_or(&[0.0; BLOCK])
-}
-
-/// Scale and integers in −LARGEST..=LARGEST. A number that is not finite makes the scale not finite.
-#[inline(always)]
-fn quantize_block<const LARGEST: u32>(x: &[f32; BLOCK]) -> (f32, [i32; BLOCK]) {
-    // Magnitudes compare as their bits do, a NaN above all.
-    let mut magnitudes = [0; BLOCK];
-    for i in 0..BLOCK {
-        magnitudes[i] = x[i].to_bits() & 0x7FFF_FFFF;
-    }
-    for half in [16, 8, 4, 2, 1] {
-        for i in 0..half {
-            magnitudes[i] = magnitudes[i].max(magnitudes[i + half]);
-        }
-    }
-    let largest = f32::from_bits(magnitudes[0]);
-    let steps = LARGEST as f32;
-    let (scale, inverse) =
-        if largest < SMALLEST { (0.0, 0.0) } else { (largest / steps, steps / largest) };
-    let mut integers = [0; BLOCK];
-    for i in 0..BLOCK {
-        let shifted = (x[i] * inverse + TO_INTEGER).to_bits();
-        let integer = shifted.cast_signed().wrapping_sub(TO_INTEGER.to_bits().cast_signed());
-        // What came of a NaN stays small too.
-        integers[i] = i32::from(integer as i16);
-    }
-    (scale, integers)
-}
-
-#[inline(always)]
-fn store_params(
-    params: &mut [u32],
-    row: usize,
-    extras: Extras,
-    scale: f32,
-    integers: &[i32; BLOCK],
-) {
-    let (first, second) = integers.split_at(BLOCK / 2);
-    let sums = [sum(first), sum(second)];
-    let total = sums[0] + sums[1];
-    params[row] = scale.to_bits();
-    let float = |sum: i32| (scale * sum as f32).to_bits();
-    let bias = |sum: i32| (-128 * sum).cast_unsigned();
-    let mut put = |extra, half: usize, value| {
-        if extras.has(extra) {
-            params[extras.offset(extra) + half * PANEL + row] = value;
-        }
-    };
-    put(Extra::Sum, 0, float(total));
-    put(Extra::Bias, 0, bias(total));
-    for half in 0..2 {
-        put(Extra::HalfSums, half, float(sums[half]));
-        put(Extra::HalfBiases, half, bias(sums[half]));
-    }
-}
-
-#[inline(always)]
-fn sum(integers: &[i32]) -> i32 {
-    integers.iter().sum()
 }

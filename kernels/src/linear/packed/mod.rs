@@ -13,6 +13,7 @@ mod lanes;
 mod packing;
 mod portable;
 mod product;
+mod quantize;
 mod scales;
 mod weight;
 
