@@ -76,6 +76,7 @@ impl MemoryPlan {
         let config = EngineConfig {
             served_model_name: options.served_model_name.clone(),
             weights: options.weights,
+            activations: options.activations,
             kv_dtype,
             block_size,
             num_blocks,
@@ -111,7 +112,7 @@ impl MemoryPlan {
         let per_sequence = self.kv_bytes_per_token * u64::from(config.max_model_len);
         vec![
             ("architecture", format!("{}, {} layers", spec.architecture, spec.num_layers)),
-            ("weights", format!("{} ({})", human_bytes(self.weight_bytes), config.weights.name())),
+            ("weights", weights_line(self.weight_bytes, config)),
             ("workspace", human_bytes(self.workspace_bytes)),
             (
                 "KV cache",
@@ -146,6 +147,16 @@ impl MemoryPlan {
             ("memory free", human_bytes(self.available_memory)),
             ("compute threads", config.threads.to_string()),
         ]
+    }
+}
+
+fn weights_line(bytes: u64, config: &EngineConfig) -> String {
+    let weights = config.weights.name();
+    match config.weights {
+        Weights::Packed => {
+            format!("{} ({weights}, {} activations)", human_bytes(bytes), config.activations.name())
+        }
+        Weights::Float32 => format!("{} ({weights})", human_bytes(bytes)),
     }
 }
 
@@ -193,8 +204,14 @@ fn weight_bytes(file: &GgufFile, weights: Weights) -> anyhow::Result<u64> {
         };
         let elements = tensor.dims.iter().product::<u64>();
         let is_vector = tensor.dims.len() < 2 || format == WeightFormat::F32;
-        total +=
-            if is_vector || weights == Weights::Float32 { elements * 4 } else { tensor.num_bytes };
+        total += if is_vector || weights == Weights::Float32 {
+            elements * 4
+        } else {
+            let in_features = tensor.dims[0].max(1);
+            let out_features = (elements / in_features) as usize;
+            let packed = format.packed_bytes(out_features, in_features as usize);
+            packed.map_or(tensor.num_bytes, |bytes| bytes as u64)
+        };
     }
     Ok(total)
 }

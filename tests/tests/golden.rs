@@ -1,6 +1,6 @@
 //! The default model against its float32 self: greedy ids, log probabilities of long texts, and the price of packing.
 
-use quire_engine::config::Weights;
+use quire_engine::config::{Activations, Weights};
 use quire_engine::request::TokenLogprobs;
 use quire_engine::{EngineOptions, SamplingParams};
 use quire_tests::{ask, default_model, options, repository, start};
@@ -48,6 +48,14 @@ fn float32_weights_give_the_golden_log_probabilities() {
     let distance = window_figures(&options).mean_difference;
     println!("float32: mean |difference of log probability| {distance:.6}");
     assert!(distance < 0.002, "{distance}");
+}
+
+#[test]
+fn int16_activations_cost_no_fidelity() {
+    let options = EngineOptions { activations: Activations::Int16, ..options() };
+    let figures = window_figures(&options);
+    println!("int16: mean KL divergence to float32 {:.6}", figures.divergence);
+    assert!(figures.divergence <= MAX_DIVERGENCE / 100.0, "{}", figures.divergence);
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! Turns named tensors of a file into weights on a device, checking every shape.
 
 use anyhow::{Context, bail, ensure};
-use quire_kernels::{Device, LinearWeight, Tensor, WeightFormat, WeightPolicy, dequantize_row};
+use quire_kernels::{
+    ActivationPrecision, Device, LinearWeight, Tensor, WeightFormat, WeightPolicy, dequantize_row,
+};
 
 /// A tensor as its file has it.
 pub struct HostTensor<'a> {
@@ -23,6 +25,7 @@ pub struct WeightLoader<'a> {
     source: Option<&'a dyn WeightSource>,
     device: &'a Device,
     policy: WeightPolicy,
+    activations: ActivationPrecision,
     scope: String,
     on_progress: &'a (dyn Fn(usize, usize) + Sync),
 }
@@ -34,13 +37,26 @@ impl<'a> WeightLoader<'a> {
         policy: WeightPolicy,
         on_progress: &'a (dyn Fn(usize, usize) + Sync),
     ) -> Self {
-        Self { source: Some(source), device, policy, scope: String::new(), on_progress }
+        Self { source: Some(source), ..Self::without_source(device, policy, on_progress) }
+    }
+
+    /// Weights are multiplied with rows of this precision.
+    pub fn with_activations(self, activations: ActivationPrecision) -> Self {
+        Self { activations, ..self }
     }
 
     /// Weights that have shapes only, for `Device::Trace`.
     pub fn shape_only(device: &'a Device) -> Self {
-        let policy = WeightPolicy::Packed;
-        Self { source: None, device, policy, scope: String::new(), on_progress: &|_, _| () }
+        Self::without_source(device, WeightPolicy::Packed, &|_, _| ())
+    }
+
+    fn without_source(
+        device: &'a Device,
+        policy: WeightPolicy,
+        on_progress: &'a (dyn Fn(usize, usize) + Sync),
+    ) -> Self {
+        let activations = ActivationPrecision::default();
+        Self { source: None, device, policy, activations, scope: String::new(), on_progress }
     }
 
     pub fn is_shape_only(&self) -> bool {
@@ -77,6 +93,7 @@ impl<'a> WeightLoader<'a> {
             in_features,
             self.policy,
         )
+        .map(|weight| weight.with_activations(self.activations))
         .with_context(|| format!("tensor \"{name}\""))
     }
 

@@ -2,7 +2,7 @@
 
 use clap::{Args as ClapArgs, ValueEnum};
 use quire_engine::EngineOptions;
-use quire_engine::config::{DeviceChoice, KvCacheDtype, SchedulingPolicy, Weights};
+use quire_engine::config::{Activations, DeviceChoice, KvCacheDtype, SchedulingPolicy, Weights};
 
 use super::units;
 
@@ -16,6 +16,10 @@ pub(crate) struct EngineArgs {
     /// How to keep weights: as quantized as the file has them, or as float32
     #[arg(long, value_enum, default_value = "packed")]
     weights: WeightsFlag,
+
+    /// How exactly activations meet packed weights: int8 is fastest, int16 as good as float32
+    #[arg(long, value_enum, default_value = "int8")]
+    activations: ActivationsFlag,
 
     /// Element type of the KV cache; auto is f16, or f32 with --weights float32
     #[arg(long, value_enum, default_value = "auto")]
@@ -87,6 +91,12 @@ enum WeightsFlag {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
+enum ActivationsFlag {
+    Int8,
+    Int16,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum KvCacheDtypeFlag {
     Auto,
     #[value(alias = "float32")]
@@ -111,6 +121,10 @@ impl EngineArgs {
             weights: match self.weights {
                 WeightsFlag::Packed => Weights::Packed,
                 WeightsFlag::Float32 => Weights::Float32,
+            },
+            activations: match self.activations {
+                ActivationsFlag::Int8 => Activations::Int8,
+                ActivationsFlag::Int16 => Activations::Int16,
             },
             kv_cache_dtype: match self.kv_cache_dtype {
                 KvCacheDtypeFlag::Auto => KvCacheDtype::Auto,

@@ -3,7 +3,7 @@
 use anyhow::bail;
 use clap::CommandFactory;
 use quire_engine::EngineOptions;
-use quire_engine::config::{DeviceChoice, KvCacheDtype, SchedulingPolicy, Weights};
+use quire_engine::config::{Activations, DeviceChoice, KvCacheDtype, SchedulingPolicy, Weights};
 use quire_server::app::ServerConfig;
 
 use super::*;
@@ -46,8 +46,8 @@ fn no_flags_mean_the_front_ends_own_defaults() {
 
 #[test]
 fn each_engine_flag_reaches_its_field() {
-    let line = "m.gguf --device cuda:1 --weights float32 --kv-cache-dtype bf16 --max-model-len 8k \
-                --max-num-seqs 64 --max-num-batched-tokens 2K --kv-cache-memory 512MiB \
+    let line = "m.gguf --device cuda:1 --weights float32 --activations int16 --kv-cache-dtype bf16 \
+                --max-model-len 8k --max-num-seqs 64 --max-num-batched-tokens 2K --kv-cache-memory 512MiB \
                 --block-size 32 --threads 3 --scheduling-policy priority \
                 --no-enable-prefix-caching --no-async-scheduling \
                 --long-prefill-token-threshold 100 --max-num-queued-reqs 5 --max-logprobs 7 \
@@ -55,6 +55,7 @@ fn each_engine_flag_reaches_its_field() {
     let (engine, server) = serve(line, &Environment::default()).unwrap();
     assert_eq!(engine.device, DeviceChoice::Cuda(1));
     assert_eq!((engine.weights, engine.kv_cache_dtype), (Weights::Float32, KvCacheDtype::BF16));
+    assert_eq!(engine.activations, Activations::Int16);
     assert_eq!((engine.max_model_len, engine.max_num_seqs), (Some(8000), Some(64)));
     assert_eq!(engine.max_num_batched_tokens, Some(2048));
     assert_eq!(engine.kv_cache_memory, Some(512 << 20));
