@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::cell::UnsafeCell;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -12,6 +13,9 @@ use parking_lot::{Condvar, Mutex};
 /// How often a worker looks for the next job before it sleeps: some tens of microseconds, longer than the
 /// scalar work between two ops of a step.
 const SPINS_BEFORE_SLEEP: u32 = 20_000;
+
+/// Ranges for each thread, so that none waits long for a slow one.
+const TASKS_PER_THREAD: usize = 4;
 
 type Task<'a> = dyn Fn(usize) + Sync + 'a;
 
@@ -105,6 +109,20 @@ impl ThreadPool {
         if let Some(payload) = shared.panic.lock().take() {
             resume_unwind(payload);
         }
+    }
+
+    /// Calls `task` with ranges that cover `0..num_items`, each of at least `smallest` items but the last: what is
+    /// smaller than that runs on the caller without waking anyone.
+    pub fn run_ranges(
+        &self,
+        num_items: usize,
+        smallest: usize,
+        task: &(dyn Fn(Range<usize>) + Sync),
+    ) {
+        let per_task = num_items.div_ceil(TASKS_PER_THREAD * self.num_threads()).max(smallest);
+        self.run(num_items.div_ceil(per_task.max(1)), &|index| {
+            task(index * per_task..num_items.min((index + 1) * per_task));
+        });
     }
 }
 
@@ -204,6 +222,21 @@ mod tests {
             let counts: Vec<AtomicUsize> = (0..num_tasks).map(|_| AtomicUsize::new(0)).collect();
             pool.run(num_tasks, &|i| {
                 counts[i].fetch_add(1, Ordering::Relaxed);
+            });
+            assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
+        }
+    }
+
+    #[test]
+    fn ranges_cover_every_item_once() {
+        let pool = ThreadPool::new(3);
+        for (num_items, smallest) in [(0, 5), (1, 5), (5, 5), (6, 5), (1000, 1), (1000, 300)] {
+            let counts: Vec<AtomicUsize> = (0..num_items).map(|_| AtomicUsize::new(0)).collect();
+            pool.run_ranges(num_items, smallest, &|range| {
+                assert!(range.len() >= smallest || range.end == num_items);
+                for item in range {
+                    counts[item].fetch_add(1, Ordering::Relaxed);
+                }
             });
             assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
         }

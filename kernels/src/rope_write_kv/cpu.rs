@@ -1,4 +1,4 @@
-//! `rope_write_kv` on the CPU: one task a row.
+//! `rope_write_kv` on the CPU: a task has some rows.
 #![allow(
     clippy::inline_always,
     reason = "a body takes the instruction set of the function it is inlined into"
@@ -23,8 +23,8 @@ pub(super) fn rope_write_kv(
     let k_start = args.num_q_heads * head_dim;
     let v_start = k_start + args.num_kv_heads * head_dim;
     let writer = cache.writer(cpu.simd);
-    cpu.pool.run(qkv.rows(), &|row| {
-        // SAFETY: each task writes its own row.
+    let write_row = |row: usize| {
+        // SAFETY: each task writes its own rows.
         let row_data = unsafe { qkv.row_f32_shared(row) };
         let (qk, v) = row_data.split_at_mut(v_start);
         let turn = args.rope.map(|rope| Turn::at(rope, args.positions[row]));
@@ -39,7 +39,10 @@ pub(super) fn rope_write_kv(
             // SAFETY: slots are distinct (checked before), so this row of the page is this task's alone.
             unsafe { writer.write(slot, kv_head, key, value) };
         }
-    });
+    };
+    // Rows that are some microseconds of work.
+    let smallest_task = (1 << 13) / qkv.cols().max(1);
+    cpu.pool.run_ranges(qkv.rows(), smallest_task, &|rows| rows.for_each(write_row));
 }
 
 /// The cosines and sines of one position.

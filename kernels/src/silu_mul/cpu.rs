@@ -1,4 +1,4 @@
-//! `silu_mul` on the CPU: one task for a piece of a row; elements do not depend on each other.
+//! `silu_mul` on the CPU: a task has some pieces of rows; elements do not depend on each other.
 #![allow(
     clippy::inline_always,
     reason = "a body takes the instruction set of the function it is inlined into"
@@ -8,19 +8,24 @@ use crate::cpu::math::{exp, per_simd_level};
 use crate::device::CpuDevice;
 use crate::tensor::{View, ViewMut};
 
-/// Columns of one task, so that one row of a wide layer keeps several threads busy.
-const TASK_COLS: usize = 2048;
+/// Columns of a piece, so that one row of a wide layer keeps several threads busy.
+const PIECE_COLS: usize = 2048;
+
+/// Pieces that are some microseconds of work.
+const SMALLEST_TASK: usize = 4;
 
 pub(super) fn silu_mul(cpu: &CpuDevice, out: &ViewMut, gate_up: View) {
     let cols = out.cols();
-    let tasks_per_row = cols.div_ceil(TASK_COLS);
-    cpu.pool.run(out.rows() * tasks_per_row, &|task| {
-        let (row, part) = (task / tasks_per_row, task % tasks_per_row);
-        let range = part * TASK_COLS..cols.min((part + 1) * TASK_COLS);
-        let (gate, up) = gate_up.row_f32(row).split_at(cols);
-        // SAFETY: each task writes its own columns of its row.
-        let out = unsafe { out.columns_f32_shared(row, range.clone()) };
-        row_part(cpu.simd, out, &gate[range.clone()], &up[range]);
+    let pieces_per_row = cols.div_ceil(PIECE_COLS);
+    cpu.pool.run_ranges(out.rows() * pieces_per_row, SMALLEST_TASK, &|pieces| {
+        for piece in pieces {
+            let (row, part) = (piece / pieces_per_row, piece % pieces_per_row);
+            let range = part * PIECE_COLS..cols.min((part + 1) * PIECE_COLS);
+            let (gate, up) = gate_up.row_f32(row).split_at(cols);
+            // SAFETY: each task writes its own columns of its rows.
+            let out = unsafe { out.columns_f32_shared(row, range.clone()) };
+            row_part(cpu.simd, out, &gate[range.clone()], &up[range]);
+        }
     });
 }
 

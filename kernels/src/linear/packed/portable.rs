@@ -9,32 +9,22 @@ pub(super) struct Portable;
 const LANES: usize = 8;
 type Words = [u32; LANES];
 
+/// Adds the products of the fields of `8·BYTES` bits of each word. In lanes of 32 bits, field by field: so the compiler
+/// uses what vectors there are.
 #[inline(always)]
-fn sum_of_products<T, const N: usize>(
-    sums: Words,
-    codes: Words,
-    x: Words,
-    split: impl Fn(u32) -> [T; N],
-    split_x: impl Fn(u32) -> [T; N],
-) -> Words
-where
-    T: Copy + Into<i32>,
-{
-    std::array::from_fn(|i| {
-        let (codes, x) = (split(codes[i]), split_x(x[i]));
-        let products = codes.into_iter().zip(x).map(|(code, x)| code.into() * x.into());
-        sums[i].wrapping_add(products.sum::<i32>().cast_unsigned())
-    })
-}
-
-#[inline(always)]
-fn signed_bytes(word: u32) -> [i16; 4] {
-    word.to_le_bytes().map(|byte| i16::from(byte.cast_signed()))
-}
-
-#[inline(always)]
-fn signed_halves(word: u32) -> [i32; 2] {
-    [i32::from(word as i16), i32::from((word >> 16) as i16)]
+fn add_products<const BYTES: u32, const SIGNED: bool>(sums: &mut Words, codes: Words, x: Words) {
+    let unused = 32 - 8 * BYTES;
+    for field in 0..4 / BYTES {
+        let up = unused - 8 * BYTES * field;
+        for i in 0..LANES {
+            let code = match SIGNED {
+                true => ((codes[i] << up).cast_signed() >> unused).cast_unsigned(),
+                false => codes[i] << up >> unused,
+            };
+            let x = ((x[i] << up).cast_signed() >> unused).cast_unsigned();
+            sums[i] = sums[i].wrapping_add(code.wrapping_mul(x));
+        }
+    }
 }
 
 // SAFETY (for every block): pointers reach as far as the trait demands.
@@ -106,19 +96,20 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
-    unsafe fn dot(sum: Words, codes: Words, x: Words) -> Words {
-        sum_of_products(sum, codes, x, |word| word.to_le_bytes().map(i16::from), signed_bytes)
+    unsafe fn dot(mut sum: Words, codes: Words, x: Words) -> Words {
+        add_products::<1, false>(&mut sum, codes, x);
+        sum
     }
 
     #[inline(always)]
-    unsafe fn dot_signed(sum: Words, codes: Words, x: Words) -> Words {
-        let signed = |word: u32| signed_bytes(word ^ 0x8080_8080);
-        sum_of_products(sum, codes, x, signed, signed_bytes)
+    unsafe fn dot_signed(_sum: Words, _codes: Words, _x: Words) -> Words {
+        unreachable!("dot takes any byte")
     }
 
     #[inline(always)]
-    unsafe fn dot_wide(sum: Words, codes: Words, x: Words) -> Words {
-        sum_of_products(sum, codes, x, signed_halves, signed_halves)
+    unsafe fn dot_wide(mut sum: Words, codes: Words, x: Words) -> Words {
+        add_products::<2, true>(&mut sum, codes, x);
+        sum
     }
 
     #[inline(always)]
