@@ -5,7 +5,9 @@ use std::rc::Rc;
 use quire_kernels::cases::{Work, random_f32};
 use quire_kernels::cpu::limits::Arithmetic;
 use quire_kernels::linear::cases::random_weight_bytes;
-use quire_kernels::{Device, LinearWeight, View, ViewMut, WeightFormat, WeightPolicy, linear};
+use quire_kernels::{
+    ActivationPrecision, Device, LinearWeight, View, ViewMut, WeightFormat, WeightPolicy, linear,
+};
 
 use crate::timing::Timed;
 
@@ -41,12 +43,15 @@ pub const MODELS: [ModelShape; 2] = [
     },
 ];
 
-pub const FORMATS: [WeightFormat; 5] = [
-    WeightFormat::Q4_1,
-    WeightFormat::Q8_0,
-    WeightFormat::Q4K,
-    WeightFormat::Q6K,
-    WeightFormat::F16,
+/// Weights and what they are multiplied with.
+const FORMATS: [(WeightFormat, ActivationPrecision); 7] = [
+    (WeightFormat::Q4_1, ActivationPrecision::Int8),
+    (WeightFormat::Q4_1, ActivationPrecision::Int16),
+    (WeightFormat::Q8_0, ActivationPrecision::Int8),
+    (WeightFormat::Q8_0, ActivationPrecision::Int16),
+    (WeightFormat::Q4K, ActivationPrecision::Int8),
+    (WeightFormat::Q6K, ActivationPrecision::Int8),
+    (WeightFormat::F16, ActivationPrecision::Int8),
 ];
 
 const NUM_ROWS: [usize; 6] = [1, 4, 8, 32, 128, 512];
@@ -62,6 +67,7 @@ const DISTINCT_FEATURES: usize = 512;
 pub struct LinearGroup {
     name: String,
     format: WeightFormat,
+    activations: ActivationPrecision,
     out_features: usize,
     in_features: usize,
     max_rows: usize,
@@ -82,10 +88,21 @@ pub fn groups() -> Vec<LinearGroup> {
             ("head", model.vocab_size, hidden, MAX_HEAD_ROWS),
         ];
         for (layer, out_features, in_features, max_rows) in layers {
-            for format in FORMATS {
+            for (format, activations) in FORMATS {
                 if format.row_bytes(in_features).is_some() {
-                    let name = format!("{} {layer} {format}", model.name);
-                    groups.push(LinearGroup { name, format, out_features, in_features, max_rows });
+                    let precision = match activations {
+                        ActivationPrecision::Int8 => "",
+                        ActivationPrecision::Int16 => " int16",
+                    };
+                    let name = format!("{} {layer} {format}{precision}", model.name);
+                    groups.push(LinearGroup {
+                        name,
+                        format,
+                        activations,
+                        out_features,
+                        in_features,
+                        max_rows,
+                    });
                 }
             }
         }
@@ -96,7 +113,7 @@ pub fn groups() -> Vec<LinearGroup> {
 impl LinearGroup {
     /// Makes the weights: the group's memory is held until the cases are dropped.
     pub fn cases(&self, device: &Rc<Device>) -> Vec<Timed> {
-        let &Self { format, out_features, in_features, .. } = self;
+        let &Self { format, activations, out_features, in_features, .. } = self;
         let num_distinct = out_features.min(DISTINCT_FEATURES);
         let distinct = random_weight_bytes(format, num_distinct, in_features, 7);
         let num_bytes = format.row_bytes(in_features).expect("whole blocks") * out_features;
@@ -105,6 +122,7 @@ impl LinearGroup {
             let policy = WeightPolicy::Packed;
             LinearWeight::from_gguf(device, format, &bytes, out_features, in_features, policy)
                 .expect("a valid weight that fits into memory")
+                .with_activations(activations)
         };
         let weights: Rc<Vec<LinearWeight>> =
             Rc::new((0..ROTATION_BYTES.div_ceil(num_bytes)).map(|_| load()).collect());
@@ -174,6 +192,7 @@ mod tests {
         let group = LinearGroup {
             name: "tiny".into(),
             format: WeightFormat::Q8_0,
+            activations: ActivationPrecision::Int8,
             out_features: 640,
             in_features: 32,
             max_rows: 8,
