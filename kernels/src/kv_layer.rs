@@ -4,7 +4,7 @@
     reason = "a body takes the instruction set of the function it is inlined into"
 )]
 
-use half::slice::HalfFloatSliceExt;
+use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
 
 use crate::cpu::SimdLevel;
@@ -12,7 +12,8 @@ use crate::cpu::math::per_simd_level;
 use crate::device::{Device, DeviceError};
 use crate::tensor::{DType, Tensor};
 
-/// Keys and values, each `[num_blocks][num_kv_heads][block_size][head_dim]`, of F32, F16 or BF16.
+/// Keys `[num_blocks][num_kv_heads][head_dim][block_size]` and values `[num_blocks][num_kv_heads][block_size][head_dim]`,
+/// of F32, F16 or BF16. Scores add up channels and the output adds up positions: so both read vectors as they lie.
 #[derive(Debug)]
 pub struct KvLayer {
     keys: Tensor,
@@ -91,10 +92,13 @@ impl KvLayer {
     pub fn read_slot(&self, slot: u32, kv_head: usize) -> (Vec<f32>, Vec<f32>) {
         let (block, offset) = (slot as usize / self.block_size, slot as usize % self.block_size);
         assert!(block < self.num_blocks && kv_head < self.num_kv_heads);
-        let size = self.head_dim * self.dtype().size();
-        let start = self.row_index(block, kv_head, offset) * size;
-        let widen = |tensor: &Tensor| widen(&tensor.bytes()[start..start + size], tensor.dtype());
-        (widen(&self.keys), widen(&self.values))
+        let size = self.dtype().size();
+        let (key, value) = self.first_elements(block, kv_head, offset);
+        let elements = |tensor: &Tensor, start: usize, stride: usize| {
+            let starts = (0..self.head_dim).map(|d| (start + d * stride) * size);
+            starts.map(|at| widen(&tensor.bytes()[at..at + size], tensor.dtype())).collect()
+        };
+        (elements(&self.keys, key, self.block_size), elements(&self.values, value, 1))
     }
 
     /// Copies whole blocks, in order.
@@ -130,22 +134,20 @@ impl KvLayer {
         KvWriter { keys, values, layer: self, simd }
     }
 
-    /// Where the key and the value of KV head `kv_head` at (`block`, `offset`) start; later offsets of the block
-    /// follow, `head_dim` elements each.
-    pub(crate) fn row_pointers(
-        &self,
-        block: usize,
-        kv_head: usize,
-        offset: usize,
-    ) -> [*const u8; 2] {
+    /// Where the key and the value of KV head `kv_head` at (`block`, `offset`) start. The channels of the key are
+    /// `block_size` elements apart; the values of later offsets follow, `head_dim` elements each.
+    pub(crate) fn pointers(&self, block: usize, kv_head: usize, offset: usize) -> [*const u8; 2] {
         assert!(block < self.num_blocks && kv_head < self.num_kv_heads && offset < self.block_size);
-        let start = self.row_index(block, kv_head, offset) * self.head_dim * self.dtype().size();
-        let at = |tensor: &Tensor| tensor.bytes()[start..].as_ptr();
-        [at(&self.keys), at(&self.values)]
+        let (key, value) = self.first_elements(block, kv_head, offset);
+        let size = self.dtype().size();
+        let at = |tensor: &Tensor, start: usize| tensor.bytes()[start * size..].as_ptr();
+        [at(&self.keys, key), at(&self.values, value)]
     }
 
-    fn row_index(&self, block: usize, kv_head: usize, offset: usize) -> usize {
-        (block * self.num_kv_heads + kv_head) * self.block_size + offset
+    /// The index of channel 0 of a key and of a value.
+    fn first_elements(&self, block: usize, kv_head: usize, offset: usize) -> (usize, usize) {
+        let page = (block * self.num_kv_heads + kv_head) * self.block_size * self.head_dim;
+        (page + offset, page + offset * self.head_dim)
     }
 }
 
@@ -170,21 +172,72 @@ impl KvWriter<'_> {
         let (block, offset) = (slot as usize / layer.block_size, slot as usize % layer.block_size);
         assert!(block < layer.num_blocks && kv_head < layer.num_kv_heads);
         assert!(key.len() == layer.head_dim && value.len() == layer.head_dim);
-        let row = layer.row_index(block, kv_head, offset);
-        for (base, source) in [(self.keys, key), (self.values, value)] {
-            let start = row * layer.head_dim;
-            // SAFETY: the row lies inside the tensor (asserted above) and is this caller's alone.
-            unsafe {
-                match layer.dtype() {
-                    DType::F32 => row_mut::<f32>(base, start, source.len()).copy_from_slice(source),
-                    DType::F16 => {
-                        row_mut::<f16>(base, start, source.len()).convert_from_f32_slice(source);
+        let (key_start, value_start) = layer.first_elements(block, kv_head, offset);
+        // SAFETY: both lie inside their tensors (asserted above) and are this caller's alone.
+        unsafe {
+            match layer.dtype() {
+                DType::F32 => {
+                    scatter(self.keys.cast::<f32>().add(key_start), layer.block_size, key);
+                    row_mut(self.values, value_start, value.len()).copy_from_slice(value);
+                }
+                dtype => {
+                    let round = if dtype == DType::F16 { round_to_f16 } else { round_to_bf16 };
+                    let mut rounded = [0_u16; ROUNDED_AT_ONCE];
+                    for (index, key) in key.chunks(ROUNDED_AT_ONCE).enumerate() {
+                        let rounded = &mut rounded[..key.len()];
+                        round(self.simd, rounded, key);
+                        let start = key_start + index * ROUNDED_AT_ONCE * layer.block_size;
+                        scatter(self.keys.cast::<u16>().add(start), layer.block_size, rounded);
                     }
-                    _ => round_to_bf16(self.simd, row_mut(base, start, source.len()), source),
+                    round(self.simd, row_mut(self.values, value_start, value.len()), value);
                 }
             }
         }
     }
+}
+
+/// Channels of a key that are rounded before they are scattered.
+const ROUNDED_AT_ONCE: usize = 128;
+
+/// # Safety
+/// `base[i · stride]` must be live and this caller's alone for each i below `elements.len()`.
+#[inline]
+unsafe fn scatter<T: Copy>(base: *mut T, stride: usize, elements: &[T]) {
+    for (index, &element) in elements.iter().enumerate() {
+        // SAFETY: the caller's promise.
+        unsafe { base.add(index * stride).write(element) };
+    }
+}
+
+/// To nearest even.
+fn round_to_f16(simd: SimdLevel, out: &mut [u16], x: &[f32]) {
+    match simd {
+        #[cfg(target_arch = "x86_64")]
+        SimdLevel::Avx2 | SimdLevel::AvxVnni | SimdLevel::Avx512 => {
+            // SAFETY: a device only has a level that its machine has.
+            unsafe { round_to_f16_by_vectors(out, x) };
+        }
+        _ => out.reinterpret_cast_mut::<f16>().convert_from_f32_slice(x),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,f16c")]
+fn round_to_f16_by_vectors(out: &mut [u16], x: &[f32]) {
+    use std::arch::x86_64::{
+        _MM_FROUND_TO_NEAREST_INT, _mm_storeu_si128, _mm256_cvtps_ph, _mm256_loadu_ps,
+    };
+    let (outs, out_rest) = out.as_chunks_mut::<8>();
+    let (vectors, rest) = x.as_chunks::<8>();
+    for (out, vector) in outs.iter_mut().zip(vectors) {
+        // SAFETY: eight numbers each.
+        unsafe {
+            let halves =
+                _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm256_loadu_ps(vector.as_ptr()));
+            _mm_storeu_si128(out.as_mut_ptr().cast(), halves);
+        }
+    }
+    out_rest.reinterpret_cast_mut::<f16>().convert_from_f32_slice(rest);
 }
 
 per_simd_level! {
@@ -208,15 +261,13 @@ unsafe fn row_mut<'a, T>(base: *mut u8, start: usize, len: usize) -> &'a mut [T]
     unsafe { std::slice::from_raw_parts_mut(base.cast::<T>().add(start), len) }
 }
 
-fn widen(bytes: &[u8], dtype: DType) -> Vec<f32> {
-    let halves = || bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
+/// One element.
+fn widen(bytes: &[u8], dtype: DType) -> f32 {
+    let half = || u16::from_le_bytes([bytes[0], bytes[1]]);
     match dtype {
-        DType::F16 => halves().map(|bits| f16::from_bits(bits).to_f32()).collect(),
-        DType::BF16 => halves().map(|bits| bf16::from_bits(bits).to_f32()).collect(),
-        _ => bytes
-            .chunks_exact(4)
-            .map(|quad| f32::from_le_bytes([quad[0], quad[1], quad[2], quad[3]]))
-            .collect(),
+        DType::F16 => f16::from_bits(half()).to_f32(),
+        DType::BF16 => bf16::from_bits(half()).to_f32(),
+        _ => f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
     }
 }
 
@@ -244,6 +295,17 @@ mod tests {
         for simd in SimdLevel::available() {
             let mut out = vec![0; x.len()];
             round_to_bf16(simd, &mut out, &x);
+            assert_eq!(out, expected);
+        }
+    }
+
+    #[test]
+    fn f16_is_rounded_to_nearest_even_on_every_machine() {
+        let x: Vec<f32> = (0..2100_u32).map(|i| f32::from_bits(0x3800_0000 + i * 0x1357)).collect();
+        let expected: Vec<u16> = x.iter().map(|&x| f16::from_f32_const(x).to_bits()).collect();
+        for simd in SimdLevel::available() {
+            let mut out = vec![0; x.len()];
+            round_to_f16(simd, &mut out, &x);
             assert_eq!(out, expected);
         }
     }

@@ -1,23 +1,20 @@
-//! `attention` on the CPU: work items over (sequence, KV head, tile of queries), and over ranges of positions for the
-//! sequences whose queries fill one tile only (decode), so that one long sequence uses all cores.
+//! `attention` on the CPU: units of work over (sequence, KV head, tile of queries), and over ranges of positions for
+//! long sequences whose queries fill one tile only (decode), so that one sequence uses all cores.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
-use super::kernels::Running;
-use super::tile::{RANGE, Scratch, Tile, fold, normalise};
+use super::plan::{Plan, STATE, SequencePlan, queries_per_tile};
+use super::tile::{RANGE, Running, Scratch, Tile, chunk_from, fold, normalise};
 use super::{AttentionBatch, AttentionSpec};
 use crate::device::CpuDevice;
 use crate::kv_layer::KvLayer;
 use crate::tensor::{View, ViewMut};
 
-/// Rows (queries times the heads that share a KV head) of a tile, about.
-const TILE_ROWS: usize = 64;
-
-/// Floats that partial results may take (32 MiB); sequences beyond are not split.
-const MAX_PARTIAL_FLOATS: usize = 8 << 20;
-
-/// Floats of a partial result beside the weighted values: maximum and sum.
-const STATE: usize = 2;
+thread_local! {
+    static PLAN: RefCell<Plan> = RefCell::default();
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
 
 pub(super) fn attention(
     cpu: &CpuDevice,
@@ -27,82 +24,34 @@ pub(super) fn attention(
     batch: &AttentionBatch,
     spec: &AttentionSpec,
 ) {
-    thread_local! {
-        static PLAN: RefCell<Plan> = RefCell::default();
-        static SCRATCH: RefCell<Scratch> = RefCell::default();
-    }
     let mut plan = PLAN.take();
-    plan.make(cpu, batch, spec);
+    plan.make(cpu.pool.num_threads(), batch, spec);
     let mut partials = std::mem::take(&mut plan.partials);
     let call = Call { cpu, out, q, kv, batch, spec, plan: &plan };
     let partial_cols = spec.head_dim + STATE;
     let used = &mut partials[..plan.num_partials * partial_cols];
     let shared = ViewMut::from_f32(used, plan.num_partials, partial_cols);
-    cpu.pool.run(plan.num_items, &|item| {
-        SCRATCH.with_borrow_mut(|scratch| call.run_item(item, scratch, &shared));
-    });
-    if plan.num_partials > 0 {
-        cpu.pool.run(plan.sequences.len() * spec.num_kv_heads, &|task| {
-            call.merge(task / spec.num_kv_heads, task % spec.num_kv_heads, &shared);
+    let run_units = |units: Range<usize>| {
+        SCRATCH.with_borrow_mut(|scratch| call.run_units(units, scratch, &shared));
+    };
+    if plan.is_small {
+        run_units(0..plan.num_units);
+    } else {
+        let per_item = plan.units_per_item;
+        cpu.pool.run(plan.num_units.div_ceil(per_item), &|item| {
+            run_units(item * per_item..plan.num_units.min((item + 1) * per_item));
         });
+    }
+    if plan.num_partials > 0 {
+        for &sequence in &plan.sequences {
+            (0..spec.num_kv_heads).for_each(|kv_head| call.merge(sequence, kv_head, &shared));
+        }
     }
     plan.partials = partials;
     PLAN.set(plan);
 }
 
-/// How the work of a call is cut into items. Results do not depend on it.
-#[derive(Default)]
-struct Plan {
-    sequences: Vec<SequencePlan>,
-    num_items: usize,
-    /// Rows of `partials` in use.
-    num_partials: usize,
-    partials: Vec<f32>,
-}
-
-/// Items of a sequence: for each KV head, each tile, each part.
-#[derive(Clone, Copy)]
-struct SequencePlan {
-    first_item: usize,
-    num_tiles: usize,
-    /// Ranges computed apart; 0: each tile takes all of its ranges.
-    num_parts: usize,
-    /// Row of `partials`: `[part][kv_head][tile row]` from here.
-    first_partial: usize,
-}
-
-impl Plan {
-    fn make(&mut self, cpu: &CpuDevice, batch: &AttentionBatch, spec: &AttentionSpec) {
-        self.sequences.clear();
-        (self.num_items, self.num_partials) = (0, 0);
-        let partial_cols = spec.head_dim + STATE;
-        for sequence in 0..batch.context_lens.len() {
-            let num_queries = batch.num_queries(sequence);
-            let num_tiles = num_queries.div_ceil(queries_per_tile(spec));
-            let context_len = batch.context_lens[sequence] as usize;
-            let first_visible = spec.first_visible(context_len.saturating_sub(num_queries));
-            let num_ranges = context_len.div_ceil(RANGE) - first_visible / RANGE;
-            let num_rows = num_ranges * spec.num_q_heads * num_queries;
-            let is_split = num_tiles == 1
-                && num_ranges > 1
-                && cpu.pool.num_threads() > 1
-                && (self.num_partials + num_rows) * partial_cols <= MAX_PARTIAL_FLOATS;
-            self.sequences.push(SequencePlan {
-                first_item: self.num_items,
-                num_tiles,
-                num_parts: if is_split { num_ranges } else { 0 },
-                first_partial: self.num_partials,
-            });
-            self.num_items += num_tiles * spec.num_kv_heads * if is_split { num_ranges } else { 1 };
-            self.num_partials += if is_split { num_rows } else { 0 };
-        }
-        if self.partials.len() < self.num_partials * partial_cols {
-            self.partials.resize(self.num_partials * partial_cols, 0.0);
-        }
-    }
-}
-
-/// What every item of a call needs.
+/// What every unit of a call needs.
 struct Call<'a> {
     cpu: &'a CpuDevice,
     out: &'a ViewMut<'a>,
@@ -113,33 +62,75 @@ struct Call<'a> {
     plan: &'a Plan,
 }
 
+/// A tile and the positions that it takes: all that it sees, or one range of them.
+struct Unit<'a> {
+    plan: SequencePlan,
+    /// None: the unit is the whole tile.
+    part: Option<usize>,
+    tile: Tile<'a>,
+    positions: Range<usize>,
+}
+
 impl Call<'_> {
-    fn run_item(&self, item: usize, scratch: &mut Scratch, partials: &ViewMut) {
+    fn run_units(&self, units: Range<usize>, scratch: &mut Scratch, partials: &ViewMut) {
+        let end = units.end;
+        let mut next = (!units.is_empty()).then(|| self.unit(units.start));
+        for index in units {
+            let Some(unit) = next else { break };
+            next = (index + 1 < end).then(|| self.unit(index + 1));
+            self.run_unit(&unit, next.as_ref(), scratch, partials);
+        }
+    }
+
+    fn unit(&self, index: usize) -> Unit<'_> {
         let sequences = &self.plan.sequences;
-        let sequence = sequences.partition_point(|sequence| sequence.first_item <= item) - 1;
-        let plan = sequences[sequence];
-        let items_per_head = plan.num_tiles * plan.num_parts.max(1);
-        let index = item - plan.first_item;
-        let (kv_head, index) = (index / items_per_head, index % items_per_head);
+        let plan = sequences[sequences.partition_point(|plan| plan.first_unit <= index) - 1];
+        let per_head = plan.units_per_head();
+        let index = index - plan.first_unit;
+        let (kv_head, index) = (index / per_head, index % per_head);
         if plan.num_parts > 0 {
-            let tile = self.tile(sequence, kv_head, 0);
-            scratch.load(&tile, self.q);
-            scratch.attend(&tile, tile.ranges().start + index);
-            self.store_partials(plan, index, &tile, scratch, partials);
-            return;
+            let tile = self.tile(plan.sequence, kv_head, 0);
+            let all = tile.positions();
+            let range = (tile.ranges().start + index) * RANGE;
+            let positions = range.max(all.start)..all.end.min(range + RANGE);
+            return Unit { plan, part: Some(index), tile, positions };
         }
         // The last tile sees the most positions: it goes first, so that threads end together.
-        let tile = self.tile(sequence, kv_head, plan.num_tiles - 1 - index);
-        scratch.load(&tile, self.q);
+        let tile = self.tile(plan.sequence, kv_head, plan.num_tiles - 1 - index);
+        let positions = tile.positions();
+        Unit { plan, part: None, tile, positions }
+    }
+
+    fn run_unit(
+        &self,
+        unit: &Unit,
+        next: Option<&Unit>,
+        scratch: &mut Scratch,
+        partials: &ViewMut,
+    ) {
+        let Unit { plan, part, tile, positions } = unit;
+        let after =
+            next.map(|next| (&next.tile, chunk_from(next.positions.start, &next.positions)));
+        scratch.load(tile, self.q);
+        if let &Some(part) = part {
+            scratch.attend(tile, positions, after);
+            self.store_partials(*plan, part, tile, scratch, partials);
+            return;
+        }
         let ranges = tile.ranges();
         let is_folded = ranges.len() > 1;
         for range in ranges {
-            scratch.attend(&tile, range);
+            let here = positions.start.max(range * RANGE)..positions.end.min((range + 1) * RANGE);
+            let next = match here.end < positions.end {
+                true => Some((tile, chunk_from(here.end, positions))),
+                false => after.clone(),
+            };
+            scratch.attend(tile, &here, next);
             if is_folded {
-                scratch.fold(&tile);
+                scratch.fold(tile);
             }
         }
-        scratch.finish(&tile, self.out, is_folded);
+        scratch.finish(tile, self.out, is_folded);
     }
 
     fn tile(&self, sequence: usize, kv_head: usize, index: usize) -> Tile<'_> {
@@ -179,14 +170,13 @@ impl Call<'_> {
     }
 
     /// Folds the parts of one sequence and KV head, in order.
-    fn merge(&self, sequence: usize, kv_head: usize, partials: &ViewMut) {
-        let plan = self.plan.sequences[sequence];
+    fn merge(&self, plan: SequencePlan, kv_head: usize, partials: &ViewMut) {
         if plan.num_parts == 0 {
             return;
         }
-        let tile = self.tile(sequence, kv_head, 0);
+        let tile = self.tile(plan.sequence, kv_head, 0);
         for row in 0..tile.num_rows() {
-            // SAFETY: the items are done, and one task alone merges this sequence and KV head.
+            // SAFETY: the items are done, and one thread alone merges this sequence and KV head.
             let part = |part| unsafe {
                 partials
                     .row_f32_shared(self.partial_index(plan, part, &tile, row))
@@ -210,8 +200,4 @@ impl Call<'_> {
         let head = part * self.spec.num_kv_heads + tile.kv_head;
         plan.first_partial + head * tile.num_rows() + row
     }
-}
-
-fn queries_per_tile(spec: &AttentionSpec) -> usize {
-    (TILE_ROWS * spec.num_kv_heads / spec.num_q_heads).max(1)
 }

@@ -1,14 +1,11 @@
 //! The inner loops of `attention`: one choice of instruction set a call, and what all sets agree on.
-#![allow(
-    clippy::inline_always,
-    reason = "a body takes the instruction set of the function it is inlined into"
-)]
 
+#[cfg(target_arch = "x86_64")]
+use super::pages::Strips;
 use super::portable;
 #[cfg(target_arch = "x86_64")]
-use super::{avx2, avx512};
+use super::{avx2, avx512, avx512_pages};
 use crate::cpu::SimdLevel;
-use crate::cpu::math::{per_simd_level, tanh};
 use crate::tensor::DType;
 
 /// Positions whose scores are computed together. Chunks are aligned to position 0, so that the rounding of a row
@@ -17,6 +14,12 @@ pub(super) const CHUNK: usize = 64;
 
 /// Columns of the score matrix, and of everything padded, come in multiples of this: the widest register.
 pub(super) const STRIP: usize = 16;
+
+/// Strips of a chunk.
+pub(super) const STRIPS: usize = CHUNK / STRIP;
+
+/// Rows that the matrix product takes together.
+pub(super) const BLOCK_ROWS: usize = 6;
 
 /// Matrix product `c = c·rescale + a·b` or `c = a·b`, row-major with row strides in elements.
 /// Each element of c is one chain of multiply-adds in the order of depth, so blocking never changes a result.
@@ -30,6 +33,7 @@ pub(super) struct Product {
     /// `[num_rows, num_cols]`
     pub c: *mut f32,
     pub c_stride: usize,
+    /// At most `BLOCK_ROWS`.
     pub num_rows: usize,
     /// A multiple of `STRIP`.
     pub num_cols: usize,
@@ -53,131 +57,135 @@ pub(super) unsafe fn multiply(simd: SimdLevel, product: &Product) {
     }
 }
 
-/// Rows of a page (`head_dim` elements of `dtype` each), one a position.
-pub(super) struct PageRows<'a> {
-    pub pointers: &'a [*const u8],
+/// A part of a page: `rows` rows of `cols` elements of `dtype`, `stride` elements apart.
+pub(super) struct PageMatrix {
+    pub pointer: *const u8,
     pub dtype: DType,
+    pub rows: usize,
+    pub cols: usize,
+    pub stride: usize,
+}
+
+/// `out[i][j] = page[i][j]` as F32, with row stride `out_stride`.
+///
+/// # Safety
+/// The page must be readable, and `out` must hold its elements.
+pub(super) unsafe fn widen(simd: SimdLevel, page: &PageMatrix, out: *mut f32, out_stride: usize) {
+    // SAFETY: as in `multiply`.
+    unsafe {
+        match simd {
+            #[cfg(target_arch = "x86_64")]
+            SimdLevel::Avx512 => avx512::widen(page, out, out_stride),
+            #[cfg(target_arch = "x86_64")]
+            SimdLevel::Avx2 | SimdLevel::AvxVnni => avx2::widen(page, out, out_stride),
+            _ => portable::widen(page, out, out_stride),
+        }
+    }
+}
+
+/// The products of few rows with a chunk as it lies in the pages: each element is read once, widened in a register
+/// and used for all rows. The same bits as `widen` and `multiply`.
+#[cfg(target_arch = "x86_64")]
+pub(super) struct PageProduct<'a> {
+    pub strips: &'a Strips,
+    /// Fetched meanwhile.
+    pub next: &'a Strips,
+    pub dtype: DType,
+    /// Elements between the channels of a key.
+    pub key_stride: usize,
     pub head_dim: usize,
+    pub num_rows: usize,
+    /// Positions of the chunk that some row sees.
+    pub seen: std::ops::Range<usize>,
+    /// `[num_rows][head_dim]`
+    pub queries: *const f32,
+    /// `[num_rows][CHUNK]`
+    pub scores: *mut f32,
+    /// `[num_rows][head_dim]`
+    pub weighted: *mut f32,
+    /// `[num_rows]`
+    pub rescale: *const f32,
 }
 
-/// `out[d][i] = rows[i][d]` as F32, with row stride `CHUNK`. The number of rows is a multiple of `STRIP`.
-///
-/// # Safety
-/// Every row must be readable and `out` must hold `head_dim · CHUNK` numbers.
-pub(super) unsafe fn transpose(simd: SimdLevel, rows: &PageRows, out: *mut f32) {
-    // SAFETY: as in `multiply`.
-    unsafe {
-        match simd {
-            #[cfg(target_arch = "x86_64")]
-            SimdLevel::Avx512 => avx512::transpose(rows, out),
-            #[cfg(target_arch = "x86_64")]
-            SimdLevel::Avx2 | SimdLevel::AvxVnni => avx2::transpose(rows, out),
-            _ => portable::transpose(rows, out),
-        }
-    }
-}
-
-/// `out[i][d] = rows[i][d]` as F32, with row stride `stride`; what lies beyond `head_dim` is left or made 0.
-///
-/// # Safety
-/// Every row must be readable and `out` must hold `stride` numbers a row; `stride` is a multiple of `STRIP`.
-unsafe fn widen(simd: SimdLevel, rows: &PageRows, out: *mut f32, stride: usize) {
-    // SAFETY: as in `multiply`.
-    unsafe {
-        match simd {
-            #[cfg(target_arch = "x86_64")]
-            SimdLevel::Avx512 => avx512::widen(rows, out, stride),
-            #[cfg(target_arch = "x86_64")]
-            SimdLevel::Avx2 | SimdLevel::AvxVnni => avx2::widen(rows, out, stride),
-            _ => portable::widen(rows, out, stride),
-        }
-    }
-}
-
-/// `multiply` with the page rows as b: widened into `values` (which `product.b` points to) and multiplied, or both at
-/// once where few rows share the values, as in decode. Either way gives the same bits.
-///
-/// # Safety
-/// As for `widen` with row stride `product.b_stride`, and as for `multiply`.
-pub(super) unsafe fn multiply_pages(
+/// Whether products straight from the pages exist for this shape (decode), where strips do not straddle blocks.
+pub(super) fn reads_pages(
     simd: SimdLevel,
-    rows: &PageRows,
-    values: *mut f32,
-    product: &Product,
-) {
-    // SAFETY: the caller's promise; a device only has a level that its machine has.
-    unsafe {
-        #[cfg(target_arch = "x86_64")]
-        if simd == SimdLevel::Avx512 && avx512::multiplies_pages(rows, product) {
-            avx512::multiply_pages(rows, product);
-            return;
-        }
-        widen(simd, rows, values, product.b_stride);
-        multiply(simd, product);
-    }
+    num_rows: usize,
+    head_dim: usize,
+    block_size: usize,
+) -> bool {
+    cfg!(target_arch = "x86_64")
+        && simd == SimdLevel::Avx512
+        && num_rows <= 8
+        && head_dim.is_multiple_of(STRIP)
+        && block_size.is_multiple_of(STRIP)
 }
 
-/// The running softmax of one row over the chunks seen so far.
-#[derive(Clone, Copy)]
-pub(super) struct Running {
-    /// Largest score.
-    pub maximum: f32,
-    /// Σ exp(score − maximum).
-    pub sum: f32,
+/// `scores = queries · keys`.
+///
+/// # Safety
+/// `reads_pages` holds; every strip is readable, and so is every row; the strip after `seen` need not hold anything.
+#[cfg(target_arch = "x86_64")]
+pub(super) unsafe fn score_pages(product: &PageProduct) {
+    // SAFETY: the caller's promise.
+    unsafe { avx512_pages::score(product) };
 }
 
-impl Running {
-    pub(super) const EMPTY: Self = Self { maximum: f32::NEG_INFINITY, sum: 0.0 };
+/// `weighted = weighted · rescale + scores · values`, over the positions in `seen`.
+///
+/// # Safety
+/// As for `score_pages`.
+#[cfg(target_arch = "x86_64")]
+pub(super) unsafe fn weigh_pages(product: &PageProduct) {
+    // SAFETY: the caller's promise.
+    unsafe { avx512_pages::weigh(product) };
 }
 
-/// The scores of one chunk, `[rows][CHUNK]`.
+/// The scores of one chunk and the running softmax of each row over the chunks before it. Scores are logarithms to
+/// base 2.
 pub(super) struct ChunkScores<'a> {
+    /// `[rows][CHUNK]`; in: scores, out: weights 2^(score − maximum), 0 where a row does not see.
     pub scores: &'a mut [f32],
-    /// Positions of the chunk that each row sees: `visible[row] = [from, to)`, empty when equal.
+    /// Positions of the chunk that each row sees: `[from, to)`, empty when equal. Both grow with the row.
     pub visible: &'a [(u32, u32)],
     pub softcap: Option<f32>,
-    pub running: &'a mut [Running],
-    /// Out: what the weighted values of earlier chunks must be multiplied with.
+    /// Largest score of each row; as long as the rows padded to `STRIP`.
+    pub maximum: &'a mut [f32],
+    /// Σ weight of each row, in lanes that are added up at the end.
+    pub sums: &'a mut [[f32; STRIP]],
+    /// Out: what the weighted values of earlier chunks must be multiplied with; padded as `maximum`.
     pub rescale: &'a mut [f32],
 }
 
-/// Turns scores into weights exp(score − maximum), 0 where a row does not see, and updates the running softmax.
-pub(super) fn softmax(simd: SimdLevel, chunk: &mut ChunkScores) {
-    if let Some(softcap) = chunk.softcap {
-        cap_scores(simd, chunk.scores, softcap);
-    }
-    let rows = chunk.scores.chunks_exact_mut(CHUNK).zip(chunk.visible);
-    let states = chunk.running.iter_mut().zip(chunk.rescale.iter_mut());
-    for ((scores, &(from, to)), (running, rescale)) in rows.zip(states) {
-        let scores: &mut [f32; CHUNK] = scores.try_into().expect("CHUNK scores");
-        if from == to {
-            scores.fill(0.0);
-            *rescale = 1.0;
-            continue;
+impl ChunkScores<'_> {
+    /// Bit i: whether the row sees position i of the chunk.
+    pub(super) fn mask(&self, row: usize) -> u64 {
+        match self.visible[row] {
+            (from, to) if from < to => (u64::MAX << from) & (u64::MAX >> (CHUNK as u32 - to)),
+            _ => 0,
         }
-        let visible = (u64::MAX << from) & (u64::MAX >> (CHUNK as u32 - to));
-        *rescale = match simd {
-            // SAFETY: a device only has a level that its machine has.
-            #[cfg(target_arch = "x86_64")]
-            SimdLevel::Avx512 => unsafe { avx512::softmax_row(scores, visible, running) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            SimdLevel::Avx2 | SimdLevel::AvxVnni => unsafe {
-                avx2::softmax_row(scores, visible, running)
-            },
-            _ => portable::softmax_row(scores, visible, running),
-        };
+    }
+
+    /// Whether every row sees the whole chunk.
+    pub(super) fn is_full(&self) -> bool {
+        let (first, last) = (self.visible.first(), self.visible.last());
+        first.is_some_and(|first| first.1 == CHUNK as u32) && last.is_some_and(|last| last.0 == 0)
     }
 }
 
-per_simd_level! {
-    fn cap_scores(scores: &mut [f32], softcap: f32) = cap_scores_body
-}
-
-#[inline(always)]
-fn cap_scores_body<const FMA: bool>(scores: &mut [f32], softcap: f32) {
-    let inverse = 1.0 / softcap;
-    for score in scores {
-        *score = softcap * tanh::<FMA>(*score * inverse);
+/// Turns scores into weights and updates the running softmax. A row that sees nothing keeps its state.
+pub(super) fn softmax(simd: SimdLevel, chunk: &mut ChunkScores) {
+    let rows = chunk.visible.len();
+    assert!(chunk.scores.len() == rows * CHUNK && chunk.sums.len() == rows);
+    let padded = rows.next_multiple_of(STRIP);
+    assert!(chunk.maximum.len() >= padded && chunk.rescale.len() >= padded);
+    if let Some(softcap) = chunk.softcap {
+        portable::cap_scores(simd, chunk.scores, softcap);
+    }
+    match simd {
+        // SAFETY: a device only has a level that its machine has.
+        #[cfg(target_arch = "x86_64")]
+        SimdLevel::Avx512 => unsafe { avx512::softmax(chunk) },
+        _ => portable::softmax(simd, chunk),
     }
 }

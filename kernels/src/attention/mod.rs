@@ -8,9 +8,13 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_pages;
 pub mod cases;
 mod cpu;
 mod kernels;
+mod pages;
+mod plan;
 mod portable;
 pub mod reference;
 mod tile;

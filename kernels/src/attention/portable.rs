@@ -1,14 +1,17 @@
-//! The inner loops of `attention` in plain Rust, for every machine.
+//! The inner loops of `attention` in plain Rust, for every machine; the softmax also for AVX2, by the compiler.
 #![allow(clippy::cast_ptr_alignment, reason = "page rows are aligned to their elements")]
+#![allow(
+    clippy::inline_always,
+    reason = "a body takes the instruction set of the function it is inlined into"
+)]
+
+use std::f32::consts::LOG2_E;
 
 use half::{bf16, f16};
 
-use super::kernels::{CHUNK, PageRows, Product, Running, STRIP};
-use crate::cpu::math::exp;
+use super::kernels::{CHUNK, ChunkScores, PageMatrix, Product, STRIP};
+use crate::cpu::math::{exp2, per_simd_level, tanh};
 use crate::tensor::DType;
-
-/// Sums kept apart in a row of scores, so that the compiler can use vector registers.
-const LANES: usize = 4;
 
 /// See `kernels::multiply`.
 pub(super) unsafe fn multiply(product: &Product) {
@@ -42,58 +45,74 @@ unsafe fn multiply_strip(product: &Product, row: usize, col: usize) {
     }
 }
 
-/// See `kernels::transpose`.
-pub(super) unsafe fn transpose(rows: &PageRows, out: *mut f32) {
-    for (index, &row) in rows.pointers.iter().enumerate() {
-        for d in 0..rows.head_dim {
-            // SAFETY: inside the row and inside `out`.
-            unsafe { *out.add(d * CHUNK + index) = element(row, d, rows.dtype) };
-        }
-    }
-}
-
 /// See `kernels::widen`.
-pub(super) unsafe fn widen(rows: &PageRows, out: *mut f32, stride: usize) {
-    for (index, &row) in rows.pointers.iter().enumerate() {
-        for d in 0..rows.head_dim {
-            // SAFETY: inside the row and inside `out`.
-            unsafe { *out.add(index * stride + d) = element(row, d, rows.dtype) };
+pub(super) unsafe fn widen(page: &PageMatrix, out: *mut f32, out_stride: usize) {
+    for row in 0..page.rows {
+        for col in 0..page.cols {
+            // SAFETY: inside the page and inside `out`.
+            unsafe {
+                *out.add(row * out_stride + col) =
+                    element(page.pointer, row * page.stride + col, page.dtype);
+            }
         }
     }
 }
 
-/// Element `d` of a page row.
-pub(super) unsafe fn element(row: *const u8, d: usize, dtype: DType) -> f32 {
-    // SAFETY: the caller names an element of a readable, aligned row.
+/// Element `index` of a page.
+pub(super) unsafe fn element(page: *const u8, index: usize, dtype: DType) -> f32 {
+    // SAFETY: the caller names an element of a readable, aligned page.
     unsafe {
         match dtype {
-            DType::F16 => (*row.cast::<f16>().add(d)).to_f32(),
-            DType::BF16 => (*row.cast::<bf16>().add(d)).to_f32(),
-            _ => *row.cast::<f32>().add(d),
+            DType::F16 => (*page.cast::<f16>().add(index)).to_f32(),
+            DType::BF16 => (*page.cast::<bf16>().add(index)).to_f32(),
+            _ => *page.cast::<f32>().add(index),
         }
     }
 }
 
-/// See `kernels::softmax`: one row, bit i of `visible` (never 0) for position i. Returns the rescaling factor.
-pub(super) fn softmax_row(scores: &mut [f32; CHUNK], visible: u64, running: &mut Running) -> f32 {
-    let mut maximum = running.maximum;
-    for (index, score) in scores.iter_mut().enumerate() {
-        *score = if visible >> index & 1 == 1 { *score } else { f32::NEG_INFINITY };
-        maximum = if *score > maximum { *score } else { maximum };
+per_simd_level! {
+    /// Natural scores become capped logarithms to base 2.
+    pub(super) fn cap_scores(scores: &mut [f32], softcap: f32) = cap_scores_body
+}
+
+#[inline(always)]
+fn cap_scores_body<const FMA: bool>(scores: &mut [f32], softcap: f32) {
+    let (inverse, factor) = (1.0 / softcap, softcap * LOG2_E);
+    for score in scores {
+        *score = factor * tanh::<FMA>(*score * inverse);
     }
-    if maximum == f32::NEG_INFINITY {
-        scores.fill(0.0);
-        return 1.0;
-    }
-    let mut lanes = [0.0; LANES];
-    for scores in scores.chunks_exact_mut(LANES) {
-        for (lane, score) in lanes.iter_mut().zip(scores) {
-            *score = exp::<false>(*score - maximum);
-            *lane += *score;
+}
+
+per_simd_level! {
+    /// See `kernels::softmax`.
+    pub(super) fn softmax(chunk: &mut ChunkScores<'_>) = softmax_body
+}
+
+#[inline(always)]
+fn softmax_body<const FMA: bool>(chunk: &mut ChunkScores) {
+    let is_full = chunk.is_full();
+    for row in 0..chunk.visible.len() {
+        let mask = if is_full { u64::MAX } else { chunk.mask(row) };
+        let (scores, _) = chunk.scores[row * CHUNK..][..CHUNK].as_chunks_mut::<STRIP>();
+        let mut largest = [f32::NEG_INFINITY; STRIP];
+        for (strip, scores) in scores.iter_mut().enumerate() {
+            let mask = (mask >> (strip * STRIP)) as u16;
+            for (lane, (score, largest)) in scores.iter_mut().zip(&mut largest).enumerate() {
+                *score = if mask >> lane & 1 == 1 { *score } else { f32::NEG_INFINITY };
+                *largest = if *score > *largest { *score } else { *largest };
+            }
         }
+        let old = chunk.maximum[row];
+        let maximum = largest.into_iter().fold(old, |a, b| if b > a { b } else { a });
+        let shift = if maximum == f32::NEG_INFINITY { 0.0 } else { maximum };
+        let rescale = exp2::<FMA>(old - shift);
+        let mut sums = chunk.sums[row].map(|sum| sum * rescale);
+        for scores in scores {
+            for (score, sum) in scores.iter_mut().zip(&mut sums) {
+                *score = exp2::<FMA>(*score - shift);
+                *sum += *score;
+            }
+        }
+        (chunk.maximum[row], chunk.sums[row], chunk.rescale[row]) = (maximum, sums, rescale);
     }
-    let rescale = exp::<false>(running.maximum - maximum);
-    let sum = running.sum * rescale + lanes.iter().sum::<f32>();
-    *running = Running { maximum, sum };
-    rescale
 }

@@ -7,11 +7,16 @@ use std::ops::Range;
 
 use super::AttentionSpec;
 use super::kernels::{
-    CHUNK, ChunkScores, PageRows, Product, Running, STRIP, multiply, multiply_pages, softmax,
-    transpose,
+    BLOCK_ROWS, CHUNK, ChunkScores, PageMatrix, Product, STRIP, multiply, reads_pages, softmax,
+    widen,
 };
+#[cfg(target_arch = "x86_64")]
+use super::kernels::{PageProduct, score_pages, weigh_pages};
+#[cfg(target_arch = "x86_64")]
+use super::pages::Strips;
+use super::pages::{for_each_piece, prefetch};
 use crate::cpu::SimdLevel;
-use crate::cpu::math::exp;
+use crate::cpu::math::exp2;
 use crate::kv_layer::KvLayer;
 use crate::tensor::{View, ViewMut};
 
@@ -42,13 +47,15 @@ impl Tile<'_> {
         self.num_queries * self.group()
     }
 
-    fn end(&self) -> usize {
-        self.first_position + self.num_queries
+    /// Positions that some query of the tile sees.
+    pub(super) fn positions(&self) -> Range<usize> {
+        self.spec.first_visible(self.first_position)..self.first_position + self.num_queries
     }
 
     /// The ranges that the tile's queries see.
     pub(super) fn ranges(&self) -> Range<usize> {
-        self.spec.first_visible(self.first_position) / RANGE..self.end().div_ceil(RANGE)
+        let positions = self.positions();
+        positions.start / RANGE..positions.end.div_ceil(RANGE)
     }
 
     /// The query and the columns that tile row `row` reads in q and writes in the output.
@@ -57,6 +64,27 @@ impl Tile<'_> {
         let head_dim = self.spec.head_dim;
         (self.first_row + query, head * head_dim..(head + 1) * head_dim)
     }
+}
+
+/// Positions of a tile that follow those at work, at most a chunk: they are fetched meanwhile.
+pub(super) type Ahead<'a> = (&'a Tile<'a>, Range<usize>);
+
+/// Up to a chunk of `positions`, from `start`.
+pub(super) fn chunk_from(start: usize, positions: &Range<usize>) -> Range<usize> {
+    start..positions.end.min((start / CHUNK + 1) * CHUNK)
+}
+
+/// The running softmax of one row; the maximum is a logarithm to base 2.
+#[derive(Clone, Copy)]
+pub(super) struct Running {
+    /// Largest score.
+    pub maximum: f32,
+    /// Σ 2^(score − maximum).
+    pub sum: f32,
+}
+
+impl Running {
+    const EMPTY: Self = Self { maximum: f32::NEG_INFINITY, sum: 0.0 };
 }
 
 /// Working memory of one thread; grows to the largest tile once.
@@ -74,12 +102,12 @@ pub(super) struct Scratch {
     weighted: AlignedBuffer,
     /// `[rows][padded head_dim]`: the ranges folded so far.
     total: AlignedBuffer,
-    /// Stands for positions outside the tile's view.
-    zero_row: AlignedBuffer,
-    running: Vec<Running>,
-    total_running: Vec<Running>,
+    /// As in `ChunkScores`.
+    maximum: Vec<f32>,
+    sums: Vec<[f32; STRIP]>,
     rescale: Vec<f32>,
     visible: Vec<(u32, u32)>,
+    total_running: Vec<Running>,
 }
 
 impl Scratch {
@@ -92,103 +120,203 @@ impl Scratch {
         self.scores.reserve(rows * CHUNK);
         self.weighted.reserve(rows * padded);
         self.total.reserve(rows * padded);
-        self.zero_row.reserve(head_dim);
-        self.running.resize(rows, Running::EMPTY);
+        self.maximum.resize(rows.next_multiple_of(STRIP), f32::NEG_INFINITY);
+        self.rescale.resize(rows.next_multiple_of(STRIP), 1.0);
+        self.sums.resize(rows, [0.0; STRIP]);
+        self.visible.resize(rows, (0, 0));
         self.total_running.clear();
         self.total_running.resize(rows, Running::EMPTY);
-        self.rescale.resize(rows, 1.0);
-        self.visible.resize(rows, (0, 0));
         self.queries.reserve(rows * head_dim);
-        let queries = self.queries.first_mut(rows * head_dim).chunks_exact_mut(head_dim);
+        // Scores are logarithms to base 2; a cap is of natural ones, and changes the base after.
+        let scale = tile.spec.scale * tile.spec.softcap.map_or(std::f32::consts::LOG2_E, |_| 1.0);
+        let queries = self.queries.all_mut().chunks_exact_mut(head_dim);
         for (row, query) in queries.enumerate() {
             let (q_row, columns) = tile.place(row);
             let source = &q.row_f32(q_row)[columns];
-            query.iter_mut().zip(source).for_each(|(query, &x)| *query = x * tile.spec.scale);
+            query.iter_mut().zip(source).for_each(|(query, &x)| *query = x * scale);
         }
     }
 
-    /// Leaves the partial result of one range in `running` and `weighted`.
-    pub(super) fn attend(&mut self, tile: &Tile, range: usize) {
-        self.running.fill(Running::EMPTY);
+    /// Leaves the partial result of `positions` (those of one range) in `maximum`, `sums` and `weighted`.
+    pub(super) fn attend(&mut self, tile: &Tile, positions: &Range<usize>, after: Option<Ahead>) {
+        self.maximum.fill(f32::NEG_INFINITY);
+        self.sums.fill([0.0; STRIP]);
         self.weighted.all_mut().fill(0.0);
-        let start = (range * RANGE).max(tile.spec.first_visible(tile.first_position));
-        let end = ((range + 1) * RANGE).min(tile.end());
-        for base in (start - start % CHUNK..end).step_by(CHUNK) {
-            let next = base + CHUNK..end.min(base + 2 * CHUNK);
-            self.attend_chunk(
-                tile,
-                base,
-                start.max(base) - base..end.min(base + CHUNK) - base,
-                next,
-            );
+        let (rows, head_dim) = (tile.num_rows(), tile.spec.head_dim);
+        let is_direct = reads_pages(tile.simd, rows, head_dim, tile.kv.block_size());
+        let mut start = positions.start;
+        while start < positions.end {
+            let seen = chunk_from(start, positions);
+            start = seen.end;
+            let next = match start < positions.end {
+                true => Some((tile, chunk_from(start, positions))),
+                false => after.clone(),
+            };
+            self.look(tile, seen.start / CHUNK * CHUNK);
+            if is_direct {
+                self.attend_pages(tile, seen, next);
+            } else {
+                self.attend_chunk(tile, seen, next);
+            }
         }
     }
 
-    /// Adds the positions `seen` (relative to `base`) to the running softmax. `next` is fetched meanwhile.
-    fn attend_chunk(&mut self, tile: &Tile, base: usize, seen: Range<usize>, next: Range<usize>) {
+    /// Which positions of the chunk at `base` each row sees.
+    fn look(&mut self, tile: &Tile, base: usize) {
+        let clip = |position: usize| position.saturating_sub(base).min(CHUNK) as u32;
+        for (query, rows) in self.visible.chunks_exact_mut(tile.group()).enumerate() {
+            let position = tile.first_position + query;
+            rows.fill((clip(tile.spec.first_visible(position)), clip(position + 1)));
+        }
+    }
+
+    /// Adds a chunk as it lies in the pages, for few rows.
+    #[cfg(target_arch = "x86_64")]
+    fn attend_pages(&mut self, tile: &Tile, seen: Range<usize>, next: Option<Ahead>) {
+        let (head_dim, dtype) = (tile.spec.head_dim, tile.kv.dtype());
+        let strips = Strips::of(tile, &seen);
+        let next_strips = next.as_ref().map(|(tile, positions)| Strips::of(tile, positions));
+        let base = seen.start / CHUNK * CHUNK;
+        let seen = seen.start - base..seen.end - base;
+        if let Some(next) = &next_strips {
+            next.prefetch_values_outside(&seen, head_dim * dtype.size());
+        }
+        let product = PageProduct {
+            strips: &strips,
+            next: next_strips.as_ref().unwrap_or(&strips),
+            dtype,
+            key_stride: tile.kv.block_size(),
+            head_dim,
+            num_rows: tile.num_rows(),
+            seen,
+            queries: self.queries.pointer(),
+            scores: self.scores.pointer(),
+            weighted: self.weighted.pointer(),
+            rescale: self.rescale.as_ptr(),
+        };
+        // SAFETY: `reads_pages` held; `load` made room, and the op's checks found every block that is seen.
+        unsafe { score_pages(&product) };
+        self.softmax(tile);
+        // SAFETY: as above.
+        unsafe { weigh_pages(&product) };
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn attend_pages(&mut self, tile: &Tile, seen: Range<usize>, next: Option<Ahead>) {
+        self.attend_chunk(tile, seen, next);
+    }
+
+    /// Adds a chunk that is widened first, for many rows.
+    fn attend_chunk(&mut self, tile: &Tile, seen: Range<usize>, next: Option<Ahead>) {
         let (kv, head_dim) = (tile.kv, tile.spec.head_dim);
-        let (rows, padded) = (tile.num_rows(), head_dim.next_multiple_of(STRIP));
-        let num_cols = seen.end.next_multiple_of(STRIP);
-        let zero_row = self.zero_row.pointer().cast::<u8>().cast_const();
-        let [keys, values] = page_rows(tile, base, seen.clone(), zero_row);
-        let pages = |pointers| PageRows { pointers, dtype: kv.dtype(), head_dim };
-        // SAFETY: every pointer is a row of the cache or the row of zeros; `load` made room for all results.
+        let (dtype, padded) = (kv.dtype(), head_dim.next_multiple_of(STRIP));
+        let base = seen.start / CHUNK * CHUNK;
+        let (keys_out, values_out) = (self.keys.pointer(), self.values.pointer());
+        for_each_piece(tile, seen.clone(), |first, len, [keys, values]| {
+            let (stride, column) = (kv.block_size(), first - base);
+            let keys = PageMatrix { pointer: keys, dtype, rows: head_dim, cols: len, stride };
+            let stride = head_dim;
+            let values = PageMatrix { pointer: values, dtype, rows: len, cols: head_dim, stride };
+            // SAFETY: pieces lie inside their blocks, and their results inside the chunk that `load` made room for.
+            unsafe {
+                widen(tile.simd, &keys, keys_out.add(column), CHUNK);
+                widen(tile.simd, &values, values_out.add(column * padded), padded);
+            }
+        });
+        if let Some((tile, positions)) = next {
+            prefetch(tile, positions);
+        }
+        for first in (0..tile.num_rows()).step_by(BLOCK_ROWS) {
+            self.score(tile, first);
+        }
+        self.softmax(tile);
+        let seen = seen.start - base..seen.end - base;
+        for first in (0..tile.num_rows()).step_by(BLOCK_ROWS) {
+            self.weigh(tile, first, &seen);
+        }
+    }
+
+    /// Scores of a block of rows from `first`, in the strips that one of them sees.
+    fn score(&mut self, tile: &Tile, first: usize) {
+        let num_rows = BLOCK_ROWS.min(tile.num_rows() - first);
+        let head_dim = tile.spec.head_dim;
+        let (from, to) = (self.visible[first].0, self.visible[first + num_rows - 1].1);
+        let from = from as usize / STRIP * STRIP;
+        if from >= to as usize {
+            return;
+        }
+        // SAFETY: the rows and columns lie inside the buffers that `load` made.
         unsafe {
-            transpose(tile.simd, &pages(&keys[..num_cols]), self.keys.pointer());
-            prefetch(tile, next.clone(), 0);
-            let scores = Product {
-                a: self.queries.pointer(),
+            let product = Product {
+                a: self.queries.pointer().add(first * head_dim),
                 a_stride: head_dim,
-                b: self.keys.pointer(),
+                b: self.keys.pointer().add(from),
                 b_stride: CHUNK,
-                c: self.scores.pointer(),
+                c: self.scores.pointer().add(first * CHUNK + from),
                 c_stride: CHUNK,
-                num_rows: rows,
-                num_cols,
+                num_rows,
+                num_cols: (to as usize).next_multiple_of(STRIP) - from,
                 depth: head_dim,
                 rescale: std::ptr::null(),
             };
-            multiply(tile.simd, &scores);
+            multiply(tile.simd, &product);
         }
-        for (row, visible) in self.visible.iter_mut().enumerate() {
-            let position = tile.first_position + row / tile.group();
-            let clip = |position: usize| position.saturating_sub(base).min(CHUNK) as u32;
-            *visible = (clip(tile.spec.first_visible(position)), clip(position + 1));
-        }
+    }
+
+    fn softmax(&mut self, tile: &Tile) {
         let mut chunk = ChunkScores {
-            scores: self.scores.first_mut(rows * CHUNK),
+            scores: self.scores.first_mut(tile.num_rows() * CHUNK),
             visible: &self.visible,
             softcap: tile.spec.softcap,
-            running: &mut self.running,
+            maximum: &mut self.maximum,
+            sums: &mut self.sums,
             rescale: &mut self.rescale,
         };
         softmax(tile.simd, &mut chunk);
-        prefetch(tile, next, 1);
-        // SAFETY: as above; the first value lies at row 0 of `values` and has the weight at column `seen.start`.
-        unsafe {
-            let weighted = Product {
-                a: self.scores.pointer().add(seen.start),
-                a_stride: CHUNK,
-                b: self.values.pointer(),
-                b_stride: padded,
-                c: self.weighted.pointer(),
-                c_stride: padded,
-                num_rows: rows,
-                num_cols: padded,
-                depth: seen.len(),
-                rescale: self.rescale.as_ptr(),
-            };
-            multiply_pages(tile.simd, &pages(&values[seen]), self.values.pointer(), &weighted);
+    }
+
+    /// Weighted values of a block of rows from `first`, over the positions that one of them sees: the weights of the
+    /// others are 0 and change nothing but the sign of a 0, which `normalise` settles.
+    fn weigh(&mut self, tile: &Tile, first: usize, seen: &Range<usize>) {
+        let num_rows = BLOCK_ROWS.min(tile.num_rows() - first);
+        let padded = tile.spec.head_dim.next_multiple_of(STRIP);
+        let from = seen.start.max(self.visible[first].0 as usize);
+        let to = seen.end.min(self.visible[first + num_rows - 1].1 as usize);
+        if from >= to {
+            return;
         }
+        // SAFETY: as in `score`; rows `from..to` of the values were widened.
+        unsafe {
+            let product = Product {
+                a: self.scores.pointer().add(first * CHUNK + from),
+                a_stride: CHUNK,
+                b: self.values.pointer().add(from * padded),
+                b_stride: padded,
+                c: self.weighted.pointer().add(first * padded),
+                c_stride: padded,
+                num_rows,
+                num_cols: padded,
+                depth: to - from,
+                rescale: self.rescale.as_ptr().add(first),
+            };
+            multiply(tile.simd, &product);
+        }
+    }
+
+    /// The running softmax of tile row `row` over the current range.
+    fn running(&self, row: usize) -> Running {
+        Running { maximum: self.maximum[row], sum: self.sums[row].iter().sum() }
     }
 
     /// Folds the current range into the total.
     pub(super) fn fold(&mut self, tile: &Tile) {
         let padded = tile.spec.head_dim.next_multiple_of(STRIP);
-        let totals = self.total.all_mut().chunks_exact_mut(padded).zip(&mut self.total_running);
-        let parts = self.weighted.all_mut().chunks_exact(padded).zip(&self.running);
-        for ((total, total_running), (part, &running)) in totals.zip(parts) {
-            fold(total, total_running, part, running);
+        for row in 0..tile.num_rows() {
+            let running = self.running(row);
+            let columns = row * padded..(row + 1) * padded;
+            let part = &self.weighted.all_mut()[columns.clone()];
+            let total = &mut self.total.all_mut()[columns];
+            fold(total, &mut self.total_running[row], part, running);
         }
     }
 
@@ -196,80 +324,21 @@ impl Scratch {
     pub(super) fn partial(&mut self, tile: &Tile, row: usize) -> (Running, &[f32]) {
         let head_dim = tile.spec.head_dim;
         let start = row * head_dim.next_multiple_of(STRIP);
-        (self.running[row], &self.weighted.all_mut()[start..start + head_dim])
+        (self.running(row), &self.weighted.all_mut()[start..start + head_dim])
     }
 
     /// Writes the folded total, or the current range where there is only one.
     pub(super) fn finish(&mut self, tile: &Tile, out: &ViewMut, is_total: bool) {
         let head_dim = tile.spec.head_dim;
-        let (weighted, running) = if is_total {
-            (self.total.all_mut(), &self.total_running)
-        } else {
-            (self.weighted.all_mut(), &self.running)
-        };
-        let rows = weighted.chunks_exact(head_dim.next_multiple_of(STRIP)).zip(running);
-        for (row, (weighted, running)) in rows.enumerate() {
+        let padded = head_dim.next_multiple_of(STRIP);
+        for row in 0..tile.num_rows() {
+            let running = if is_total { self.total_running[row] } else { self.running(row) };
+            let weighted = if is_total { &mut self.total } else { &mut self.weighted };
             let (out_row, columns) = tile.place(row);
             // SAFETY: one tile alone holds these queries of these heads.
             let out = unsafe { out.columns_f32_shared(out_row, columns) };
-            normalise(out, &weighted[..head_dim], *running);
+            normalise(out, &weighted.all_mut()[row * padded..][..head_dim], running);
         }
-    }
-}
-
-/// Where the rows of the chunk at `base` lie; `zero_row` stands for positions outside `seen`.
-fn page_rows(
-    tile: &Tile,
-    base: usize,
-    seen: Range<usize>,
-    zero_row: *const u8,
-) -> [[*const u8; CHUNK]; 2] {
-    let row_bytes = tile.spec.head_dim * tile.kv.dtype().size();
-    let mut rows = [[zero_row; CHUNK]; 2];
-    for_each_piece(tile, base + seen.start..base + seen.end, |first, len, starts| {
-        for (rows, start) in rows.iter_mut().zip(starts) {
-            for (step, row) in rows[first - base..][..len].iter_mut().enumerate() {
-                *row = start.wrapping_add(step * row_bytes);
-            }
-        }
-    });
-    rows
-}
-
-/// Asks for the keys (0) or values (1) of a chunk ahead of their use: blocks lie anywhere, so the hardware cannot guess.
-fn prefetch(tile: &Tile, positions: Range<usize>, which: usize) {
-    let row_bytes = tile.spec.head_dim * tile.kv.dtype().size();
-    for_each_piece(tile, positions, |_, len, starts| {
-        for offset in (0..len * row_bytes).step_by(FLOATS_PER_LINE * size_of::<f32>()) {
-            prefetch_line(starts[which].wrapping_add(offset));
-        }
-    });
-}
-
-#[cfg(target_arch = "x86_64")]
-fn prefetch_line(address: *const u8) {
-    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-    // SAFETY: a prefetch changes no state that a program can see, whatever the address; SSE is always there.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn prefetch_line(_address: *const u8) {}
-
-/// Calls `piece(first position, number of positions, [keys, values])` for each run of positions inside one block.
-fn for_each_piece(
-    tile: &Tile,
-    positions: Range<usize>,
-    mut piece: impl FnMut(usize, usize, [*const u8; 2]),
-) {
-    let block_size = tile.kv.block_size();
-    let mut position = positions.start;
-    while position < positions.end {
-        let (index, offset) = (position / block_size, position % block_size);
-        let len = (block_size - offset).min(positions.end - position);
-        let block = tile.block_table[index] as usize;
-        piece(position, len, tile.kv.row_pointers(block, tile.kv_head, offset));
-        position += len;
     }
 }
 
@@ -284,8 +353,8 @@ pub(super) fn fold(total: &mut [f32], total_running: &mut Running, part: &[f32],
         return;
     }
     let maximum = total_running.maximum.max(running.maximum);
-    let total_factor = exp::<false>(total_running.maximum - maximum);
-    let factor = exp::<false>(running.maximum - maximum);
+    let total_factor = exp2::<false>(total_running.maximum - maximum);
+    let factor = exp2::<false>(running.maximum - maximum);
     total.iter_mut().zip(part).for_each(|(total, &x)| *total = *total * total_factor + x * factor);
     let sum = total_running.sum * total_factor + running.sum * factor;
     *total_running = Running { maximum, sum };
