@@ -2,7 +2,6 @@
 #![allow(clippy::wildcard_imports, reason = "intrinsics say where they come from")]
 
 use std::arch::x86_64::*;
-use std::ops::Range;
 
 use super::avx512::{BF16, F16, F32, load};
 use super::kernels::{CHUNK, PageProduct, STRIP, STRIPS};
@@ -74,51 +73,47 @@ fn most_vectors(num_rows: usize) -> usize {
 unsafe fn score_from<const TYPE: u8>(product: &PageProduct) {
     let most = most_vectors(product.num_rows);
     let (mut strip, end) = (product.seen.start / STRIP, product.seen.end.div_ceil(STRIP));
-    let mut fetched = 0..STRIPS;
     while strip < end {
         // Three strips are computed as four, the first once more: one chain of additions has too long a latency.
         let vectors = if end - strip > 2 { most } else { most.min(end - strip) };
         let first = strip.min(STRIPS - vectors);
         // SAFETY: the strips lie inside the chunk.
         unsafe {
-            with_shape!(product, vectors, score_strips::<TYPE>(product, first, fetched.clone()));
+            with_shape!(product, vectors, score_strips::<TYPE>(product, first));
         }
         strip = first + vectors;
-        fetched = 0..0;
     }
 }
 
-/// R rows of scores of V strips from `first`; fetches the strips `fetched` of the next chunk.
+/// R rows of scores of V strips from `first`; fetches the keys of the next chunk.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 unsafe fn score_strips<const R: usize, const V: usize, const TYPE: u8>(
     product: &PageProduct,
     first: usize,
-    fetched: Range<usize>,
 ) {
     let key_bytes = product.key_stride * product.dtype.size();
     // SAFETY: R rows of queries and scores; the strips are inside their blocks.
     unsafe {
         let mut sums = [[_mm512_setzero_ps(); V]; R];
-        // `head_dim` is even: two channels of a 16-position block are one cache line.
-        for pair in (0..product.head_dim).step_by(2) {
-            for strip in fetched.clone() {
-                let line = product.next.keys[strip].wrapping_add(pair * key_bytes);
-                prefetch_line(line);
-                if key_bytes >= LINE_BYTES {
-                    prefetch_line(line.wrapping_add(key_bytes));
-                }
+        for d in 0..product.head_dim {
+            // Two channels of a 16-position block are one cache line: they share its fetching.
+            let next = &product.next.keys;
+            let (half, offset) = (d % 2 * 2, d * key_bytes);
+            prefetch_line(next[half].wrapping_add(offset));
+            prefetch_line(next[half + 1].wrapping_add(offset));
+            if key_bytes >= LINE_BYTES {
+                prefetch_line(next[2 - half].wrapping_add(offset));
+                prefetch_line(next[3 - half].wrapping_add(offset));
             }
-            for d in [pair, pair + 1] {
-                let mut keys = [_mm512_setzero_ps(); V];
+            let mut keys = [_mm512_setzero_ps(); V];
+            for v in 0..V {
+                keys[v] = load::<TYPE>(product.strips.keys[first + v], d * product.key_stride);
+            }
+            for r in 0..R {
+                let query = _mm512_set1_ps(*product.queries.add(r * product.head_dim + d));
                 for v in 0..V {
-                    keys[v] = load::<TYPE>(product.strips.keys[first + v], d * product.key_stride);
-                }
-                for r in 0..R {
-                    let query = _mm512_set1_ps(*product.queries.add(r * product.head_dim + d));
-                    for v in 0..V {
-                        sums[r][v] = _mm512_fmadd_ps(query, keys[v], sums[r][v]);
-                    }
+                    sums[r][v] = _mm512_fmadd_ps(query, keys[v], sums[r][v]);
                 }
             }
         }

@@ -78,7 +78,7 @@ pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
 pub(crate) const EXP2_LOWEST: f32 = -126.0;
 /// Of 2ʳ for |r| ≤ 1/2, highest power first: minimax with a constant of 1, relative error 2e-9.
 pub(crate) const EXP2_COEFFICIENTS: [f32; 7] = [
-    1.535_336_1e-4,
+    1.535_336e-4,
     1.339_887_4e-3,
     9.618_437e-3,
     5.550_332_5e-2,
