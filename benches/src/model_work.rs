@@ -51,7 +51,11 @@ impl ModelWork {
             head_bytes,
             head_weights,
             kv_bytes_per_token: plan.kv_bytes_per_token,
-            attention_operations: 4 * (spec.attention.q_size() * spec.num_layers) as u64,
+            attention_operations: spec
+                .layers
+                .iter()
+                .map(|layer| 4 * layer.attention.q_size() as u64)
+                .sum(),
             arithmetic: commonest.map_or(Arithmetic::Float32, |(format, _)| arithmetic_of(format)),
         }
     }

@@ -111,7 +111,7 @@ impl MemoryPlan {
         let kv_tokens = u64::from(config.num_blocks) * u64::from(config.block_size);
         let per_sequence = self.kv_bytes_per_token * u64::from(config.max_model_len);
         vec![
-            ("architecture", format!("{}, {} layers", spec.architecture, spec.num_layers)),
+            ("architecture", format!("{}, {} layers", spec.architecture, spec.num_layers())),
             ("weights", weights_line(self.weight_bytes, config)),
             ("workspace", human_bytes(self.workspace_bytes)),
             (

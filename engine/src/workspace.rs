@@ -3,6 +3,7 @@
 use quire_kernels::{DType, Device, DeviceError, Tensor};
 
 use crate::models::DecoderSpec;
+use crate::models::spec::AttentionDims;
 
 /// Named activation buffers; n = tokens of the step, at most `max_num_batched_tokens`.
 pub struct Workspace {
@@ -55,14 +56,14 @@ impl Workspace {
 
     /// `[rows, cols]` of each buffer, in the order of the fields.
     fn shapes(spec: &DecoderSpec, num_tokens: usize, max_num_seqs: usize) -> [(usize, usize); 9] {
-        let (n, hidden, attention) = (num_tokens, spec.hidden_size, spec.attention);
+        let (n, hidden) = (num_tokens, spec.hidden_size);
         let logits_rows = max_num_seqs.clamp(1, MAX_LOGITS_ROWS);
         [
             (n, hidden),
             (n, hidden),
             (n, hidden),
-            (n, attention.qkv_size()),
-            (n, attention.q_size()),
+            (n, spec.largest(AttentionDims::qkv_size)),
+            (n, spec.largest(AttentionDims::q_size)),
             (n, 2 * spec.intermediate_size),
             (n, spec.intermediate_size),
             (logits_rows, hidden),

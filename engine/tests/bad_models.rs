@@ -122,8 +122,12 @@ fn bad_keys_are_named() {
     check_model(m().with_key("attention.value_length", 4), "8 key and 4 value channels");
     check_model(m().with_key("rope.dimension_count", 7), "rope.dimension_count is 7");
     check_model(m().with_key("expert_count", 8), "mixture of experts (8 experts)");
-    check_model(Model { rope_scaling: Some("yarn"), ..m() }, "rope.scaling.type is \"yarn\"");
-    check_model(m().with_key("block_count", 1 << 24), "--kv-cache-memory");
+    check_model(Model { rope_scaling: Some("wavy"), ..m() }, "rope.scaling.type is \"wavy\"");
+    check_model(
+        Model { rope_scaling: Some("yarn"), ..m() },
+        "no key \"llama.rope.scaling.factor\"",
+    );
+    check_model(m().with_key("block_count", 1 << 24), "block_count is 16777216, above the limit");
 }
 
 #[test]

@@ -54,12 +54,15 @@ pub fn all() -> Vec<Case> {
     cases.extend(crate::attention::cases::cases());
     cases.extend(crate::copy_blocks::cases::cases());
     cases.extend(crate::embedding::cases::cases());
+    cases.extend(crate::gated_mul::cases::cases());
     cases.extend(crate::gather_rows::cases::cases());
     cases.extend(crate::linear::cases::cases());
     cases.extend(crate::rms_norm::cases::cases());
     cases.extend(crate::rope_write_kv::cases::cases());
     cases.extend(crate::sample::cases::cases());
-    cases.extend(crate::silu_mul::cases::cases());
+    cases.extend(crate::sandwich_norm::cases::cases());
+    cases.extend(crate::scale_by_position::cases::cases());
+    cases.extend(crate::softcap::cases::cases());
     cases
 }
 

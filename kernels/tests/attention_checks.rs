@@ -4,8 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use expect_test::expect;
 use quire_kernels::{
-    AttentionBatch, AttentionSpec, DType, Device, HeadNorm, KvLayer, RopeStyle, RopeTable,
-    RopeWriteKv, Tensor, attention, copy_blocks, gather_rows, rope_write_kv, silu_mul,
+    Activation, AttentionBatch, AttentionSpec, DType, Device, HeadNorm, KvLayer, RopeStyle,
+    RopeTable, RopeWriteKv, Tensor, attention, copy_blocks, gated_mul, gather_rows, rope_write_kv,
 };
 
 const SPEC: AttentionSpec = AttentionSpec {
@@ -78,7 +78,7 @@ fn a_trace_names_shapes_and_settings() {
     attention(&device, out.view_mut(), q, &kv, &batch, &SPEC);
     let spec = AttentionSpec { window: Some(8), softcap: Some(50.0), ..SPEC };
     attention(&device, out.view_mut(), q, &kv, &batch, &spec);
-    silu_mul(&device, out.view_mut(), qkv.view());
+    gated_mul(&device, out.view_mut(), qkv.view(), Activation::Silu);
     gather_rows(&device, out.first_rows_mut(2), qkv.view().columns(0..64), &[2, 0]);
     copy_blocks(&device, &mut kv, &[(0, 9)]);
     expect![[r"
@@ -86,7 +86,7 @@ fn a_trace_names_shapes_and_settings() {
         rope_write_kv 3 rows, 4+2 heads of 16, no rope, BF16
         attention 3 rows of 2 sequences, 4/2 heads of 16, BF16
         attention 3 rows of 2 sequences, 4/2 heads of 16, window 8, softcap 50, BF16
-        silu_mul 3x64
+        gated_mul 3x64 Silu
         gather_rows 2 of 3x64
         copy_blocks 1"]]
     .assert_eq(&log.lines().join("\n"));

@@ -1,5 +1,6 @@
 //! What the tests across crates share: models, engines to ask, and readers of golden files.
 
+pub mod gguf_keys;
 pub mod safetensors;
 
 use std::path::{Path, PathBuf};
@@ -40,8 +41,13 @@ pub fn options() -> EngineOptions {
 /// An engine that ends on `end_tokens`; it stops when the handle is dropped.
 pub fn start(path: &Path, options: &EngineOptions, end_tokens: &[u32]) -> EngineHandle {
     let file = GgufFile::open(path).expect("the model file is readable");
-    let plan = MemoryPlan::new(&file, options, &Machine::detect()).expect("the model fits");
-    let engine = Engine::load(&file, &plan, end_tokens, &|_, _| ()).expect("the model loads");
+    start_file(&file, options, end_tokens)
+}
+
+/// As `start`, of a file already open.
+pub fn start_file(file: &GgufFile, options: &EngineOptions, end_tokens: &[u32]) -> EngineHandle {
+    let plan = MemoryPlan::new(file, options, &Machine::detect()).expect("the model fits");
+    let engine = Engine::load(file, &plan, end_tokens, &|_, _| ()).expect("the model loads");
     engine.spawn().expect("the engine starts").0
 }
 

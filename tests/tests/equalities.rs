@@ -74,7 +74,7 @@ fn uncached() -> EngineOptions {
 
 #[test]
 fn answers_do_not_depend_on_how_they_are_computed() {
-    for family in ["llama3", "qwen2", "qwen3"] {
+    for family in ["llama3", "qwen2", "qwen3", "gemma3"] {
         let model = tiny_model(family);
         let requests = requests(512, 90);
         let expected = one_by_one(&start(&model, &uncached(), &[3]), &requests);
@@ -104,25 +104,27 @@ fn answers_do_not_depend_on_how_they_are_computed() {
 
 #[test]
 fn the_prefix_cache_changes_nothing_but_the_work() {
-    let model = tiny_model("llama3");
-    let requests = requests(512, 90);
-    let expected = one_by_one(&start(&model, &uncached(), &[3]), &requests);
-    let handle = start(&model, &options(), &[3]);
-    assert_equal("first time", &expected, &together(&handle, &requests));
-    let again = together(&handle, &requests);
-    assert_equal("cached = uncached", &expected, &again);
-    let cached: u32 = again.iter().map(|answer| answer.started.num_cached_tokens).sum();
-    assert!(cached > 500, "only {cached} tokens came from the cache");
+    for family in ["llama3", "gemma3"] {
+        let model = tiny_model(family);
+        let requests = requests(512, 90);
+        let expected = one_by_one(&start(&model, &uncached(), &[3]), &requests);
+        let handle = start(&model, &options(), &[3]);
+        assert_equal("first time", &expected, &together(&handle, &requests));
+        let again = together(&handle, &requests);
+        assert_equal("cached = uncached", &expected, &again);
+        let cached: u32 = again.iter().map(|answer| answer.started.num_cached_tokens).sum();
+        assert!(cached > 500, "{family}: only {cached} tokens came from the cache");
+    }
 }
 
 #[test]
 fn preemption_changes_nothing() {
-    let model = tiny_model("llama3");
     // Short prompts that grow far: what the scheduler admits by its estimate outgrows the pool.
     let mut requests = requests(512, 12);
     requests.iter_mut().for_each(|request| request.params.max_tokens = Some(100));
-    let expected = one_by_one(&start(&model, &uncached(), &[3]), &requests);
-    for async_scheduling in [false, true] {
+    for (family, async_scheduling) in [("llama3", false), ("llama3", true), ("gemma3", true)] {
+        let model = tiny_model(family);
+        let expected = one_by_one(&start(&model, &uncached(), &[3]), &requests);
         // 4 layers x 2 heads x 16 channels of float16 for keys and values: 512 bytes a token, room for 320 tokens.
         let options = EngineOptions {
             kv_cache_memory: Some(320 * 512),

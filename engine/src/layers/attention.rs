@@ -1,11 +1,12 @@
 //! Self-attention over the paged KV cache.
 
 use quire_kernels::{
-    AttentionSpec, Device, HeadNorm, KvLayer, LinearWeight, RopeTable, RopeWriteKv, Tensor,
-    attention, linear, rope_write_kv,
+    AttentionSpec, Device, HeadNorm, KvLayer, LinearWeight, RopeWriteKv, Tensor, attention, linear,
+    rope_write_kv, scale_by_position,
 };
 
-use crate::models::spec::{AttentionDims, DecoderSpec};
+use super::Positions;
+use crate::models::spec::{AttentionDims, DecoderSpec, LayerSpec};
 use crate::step_input::StepInput;
 use crate::weights::WeightLoader;
 use crate::workspace::Workspace;
@@ -13,6 +14,9 @@ use crate::workspace::Workspace;
 /// Weights of one layer's attention.
 pub struct Attention {
     dims: AttentionDims,
+    spec: AttentionSpec,
+    /// Index in `Positions::ropes`.
+    rope: Option<usize>,
     /// q, k and v, stacked.
     qkv: LinearWeight,
     qkv_bias: Option<Tensor>,
@@ -20,33 +24,47 @@ pub struct Attention {
     qk_norm: Option<(Tensor, Tensor)>,
     norm_eps: f32,
     output: LinearWeight,
+    output_bias: Option<Tensor>,
 }
 
 impl Attention {
-    pub fn load(spec: &DecoderSpec, loader: &WeightLoader) -> anyhow::Result<Self> {
-        let (dims, hidden) = (spec.attention, spec.hidden_size);
+    pub fn load(
+        spec: &DecoderSpec,
+        layer: &LayerSpec,
+        loader: &WeightLoader,
+    ) -> anyhow::Result<Self> {
+        let (dims, hidden) = (layer.attention, spec.hidden_size);
         let (q_size, kv_size) = (dims.q_size(), dims.kv_size());
-        let qkv = loader.stacked(
-            &[("attn_q.weight", q_size), ("attn_k.weight", kv_size), ("attn_v.weight", kv_size)],
-            hidden,
-        )?;
-        let qkv_bias = match spec.qkv_bias {
-            true => Some(loader.stacked_vector(&[
-                ("attn_q.bias", q_size),
-                ("attn_k.bias", kv_size),
-                ("attn_v.bias", kv_size),
-            ])?),
-            false => None,
-        };
+        let parts =
+            [("attn_q.weight", q_size), ("attn_k.weight", kv_size), ("attn_v.weight", kv_size)];
+        let bias_parts =
+            [("attn_q.bias", q_size), ("attn_k.bias", kv_size), ("attn_v.bias", kv_size)];
+        let qkv_bias = spec.qkv_bias.then(|| loader.stacked_vector("attn_qkv.bias", &bias_parts));
+        let output_bias =
+            spec.attention_output_bias.then(|| loader.vector("attn_output.bias", hidden));
+        let head_norm = |name| loader.vector(name, dims.head_dim);
         let qk_norm = match spec.qk_norm {
-            true => Some((
-                loader.vector("attn_q_norm.weight", dims.head_dim)?,
-                loader.vector("attn_k_norm.weight", dims.head_dim)?,
-            )),
+            true => Some((head_norm("attn_q_norm.weight")?, head_norm("attn_k_norm.weight")?)),
             false => None,
         };
-        let output = loader.linear("attn_output.weight", hidden, q_size)?;
-        Ok(Self { dims, qkv, qkv_bias, qk_norm, norm_eps: spec.norm_eps, output })
+        Ok(Self {
+            dims,
+            spec: AttentionSpec {
+                num_q_heads: dims.num_heads,
+                num_kv_heads: dims.num_kv_heads,
+                head_dim: dims.head_dim,
+                scale: spec.attention_scale,
+                window: layer.window,
+                softcap: spec.attention_softcap,
+            },
+            rope: layer.rope,
+            qkv: loader.stacked("attn_qkv.weight", &parts, hidden)?,
+            qkv_bias: qkv_bias.transpose()?,
+            qk_norm,
+            norm_eps: spec.norm_eps,
+            output: loader.linear("attn_output.weight", hidden, q_size)?,
+            output_bias: output_bias.transpose()?,
+        })
     }
 
     /// `ws.hidden` → `ws.block_out`, writing this step's keys and values into `cache`.
@@ -56,7 +74,7 @@ impl Attention {
         ws: &mut Workspace,
         cache: &mut KvLayer,
         step: &StepInput,
-        rope: &RopeTable,
+        positions: &Positions,
     ) {
         let n = step.num_tokens();
         let dims = self.dims;
@@ -69,21 +87,18 @@ impl Attention {
             num_kv_heads: dims.num_kv_heads,
             positions: step.positions,
             slot_mapping: step.slot_mapping,
-            rope: Some(rope),
+            rope: self.rope.map(|index| &positions.ropes[index]),
             norm,
         };
         rope_write_kv(device, ws.qkv.first_rows_mut(n), cache, &args);
-        let spec = AttentionSpec {
-            num_q_heads: dims.num_heads,
-            num_kv_heads: dims.num_kv_heads,
-            head_dim: dims.head_dim,
-            scale: 1.0 / (dims.head_dim as f32).sqrt(),
-            window: None,
-            softcap: None,
-        };
+        if let Some(factors) = &positions.query_scales {
+            let q = ws.qkv.first_rows_mut(n).columns(0..dims.q_size());
+            scale_by_position(device, q, step.positions, factors);
+        }
         let q = ws.qkv.first_rows(n).columns(0..dims.q_size());
-        attention(device, ws.attention_out.first_rows_mut(n), q, cache, &step.batch(), &spec);
-        let attention_out = ws.attention_out.first_rows(n);
-        linear(device, ws.block_out.first_rows_mut(n), attention_out, &self.output, None);
+        let out = ws.attention_out.first_rows_mut(n);
+        attention(device, out, q, cache, &step.batch(), &self.spec);
+        let (out, x) = (ws.block_out.first_rows_mut(n), ws.attention_out.first_rows(n));
+        linear(device, out, x, &self.output, self.output_bias.as_ref());
     }
 }

@@ -1,6 +1,6 @@
-//! The gated MLP: `down(silu(gate(x)) · up(x))` (Shazeer 2020).
+//! The gated MLP: `down(activation(gate(x)) · up(x))` (Shazeer 2020).
 
-use quire_kernels::{Device, LinearWeight, linear, silu_mul};
+use quire_kernels::{Activation, Device, LinearWeight, gated_mul, linear};
 
 use crate::models::spec::DecoderSpec;
 use crate::weights::WeightLoader;
@@ -10,6 +10,7 @@ use crate::workspace::Workspace;
 pub struct Mlp {
     /// gate and up, stacked.
     gate_up: LinearWeight,
+    activation: Activation,
     down: LinearWeight,
 }
 
@@ -18,7 +19,9 @@ impl Mlp {
         let (hidden, intermediate) = (spec.hidden_size, spec.intermediate_size);
         let parts = [("ffn_gate.weight", intermediate), ("ffn_up.weight", intermediate)];
         Ok(Self {
-            gate_up: loader.stacked(&parts, hidden)?,
+            // Files that have both in one tensor call it as up alone is called elsewhere.
+            gate_up: loader.stacked("ffn_up.weight", &parts, hidden)?,
+            activation: spec.activation,
             down: loader.linear("ffn_down.weight", hidden, intermediate)?,
         })
     }
@@ -27,7 +30,8 @@ impl Mlp {
     pub fn forward(&self, device: &Device, ws: &mut Workspace, n: usize) {
         let hidden = ws.hidden.first_rows(n);
         linear(device, ws.gate_up.first_rows_mut(n), hidden, &self.gate_up, None);
-        silu_mul(device, ws.activated.first_rows_mut(n), ws.gate_up.first_rows(n));
+        let (out, gate_up) = (ws.activated.first_rows_mut(n), ws.gate_up.first_rows(n));
+        gated_mul(device, out, gate_up, self.activation);
         let activated = ws.activated.first_rows(n);
         linear(device, ws.block_out.first_rows_mut(n), activated, &self.down, None);
     }

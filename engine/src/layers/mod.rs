@@ -2,6 +2,10 @@
 
 mod attention;
 mod mlp;
+mod norms;
+mod positions;
 
 pub use attention::Attention;
 pub use mlp::Mlp;
+pub use norms::Norm;
+pub use positions::Positions;

@@ -1,12 +1,10 @@
 //! The generic decoder: one forward pass for every architecture a `DecoderSpec` can describe, on every device.
 
-use quire_kernels::{
-    Device, LinearWeight, RopeTable, Tensor, add_rms_norm, embedding, gather_rows, linear, rms_norm,
-};
+use quire_kernels::{Device, LinearWeight, Tensor, embedding, gather_rows, linear, softcap};
 
-use super::spec::DecoderSpec;
+use super::spec::{DecoderSpec, LayerSpec};
 use crate::kv_cache::KvCache;
-use crate::layers::{Attention, Mlp};
+use crate::layers::{Attention, Mlp, Norm, Positions};
 use crate::step_input::StepInput;
 use crate::weights::WeightLoader;
 use crate::workspace::Workspace;
@@ -16,17 +14,19 @@ pub struct Decoder {
     spec: DecoderSpec,
     embedding: LinearWeight,
     layers: Vec<Layer>,
-    final_norm: Tensor,
+    final_norm: Norm,
     /// `None`: the embedding table.
     lm_head: Option<LinearWeight>,
-    rope: RopeTable,
+    positions: Positions,
 }
 
 struct Layer {
-    attention_norm: Tensor,
+    attention_norm: Norm,
     attention: Attention,
-    mlp_norm: Tensor,
+    post_attention_norm: Option<Tensor>,
+    mlp_norm: Norm,
     mlp: Mlp,
+    post_mlp_norm: Option<Tensor>,
 }
 
 impl Decoder {
@@ -37,13 +37,11 @@ impl Decoder {
         max_model_len: usize,
     ) -> anyhow::Result<Self> {
         let (vocab_size, hidden_size) = (spec.vocab_size, spec.hidden_size);
-        let layers = (0..spec.num_layers)
-            .map(|index| {
-                let layer = Layer::load(&spec, &loader.scope(format!("blk.{index}.")))?;
-                loader.progress(index + 1, spec.num_layers);
-                Ok(layer)
-            })
-            .collect::<anyhow::Result<Vec<Layer>>>()?;
+        let mut layers = Vec::with_capacity(spec.num_layers());
+        for (index, layer) in spec.layers.iter().enumerate() {
+            layers.push(Layer::load(&spec, layer, &loader.scope(format!("blk.{index}.")))?);
+            loader.progress(index + 1, spec.num_layers());
+        }
         let lm_head = match spec.tied_embeddings {
             true => None,
             false => Some(loader.linear("output.weight", vocab_size, hidden_size)?),
@@ -51,9 +49,12 @@ impl Decoder {
         Ok(Self {
             embedding: loader.linear("token_embd.weight", vocab_size, hidden_size)?,
             layers,
-            final_norm: loader.vector("output_norm.weight", hidden_size)?,
+            final_norm: load_norm(&spec, loader, "output_norm.weight")?,
             lm_head,
-            rope: load_rope(&spec, loader, max_model_len)?,
+            positions: match loader.is_shape_only() {
+                true => Positions::shape_only(&spec, max_model_len),
+                false => Positions::new(&spec, max_model_len)?,
+            },
             spec,
         })
     }
@@ -65,18 +66,14 @@ impl Decoder {
     /// Runs all rows of a step and leaves the last layer's normalised output in `ws.hidden` (`[n, hidden_size]`).
     pub fn forward(&self, device: &Device, ws: &mut Workspace, kv: &mut KvCache, step: &StepInput) {
         let n = step.num_tokens();
-        let eps = self.spec.norm_eps;
-        embedding(device, ws.residual.first_rows_mut(n), step.token_ids, &self.embedding, 1.0);
-        let first_norm =
-            self.layers.first().map_or(&self.final_norm, |layer| &layer.attention_norm);
-        rms_norm(device, ws.hidden.first_rows_mut(n), ws.residual.first_rows(n), first_norm, eps);
+        let scale = self.spec.embedding_scale;
+        embedding(device, ws.residual.first_rows_mut(n), step.token_ids, &self.embedding, scale);
+        self.norm_before(0).first(device, ws, n);
         for (index, layer) in self.layers.iter().enumerate() {
-            layer.attention.forward(device, ws, kv.layer_mut(index), step, &self.rope);
-            add_norm(device, ws, n, &layer.mlp_norm, eps);
+            layer.attention.forward(device, ws, kv.layer_mut(index), step, &self.positions);
+            layer.mlp_norm.next(device, ws, n, layer.post_attention_norm.as_ref());
             layer.mlp.forward(device, ws, n);
-            let next = self.layers.get(index + 1);
-            let next_norm = next.map_or(&self.final_norm, |next| &next.attention_norm);
-            add_norm(device, ws, n, next_norm, eps);
+            self.norm_before(index + 1).next(device, ws, n, layer.post_mlp_norm.as_ref());
         }
     }
 
@@ -86,40 +83,34 @@ impl Decoder {
         gather_rows(device, ws.gathered.first_rows_mut(n), ws.hidden.view(), rows);
         let head = self.lm_head.as_ref().unwrap_or(&self.embedding);
         linear(device, ws.logits.first_rows_mut(n), ws.gathered.first_rows(n), head, None);
+        if let Some(cap) = self.spec.logits_softcap {
+            softcap(device, ws.logits.first_rows_mut(n), cap);
+        }
+    }
+
+    /// The norm before that layer's attention; after the last layer, the model's last one.
+    fn norm_before(&self, layer: usize) -> &Norm {
+        self.layers.get(layer).map_or(&self.final_norm, |layer| &layer.attention_norm)
     }
 }
 
 impl Layer {
-    fn load(spec: &DecoderSpec, loader: &WeightLoader) -> anyhow::Result<Self> {
+    fn load(spec: &DecoderSpec, layer: &LayerSpec, loader: &WeightLoader) -> anyhow::Result<Self> {
+        let post_norm = |name| match spec.post_norms {
+            true => loader.vector(name, spec.hidden_size).map(Some),
+            false => Ok(None),
+        };
         Ok(Self {
-            attention_norm: loader.vector("attn_norm.weight", spec.hidden_size)?,
-            attention: Attention::load(spec, loader)?,
-            mlp_norm: loader.vector("ffn_norm.weight", spec.hidden_size)?,
+            attention_norm: load_norm(spec, loader, "attn_norm.weight")?,
+            attention: Attention::load(spec, layer, loader)?,
+            post_attention_norm: post_norm("post_attention_norm.weight")?,
+            mlp_norm: load_norm(spec, loader, "ffn_norm.weight")?,
             mlp: Mlp::load(spec, loader)?,
+            post_mlp_norm: post_norm("post_ffw_norm.weight")?,
         })
     }
 }
 
-/// `residual += block_out; hidden = norm(residual)`.
-fn add_norm(device: &Device, ws: &mut Workspace, n: usize, weight: &Tensor, eps: f32) {
-    let (out, residual) = (ws.hidden.first_rows_mut(n), ws.residual.first_rows_mut(n));
-    add_rms_norm(device, out, residual, ws.block_out.first_rows(n), weight, eps);
-}
-
-fn load_rope(
-    spec: &DecoderSpec,
-    loader: &WeightLoader,
-    max_model_len: usize,
-) -> anyhow::Result<RopeTable> {
-    let half = spec.rope.rotary_dim / 2;
-    if loader.is_shape_only() {
-        return Ok(RopeTable::shape_only(spec.rope.rotary_dim, max_model_len, spec.rope.style));
-    }
-    let factors = match spec.rope.has_frequency_factors {
-        true => loader.vector("rope_freqs.weight", half)?.f32().to_vec(),
-        false => Vec::new(),
-    };
-    let frequencies = spec.rope.inverse_frequencies(&factors);
-    RopeTable::new(&frequencies, 1.0, max_model_len, spec.rope.style)
-        .ok_or_else(|| anyhow::anyhow!("no memory for the rotations of {max_model_len} positions"))
+fn load_norm(spec: &DecoderSpec, loader: &WeightLoader, name: &str) -> anyhow::Result<Norm> {
+    Ok(Norm { weight: loader.vector(name, spec.hidden_size)?, eps: spec.norm_eps })
 }

@@ -1,17 +1,20 @@
 //! Reads the keys that all Llama-style architectures share, with the checks that keep later arithmetic safe.
 
 use anyhow::{Context, bail, ensure};
-use quire_kernels::RopeStyle;
+use quire_kernels::{Activation, RopeStyle};
 
-use super::spec::{AttentionDims, DecoderSpec, RopeSpec};
+use super::spec::{AttentionDims, DecoderSpec, LayerSpec};
 use crate::weights::gguf::GgufFile;
 
 /// Largest value of any one dimension: keeps products far from overflow.
 const MAX_DIMENSION: u32 = 1 << 24;
 
+/// Most layers of a model.
+const MAX_LAYERS: usize = 4096;
+
 /// A file and its architecture's key prefix.
 pub(super) struct Keys<'a> {
-    file: &'a GgufFile,
+    pub(super) file: &'a GgufFile,
     architecture: &'static str,
 }
 
@@ -24,7 +27,7 @@ impl<'a> Keys<'a> {
         self.file.tensor(name).is_some()
     }
 
-    /// The spec without architecture-specific switches.
+    /// The spec without architecture-specific switches: every layer alike, no window.
     pub(super) fn llama_like(&self, style: RopeStyle) -> anyhow::Result<DecoderSpec> {
         let hidden_size = self.dimension("embedding_length")?;
         let num_heads = self.dimension("attention.head_count")?;
@@ -37,20 +40,57 @@ impl<'a> Keys<'a> {
             "a vocabulary of {vocab_size} is too large"
         );
         self.refuse_experts()?;
+        let num_layers = self.dimension("block_count")?;
+        ensure!(
+            num_layers <= MAX_LAYERS,
+            "{} is {num_layers}, above the limit of {MAX_LAYERS}",
+            self.key("block_count")
+        );
+        let context_length = self.dimension("context_length")? as u32;
         Ok(DecoderSpec {
             architecture: self.architecture,
-            num_layers: self.dimension("block_count")?,
             hidden_size,
             intermediate_size: self.dimension("feed_forward_length")?,
             vocab_size: vocab_size as usize,
-            context_length: self.dimension("context_length")? as u32,
-            attention,
+            context_length,
+            layers: vec![LayerSpec { attention, window: None, rope: Some(0) }; num_layers],
+            ropes: vec![self.rope(attention.head_dim, context_length, style)?],
             norm_eps: self.norm_eps()?,
-            rope: self.rope(attention.head_dim, style)?,
-            qkv_bias: false,
+            qkv_bias: ["blk.0.attn_q.bias", "blk.0.attn_qkv.bias"]
+                .iter()
+                .any(|name| self.has_tensor(name)),
+            attention_output_bias: self.has_tensor("blk.0.attn_output.bias"),
             qk_norm: false,
+            post_norms: false,
+            activation: Activation::Silu,
+            embedding_scale: 1.0,
+            attention_scale: 1.0 / (attention.head_dim as f32).sqrt(),
+            attention_softcap: None,
+            logits_softcap: None,
+            query_scale: None,
             tied_embeddings: !self.has_tensor("output.weight"),
         })
+    }
+
+    /// `attention.sliding_window`; 0 counts as absent.
+    pub(super) fn window(&self) -> anyhow::Result<Option<u32>> {
+        Ok(self.optional_dimension("attention.sliding_window")?.map(|window| window as u32))
+    }
+
+    /// Which layers have the window: a list in the file, or all but the last of each `period` layers.
+    pub(super) fn layers_with_window(
+        &self,
+        num_layers: usize,
+        default_period: usize,
+    ) -> anyhow::Result<Vec<bool>> {
+        let suffix = "attention.sliding_window_pattern";
+        let key = self.key(suffix);
+        if self.file.metadata().is_array(&key) {
+            let layers = self.file.metadata().bool_or_bools(&key, num_layers)?;
+            return Ok(layers.unwrap_or_default());
+        }
+        let period = self.optional_dimension(suffix)?.unwrap_or(default_period);
+        Ok((1..=num_layers).map(|layer| !layer.is_multiple_of(period)).collect())
     }
 
     fn attention(&self, hidden_size: usize, num_heads: usize) -> anyhow::Result<AttentionDims> {
@@ -72,30 +112,6 @@ impl<'a> Keys<'a> {
         Ok(AttentionDims { num_heads, num_kv_heads, head_dim })
     }
 
-    fn rope(&self, head_dim: usize, style: RopeStyle) -> anyhow::Result<RopeSpec> {
-        let rotary_dim = self.optional_dimension("rope.dimension_count")?.unwrap_or(head_dim);
-        ensure!(
-            rotary_dim.is_multiple_of(2) && rotary_dim <= head_dim,
-            "{} is {rotary_dim}, heads have {head_dim} channels",
-            self.key("rope.dimension_count")
-        );
-        let metadata = self.file.metadata();
-        let theta = metadata.f32(&self.key("rope.freq_base"))?.unwrap_or(10_000.0);
-        ensure!(theta.is_finite() && theta > 0.0, "{} is {theta}", self.key("rope.freq_base"));
-        let scaling_key = self.key("rope.scaling.type");
-        let linear_factor = match metadata.string(&scaling_key)? {
-            None | Some("none") => 1.0,
-            Some("linear") => metadata.f32(&self.key("rope.scaling.factor"))?.unwrap_or(1.0),
-            Some(other) => bail!("{scaling_key} is \"{other}\", which is not supported yet"),
-        };
-        ensure!(
-            linear_factor.is_finite() && linear_factor > 0.0,
-            "rope.scaling.factor {linear_factor}"
-        );
-        let has_frequency_factors = self.has_tensor("rope_freqs.weight");
-        Ok(RopeSpec { theta, rotary_dim, style, linear_factor, has_frequency_factors })
-    }
-
     fn norm_eps(&self) -> anyhow::Result<f32> {
         let key = self.key("attention.layer_norm_rms_epsilon");
         let eps = self.file.metadata().f32(&key)?;
@@ -111,8 +127,28 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn key(&self, suffix: &str) -> String {
+    pub(super) fn key(&self, suffix: &str) -> String {
         format!("{}.{suffix}", self.architecture)
+    }
+
+    /// A number that, where it is there, is finite.
+    pub(super) fn number(&self, suffix: &str) -> anyhow::Result<Option<f32>> {
+        let key = self.key(suffix);
+        let value = self.file.metadata().f32(&key)?;
+        ensure!(value.is_none_or(f32::is_finite), "{key} is {}", value.unwrap_or_default());
+        Ok(value)
+    }
+
+    /// A number that, where it is there, is finite and above 0.
+    pub(super) fn positive(&self, suffix: &str) -> anyhow::Result<Option<f32>> {
+        let value = self.number(suffix)?;
+        ensure!(
+            value.is_none_or(|value| value > 0.0),
+            "{} is {}",
+            self.key(suffix),
+            value.unwrap_or_default()
+        );
+        Ok(value)
     }
 
     /// A count that must be there and lie in 1..=MAX_DIMENSION.
@@ -122,7 +158,7 @@ impl<'a> Keys<'a> {
     }
 
     /// As `dimension`; 0 counts as absent.
-    fn optional_dimension(&self, suffix: &str) -> anyhow::Result<Option<usize>> {
+    pub(super) fn optional_dimension(&self, suffix: &str) -> anyhow::Result<Option<usize>> {
         let key = self.key(suffix);
         let Some(value) = self.file.metadata().u32(&key)? else { return Ok(None) };
         ensure!(value <= MAX_DIMENSION, "{key} is {value}, above the limit of {MAX_DIMENSION}");

@@ -7,5 +7,5 @@ use super::spec::DecoderSpec;
 
 pub(super) fn spec(keys: &Keys) -> anyhow::Result<DecoderSpec> {
     // Converters permute q and k, so that neighbouring channels form the pairs.
-    keys.llama_like(RopeStyle::Interleaved)
+    Ok(keys.llama_like(RopeStyle::Interleaved)?.with_window(keys.window()?, |_| true))
 }

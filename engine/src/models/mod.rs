@@ -1,10 +1,18 @@
 //! The registry: one small file an architecture, mapping a file's keys to a `DecoderSpec`.
 
 pub mod decoder;
+mod gemma;
+mod gemma2;
+mod gemma3;
 mod gguf_keys;
+mod gguf_rope;
 mod llama;
+mod mistral3;
+mod phi3;
 mod qwen2;
 mod qwen3;
+pub mod rope;
+mod smollm3;
 pub mod spec;
 #[cfg(test)]
 mod traces;
@@ -19,8 +27,16 @@ use gguf_keys::Keys;
 type SpecReader = fn(&Keys) -> anyhow::Result<DecoderSpec>;
 
 /// `general.architecture` → how to read its spec.
-const ARCHITECTURES: [(&str, SpecReader); 3] =
-    [("llama", llama::spec), ("qwen2", qwen2::spec), ("qwen3", qwen3::spec)];
+const ARCHITECTURES: [(&str, SpecReader); 8] = [
+    ("llama", llama::spec),
+    ("qwen2", qwen2::spec),
+    ("qwen3", qwen3::spec),
+    ("gemma2", gemma2::spec),
+    ("gemma3", gemma3::spec),
+    ("phi3", phi3::spec),
+    ("smollm3", smollm3::spec),
+    ("mistral3", mistral3::spec),
+];
 
 /// The spec of a GGUF file, or an error that names the architecture or key.
 pub fn spec_of(file: &GgufFile) -> anyhow::Result<DecoderSpec> {

@@ -6,6 +6,5 @@ use super::gguf_keys::Keys;
 use super::spec::DecoderSpec;
 
 pub(super) fn spec(keys: &Keys) -> anyhow::Result<DecoderSpec> {
-    let spec = keys.llama_like(RopeStyle::Neox)?;
-    Ok(DecoderSpec { qkv_bias: keys.has_tensor("blk.0.attn_q.bias"), ..spec })
+    keys.llama_like(RopeStyle::Neox)
 }

@@ -1,29 +1,56 @@
 //! `DecoderSpec`: everything the generic decoder needs to know of an architecture, as data.
 
-use quire_kernels::RopeStyle;
+use quire_kernels::Activation;
 
-/// A Llama-style decoder: norm, attention, norm, gated MLP, in `num_layers` layers.
+use super::rope::RopeSpec;
+
+/// A Llama-style decoder: norm, attention, norm, gated MLP, layer after layer.
 /// A field that only one model would use does not belong here: such a model gets a layer of its own.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DecoderSpec {
     /// `general.architecture`.
     pub architecture: &'static str,
-    pub num_layers: usize,
     pub hidden_size: usize,
     pub intermediate_size: usize,
     /// Width of the logits.
     pub vocab_size: usize,
     /// Positions the model was trained for.
     pub context_length: u32,
-    pub attention: AttentionDims,
+    /// What may differ from layer to layer.
+    pub layers: Vec<LayerSpec>,
+    /// The rotations that layers refer to.
+    pub ropes: Vec<RopeSpec>,
     pub norm_eps: f32,
-    pub rope: RopeSpec,
     /// q, k and v have biases.
     pub qkv_bias: bool,
+    /// So has the projection of the attention's output.
+    pub attention_output_bias: bool,
     /// RMS norm over each head of q and k before the rotation.
     pub qk_norm: bool,
+    /// The output of attention and of the MLP is normalised before it is added to the residual stream.
+    pub post_norms: bool,
+    pub activation: Activation,
+    /// Multiplies the embeddings.
+    pub embedding_scale: f32,
+    /// Multiplies q·k.
+    pub attention_scale: f32,
+    /// Bounds q·k, above 0.
+    pub attention_softcap: Option<f32>,
+    /// Bounds the logits, above 0.
+    pub logits_softcap: Option<f32>,
+    pub query_scale: Option<QueryScale>,
     /// Logits come from the embedding table.
     pub tied_embeddings: bool,
+}
+
+/// One layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerSpec {
+    pub attention: AttentionDims,
+    /// A query sees itself and the `window − 1` positions before it.
+    pub window: Option<u32>,
+    /// Index in `DecoderSpec::ropes`; `None`: positions are not encoded (NoPE).
+    pub rope: Option<usize>,
 }
 
 /// Heads of the attention.
@@ -51,28 +78,36 @@ impl AttentionDims {
     }
 }
 
-/// Rotary position embedding (Su et al. 2021) and its extensions.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RopeSpec {
-    pub theta: f32,
-    /// Channels of each head that rotate; the rest pass through.
-    pub rotary_dim: usize,
-    pub style: RopeStyle,
-    /// Positions are divided by this (`rope.scaling.type = linear`).
-    pub linear_factor: f32,
-    /// Per-frequency divisors of the file (`rope_freqs.weight`: Llama 3's scaling).
-    pub has_frequency_factors: bool,
+/// Queries grow with their position p: `q · (1 + beta · ln(1 + ⌊p / original_context_length⌋))`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct QueryScale {
+    pub beta: f32,
+    pub original_context_length: u32,
 }
 
-impl RopeSpec {
-    /// `theta^(-2i/rotary_dim)`, divided by the factors; `frequency_factors` has rotary_dim/2 entries or none.
-    pub fn inverse_frequencies(&self, frequency_factors: &[f32]) -> Vec<f32> {
-        (0..self.rotary_dim / 2)
-            .map(|i| {
-                let exponent = -2.0 * i as f64 / self.rotary_dim as f64;
-                let divisor = frequency_factors.get(i).copied().unwrap_or(1.0) * self.linear_factor;
-                (f64::from(self.theta).powf(exponent) / f64::from(divisor)) as f32
-            })
-            .collect()
+impl QueryScale {
+    pub fn factor(&self, position: usize) -> f32 {
+        let contexts = position / self.original_context_length as usize;
+        (1.0 + f64::from(self.beta) * (contexts as f64).ln_1p()) as f32
+    }
+}
+
+impl DecoderSpec {
+    pub fn num_layers(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// The largest of a size over all layers, for buffers that layers share.
+    pub fn largest(&self, size: impl Fn(&AttentionDims) -> usize) -> usize {
+        self.layers.iter().map(|layer| size(&layer.attention)).max().unwrap_or(0)
+    }
+
+    /// With a window on the layers that `has_window` names.
+    #[must_use]
+    pub fn with_window(mut self, window: Option<u32>, has_window: impl Fn(usize) -> bool) -> Self {
+        for (index, layer) in self.layers.iter_mut().enumerate() {
+            layer.window = window.filter(|_| has_window(index));
+        }
+        self
     }
 }

@@ -1,10 +1,11 @@
 //! The ops of one step of each architecture, without weights: what a change of the decoder or a spec does shows here.
 
 use expect_test::{Expect, expect};
-use quire_kernels::{DType, Device, RopeStyle};
+use quire_kernels::{Activation, DType, Device, RopeStyle};
 
 use super::Decoder;
-use super::spec::{AttentionDims, DecoderSpec, RopeSpec};
+use super::rope::{RopeScaling, RopeSpec};
+use super::spec::{AttentionDims, DecoderSpec, LayerSpec, QueryScale};
 use crate::kv_cache::KvCache;
 use crate::step_input::StepInput;
 use crate::weights::WeightLoader;
@@ -13,24 +14,34 @@ use crate::workspace::Workspace;
 fn spec() -> DecoderSpec {
     DecoderSpec {
         architecture: "llama",
-        num_layers: 1,
         hidden_size: 32,
         intermediate_size: 48,
         vocab_size: 100,
         context_length: 64,
-        attention: AttentionDims { num_heads: 4, num_kv_heads: 2, head_dim: 8 },
+        layers: vec![LayerSpec {
+            attention: AttentionDims { num_heads: 4, num_kv_heads: 2, head_dim: 8 },
+            window: None,
+            rope: Some(0),
+        }],
+        ropes: vec![rope(8, RopeStyle::Interleaved)],
         norm_eps: 1e-5,
-        rope: RopeSpec {
-            theta: 10_000.0,
-            rotary_dim: 8,
-            style: RopeStyle::Interleaved,
-            linear_factor: 1.0,
-            has_frequency_factors: false,
-        },
         qkv_bias: false,
+        attention_output_bias: false,
         qk_norm: false,
+        post_norms: false,
+        activation: Activation::Silu,
+        embedding_scale: 1.0,
+        attention_scale: 0.35,
+        attention_softcap: None,
+        logits_softcap: None,
+        query_scale: None,
         tied_embeddings: true,
     }
+}
+
+fn rope(rotary_dim: usize, style: RopeStyle) -> RopeSpec {
+    let scaling = RopeScaling::None;
+    RopeSpec { theta: 10_000.0, rotary_dim, style, scaling, attention_factor: 1.0 }
 }
 
 /// Two sequences: two tokens of a prompt and one of a decode.
@@ -69,7 +80,7 @@ fn llama() {
             linear 3x32 -> 32
             add_rms_norm 3x32
             linear 3x32 -> 96
-            silu_mul 3x48
+            gated_mul 3x48 Silu
             linear 3x48 -> 32
             add_rms_norm 3x32
             gather_rows 2 of 8x32
@@ -90,7 +101,7 @@ fn qwen2_adds_biases() {
             linear 3x32 -> 32
             add_rms_norm 3x32
             linear 3x32 -> 96
-            silu_mul 3x48
+            gated_mul 3x48 Silu
             linear 3x48 -> 32
             add_rms_norm 3x32
             gather_rows 2 of 8x32
@@ -100,9 +111,9 @@ fn qwen2_adds_biases() {
 
 #[test]
 fn qwen3_normalises_heads() {
-    let rope = RopeSpec { style: RopeStyle::Neox, ..spec().rope };
+    let ropes = vec![rope(8, RopeStyle::Neox)];
     check(
-        DecoderSpec { qk_norm: true, architecture: "qwen3", rope, ..spec() },
+        DecoderSpec { qk_norm: true, architecture: "qwen3", ropes, ..spec() },
         expect![[r#"
             embedding 3x32
             rms_norm 3x32
@@ -112,7 +123,170 @@ fn qwen3_normalises_heads() {
             linear 3x32 -> 32
             add_rms_norm 3x32
             linear 3x32 -> 96
-            silu_mul 3x48
+            gated_mul 3x48 Silu
+            linear 3x48 -> 32
+            add_rms_norm 3x32
+            gather_rows 2 of 8x32
+            linear 2x32 -> 100"#]],
+    );
+}
+
+#[test]
+fn gemma2_normalises_around_blocks_and_caps_logits() {
+    let layer = spec().layers[0];
+    check(
+        DecoderSpec {
+            architecture: "gemma2",
+            layers: vec![LayerSpec { window: Some(16), ..layer }, layer],
+            post_norms: true,
+            activation: Activation::GeluTanh,
+            attention_softcap: Some(50.0),
+            logits_softcap: Some(30.0),
+            ropes: vec![rope(8, RopeStyle::Neox)],
+            ..spec()
+        },
+        expect![[r#"
+            embedding 3x32
+            rms_norm 3x32
+            linear 3x32 -> 64
+            rope_write_kv 3 rows, 4+2 heads of 8, Neox 8, F16
+            attention 3 rows of 2 sequences, 4/2 heads of 8, window 16, softcap 50, F16
+            linear 3x32 -> 32
+            sandwich_norm 3x32
+            linear 3x32 -> 96
+            gated_mul 3x48 GeluTanh
+            linear 3x48 -> 32
+            sandwich_norm 3x32
+            linear 3x32 -> 64
+            rope_write_kv 3 rows, 4+2 heads of 8, Neox 8, F16
+            attention 3 rows of 2 sequences, 4/2 heads of 8, softcap 50, F16
+            linear 3x32 -> 32
+            sandwich_norm 3x32
+            linear 3x32 -> 96
+            gated_mul 3x48 GeluTanh
+            linear 3x48 -> 32
+            sandwich_norm 3x32
+            gather_rows 2 of 8x32
+            linear 2x32 -> 100
+            softcap 2x100, 30"#]],
+    );
+}
+
+#[test]
+fn gemma3_has_a_rotation_for_each_kind_of_layer() {
+    let layer = spec().layers[0];
+    check(
+        DecoderSpec {
+            architecture: "gemma3",
+            layers: vec![LayerSpec { window: Some(16), rope: Some(1), ..layer }, layer],
+            qk_norm: true,
+            post_norms: true,
+            activation: Activation::GeluTanh,
+            ropes: vec![rope(8, RopeStyle::Neox), rope(8, RopeStyle::Neox)],
+            ..spec()
+        },
+        expect![[r#"
+            embedding 3x32
+            rms_norm 3x32
+            linear 3x32 -> 64
+            rope_write_kv 3 rows, 4+2 heads of 8, Neox 8, head norm, F16
+            attention 3 rows of 2 sequences, 4/2 heads of 8, window 16, F16
+            linear 3x32 -> 32
+            sandwich_norm 3x32
+            linear 3x32 -> 96
+            gated_mul 3x48 GeluTanh
+            linear 3x48 -> 32
+            sandwich_norm 3x32
+            linear 3x32 -> 64
+            rope_write_kv 3 rows, 4+2 heads of 8, Neox 8, head norm, F16
+            attention 3 rows of 2 sequences, 4/2 heads of 8, F16
+            linear 3x32 -> 32
+            sandwich_norm 3x32
+            linear 3x32 -> 96
+            gated_mul 3x48 GeluTanh
+            linear 3x48 -> 32
+            sandwich_norm 3x32
+            gather_rows 2 of 8x32
+            linear 2x32 -> 100"#]],
+    );
+}
+
+#[test]
+fn phi3_rotates_a_part_of_each_head() {
+    let layer = LayerSpec { window: Some(16), ..spec().layers[0] };
+    let ropes = vec![rope(6, RopeStyle::Neox)];
+    check(
+        DecoderSpec { architecture: "phi3", layers: vec![layer], ropes, ..spec() },
+        expect![[r#"
+            embedding 3x32
+            rms_norm 3x32
+            linear 3x32 -> 64
+            rope_write_kv 3 rows, 4+2 heads of 8, Neox 6, F16
+            attention 3 rows of 2 sequences, 4/2 heads of 8, window 16, F16
+            linear 3x32 -> 32
+            add_rms_norm 3x32
+            linear 3x32 -> 96
+            gated_mul 3x48 Silu
+            linear 3x48 -> 32
+            add_rms_norm 3x32
+            gather_rows 2 of 8x32
+            linear 2x32 -> 100"#]],
+    );
+}
+
+#[test]
+fn smollm3_has_layers_without_positions() {
+    let layer = spec().layers[0];
+    let layers = vec![layer, LayerSpec { rope: None, ..layer }];
+    check(
+        DecoderSpec { architecture: "smollm3", layers, ..spec() },
+        expect![[r#"
+        embedding 3x32
+        rms_norm 3x32
+        linear 3x32 -> 64
+        rope_write_kv 3 rows, 4+2 heads of 8, Interleaved 8, F16
+        attention 3 rows of 2 sequences, 4/2 heads of 8, F16
+        linear 3x32 -> 32
+        add_rms_norm 3x32
+        linear 3x32 -> 96
+        gated_mul 3x48 Silu
+        linear 3x48 -> 32
+        add_rms_norm 3x32
+        linear 3x32 -> 64
+        rope_write_kv 3 rows, 4+2 heads of 8, no rope, F16
+        attention 3 rows of 2 sequences, 4/2 heads of 8, F16
+        linear 3x32 -> 32
+        add_rms_norm 3x32
+        linear 3x32 -> 96
+        gated_mul 3x48 Silu
+        linear 3x48 -> 32
+        add_rms_norm 3x32
+        gather_rows 2 of 8x32
+        linear 2x32 -> 100"#]],
+    );
+}
+
+#[test]
+fn mistral3_scales_queries() {
+    let query_scale = Some(QueryScale { beta: 0.1, original_context_length: 16 });
+    check(
+        DecoderSpec {
+            architecture: "mistral3",
+            query_scale,
+            attention_output_bias: true,
+            ..spec()
+        },
+        expect![[r#"
+            embedding 3x32
+            rms_norm 3x32
+            linear 3x32 -> 64
+            rope_write_kv 3 rows, 4+2 heads of 8, Interleaved 8, F16
+            scale_by_position 3x32
+            attention 3 rows of 2 sequences, 4/2 heads of 8, F16
+            linear 3x32 -> 32 bias
+            add_rms_norm 3x32
+            linear 3x32 -> 96
+            gated_mul 3x48 Silu
             linear 3x48 -> 32
             add_rms_norm 3x32
             gather_rows 2 of 8x32

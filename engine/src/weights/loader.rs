@@ -97,12 +97,18 @@ impl<'a> WeightLoader<'a> {
         .with_context(|| format!("tensor \"{name}\""))
     }
 
-    /// Several matrices of the same `in_features`, stacked along `out_features`: one op computes all.
+    /// Several matrices of the same `in_features`, stacked along `out_features`: one op computes all. A file may have
+    /// them in one tensor, `fused`, or one by one.
     pub fn stacked(
         &self,
+        fused: &str,
         parts: &[(&str, usize)],
         in_features: usize,
     ) -> anyhow::Result<LinearWeight> {
+        let total = parts.iter().map(|&(_, out_features)| out_features).sum();
+        if self.has(fused, total, in_features)? {
+            return self.linear(fused, total, in_features);
+        }
         let load =
             |&(name, out_features): &(&str, usize)| self.linear(name, out_features, in_features);
         Ok(LinearWeight::stack(parts.iter().map(load).collect::<anyhow::Result<_>>()?))
@@ -110,26 +116,42 @@ impl<'a> WeightLoader<'a> {
 
     /// A vector as `[1, len]` float32.
     pub fn vector(&self, name: &str, len: usize) -> anyhow::Result<Tensor> {
-        self.stacked_vector(&[(name, len)])
+        let Some(source) = self.source else {
+            return Ok(Tensor::shape_only(quire_kernels::DType::F32, 1, len));
+        };
+        let values = read_vector(source, &format!("{}{name}", self.scope), len)?;
+        Ok(Tensor::from_f32(&values, 1, len))
     }
 
-    /// Several vectors end to end, as `[1, sum of lengths]` float32.
-    pub fn stacked_vector(&self, parts: &[(&str, usize)]) -> anyhow::Result<Tensor> {
+    /// Several vectors end to end, as `[1, sum of lengths]` float32. A file may have them in one tensor, `fused`.
+    pub fn stacked_vector(&self, fused: &str, parts: &[(&str, usize)]) -> anyhow::Result<Tensor> {
         let total = parts.iter().map(|&(_, len)| len).sum();
-        let Some(source) = self.source else {
-            return Ok(Tensor::shape_only(quire_kernels::DType::F32, 1, total));
-        };
-        let mut values = vec![0.0_f32; total];
-        let mut rest = &mut values[..];
+        let Some(source) = self.source else { return self.vector(fused, total) };
+        if self.has(fused, 1, total)? {
+            return self.vector(fused, total);
+        }
+        let mut values = Vec::with_capacity(total);
         for &(name, len) in parts {
-            let name = format!("{}{name}", self.scope);
-            let tensor = find(source, &name, 1, len)?;
-            let (part, tail) = rest.split_at_mut(len);
-            dequantize_row(tensor.format, tensor.bytes, part);
-            rest = tail;
+            values.extend(read_vector(source, &format!("{}{name}", self.scope), len)?);
         }
         Ok(Tensor::from_f32(&values, 1, total))
     }
+
+    /// Whether the file has a tensor of that name and shape.
+    fn has(&self, name: &str, out_features: usize, in_features: usize) -> anyhow::Result<bool> {
+        let Some(source) = self.source else { return Ok(false) };
+        let tensor = source.tensor(&format!("{}{name}", self.scope))?;
+        let shape = tensor.map(|tensor| (tensor.out_features, tensor.in_features));
+        Ok(shape == Some((out_features, in_features)))
+    }
+}
+
+/// A vector of `len` numbers.
+pub fn read_vector(source: &dyn WeightSource, name: &str, len: usize) -> anyhow::Result<Vec<f32>> {
+    let tensor = find(source, name, 1, len)?;
+    let mut values = vec![0.0_f32; len];
+    dequantize_row(tensor.format, tensor.bytes, &mut values);
+    Ok(values)
 }
 
 /// The tensor, whose shape must be as the model's keys say.

@@ -3,4 +3,4 @@
 pub mod gguf;
 mod loader;
 
-pub use loader::{HostTensor, WeightLoader, WeightSource};
+pub use loader::{HostTensor, WeightLoader, WeightSource, read_vector};

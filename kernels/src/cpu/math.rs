@@ -77,15 +77,8 @@ pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
 /// Results of `exp2` below the smallest normal number become 0.
 pub(crate) const EXP2_LOWEST: f32 = -126.0;
 /// Of 2ʳ for |r| ≤ 1/2, highest power first: minimax with a constant of 1, relative error 2e-9.
-pub(crate) const EXP2_COEFFICIENTS: [f32; 7] = [
-    1.535_336e-4,
-    1.339_887_4e-3,
-    9.618_437e-3,
-    5.550_332_5e-2,
-    2.402_264_8e-1,
-    6.931_472e-1,
-    1.0,
-];
+pub(crate) const EXP2_COEFFICIENTS: [f32; 7] =
+    [1.535_336e-4, 1.339_887_4e-3, 9.618_437e-3, 5.550_332_5e-2, 2.402_264_8e-1, 6.931_472e-1, 1.0];
 
 /// 2ˣ within 2 units in the last place, for x up to 127; no branches. `exp2(0)` is 1 and `exp2(-∞)` is 0, exactly.
 #[inline(always)]

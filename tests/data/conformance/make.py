@@ -1,9 +1,11 @@
 """Makes the compact conformance files from the full ones: python make.py SOURCE_DIR (needs: pip install gguf numpy).
 
-SOURCE_DIR holds gguf/<family>-f32.gguf and models/<family>/golden.{json,safetensors}. The matrices of these tiny random
-models are bfloat16 numbers, so storing them as BF16 loses nothing (checked here) and halves the size.
+SOURCE_DIR holds gguf/<family>-f32.gguf and models/<family>/{config.json,golden.json,golden.safetensors}. The matrices of these tiny random
+models are bfloat16 numbers, so storing them as BF16 loses nothing (checked here) and halves the size. Keys that llama.cpp's converter leaves out, because llama.cpp assumes
+their values, are added from config.json where a tiny model has others.
 Writes <family>.gguf, <family>.safetensors and <family>.json beside this script.
 """
+import json
 import pathlib
 import shutil
 import sys
@@ -11,7 +13,7 @@ import sys
 import gguf
 import numpy as np
 
-FAMILIES = ["llama3", "llama3_k256", "smollm2", "qwen2", "qwen3"]
+FAMILIES = ["llama3", "llama3_k256", "smollm2", "qwen2", "qwen3", "gemma3", "phi4mini", "ministral3"]
 
 
 def copy_key(writer, field):
@@ -22,9 +24,18 @@ def copy_key(writer, field):
         writer.add_key_value(field.name, field.contents(), kind)
 
 
-def convert(source, target):
+def add_missing_keys(writer, architecture, config):
+    if "query_pre_attn_scalar" in config:
+        writer.add_float32(f"{architecture}.attention.scale", config["query_pre_attn_scalar"] ** -0.5)
+        windows = [kind == "sliding_attention" for kind in config["layer_types"]]
+        writer.add_array(f"{architecture}.attention.sliding_window_pattern", windows)
+
+
+def convert(source, config, target):
     reader = gguf.GGUFReader(source)
-    writer = gguf.GGUFWriter(target, str(reader.fields["general.architecture"].contents()))
+    architecture = str(reader.fields["general.architecture"].contents())
+    writer = gguf.GGUFWriter(target, architecture)
+    add_missing_keys(writer, architecture, config)
     for name, field in reader.fields.items():
         if not name.startswith("GGUF.") and name not in ("general.architecture", "general.file_type"):
             copy_key(writer, field)
@@ -45,9 +56,11 @@ def convert(source, target):
 def main():
     source, here = pathlib.Path(sys.argv[1]), pathlib.Path(__file__).parent
     for family in FAMILIES:
-        convert(source / "gguf" / f"{family}-f32.gguf", here / f"{family}.gguf")
-        shutil.copyfile(source / "models" / family / "golden.safetensors", here / f"{family}.safetensors")
-        shutil.copyfile(source / "models" / family / "golden.json", here / f"{family}.json")
+        model = source / "models" / family
+        config = json.loads((model / "config.json").read_text())
+        convert(source / "gguf" / f"{family}-f32.gguf", config, here / f"{family}.gguf")
+        shutil.copyfile(model / "golden.safetensors", here / f"{family}.safetensors")
+        shutil.copyfile(model / "golden.json", here / f"{family}.json")
 
 
 main()

@@ -1,36 +1,40 @@
-//! Shapes that test and time `silu_mul`.
+//! Shapes that test and time `gated_mul`.
 
-use super::{reference, silu_mul};
+use super::{Activation, gated_mul, reference};
 use crate::cases::{Case, Work, random_f32};
 use crate::tensor::{View, ViewMut};
 
 const SHAPES: [(usize, usize); 5] = [(1, 1), (3, 7), (5, 65), (1, 5000), (512, 1536)];
 
 pub fn cases() -> Vec<Case> {
-    SHAPES.iter().map(|&(rows, cols)| case(rows, cols)).collect()
+    let activations = [Activation::Silu, Activation::GeluTanh];
+    let case = |&(rows, cols)| activations.map(|activation| case(rows, cols, activation));
+    SHAPES.iter().flat_map(case).collect()
 }
 
-fn case(rows: usize, cols: usize) -> Case {
+fn case(rows: usize, cols: usize, activation: Activation) -> Case {
     // Up to ±120, so that both ends of the exponential are met.
     let gate_up: Vec<f32> =
         random_f32(21, rows * 2 * cols).iter().map(|x| x.powi(3) * 120.0).collect();
     let input = gate_up.clone();
     let num_elements = (rows * cols) as u64;
     Case {
-        op: "silu_mul",
-        name: format!("{rows}x{cols}"),
+        op: "gated_mul",
+        name: format!("{rows}x{cols} {activation:?}"),
         work: Work { bytes: 12 * num_elements, operations: 20 * num_elements },
         tolerance: 2e-6,
         output_len: rows * cols,
         run: Box::new(move |device, output| {
             let gate_up = View::from_f32(&input, rows, 2 * cols);
-            silu_mul(device, ViewMut::from_f32(output, rows, cols), gate_up);
+            gated_mul(device, ViewMut::from_f32(output, rows, cols), gate_up, activation);
         }),
         reference: Box::new(move || {
             let row = |row: &[f32]| {
                 let (gate, up) = row.split_at(cols);
                 let pairs = gate.iter().zip(up);
-                pairs.map(|(&gate, &up)| reference::silu_mul(gate, up)).collect::<Vec<_>>()
+                pairs
+                    .map(|(&gate, &up)| reference::gated_mul(gate, up, activation))
+                    .collect::<Vec<_>>()
             };
             gate_up.chunks(2 * cols).flat_map(row).collect()
         }),

@@ -1,10 +1,11 @@
-//! `silu_mul` on the CPU: a task has some pieces of rows; elements do not depend on each other.
+//! `gated_mul` on the CPU: a task has some pieces of rows; elements do not depend on each other.
 #![allow(
     clippy::inline_always,
     reason = "a body takes the instruction set of the function it is inlined into"
 )]
 
-use crate::cpu::math::{exp, per_simd_level};
+use super::Activation;
+use crate::cpu::math::{exp, mul_add, per_simd_level};
 use crate::device::CpuDevice;
 use crate::tensor::{View, ViewMut};
 
@@ -14,9 +15,13 @@ const PIECE_COLS: usize = 2048;
 /// Pieces that are some microseconds of work.
 const SMALLEST_TASK: usize = 4;
 
-pub(super) fn silu_mul(cpu: &CpuDevice, out: &ViewMut, gate_up: View) {
+pub(super) fn gated_mul(cpu: &CpuDevice, out: &ViewMut, gate_up: View, activation: Activation) {
     let cols = out.cols();
     let pieces_per_row = cols.div_ceil(PIECE_COLS);
+    let row_part = match activation {
+        Activation::Silu => silu_mul,
+        Activation::GeluTanh => gelu_tanh_mul,
+    };
     cpu.pool.run_ranges(out.rows() * pieces_per_row, SMALLEST_TASK, &|pieces| {
         for piece in pieces {
             let (row, part) = (piece / pieces_per_row, piece % pieces_per_row);
@@ -30,12 +35,26 @@ pub(super) fn silu_mul(cpu: &CpuDevice, out: &ViewMut, gate_up: View) {
 }
 
 per_simd_level! {
-    fn row_part(out: &mut [f32], gate: &[f32], up: &[f32]) = row_part_body
+    fn silu_mul(out: &mut [f32], gate: &[f32], up: &[f32]) = silu_mul_body
 }
 
 #[inline(always)]
-fn row_part_body<const FMA: bool>(out: &mut [f32], gate: &[f32], up: &[f32]) {
+fn silu_mul_body<const FMA: bool>(out: &mut [f32], gate: &[f32], up: &[f32]) {
     for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
         *out = gate / (1.0 + exp::<FMA>(-gate)) * up;
+    }
+}
+
+per_simd_level! {
+    fn gelu_tanh_mul(out: &mut [f32], gate: &[f32], up: &[f32]) = gelu_tanh_mul_body
+}
+
+/// As `(1 + tanh y) / 2 = 1 / (1 + e⁻²ʸ)`, which does not cancel for negative gates.
+#[inline(always)]
+fn gelu_tanh_mul_body<const FMA: bool>(out: &mut [f32], gate: &[f32], up: &[f32]) {
+    const MINUS_TWO_SQRT_2_OVER_PI: f32 = -1.595_769;
+    for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
+        let cubic = mul_add::<FMA>(0.044_715 * gate * gate, gate, gate);
+        *out = gate / (1.0 + exp::<FMA>(MINUS_TWO_SQRT_2_OVER_PI * cubic)) * up;
     }
 }

@@ -1,0 +1,23 @@
+//! Ministral 3: `YaRN`, and queries that grow with their position.
+
+use anyhow::Context;
+use quire_kernels::RopeStyle;
+
+use super::gguf_keys::Keys;
+use super::spec::{DecoderSpec, QueryScale};
+
+pub(super) fn spec(keys: &Keys) -> anyhow::Result<DecoderSpec> {
+    // Converters permute q and k, so that neighbouring channels form the pairs.
+    let spec = keys.llama_like(RopeStyle::Interleaved)?.with_window(keys.window()?, |_| true);
+    let query_scale = match keys.number("attention.temperature_scale")? {
+        None | Some(0.0) => None,
+        Some(beta) => {
+            let length = keys.original_context_length()?;
+            let original_context_length = length.context(
+                "attention.temperature_scale needs rope.scaling.original_context_length",
+            )?;
+            Some(QueryScale { beta, original_context_length })
+        }
+    };
+    Ok(DecoderSpec { query_scale, ..spec })
+}

@@ -1,0 +1,48 @@
+//! Shapes that test and time `sandwich_norm`.
+
+use super::{SandwichNorm, reference, sandwich_norm};
+use crate::cases::{Case, Work, random_f32};
+use crate::tensor::{Tensor, View, ViewMut};
+
+const SHAPES: [(usize, usize, f32); 5] =
+    [(1, 1, 1.0), (3, 7, 0.5), (5, 65, 1.0), (32, 640, 0.75), (512, 2048, 1.0)];
+const EPS: f32 = 1e-6;
+
+pub fn cases() -> Vec<Case> {
+    SHAPES.iter().map(|&(rows, cols, scale)| case(rows, cols, scale)).collect()
+}
+
+/// The output is the new residual, then `out`.
+fn case(rows: usize, cols: usize, scale: f32) -> Case {
+    let (x, residual) = (random_f32(31, rows * cols), random_f32(32, rows * cols));
+    let weights = [33, 34].map(|seed| random_f32(seed, cols));
+    let tensors = weights.clone().map(|weight| Tensor::from_f32(&weight, 1, cols));
+    let (input, start) = (x.clone(), residual.clone());
+    Case {
+        op: "sandwich_norm",
+        name: format!("{rows}x{cols} scale {scale}"),
+        work: Work { bytes: 16 * (rows * cols) as u64, operations: 10 * (rows * cols) as u64 },
+        tolerance: 4e-6,
+        output_len: 2 * rows * cols,
+        run: Box::new(move |device, output| {
+            let (residual, out) = output.split_at_mut(rows * cols);
+            residual.copy_from_slice(&start);
+            let norm =
+                SandwichNorm { post_weight: &tensors[0], scale, weight: &tensors[1], eps: EPS };
+            let out = ViewMut::from_f32(out, rows, cols);
+            let residual = ViewMut::from_f32(residual, rows, cols);
+            sandwich_norm(device, out, residual, View::from_f32(&input, rows, cols), norm);
+        }),
+        reference: Box::new(move || {
+            let (mut all_residual, mut all_out) = (Vec::new(), Vec::new());
+            for (residual, x) in residual.chunks(cols).zip(x.chunks(cols)) {
+                let weights = (&weights[0][..], &weights[1][..]);
+                let (sum, out) = reference::sandwich_norm_row(residual, x, weights, scale, EPS);
+                all_residual.extend(sum);
+                all_out.extend(out);
+            }
+            all_residual.extend(all_out);
+            all_residual
+        }),
+    }
+}
