@@ -62,7 +62,7 @@ fn a_trace_names_shapes_and_settings() {
         positions: &[7, 8, 9],
         slot_mapping: &[u32::MAX; 3],
         rope: Some(&rope),
-        norm: Some(HeadNorm { q: &norm, k: &norm, eps: 1e-6 }),
+        norm: Some(HeadNorm { q: &norm, k: &norm, v: None, eps: 1e-6 }),
     };
     rope_write_kv(&device, qkv.view_mut(), &mut kv, &args);
     (args.rope, args.norm) = (None, None);

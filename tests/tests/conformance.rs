@@ -22,7 +22,7 @@ const COMMITTED: Family =
     Family { name: "", is_committed: true, missing_keys: &[], max_model_len: None };
 const BESIDE: Family = Family { is_committed: false, ..COMMITTED };
 
-const FAMILIES: [Family; 12] = [
+const FAMILIES: [Family; 13] = [
     Family { name: "llama3", ..COMMITTED },
     Family { name: "llama3_k256", ..COMMITTED },
     Family { name: "smollm2", ..COMMITTED },
@@ -42,6 +42,7 @@ const FAMILIES: [Family; 12] = [
         missing_keys: &[("gemma2.attention.scale", KeyValue::F32(0.204_124_15))],
         ..BESIDE
     },
+    Family { name: "gemma4_31b", ..BESIDE },
     Family { name: "phi3", ..BESIDE },
     Family { name: "smollm3", ..BESIDE },
 ];

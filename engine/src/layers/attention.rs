@@ -22,6 +22,8 @@ pub struct Attention {
     qkv_bias: Option<Tensor>,
     /// Weights of the q and k head norms.
     qk_norm: Option<(Tensor, Tensor)>,
+    /// Ones.
+    value_norm: Option<Tensor>,
     norm_eps: f32,
     output: LinearWeight,
     output_bias: Option<Tensor>,
@@ -35,8 +37,8 @@ impl Attention {
     ) -> anyhow::Result<Self> {
         let (dims, hidden) = (layer.attention, spec.hidden_size);
         let (q_size, kv_size) = (dims.q_size(), dims.kv_size());
-        let parts =
-            [("attn_q.weight", q_size), ("attn_k.weight", kv_size), ("attn_v.weight", kv_size)];
+        let v_name = if layer.shares_key_weight { "attn_k.weight" } else { "attn_v.weight" };
+        let parts = [("attn_q.weight", q_size), ("attn_k.weight", kv_size), (v_name, kv_size)];
         let bias_parts =
             [("attn_q.bias", q_size), ("attn_k.bias", kv_size), ("attn_v.bias", kv_size)];
         let qkv_bias = spec.qkv_bias.then(|| loader.stacked_vector("attn_qkv.bias", &bias_parts));
@@ -61,6 +63,7 @@ impl Attention {
             qkv: loader.stacked("attn_qkv.weight", &parts, hidden)?,
             qkv_bias: qkv_bias.transpose()?,
             qk_norm,
+            value_norm: spec.value_norm.then(|| loader.ones(dims.head_dim)),
             norm_eps: spec.norm_eps,
             output: loader.linear("attn_output.weight", hidden, q_size)?,
             output_bias: output_bias.transpose()?,
@@ -78,9 +81,11 @@ impl Attention {
     ) {
         let n = step.num_tokens();
         let dims = self.dims;
-        let qkv = ws.qkv.first_rows_mut(n);
+        let qkv_columns = 0..dims.qkv_size();
+        let qkv = ws.qkv.first_rows_mut(n).columns(qkv_columns.clone());
         linear(device, qkv, ws.hidden.first_rows(n), &self.qkv, self.qkv_bias.as_ref());
-        let norm = self.qk_norm.as_ref().map(|(q, k)| HeadNorm { q, k, eps: self.norm_eps });
+        let (v, eps) = (self.value_norm.as_ref(), self.norm_eps);
+        let norm = self.qk_norm.as_ref().map(|(q, k)| HeadNorm { q, k, v, eps });
         let args = RopeWriteKv {
             head_dim: dims.head_dim,
             num_q_heads: dims.num_heads,
@@ -90,15 +95,16 @@ impl Attention {
             rope: self.rope.map(|index| &positions.ropes[index]),
             norm,
         };
-        rope_write_kv(device, ws.qkv.first_rows_mut(n), cache, &args);
+        rope_write_kv(device, ws.qkv.first_rows_mut(n).columns(qkv_columns), cache, &args);
         if let Some(factors) = &positions.query_scales {
             let q = ws.qkv.first_rows_mut(n).columns(0..dims.q_size());
             scale_by_position(device, q, step.positions, factors);
         }
         let q = ws.qkv.first_rows(n).columns(0..dims.q_size());
-        let out = ws.attention_out.first_rows_mut(n);
+        let out = ws.attention_out.first_rows_mut(n).columns(0..dims.q_size());
         attention(device, out, q, cache, &step.batch(), &self.spec);
-        let (out, x) = (ws.block_out.first_rows_mut(n), ws.attention_out.first_rows(n));
+        let x = ws.attention_out.first_rows(n).columns(0..dims.q_size());
+        let out = ws.block_out.first_rows_mut(n);
         linear(device, out, x, &self.output, self.output_bias.as_ref());
     }
 }

@@ -7,5 +7,5 @@ mod positions;
 
 pub use attention::Attention;
 pub use mlp::Mlp;
-pub use norms::Norm;
+pub use norms::{Norm, PostNorm};
 pub use positions::Positions;

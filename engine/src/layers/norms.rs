@@ -11,6 +11,14 @@ pub struct Norm {
     pub eps: f32,
 }
 
+/// An RMS norm over what a block adds to the residual stream, with the eps of the next `Norm`.
+pub struct PostNorm {
+    /// `[1, hidden_size]`.
+    pub weight: Tensor,
+    /// Multiplies the residual stream after the addition.
+    pub scale: f32,
+}
+
 impl Norm {
     /// `hidden = norm(residual)`, of the first `n` rows.
     pub fn first(&self, device: &Device, ws: &mut Workspace, n: usize) {
@@ -18,21 +26,14 @@ impl Norm {
         rms_norm(device, out, ws.residual.first_rows(n), &self.weight, self.eps);
     }
 
-    /// `residual += block_out; hidden = norm(residual)`, of the first `n` rows. With `post_weight`, `block_out` is
-    /// normalised before.
-    pub fn next(
-        &self,
-        device: &Device,
-        ws: &mut Workspace,
-        n: usize,
-        post_weight: Option<&Tensor>,
-    ) {
+    /// `residual += block_out; hidden = norm(residual)`, of the first `n` rows; with `post`, see `sandwich_norm`.
+    pub fn next(&self, device: &Device, ws: &mut Workspace, n: usize, post: Option<&PostNorm>) {
         let (out, residual) = (ws.hidden.first_rows_mut(n), ws.residual.first_rows_mut(n));
         let (x, eps) = (ws.block_out.first_rows(n), self.eps);
-        match post_weight {
+        match post {
             None => add_rms_norm(device, out, residual, x, &self.weight, eps),
-            Some(post_weight) => {
-                let norm = SandwichNorm { post_weight, scale: 1.0, weight: &self.weight, eps };
+            Some(&PostNorm { weight: ref post_weight, scale }) => {
+                let norm = SandwichNorm { post_weight, scale, weight: &self.weight, eps };
                 sandwich_norm(device, out, residual, x, norm);
             }
         }

@@ -1,10 +1,10 @@
 //! The generic decoder: one forward pass for every architecture a `DecoderSpec` can describe, on every device.
 
-use quire_kernels::{Device, LinearWeight, Tensor, embedding, gather_rows, linear, softcap};
+use quire_kernels::{Device, LinearWeight, embedding, gather_rows, linear, softcap};
 
 use super::spec::{DecoderSpec, LayerSpec};
 use crate::kv_cache::KvCache;
-use crate::layers::{Attention, Mlp, Norm, Positions};
+use crate::layers::{Attention, Mlp, Norm, Positions, PostNorm};
 use crate::step_input::StepInput;
 use crate::weights::WeightLoader;
 use crate::workspace::Workspace;
@@ -23,10 +23,10 @@ pub struct Decoder {
 struct Layer {
     attention_norm: Norm,
     attention: Attention,
-    post_attention_norm: Option<Tensor>,
+    post_attention_norm: Option<PostNorm>,
     mlp_norm: Norm,
     mlp: Mlp,
-    post_mlp_norm: Option<Tensor>,
+    post_mlp_norm: Option<PostNorm>,
 }
 
 impl Decoder {
@@ -96,17 +96,21 @@ impl Decoder {
 
 impl Layer {
     fn load(spec: &DecoderSpec, layer: &LayerSpec, loader: &WeightLoader) -> anyhow::Result<Self> {
-        let post_norm = |name| match spec.post_norms {
-            true => loader.vector(name, spec.hidden_size).map(Some),
-            false => Ok(None),
+        let post_norm = |name, scale| {
+            let weight = spec.post_norms.then(|| loader.vector(name, spec.hidden_size));
+            weight.transpose().map(|weight| weight.map(|weight| PostNorm { weight, scale }))
+        };
+        let scale = match spec.layer_scales {
+            true => loader.scalar("layer_output_scale.weight")?,
+            false => 1.0,
         };
         Ok(Self {
             attention_norm: load_norm(spec, loader, "attn_norm.weight")?,
             attention: Attention::load(spec, layer, loader)?,
-            post_attention_norm: post_norm("post_attention_norm.weight")?,
+            post_attention_norm: post_norm("post_attention_norm.weight", 1.0)?,
             mlp_norm: load_norm(spec, loader, "ffn_norm.weight")?,
             mlp: Mlp::load(spec, loader)?,
-            post_mlp_norm: post_norm("post_ffw_norm.weight")?,
+            post_mlp_norm: post_norm("post_ffw_norm.weight", scale)?,
         })
     }
 }

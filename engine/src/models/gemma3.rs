@@ -2,7 +2,7 @@
 
 use quire_kernels::RopeStyle;
 
-use super::gemma::gemma_like;
+use super::gemma::{attention_scale, gemma_like};
 use super::gguf_keys::Keys;
 use super::rope::{RopeScaling, RopeSpec};
 use super::spec::DecoderSpec;
@@ -10,10 +10,10 @@ use super::spec::DecoderSpec;
 const LAYERS_OF_27B: usize = 62;
 
 pub(super) fn spec(keys: &Keys) -> anyhow::Result<DecoderSpec> {
-    let spec = gemma_like(keys, keys.llama_like(RopeStyle::Neox)?, LAYERS_OF_27B)?;
+    let spec = gemma_like(keys.llama_like(RopeStyle::Neox)?);
     let has_window = keys.layers_with_window(spec.num_layers(), 6)?;
     let mut spec = DecoderSpec {
-        qk_norm: true,
+        attention_scale: attention_scale(keys, &spec, LAYERS_OF_27B)?,
         logits_softcap: keys.positive("final_logit_softcapping")?,
         ..spec.with_window(keys.window()?, |layer| has_window[layer])
     };

@@ -31,7 +31,6 @@ impl<'a> Keys<'a> {
     pub(super) fn llama_like(&self, style: RopeStyle) -> anyhow::Result<DecoderSpec> {
         let hidden_size = self.dimension("embedding_length")?;
         let num_heads = self.dimension("attention.head_count")?;
-        let attention = self.attention(hidden_size, num_heads)?;
         let embedding = self.file.tensor("token_embd.weight");
         let embedding = embedding.context("the file has no tensor \"token_embd.weight\"")?;
         let vocab_size = *embedding.dims.get(1).context("\"token_embd.weight\" is not a matrix")?;
@@ -47,24 +46,28 @@ impl<'a> Keys<'a> {
             self.key("block_count")
         );
         let context_length = self.dimension("context_length")? as u32;
+        let (key_length, value_length) = ("attention.key_length", "attention.value_length");
+        let head_dim = self.head_dim(key_length, value_length, hidden_size / num_heads)?;
         Ok(DecoderSpec {
             architecture: self.architecture,
             hidden_size,
             intermediate_size: self.dimension("feed_forward_length")?,
             vocab_size: vocab_size as usize,
             context_length,
-            layers: vec![LayerSpec { attention, window: None, rope: Some(0) }; num_layers],
-            ropes: vec![self.rope(attention.head_dim, context_length, style)?],
+            layers: self.layers(num_layers, num_heads, head_dim)?,
+            ropes: vec![self.rope(head_dim, context_length, style)?],
             norm_eps: self.norm_eps()?,
             qkv_bias: ["blk.0.attn_q.bias", "blk.0.attn_qkv.bias"]
                 .iter()
                 .any(|name| self.has_tensor(name)),
             attention_output_bias: self.has_tensor("blk.0.attn_output.bias"),
             qk_norm: false,
+            value_norm: false,
             post_norms: false,
+            layer_scales: false,
             activation: Activation::Silu,
             embedding_scale: 1.0,
-            attention_scale: 1.0 / (attention.head_dim as f32).sqrt(),
+            attention_scale: 1.0 / (head_dim as f32).sqrt(),
             attention_softcap: None,
             logits_softcap: None,
             query_scale: None,
@@ -93,23 +96,43 @@ impl<'a> Keys<'a> {
         Ok((1..=num_layers).map(|layer| !layer.is_multiple_of(period)).collect())
     }
 
-    fn attention(&self, hidden_size: usize, num_heads: usize) -> anyhow::Result<AttentionDims> {
-        let num_kv_heads = self.optional_dimension("attention.head_count_kv")?.unwrap_or(num_heads);
-        ensure!(
-            num_heads.is_multiple_of(num_kv_heads),
-            "{num_heads} heads are not a multiple of {num_kv_heads} KV heads"
-        );
-        let head_dim = match self.optional_dimension("attention.key_length")? {
-            Some(head_dim) => head_dim,
-            None => hidden_size / num_heads,
-        };
-        let value_dim = self.optional_dimension("attention.value_length")?.unwrap_or(head_dim);
+    /// Channels of a head, which keys and values must have alike; in 1..=1024.
+    pub(super) fn head_dim(
+        &self,
+        key_length: &str,
+        value_length: &str,
+        default: usize,
+    ) -> anyhow::Result<usize> {
+        let head_dim = self.optional_dimension(key_length)?.unwrap_or(default);
+        let value_dim = self.optional_dimension(value_length)?.unwrap_or(head_dim);
         ensure!(
             value_dim == head_dim,
             "heads of {head_dim} key and {value_dim} value channels are not supported"
         );
         ensure!((1..=1024).contains(&head_dim), "a head of {head_dim} channels is not supported");
-        Ok(AttentionDims { num_heads, num_kv_heads, head_dim })
+        Ok(head_dim)
+    }
+
+    fn layers(
+        &self,
+        num_layers: usize,
+        num_heads: usize,
+        head_dim: usize,
+    ) -> anyhow::Result<Vec<LayerSpec>> {
+        let key = self.key("attention.head_count_kv");
+        let per_layer = self.file.metadata().u32_or_u32s(&key, num_layers)?;
+        let per_layer = per_layer.unwrap_or_else(|| vec![0; num_layers]);
+        let layer = |num_kv_heads: u32| {
+            // 0 counts as absent.
+            let num_kv_heads = if num_kv_heads == 0 { num_heads } else { num_kv_heads as usize };
+            ensure!(
+                num_heads.is_multiple_of(num_kv_heads),
+                "{num_heads} heads are not a multiple of {num_kv_heads} KV heads"
+            );
+            let attention = AttentionDims { num_heads, num_kv_heads, head_dim };
+            Ok(LayerSpec { attention, window: None, rope: Some(0), shares_key_weight: false })
+        };
+        per_layer.into_iter().map(layer).collect()
     }
 
     fn norm_eps(&self) -> anyhow::Result<f32> {

@@ -14,16 +14,22 @@ impl Keys<'_> {
         context_length: u32,
         style: RopeStyle,
     ) -> anyhow::Result<RopeSpec> {
-        let rotary_dim = self.optional_dimension("rope.dimension_count")?.unwrap_or(head_dim);
-        ensure!(
-            rotary_dim.is_multiple_of(2) && rotary_dim <= head_dim,
-            "{} is {rotary_dim}, heads have {head_dim} channels",
-            self.key("rope.dimension_count")
-        );
+        let rotary_dim = self.rotary_dim("rope.dimension_count", head_dim)?;
         let theta = self.positive("rope.freq_base")?.unwrap_or(10_000.0);
         let scaling = self.rope_scaling(rotary_dim, context_length)?;
         let attention_factor = self.attention_factor(&scaling, context_length)?;
         Ok(RopeSpec { theta, rotary_dim, style, scaling, attention_factor })
+    }
+
+    /// Channels of a head that rotate: all, where the key is absent.
+    pub(super) fn rotary_dim(&self, suffix: &str, head_dim: usize) -> anyhow::Result<usize> {
+        let rotary_dim = self.optional_dimension(suffix)?.unwrap_or(head_dim);
+        ensure!(
+            rotary_dim.is_multiple_of(2) && rotary_dim <= head_dim,
+            "{} is {rotary_dim}, heads have {head_dim} channels",
+            self.key(suffix)
+        );
+        Ok(rotary_dim)
     }
 
     pub(super) fn original_context_length(&self) -> anyhow::Result<Option<u32>> {

@@ -4,6 +4,7 @@ pub mod decoder;
 mod gemma;
 mod gemma2;
 mod gemma3;
+mod gemma4;
 mod gguf_keys;
 mod gguf_rope;
 mod llama;
@@ -27,12 +28,13 @@ use gguf_keys::Keys;
 type SpecReader = fn(&Keys) -> anyhow::Result<DecoderSpec>;
 
 /// `general.architecture` → how to read its spec.
-const ARCHITECTURES: [(&str, SpecReader); 8] = [
+const ARCHITECTURES: [(&str, SpecReader); 9] = [
     ("llama", llama::spec),
     ("qwen2", qwen2::spec),
     ("qwen3", qwen3::spec),
     ("gemma2", gemma2::spec),
     ("gemma3", gemma3::spec),
+    ("gemma4", gemma4::spec),
     ("phi3", phi3::spec),
     ("smollm3", smollm3::spec),
     ("mistral3", mistral3::spec),

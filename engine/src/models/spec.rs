@@ -27,8 +27,12 @@ pub struct DecoderSpec {
     pub attention_output_bias: bool,
     /// RMS norm over each head of q and k before the rotation.
     pub qk_norm: bool,
+    /// So for v, without weights; needs `qk_norm`.
+    pub value_norm: bool,
     /// The output of attention and of the MLP is normalised before it is added to the residual stream.
     pub post_norms: bool,
+    /// A number of the file multiplies the output of each layer; needs `post_norms`.
+    pub layer_scales: bool,
     pub activation: Activation,
     /// Multiplies the embeddings.
     pub embedding_scale: f32,
@@ -51,6 +55,8 @@ pub struct LayerSpec {
     pub window: Option<u32>,
     /// Index in `DecoderSpec::ropes`; `None`: positions are not encoded (NoPE).
     pub rope: Option<usize>,
+    /// Values are projected by the weight of the keys.
+    pub shares_key_weight: bool,
 }
 
 /// Heads of the attention.

@@ -22,13 +22,16 @@ fn spec() -> DecoderSpec {
             attention: AttentionDims { num_heads: 4, num_kv_heads: 2, head_dim: 8 },
             window: None,
             rope: Some(0),
+            shares_key_weight: false,
         }],
         ropes: vec![rope(8, RopeStyle::Interleaved)],
         norm_eps: 1e-5,
         qkv_bias: false,
         attention_output_bias: false,
         qk_norm: false,
+        value_norm: false,
         post_norms: false,
+        layer_scales: false,
         activation: Activation::Silu,
         embedding_scale: 1.0,
         attention_scale: 0.35,
@@ -291,5 +294,50 @@ fn mistral3_scales_queries() {
             add_rms_norm 3x32
             gather_rows 2 of 8x32
             linear 2x32 -> 100"#]],
+    );
+}
+
+#[test]
+fn gemma4_has_wider_heads_where_it_sees_all() {
+    let near = LayerSpec { window: Some(16), rope: Some(1), ..spec().layers[0] };
+    let attention = AttentionDims { num_heads: 4, num_kv_heads: 1, head_dim: 16 };
+    let far = LayerSpec { attention, shares_key_weight: true, ..spec().layers[0] };
+    check(
+        DecoderSpec {
+            architecture: "gemma4",
+            layers: vec![near, far],
+            ropes: vec![rope(16, RopeStyle::Neox), rope(8, RopeStyle::Neox)],
+            qk_norm: true,
+            value_norm: true,
+            post_norms: true,
+            layer_scales: true,
+            activation: Activation::GeluTanh,
+            logits_softcap: Some(30.0),
+            ..spec()
+        },
+        expect![[r#"
+            embedding 3x32
+            rms_norm 3x32
+            linear 3x32 -> 64
+            rope_write_kv 3 rows, 4+2 heads of 8, Neox 8, head and value norm, F16
+            attention 3 rows of 2 sequences, 4/2 heads of 8, window 16, F16
+            linear 3x32 -> 32
+            sandwich_norm 3x32
+            linear 3x32 -> 96
+            gated_mul 3x48 GeluTanh
+            linear 3x48 -> 32
+            sandwich_norm 3x32
+            linear 3x32 -> 96
+            rope_write_kv 3 rows, 4+1 heads of 16, Neox 16, head and value norm, F16
+            attention 3 rows of 2 sequences, 4/1 heads of 16, F16
+            linear 3x64 -> 32
+            sandwich_norm 3x32
+            linear 3x32 -> 96
+            gated_mul 3x48 GeluTanh
+            linear 3x48 -> 32
+            sandwich_norm 3x32
+            gather_rows 2 of 8x32
+            linear 2x32 -> 100
+            softcap 2x100, 30"#]],
     );
 }

@@ -123,6 +123,20 @@ impl<'a> WeightLoader<'a> {
         Ok(Tensor::from_f32(&values, 1, len))
     }
 
+    /// A tensor of one number.
+    pub fn scalar(&self, name: &str) -> anyhow::Result<f32> {
+        let Some(source) = self.source else { return Ok(1.0) };
+        Ok(read_vector(source, &format!("{}{name}", self.scope), 1)?[0])
+    }
+
+    /// The weight of a norm without one, as `[1, len]` float32.
+    pub fn ones(&self, len: usize) -> Tensor {
+        match self.is_shape_only() {
+            true => Tensor::shape_only(quire_kernels::DType::F32, 1, len),
+            false => Tensor::from_f32(&vec![1.0; len], 1, len),
+        }
+    }
+
     /// Several vectors end to end, as `[1, sum of lengths]` float32. A file may have them in one tensor, `fused`.
     pub fn stacked_vector(&self, fused: &str, parts: &[(&str, usize)]) -> anyhow::Result<Tensor> {
         let total = parts.iter().map(|&(_, len)| len).sum();

@@ -20,6 +20,7 @@ struct Shape {
     /// 0: no rotation.
     rotary_dim: usize,
     style: RopeStyle,
+    /// Of q and k; of v too where there is no rotation.
     norm: bool,
     dtype: DType,
 }
@@ -61,7 +62,8 @@ fn case(shape: Shape) -> Case {
         (0..rotary_dim / 2).map(|i| 0.1_f32.powf(8.0 * i as f32 / rotary_dim as f32)).collect();
     let table = RopeTable::new(&frequencies, ATTENTION_FACTOR, NUM_POSITIONS, style)
         .expect("a small table");
-    let weights = [12, 13].map(|seed| Tensor::from_f32(&random_f32(seed, head_dim), 1, head_dim));
+    let weights =
+        [12, 13, 14].map(|seed| Tensor::from_f32(&random_f32(seed, head_dim), 1, head_dim));
     let positions: Vec<u32> = (0..rows).map(|r| (r * 37 % NUM_POSITIONS) as u32).collect();
     let slots = slot_mapping(rows);
     let mut cache =
@@ -93,7 +95,12 @@ fn case(shape: Shape) -> Case {
                 positions: &case_positions,
                 slot_mapping: &slots.0,
                 rope: (rotary_dim > 0).then_some(&table),
-                norm: norm.then_some(HeadNorm { q: &weights[0], k: &weights[1], eps: EPS }),
+                norm: norm.then_some(HeadNorm {
+                    q: &weights[0],
+                    k: &weights[1],
+                    v: (rotary_dim == 0).then_some(&weights[2]),
+                    eps: EPS,
+                }),
             };
             rope_write_kv(device, ViewMut::from_f32(output, rows, cols), &mut cache, &args);
             read_back(output, &cache, &args);
@@ -147,16 +154,20 @@ fn reference_row(
     frequencies: &[f32],
     skipped: bool,
 ) -> Vec<f32> {
-    let q_weight = random_f32(12, shape.head_dim);
-    let k_weight = random_f32(13, shape.head_dim);
+    let [q_weight, k_weight, v_weight] = [12, 13, 14].map(|seed| random_f32(seed, shape.head_dim));
     let heads = x.chunks(shape.head_dim).enumerate();
     heads
         .flat_map(|(index, head)| {
             let is_q = index < shape.num_q_heads;
             let is_v = index >= shape.num_q_heads + shape.num_kv_heads;
             let mut head: Vec<f64> = head.iter().map(|&x| f64::from(x)).collect();
-            if shape.norm && !is_v {
-                head = reference::norm(&head, if is_q { &q_weight } else { &k_weight }, EPS);
+            let weight = match (is_q, is_v) {
+                (true, _) => &q_weight,
+                (false, true) => &v_weight,
+                (false, false) => &k_weight,
+            };
+            if shape.norm && (!is_v || shape.rotary_dim == 0) {
+                head = reference::norm(&head, weight, EPS);
             }
             if !is_v {
                 let factor = ATTENTION_FACTOR;

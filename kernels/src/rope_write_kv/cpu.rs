@@ -30,6 +30,9 @@ pub(super) fn rope_write_kv(
         let turn = args.rope.map(|rope| Turn::at(rope, args.positions[row]));
         transform(cpu.simd, &mut qk[..k_start], head_dim, turn, args.norm.map(|n| (n, n.q)));
         transform(cpu.simd, &mut qk[k_start..], head_dim, turn, args.norm.map(|n| (n, n.k)));
+        if let Some((norm, weight)) = args.norm.and_then(|norm| Some((norm, norm.v?))) {
+            transform(cpu.simd, v, head_dim, None, Some((norm, weight)));
+        }
         let slot = args.slot_mapping[row];
         if slot == u32::MAX {
             return;

@@ -1,4 +1,4 @@
-//! Optional RMS norm of each q and k head, rotary embedding, and the write of K and V into their pages, in one pass.
+//! Optional RMS norm of each q, k and v head, rotary embedding, and the write of K and V into their pages, in one pass.
 //!
 //! Rotation (Su et al. 2021): with angle a = position · inverse_frequency\[i\], each pair (x, y) of channels becomes
 //! (x·cos a − y·sin a, y·cos a + x·sin a). Channels from `rotary_dim` on pass through.
@@ -64,11 +64,12 @@ impl RopeTable {
     }
 }
 
-/// RMS norm over `head_dim` before the rotation; `q`, `k`: weights `[1, head_dim]` F32.
+/// RMS norm over `head_dim` before the rotation; `q`, `k`, `v`: weights `[1, head_dim]` F32.
 #[derive(Clone, Copy)]
 pub struct HeadNorm<'a> {
     pub q: &'a Tensor,
     pub k: &'a Tensor,
+    pub v: Option<&'a Tensor>,
     pub eps: f32,
 }
 
@@ -86,8 +87,8 @@ pub struct RopeWriteKv<'a> {
     pub norm: Option<HeadNorm<'a>>,
 }
 
-/// `qkv`: `[rows, (num_q_heads + 2·num_kv_heads) · head_dim]` F32. q is normalised and rotated in place; k (normalised
-/// and rotated, also in place) and v go to `cache`, rounded to its type.
+/// `qkv`: `[rows, (num_q_heads + 2·num_kv_heads) · head_dim]` F32. q is normalised and rotated in place; k (also
+/// normalised and rotated in place) and v (normalised in place) go to `cache`, rounded to its type.
 pub fn rope_write_kv(device: &Device, qkv: ViewMut, cache: &mut KvLayer, args: &RopeWriteKv) {
     check(&qkv, cache, args);
     match device {
@@ -114,7 +115,8 @@ fn check(qkv: &ViewMut, cache: &KvLayer, args: &RopeWriteKv) {
             "beyond the rope table"
         );
     }
-    for weight in args.norm.iter().flat_map(|norm| [norm.q, norm.k]) {
+    let weights = args.norm.iter().flat_map(|norm| [Some(norm.q), Some(norm.k), norm.v]);
+    for weight in weights.flatten() {
         assert_eq!((weight.rows(), weight.cols()), (1, head_dim), "norm weight");
         assert_eq!(weight.dtype(), DType::F32, "norm weight");
     }
@@ -131,7 +133,11 @@ fn trace_line(qkv: &ViewMut, cache: &KvLayer, args: &RopeWriteKv) -> String {
         args.num_q_heads,
         args.num_kv_heads,
         args.head_dim,
-        if args.norm.is_some() { ", head norm" } else { "" },
+        match args.norm {
+            None => "",
+            Some(HeadNorm { v: None, .. }) => ", head norm",
+            Some(HeadNorm { v: Some(_), .. }) => ", head and value norm",
+        },
         cache.dtype(),
     )
 }
