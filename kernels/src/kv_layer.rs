@@ -7,8 +7,6 @@
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
 
-use crate::cpu::SimdLevel;
-use crate::cpu::math::per_simd_level;
 use crate::device::{Device, DeviceError};
 use crate::tensor::{DType, Tensor};
 
@@ -128,10 +126,10 @@ impl KvLayer {
     }
 
     /// Raw access for workers that write disjoint slots.
-    pub(crate) fn writer(&mut self, simd: SimdLevel) -> KvWriter<'_> {
+    pub(crate) fn writer(&mut self) -> KvWriter<'_> {
         let (keys, values) =
             (self.keys.bytes_mut().as_mut_ptr(), self.values.bytes_mut().as_mut_ptr());
-        KvWriter { keys, values, layer: self, simd }
+        KvWriter { keys, values, layer: self }
     }
 
     /// Where the key and the value of KV head `kv_head` at (`block`, `offset`) start. The channels of the key are
@@ -156,7 +154,6 @@ pub(crate) struct KvWriter<'a> {
     keys: *mut u8,
     values: *mut u8,
     layer: &'a KvLayer,
-    simd: SimdLevel,
 }
 
 // SAFETY: the pointers borrow the layer exclusively; `write` demands disjoint slots.
@@ -166,8 +163,15 @@ impl KvWriter<'_> {
     /// Rounds `key` and `value` (`head_dim` numbers each) to nearest even and stores them.
     ///
     /// # Safety
-    /// No other thread may write or read this slot of this head at the same time.
-    pub(crate) unsafe fn write(&self, slot: u32, kv_head: usize, key: &[f32], value: &[f32]) {
+    /// `FMA` only where the caller is compiled for AVX2, FMA and F16C or more. No other thread may write or read this slot of this head at the same time.
+    #[inline(always)]
+    pub(crate) unsafe fn write<const FMA: bool>(
+        &self,
+        slot: u32,
+        kv_head: usize,
+        key: &[f32],
+        value: &[f32],
+    ) {
         let layer = self.layer;
         let (block, offset) = (slot as usize / layer.block_size, slot as usize % layer.block_size);
         assert!(block < layer.num_blocks && kv_head < layer.num_kv_heads);
@@ -181,15 +185,14 @@ impl KvWriter<'_> {
                     row_mut(self.values, value_start, value.len()).copy_from_slice(value);
                 }
                 dtype => {
-                    let round = if dtype == DType::F16 { round_to_f16 } else { round_to_bf16 };
                     let mut rounded = [0_u16; ROUNDED_AT_ONCE];
                     for (index, key) in key.chunks(ROUNDED_AT_ONCE).enumerate() {
                         let rounded = &mut rounded[..key.len()];
-                        round(self.simd, rounded, key);
+                        round::<FMA>(dtype, rounded, key);
                         let start = key_start + index * ROUNDED_AT_ONCE * layer.block_size;
                         scatter(self.keys.cast::<u16>().add(start), layer.block_size, rounded);
                     }
-                    round(self.simd, row_mut(self.values, value_start, value.len()), value);
+                    round::<FMA>(dtype, row_mut(self.values, value_start, value.len()), value);
                 }
             }
         }
@@ -209,19 +212,23 @@ unsafe fn scatter<T: Copy>(base: *mut T, stride: usize, elements: &[T]) {
     }
 }
 
-/// To nearest even.
-fn round_to_f16(simd: SimdLevel, out: &mut [u16], x: &[f32]) {
-    match simd {
+/// To F16 or BF16, nearest even; a NaN stays one.
+///
+/// # Safety
+/// `FMA` only where the caller is compiled for AVX2, FMA and F16C or more.
+#[inline(always)]
+unsafe fn round<const FMA: bool>(dtype: DType, out: &mut [u16], x: &[f32]) {
+    match dtype {
         #[cfg(target_arch = "x86_64")]
-        SimdLevel::Avx2 | SimdLevel::AvxVnni | SimdLevel::Avx512 => {
-            // SAFETY: a device only has a level that its machine has.
-            unsafe { round_to_f16_by_vectors(out, x) };
-        }
-        _ => out.reinterpret_cast_mut::<f16>().convert_from_f32_slice(x),
+        // SAFETY: the caller's promise.
+        DType::F16 if FMA => unsafe { round_to_f16_by_vectors(out, x) },
+        DType::F16 => out.reinterpret_cast_mut::<f16>().convert_from_f32_slice(x),
+        _ => round_to_bf16(out, x),
     }
 }
 
 #[cfg(target_arch = "x86_64")]
+#[inline]
 #[target_feature(enable = "avx2,f16c")]
 fn round_to_f16_by_vectors(out: &mut [u16], x: &[f32]) {
     use std::arch::x86_64::{
@@ -240,13 +247,8 @@ fn round_to_f16_by_vectors(out: &mut [u16], x: &[f32]) {
     out_rest.reinterpret_cast_mut::<f16>().convert_from_f32_slice(rest);
 }
 
-per_simd_level! {
-    fn round_to_bf16(out: &mut [u16], x: &[f32]) = round_to_bf16_body
-}
-
-/// To nearest even; a NaN stays one.
 #[inline(always)]
-fn round_to_bf16_body<const FMA: bool>(out: &mut [u16], x: &[f32]) {
+fn round_to_bf16(out: &mut [u16], x: &[f32]) {
     for (out, x) in out.iter_mut().zip(x) {
         let bits = x.to_bits();
         let rounded = (bits.wrapping_add(0x7FFF + (bits >> 16 & 1)) >> 16) as u16;
@@ -283,30 +285,39 @@ pub(crate) fn rounded(dtype: DType, x: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::SimdLevel;
+    use crate::cpu::math::per_simd_level;
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
-    #[test]
-    fn bf16_is_rounded_to_nearest_even() {
-        let interesting =
-            [0, 1, 0x7FFF, 0x8000, 0x8001, 0x1_7FFF, 0x1_8000, 0x7F7F_8000, 0x7F80_0001];
-        let signs = |bits: u32| [bits, bits | 1 << 31, bits + 0x3F80_0000];
-        let x: Vec<f32> = interesting.into_iter().flat_map(signs).map(f32::from_bits).collect();
-        let expected: Vec<u16> = x.iter().map(|&x| bf16::from_f32(x).to_bits()).collect();
-        for simd in SimdLevel::available() {
-            let mut out = vec![0; x.len()];
-            round_to_bf16(simd, &mut out, &x);
-            assert_eq!(out, expected);
-        }
+    per_simd_level! {
+        fn round_at(dtype: DType, out: &mut [u16], x: &[f32]) = round_at_body
+    }
+
+    #[inline(always)]
+    fn round_at_body<const FMA: bool>(dtype: DType, out: &mut [u16], x: &[f32]) {
+        // SAFETY: compiled for the level that `FMA` stands for.
+        unsafe { round::<FMA>(dtype, out, x) };
     }
 
     #[test]
-    fn f16_is_rounded_to_nearest_even_on_every_machine() {
-        let x: Vec<f32> = (0..2100_u32).map(|i| f32::from_bits(0x3800_0000 + i * 0x1357)).collect();
-        let expected: Vec<u16> = x.iter().map(|&x| f16::from_f32_const(x).to_bits()).collect();
+    fn halves_are_rounded_to_nearest_even_on_every_machine() {
+        let interesting =
+            [0, 1, 0x7FFF, 0x8000, 0x8001, 0x1_7FFF, 0x1_8000, 0x7F7F_8000, 0x7F80_0001];
+        let signs = |bits: u32| [bits, bits | 1 << 31, bits + 0x3F80_0000];
+        // Around the middles between neighbours of F16 as well, from below its normal numbers to beyond its largest.
+        let middles = (0..2100_u32).map(|i| 0x3300_0000 + i * 0xA_1000 + i % 3);
+        let bits = interesting.into_iter().flat_map(signs).chain(middles);
+        let x: Vec<f32> = bits.map(f32::from_bits).collect();
         for simd in SimdLevel::available() {
             let mut out = vec![0; x.len()];
-            round_to_f16(simd, &mut out, &x);
-            assert_eq!(out, expected);
+            round_at(simd, DType::BF16, &mut out, &x);
+            assert!(out.iter().zip(&x).all(|(&out, &x)| out == bf16::from_f32(x).to_bits()));
+            round_at(simd, DType::F16, &mut out, &x);
+            let is_right = |(&out, &x): (&u16, &f32)| {
+                let expected = f16::from_f32_const(x);
+                if x.is_nan() { f16::from_bits(out).is_nan() } else { out == expected.to_bits() }
+            };
+            assert!(out.iter().zip(&x).all(is_right));
         }
     }
 

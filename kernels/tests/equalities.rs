@@ -125,7 +125,7 @@ fn model() -> impl Strategy<Value = Model> {
     let head_dim = prop::sample::select(vec![16, 18, 64, 80]);
     let dtype = prop::sample::select(vec![DType::F32, DType::F16, DType::BF16]);
     let window = prop::option::of(1_u32..1400);
-    let block_size = prop::sample::select(vec![8, 16, 32, 48]);
+    let block_size = prop::sample::select(vec![5, 8, 16, 32, 48]);
     let softcap = prop::option::of(Just(3.0_f32));
     (heads, head_dim, block_size, dtype, window, softcap).prop_map(
         |((num_q_heads, num_kv_heads), head_dim, block_size, dtype, window, softcap)| Model {

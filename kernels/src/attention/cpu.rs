@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::plan::{Plan, STATE, SequencePlan, queries_per_tile};
+use super::plan::{Plan, STATE, SequencePlan};
 use super::tile::{RANGE, Running, Scratch, Tile, chunk_from, fold, normalise};
 use super::{AttentionBatch, AttentionSpec};
 use crate::device::CpuDevice;
@@ -135,7 +135,7 @@ impl Call<'_> {
 
     fn tile(&self, sequence: usize, kv_head: usize, index: usize) -> Tile<'_> {
         let num_queries = self.batch.num_queries(sequence);
-        let per_tile = queries_per_tile(self.spec);
+        let per_tile = self.plan.queries_per_tile;
         let first_query = index * per_tile;
         let context_len = self.batch.context_lens[sequence] as usize;
         Tile {
@@ -192,7 +192,7 @@ impl Call<'_> {
             let (out_row, columns) = tile.place(row);
             // SAFETY: as above.
             let out = unsafe { self.out.columns_f32_shared(out_row, columns) };
-            normalise(out, total, running);
+            normalise(self.cpu.simd, out, total, running);
         }
     }
 

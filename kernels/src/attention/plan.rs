@@ -5,8 +5,14 @@ use std::cmp::Reverse;
 use super::tile::RANGE;
 use super::{AttentionBatch, AttentionSpec};
 
-/// Rows (queries times the heads that share a KV head) of a tile, about.
-const TILE_ROWS: usize = 96;
+/// Rows (queries times the heads that share a KV head) of a tile, about: many rows share the work of widening a chunk.
+const TILE_ROWS: usize = 192;
+
+/// Rows of the smallest tiles that are made so that all threads have some.
+const MIN_TILE_ROWS: usize = 48;
+
+/// Tiles a thread, of a batch of long prompts.
+const TILES_PER_THREAD: usize = 4;
 
 /// Floats that partial results may take (32 MiB); sequences beyond are not split.
 const MAX_PARTIAL_FLOATS: usize = 8 << 20;
@@ -30,6 +36,7 @@ const MAX_UNITS_PER_ITEM: usize = 8;
 pub(super) struct Plan {
     /// Those with the largest units first, so that small ones fill the end. Without queries: absent.
     pub sequences: Vec<SequencePlan>,
+    pub queries_per_tile: usize,
     pub num_units: usize,
     /// Units that a thread takes at once.
     pub units_per_item: usize,
@@ -69,16 +76,18 @@ impl Plan {
         spec: &AttentionSpec,
     ) {
         self.sequences.clear();
+        let num_rows = batch.query_start_loc[batch.context_lens.len()] as usize;
+        self.queries_per_tile = queries_per_tile(num_threads, num_rows, spec);
         let mut total_cost = 0;
         for sequence in 0..batch.context_lens.len() {
             let num_queries = batch.num_queries(sequence);
             if num_queries == 0 {
                 continue;
             }
-            let num_tiles = num_queries.div_ceil(queries_per_tile(spec));
+            let num_tiles = num_queries.div_ceil(self.queries_per_tile);
             let num_positions = batch.seen(sequence, spec).len();
             let rows =
-                num_queries.min(queries_per_tile(spec)) * spec.num_q_heads / spec.num_kv_heads;
+                num_queries.min(self.queries_per_tile) * spec.num_q_heads / spec.num_kv_heads;
             let cost = num_positions as u64 * (rows as u64 + COST_OF_READING);
             total_cost += cost * (num_tiles * spec.num_kv_heads) as u64;
             let (first_unit, num_parts, first_partial) = (0, 0, 0);
@@ -132,6 +141,9 @@ impl AttentionBatch<'_> {
     }
 }
 
-pub(super) fn queries_per_tile(spec: &AttentionSpec) -> usize {
-    (TILE_ROWS * spec.num_kv_heads / spec.num_q_heads).max(1)
+/// Of large tiles, but of smaller ones where those would leave threads without work.
+fn queries_per_tile(num_threads: usize, num_queries: usize, spec: &AttentionSpec) -> usize {
+    let even = num_queries * spec.num_q_heads / (num_threads * TILES_PER_THREAD);
+    let rows = if num_threads == 1 { TILE_ROWS } else { even.clamp(MIN_TILE_ROWS, TILE_ROWS) };
+    (rows * spec.num_kv_heads / spec.num_q_heads).max(1)
 }

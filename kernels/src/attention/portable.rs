@@ -71,6 +71,17 @@ pub(super) unsafe fn element(page: *const u8, index: usize, dtype: DType) -> f32
 }
 
 per_simd_level! {
+    /// `out = x · factor`.
+    pub(super) fn scale(out: &mut [f32], x: &[f32], factor: f32) = scale_body
+}
+
+/// Adding 0 turns −0 into 0: see `tile::normalise`.
+#[inline(always)]
+fn scale_body<const FMA: bool>(out: &mut [f32], x: &[f32], factor: f32) {
+    out.iter_mut().zip(x).for_each(|(out, &x)| *out = x * factor + 0.0);
+}
+
+per_simd_level! {
     /// Natural scores become capped logarithms to base 2.
     pub(super) fn cap_scores(scores: &mut [f32], softcap: f32) = cap_scores_body
 }

@@ -15,6 +15,7 @@ use super::kernels::{PageProduct, score_pages, weigh_pages};
 #[cfg(target_arch = "x86_64")]
 use super::pages::Strips;
 use super::pages::{for_each_piece, prefetch};
+use super::portable;
 use crate::cpu::SimdLevel;
 use crate::cpu::math::exp2;
 use crate::kv_layer::KvLayer;
@@ -133,7 +134,7 @@ impl Scratch {
         for (row, query) in queries.enumerate() {
             let (q_row, columns) = tile.place(row);
             let source = &q.row_f32(q_row)[columns];
-            query.iter_mut().zip(source).for_each(|(query, &x)| *query = x * scale);
+            portable::scale(tile.simd, query, source, scale);
         }
     }
 
@@ -305,7 +306,11 @@ impl Scratch {
 
     /// The running softmax of tile row `row` over the current range.
     fn running(&self, row: usize) -> Running {
-        Running { maximum: self.maximum[row], sum: self.sums[row].iter().sum() }
+        let mut lanes = self.sums[row];
+        for half in [8, 4, 2, 1] {
+            (0..half).for_each(|lane| lanes[lane] += lanes[lane + half]);
+        }
+        Running { maximum: self.maximum[row], sum: lanes[0] }
     }
 
     /// Folds the current range into the total.
@@ -337,7 +342,7 @@ impl Scratch {
             let (out_row, columns) = tile.place(row);
             // SAFETY: one tile alone holds these queries of these heads.
             let out = unsafe { out.columns_f32_shared(out_row, columns) };
-            normalise(out, &weighted.all_mut()[row * padded..][..head_dim], running);
+            normalise(tile.simd, out, &weighted.all_mut()[row * padded..][..head_dim], running);
         }
     }
 }
@@ -362,9 +367,9 @@ pub(super) fn fold(total: &mut [f32], total_running: &mut Running, part: &[f32],
 
 /// `out = weighted / sum`; 0 for a row that saw only scores of −∞. Adding 0 turns −0 into 0: weights of 0 in a tile
 /// with later queries may have changed that sign, and nothing else.
-pub(super) fn normalise(out: &mut [f32], weighted: &[f32], running: Running) {
+pub(super) fn normalise(simd: SimdLevel, out: &mut [f32], weighted: &[f32], running: Running) {
     let factor = if running.sum == 0.0 { 0.0 } else { 1.0 / running.sum };
-    out.iter_mut().zip(weighted).for_each(|(out, &x)| *out = x * factor + 0.0);
+    portable::scale(simd, out, weighted, factor);
 }
 
 const FLOATS_PER_LINE: usize = 16;

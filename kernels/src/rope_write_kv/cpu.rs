@@ -1,17 +1,26 @@
-//! `rope_write_kv` on the CPU: a task has some rows.
+//! `rope_write_kv` on the CPU: tasks of neighbouring rows, each row read and written once.
 #![allow(
     clippy::inline_always,
     reason = "a body takes the instruction set of the function it is inlined into"
 )]
 
-use super::{HeadNorm, RopeStyle, RopeTable, RopeWriteKv};
+use super::{RopeStyle, RopeTable, RopeWriteKv};
 use crate::cpu::math::{mul_add, per_simd_level};
 use crate::device::CpuDevice;
-use crate::kv_layer::KvLayer;
+use crate::kv_layer::{KvLayer, KvWriter};
 use crate::tensor::{Tensor, ViewMut};
 
 /// Partial sums kept apart: fixes the order of additions on every machine.
 const LANES: usize = 16;
+
+/// Numbers of `qkv` that the caller alone handles as fast as it could wake others (some microseconds).
+const SMALL: usize = 16 << 10;
+
+/// Tasks a thread, so that all end together.
+const TASKS_PER_THREAD: usize = 4;
+
+/// Rows a task: enough that few cache lines of keys are written by two threads.
+const ROWS_PER_TASK: std::ops::RangeInclusive<usize> = 8..=64;
 
 pub(super) fn rope_write_kv(
     cpu: &CpuDevice,
@@ -19,33 +28,58 @@ pub(super) fn rope_write_kv(
     cache: &mut KvLayer,
     args: &RopeWriteKv,
 ) {
+    let num_rows = qkv.rows();
+    let call = Call { qkv, writer: cache.writer(), args };
+    if num_rows * qkv.cols() <= SMALL {
+        rotate_and_write(cpu.simd, &call, 0, num_rows);
+        return;
+    }
+    let even = num_rows / (cpu.pool.num_threads() * TASKS_PER_THREAD);
+    let per_task = even.clamp(*ROWS_PER_TASK.start(), *ROWS_PER_TASK.end());
+    cpu.pool.run(num_rows.div_ceil(per_task), &|task| {
+        let start = task * per_task;
+        rotate_and_write(cpu.simd, &call, start, num_rows.min(start + per_task));
+    });
+}
+
+struct Call<'a> {
+    qkv: &'a ViewMut<'a>,
+    writer: KvWriter<'a>,
+    args: &'a RopeWriteKv<'a>,
+}
+
+per_simd_level! {
+    /// Rows `start..end`, which no other thread may handle.
+    fn rotate_and_write(call: &Call<'_>, start: usize, end: usize) = rotate_and_write_body
+}
+
+#[inline(always)]
+fn rotate_and_write_body<const FMA: bool>(call: &Call, start: usize, end: usize) {
+    let args = call.args;
     let head_dim = args.head_dim;
     let k_start = args.num_q_heads * head_dim;
     let v_start = k_start + args.num_kv_heads * head_dim;
-    let writer = cache.writer(cpu.simd);
-    let write_row = |row: usize| {
-        // SAFETY: each task writes its own rows.
-        let row_data = unsafe { qkv.row_f32_shared(row) };
+    for row in start..end {
+        // SAFETY: each row is one task's alone.
+        let row_data = unsafe { call.qkv.row_f32_shared(row) };
         let (qk, v) = row_data.split_at_mut(v_start);
+        let (q, k) = qk.split_at_mut(k_start);
         let turn = args.rope.map(|rope| Turn::at(rope, args.positions[row]));
-        transform(cpu.simd, &mut qk[..k_start], head_dim, turn, args.norm.map(|n| (n, n.q)));
-        transform(cpu.simd, &mut qk[k_start..], head_dim, turn, args.norm.map(|n| (n, n.k)));
-        if let Some((norm, weight)) = args.norm.and_then(|norm| Some((norm, norm.v?))) {
-            transform(cpu.simd, v, head_dim, None, Some((norm, weight)));
+        transform::<FMA>(q, head_dim, turn, args.norm.map(|norm| (norm.q.f32(), norm.eps)));
+        transform::<FMA>(k, head_dim, turn, args.norm.map(|norm| (norm.k.f32(), norm.eps)));
+        if let Some((weight, eps)) = args.norm.and_then(|norm| Some((norm.v?.f32(), norm.eps))) {
+            transform::<FMA>(v, head_dim, None, Some((weight, eps)));
         }
         let slot = args.slot_mapping[row];
         if slot == u32::MAX {
-            return;
+            continue;
         }
-        let heads = qk[k_start..].chunks_exact(head_dim).zip(v.chunks_exact(head_dim));
+        let heads = k.chunks_exact(head_dim).zip(v.chunks_exact(head_dim));
         for (kv_head, (key, value)) in heads.enumerate() {
-            // SAFETY: slots are distinct (checked before), so this row of the page is this task's alone.
-            unsafe { writer.write(slot, kv_head, key, value) };
+            // SAFETY: slots are distinct (checked before), so this key and value are this task's alone.
+            unsafe { call.writer.write::<FMA>(slot, kv_head, key, value) };
         }
-    };
-    // Rows that are some microseconds of work.
-    let smallest_task = (1 << 13) / qkv.cols().max(1);
-    cpu.pool.run_ranges(qkv.rows(), smallest_task, &|rows| rows.for_each(write_row));
+    }
 }
 
 /// The cosines and sines of one position.
@@ -63,26 +97,17 @@ impl<'a> Turn<'a> {
     }
 }
 
-per_simd_level! {
-    /// Normalises and rotates every head of `heads`.
-    fn transform(
-        heads: &mut [f32],
-        head_dim: usize,
-        turn: Option<Turn<'_>>,
-        norm: Option<(HeadNorm<'_>, &Tensor)>,
-    ) = transform_body
-}
-
+/// Normalises and rotates every head of `heads`.
 #[inline(always)]
-fn transform_body<const FMA: bool>(
+fn transform<const FMA: bool>(
     heads: &mut [f32],
     head_dim: usize,
-    turn: Option<Turn<'_>>,
-    norm: Option<(HeadNorm<'_>, &Tensor)>,
+    turn: Option<Turn>,
+    norm: Option<(&[f32], f32)>,
 ) {
     for head in heads.chunks_exact_mut(head_dim) {
-        if let Some((norm, weight)) = norm {
-            normalise(head, weight.f32(), norm.eps);
+        if let Some((weight, eps)) = norm {
+            normalise(head, weight, eps);
         }
         match turn {
             Some(turn) if turn.style == RopeStyle::Neox => {
