@@ -2,8 +2,7 @@
 
 use std::collections::HashMap;
 
-use quire_engine::{GgufFile, MemoryPlan};
-use quire_kernels::WeightFormat;
+use quire_engine::{MemoryPlan, ModelFiles};
 use quire_kernels::cases::Work;
 use quire_kernels::cpu::limits::Arithmetic;
 
@@ -26,21 +25,22 @@ pub struct ModelWork {
 }
 
 impl ModelWork {
-    pub fn new(file: &GgufFile, plan: &MemoryPlan) -> Self {
+    pub fn new(files: &ModelFiles, plan: &MemoryPlan) -> Self {
         let head = if plan.spec.tied_embeddings { "token_embd.weight" } else { "output.weight" };
-        let matrices = || file.tensors().filter(|tensor| tensor.dims.len() > 1);
+        let tensors = files.tensors();
+        let matrices = || tensors.iter().filter(|tensor| tensor.is_matrix);
         let sum = |wanted: &dyn Fn(&str) -> bool| {
-            let tensors = matrices().filter(|tensor| wanted(&tensor.name));
+            let tensors = matrices().filter(|tensor| wanted(tensor.name));
             tensors.fold((0, 0), |(bytes, weights), tensor| {
-                (bytes + tensor.num_bytes, weights + tensor.num_elements())
+                (bytes + tensor.num_bytes, weights + tensor.num_elements)
             })
         };
         let (layer_bytes, layer_weights) = sum(&|name| name.starts_with("blk."));
         let (head_bytes, head_weights) = sum(&|name| name == head);
         let mut weights_by_format = HashMap::new();
         for tensor in matrices() {
-            if let Some(format) = WeightFormat::from_ggml_id(tensor.ggml_type) {
-                *weights_by_format.entry(format).or_insert(0) += tensor.num_elements();
+            if let Some(format) = tensor.format {
+                *weights_by_format.entry(format).or_insert(0) += tensor.num_elements;
             }
         }
         let commonest = weights_by_format.into_iter().max_by_key(|&(_, weights)| weights);

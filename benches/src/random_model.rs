@@ -271,7 +271,7 @@ mod tests {
 
     use quire_engine::request::{FinishReason, StreamEvent};
     use quire_engine::{
-        Engine, EngineOptions, GgufFile, Machine, MemoryPlan, Request, SamplingParams,
+        Engine, EngineOptions, GgufFile, Machine, MemoryPlan, ModelFiles, Request, SamplingParams,
     };
 
     use super::*;
@@ -284,14 +284,15 @@ mod tests {
     }
 
     /// The reason why 4 tokens ended.
-    fn generate(file: &GgufFile) -> FinishReason {
+    fn generate(file: GgufFile) -> FinishReason {
         let options = EngineOptions {
             threads: Some(2),
             kv_cache_memory: Some(1 << 20),
             ..EngineOptions::default()
         };
-        let plan = MemoryPlan::new(file, &options, &Machine::detect()).expect("it fits");
-        let engine = Engine::load(file, &plan, &[], &|_, _| ()).expect("it loads");
+        let files = ModelFiles::from(file);
+        let plan = MemoryPlan::new(&files, &options, &Machine::detect()).expect("it fits");
+        let engine = Engine::load(&files, &plan, &[], &|_, _| ()).expect("it loads");
         let (handle, _) = engine.spawn().expect("it starts");
         let params = SamplingParams { ignore_eos: true, ..SamplingParams::greedy(4) };
         let mut stream = handle.generate(Request::new(vec![1, 2, 3], params)).expect("valid");
@@ -309,12 +310,12 @@ mod tests {
         let (_, tiny) = SHAPES[0];
         for architecture in Architecture::ALL {
             let shape = Shape { architecture, tied_embeddings: false, ..tiny };
-            assert_eq!(generate(&model(&shape, "Q4_K_M")), FinishReason::Length);
+            assert_eq!(generate(model(&shape, "Q4_K_M")), FinishReason::Length);
         }
         // 96 is no multiple of 256: K-quants fall back.
         let odd = Shape { num_layers: 1, hidden_size: 96, ..tiny };
         for name in Recipe::names() {
-            assert_eq!(generate(&model(&odd, name)), FinishReason::Length, "{name}");
+            assert_eq!(generate(model(&odd, name)), FinishReason::Length, "{name}");
         }
     }
 

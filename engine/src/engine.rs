@@ -22,8 +22,7 @@ use crate::plan::MemoryPlan;
 use crate::request::FinishReason;
 use crate::sequence_table::{RowInit, RowSampling};
 use crate::validate::RequestLimits;
-use crate::weights::WeightLoader;
-use crate::weights::gguf::GgufFile;
+use crate::weights::{ModelFiles, WeightLoader};
 
 /// A loaded model, ready to run.
 pub struct Engine {
@@ -36,7 +35,7 @@ pub struct Engine {
 impl Engine {
     /// Loads the weights and takes all memory. `end_tokens` end an answer; `on_progress(done, total)` counts layers.
     pub fn load(
-        file: &GgufFile,
+        files: &ModelFiles,
         plan: &MemoryPlan,
         end_tokens: &[TokenId],
         on_progress: &(dyn Fn(usize, usize) + Sync),
@@ -51,7 +50,7 @@ impl Engine {
             Activations::Int8 => ActivationPrecision::Int8,
             Activations::Int16 => ActivationPrecision::Int16,
         };
-        let loader = WeightLoader::new(file, &device, policy, on_progress);
+        let loader = WeightLoader::new(files, &device, policy, on_progress);
         let loader = loader.with_activations(activations);
         let model = Decoder::load(plan.spec.clone(), &loader, config.max_model_len as usize)?;
         let runner = ModelRunner::new(device, model, &config).map_err(|error| {

@@ -5,7 +5,7 @@
 //! `sampler` → the scheduler's `update` → `live` (events to the stream).
 //!
 //! Front-ends need `Engine`, `EngineHandle`, `EngineOptions`, `Request`, `SamplingParams`, `TokenStream`; to open a model
-//! also `GgufFile` and `MemoryPlan`.
+//! also `ModelFiles` and `MemoryPlan`.
 
 pub mod config;
 pub mod engine;
@@ -33,4 +33,5 @@ pub use handle::{EngineHandle, EngineInfo, TokenStream};
 pub use machine::Machine;
 pub use plan::MemoryPlan;
 pub use request::{Request, SamplingParams};
+pub use weights::ModelFiles;
 pub use weights::gguf::GgufFile;

@@ -10,22 +10,31 @@ use crate::weights::gguf::SplitName;
 #[derive(Debug, thiserror::Error)]
 pub enum ModelPathError {
     #[error(
-        "{}: no such file or directory; pass a .gguf file or a directory with one (nothing is downloaded)",
+        "{}: no such file or directory; pass a .gguf file or a model directory (nothing is downloaded)",
         path.display()
     )]
     NotFound { path: PathBuf },
     #[error("{}: cannot be read: {source}", path.display())]
     Unreadable { path: PathBuf, source: io::Error },
-    #[error("{}: safetensors {what} are not supported yet; pass a .gguf file", path.display())]
-    Safetensors { path: PathBuf, what: &'static str },
-    #[error("{}: the directory has no .gguf file", path.display())]
+    #[error("{}: a safetensors file alone says little; pass the directory that it and config.json lie in", path.display())]
+    SafetensorsFile { path: PathBuf },
+    #[error("{}: the directory has safetensors files, but no config.json beside them", path.display())]
+    NoConfig { path: PathBuf },
+    #[error(
+        "{}: the directory has its weights only as pickles ({name}), which run code when they are read; \
+         get the model as safetensors or GGUF",
+        path.display()
+    )]
+    Pickle { path: PathBuf, name: String },
+    #[error("{}: the directory has neither a .gguf file nor safetensors with a config.json", path.display())]
     NoModel { path: PathBuf },
     #[error("{}: the directory has several models; pass one of {}", path.display(), listed(names))]
     SeveralModels { path: PathBuf, names: Vec<String> },
 }
 
 /// The .gguf file that `typed` is, or the only model of the directory that it is: one file, or one set of splits, of
-/// which the first present is given. A vision projector (`mmproj…`) beside a model is not another model.
+/// which the first present is given. A vision projector (`mmproj…`) beside a model is not another model. A directory
+/// without .gguf files is a model itself if it has config.json and safetensors.
 ///
 /// A file is taken whatever its name, since some stores name files by their hash.
 pub fn resolve_model_path(typed: &Path) -> Result<PathBuf, ModelPathError> {
@@ -41,7 +50,7 @@ pub fn resolve_model_path(typed: &Path) -> Result<PathBuf, ModelPathError> {
         return only_model_in(typed);
     }
     if has_extension(typed, "safetensors") {
-        Err(ModelPathError::Safetensors { path, what: "files" })
+        Err(ModelPathError::SafetensorsFile { path })
     } else {
         Ok(path)
     }
@@ -63,15 +72,28 @@ fn only_model_in(directory: &Path) -> Result<PathBuf, ModelPathError> {
     }
     match models.len() {
         1 => Ok(models.swap_remove(0).1),
-        0 if files.iter().any(|file| has_extension(file, "safetensors")) => {
-            Err(ModelPathError::Safetensors { path, what: "directories" })
-        }
-        0 => Err(ModelPathError::NoModel { path }),
+        0 => directory_itself(path, &files),
         _ => {
             let mut names: Vec<String> = models.into_iter().map(|(name, _)| name).collect();
             names.sort();
             Err(ModelPathError::SeveralModels { path, names })
         }
+    }
+}
+
+/// Whether `path`, in which `files` lie, is a model as Hugging Face lays them out.
+fn directory_itself(path: PathBuf, files: &[PathBuf]) -> Result<PathBuf, ModelPathError> {
+    let is_weights = |file: &&PathBuf| {
+        has_extension(file, "safetensors") || file_name(file).ends_with(".safetensors.index.json")
+    };
+    let is_pickle =
+        |file: &&PathBuf| ["bin", "pt", "pth", "pkl"].iter().any(|end| has_extension(file, end));
+    let has_config = files.iter().any(|file| file_name(file) == "config.json");
+    match (files.iter().find(is_weights), files.iter().find(is_pickle)) {
+        (Some(_), _) if has_config => Ok(path),
+        (Some(_), _) => Err(ModelPathError::NoConfig { path }),
+        (None, Some(pickle)) => Err(ModelPathError::Pickle { path, name: file_name(pickle) }),
+        (None, None) => Err(ModelPathError::NoModel { path }),
     }
 }
 

@@ -7,7 +7,7 @@ use crate::config::{DeviceChoice, EngineConfig, EngineOptions, KvCacheDtype, Wei
 use crate::kv_cache::KvCache;
 use crate::machine::Machine;
 use crate::models::{DecoderSpec, spec_of};
-use crate::weights::gguf::GgufFile;
+use crate::weights::{ModelFiles, WeightSource};
 use crate::workspace::Workspace;
 
 const DEFAULT_BLOCK_SIZE: u32 = 16;
@@ -31,11 +31,11 @@ pub struct MemoryPlan {
 impl MemoryPlan {
     /// Decides everything that `options` leave open. Errors name the flag to change.
     pub fn new(
-        file: &GgufFile,
+        files: &ModelFiles,
         options: &EngineOptions,
         machine: &Machine,
     ) -> anyhow::Result<Self> {
-        let spec = spec_of(file)?;
+        let spec = spec_of(files)?;
         if let DeviceChoice::Cuda(_) = options.device {
             bail!("this build of quire has no CUDA kernels; start it with --device cpu");
         }
@@ -45,7 +45,7 @@ impl MemoryPlan {
         ensure!(block_size <= 1024, "--block-size {block_size} is above 1024");
         let threads = options.threads.unwrap_or(machine.num_cores);
         ensure!((1..=1024).contains(&threads), "--threads {threads} is not between 1 and 1024");
-        let weight_bytes = weight_bytes(file, options.weights)?;
+        let weight_bytes = weight_bytes(files, &spec, options.weights)?;
         let workspace_bytes =
             Workspace::num_bytes(&spec, max_num_batched_tokens as usize, max_num_seqs as usize);
         let kv_bytes_per_token = KvCache::bytes_per_token(&spec, kv_dtype);
@@ -192,26 +192,31 @@ fn batch_limits(options: &EngineOptions) -> anyhow::Result<(u32, u32)> {
 }
 
 /// Bytes of all tensors as they will lie in memory.
-fn weight_bytes(file: &GgufFile, weights: Weights) -> anyhow::Result<u64> {
+fn weight_bytes(files: &ModelFiles, spec: &DecoderSpec, weights: Weights) -> anyhow::Result<u64> {
     let mut total = 0_u64;
-    for tensor in file.tensors() {
-        let Some(format) = WeightFormat::from_ggml_id(tensor.ggml_type) else {
+    for tensor in files.tensors() {
+        // Directories may hold a head that is only the embedding table once more.
+        if spec.tied_embeddings && tensor.name == "output.weight" {
+            continue;
+        }
+        let Some(format) = tensor.format else {
             bail!(
                 "tensor \"{}\" has element type {}, which is not supported",
-                tensor.name,
-                tensor.ggml_type
+                files.name_in_file(tensor.name),
+                tensor.type_name
             );
         };
-        let elements = tensor.dims.iter().product::<u64>();
-        let is_vector = tensor.dims.len() < 2 || format == WeightFormat::F32;
-        total += if is_vector || weights == Weights::Float32 {
-            elements * 4
+        let is_float32 =
+            !tensor.is_matrix || format == WeightFormat::F32 || weights == Weights::Float32;
+        let bytes = if is_float32 {
+            tensor.num_elements * 4
         } else {
-            let in_features = tensor.dims[0].max(1);
-            let out_features = (elements / in_features) as usize;
+            let in_features = tensor.in_features.max(1);
+            let out_features = (tensor.num_elements / in_features) as usize;
             let packed = format.packed_bytes(out_features, in_features as usize);
             packed.map_or(tensor.num_bytes, |bytes| bytes as u64)
         };
+        total = total.saturating_add(bytes);
     }
     Ok(total)
 }

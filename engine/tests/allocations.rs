@@ -6,7 +6,7 @@ use quire_engine::model_runner::{ModelRunner, StepJob, StepResult};
 use quire_engine::models::Decoder;
 use quire_engine::sequence_table::{RowInit, RowSampling};
 use quire_engine::weights::WeightLoader;
-use quire_engine::{EngineOptions, GgufFile, Machine, MemoryPlan, SamplingParams};
+use quire_engine::{EngineOptions, Machine, MemoryPlan, ModelFiles, SamplingParams};
 use quire_kernels::{Device, WeightPolicy};
 use quire_scheduler::{
     NewSequence, Scheduler, SchedulerConfig, SchedulerOutput, SequenceId, StopRule,
@@ -15,7 +15,7 @@ use quire_scheduler::{
 #[test]
 fn a_decode_step_allocates_nothing() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/conformance/qwen3.gguf");
-    let file = GgufFile::open(path.as_ref()).expect("committed");
+    let file = ModelFiles::open(path.as_ref()).expect("committed");
     let options = EngineOptions { kv_cache_memory: Some(1 << 20), ..EngineOptions::default() };
     let plan = MemoryPlan::new(&file, &options, &Machine::detect()).expect("it fits");
     // The counter sees this thread only, so all work stays on it.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use quire_engine::config::DeviceChoice;
 use quire_engine::weights::gguf::GgufWriter;
-use quire_engine::{Engine, EngineOptions, GgufFile, Machine, MemoryPlan};
+use quire_engine::{Engine, EngineOptions, GgufFile, Machine, MemoryPlan, ModelFiles};
 
 const F32: u32 = 0;
 const Q8_0: u32 = 8;
@@ -70,7 +70,7 @@ impl Model {
         self
     }
 
-    fn open(&self) -> GgufFile {
+    fn open(&self) -> ModelFiles {
         let mut writer = GgufWriter::new();
         writer.string("general.architecture", self.architecture);
         writer.f32("llama.attention.layer_norm_rms_epsilon", 1e-5);
@@ -83,7 +83,8 @@ impl Model {
         for (name, (dims, ggml_type)) in &self.tensors {
             writer.tensor(name, dims, *ggml_type).expect("a valid tensor");
         }
-        GgufFile::from_bytes(Path::new("bad.gguf"), writer.to_bytes()).expect("a valid container")
+        let file = GgufFile::from_bytes(Path::new("bad.gguf"), writer.to_bytes());
+        file.expect("a valid container").into()
     }
 }
 
@@ -146,7 +147,7 @@ fn tensors_that_contradict_the_keys_are_named() {
     );
     check_model(
         m().with_tensor("blk.0.ffn_up.weight", &[256, 64], IQ1_S),
-        "\"blk.0.ffn_up.weight\" has element type 19, which is not supported",
+        "\"blk.0.ffn_up.weight\" has element type IQ1_S, which is not supported",
     );
 }
 

@@ -83,7 +83,7 @@ pub(crate) enum LogFormat {
 #[derive(Debug, ClapArgs)]
 #[command(allow_negative_numbers = true)]
 pub(crate) struct RunArgs {
-    /// A GGUF file, a folder with one, or a name in the models folder [default: the default model]
+    /// A GGUF file, a directory with safetensors, or a name in the models folder [default: the default model]
     pub(crate) model: Option<String>,
 
     /// Instructions to the model, ahead of the conversation
@@ -123,7 +123,7 @@ pub(crate) struct PullArgs {
 #[derive(Debug, ClapArgs)]
 #[command(allow_negative_numbers = true)]
 pub(crate) struct PlanArgs {
-    /// A GGUF file, a folder with one, or a name in the models folder
+    /// A GGUF file, a directory with safetensors, or a name in the models folder
     pub(crate) model: Option<String>,
 
     /// The memory to fit into, as 16G [default: what this machine has free]
@@ -136,7 +136,7 @@ pub(crate) struct PlanArgs {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct TokenizeArgs {
-    /// A GGUF file; one with a vocabulary and no weights will do
+    /// A model; a GGUF file with a vocabulary and no weights will do
     pub(crate) file: PathBuf,
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use quire_engine::EngineHandle;
 use quire_engine::request::TokenId;
 use quire_engine::weights::gguf::Metadata;
+use serde_json::Value;
 
 use crate::app::unix_time;
 use crate::error::ApiError;
@@ -40,18 +41,46 @@ impl Default for SamplingDefaults {
 impl SamplingDefaults {
     /// What the file recommends (`general.sampling.*`) where it makes sense, OpenAI's values elsewhere.
     pub fn from_gguf(metadata: &Metadata) -> Self {
-        let number = |name: &str, low: f32, high: f32, default: f32| {
-            let value = metadata.f32(&format!("general.sampling.{name}")).ok().flatten();
+        let number = |name: &str| metadata.f32(&format!("general.sampling.{name}")).ok().flatten();
+        Self {
+            top_k: metadata.u32("general.sampling.top_k").ok().flatten().unwrap_or_default(),
+            ..Self::sensible(
+                number("temp"),
+                number("top_p"),
+                number("min_p"),
+                number("penalty_repeat"),
+            )
+        }
+    }
+
+    /// As `from_gguf`, of a generation_config.json.
+    pub fn from_generation_config(config: &Value) -> Self {
+        let number = |name: &str| config[name].as_f64().map(|value| value as f32);
+        let top_k = config["top_k"].as_u64().and_then(|top_k| u32::try_from(top_k).ok());
+        let penalty = number("repetition_penalty");
+        Self {
+            top_k: top_k.unwrap_or_default(),
+            ..Self::sensible(number("temperature"), number("top_p"), number("min_p"), penalty)
+        }
+    }
+
+    /// The defaults, but for what is given and makes sense.
+    fn sensible(
+        temperature: Option<f32>,
+        top_p: Option<f32>,
+        min_p: Option<f32>,
+        repetition_penalty: Option<f32>,
+    ) -> Self {
+        let default = Self::default();
+        let number = |value: Option<f32>, low: f32, high: f32, default: f32| {
             value.filter(|value| (low..=high).contains(value)).unwrap_or(default)
         };
-        let top_k = metadata.u32("general.sampling.top_k").ok().flatten();
-        let default = Self::default();
         Self {
-            temperature: number("temp", 0.0, 2.0, default.temperature),
-            top_k: top_k.unwrap_or(default.top_k),
-            top_p: number("top_p", f32::MIN_POSITIVE, 1.0, default.top_p),
-            min_p: number("min_p", 0.0, 1.0, default.min_p),
-            repetition_penalty: number("penalty_repeat", 0.1, 10.0, default.repetition_penalty),
+            temperature: number(temperature, 0.0, 2.0, default.temperature),
+            top_k: default.top_k,
+            top_p: number(top_p, f32::MIN_POSITIVE, 1.0, default.top_p),
+            min_p: number(min_p, 0.0, 1.0, default.min_p),
+            repetition_penalty: number(repetition_penalty, 0.1, 10.0, default.repetition_penalty),
         }
     }
 }
@@ -128,5 +157,10 @@ mod tests {
         let expected =
             SamplingDefaults { temperature: 0.6, top_k: 20, ..SamplingDefaults::default() };
         assert_eq!(defaults, expected);
+        let config =
+            serde_json::json!({"temperature": 0.6, "top_k": 20, "top_p": -1.0, "min_p": "high"});
+        assert_eq!(SamplingDefaults::from_generation_config(&config), expected);
+        let nothing = SamplingDefaults::from_generation_config(&serde_json::Value::Null);
+        assert_eq!(nothing, SamplingDefaults::default());
     }
 }

@@ -1,5 +1,6 @@
 //! What the tests across crates share: models, engines to ask, and readers of golden files.
 
+pub mod distance;
 pub mod gguf_keys;
 pub mod safetensors;
 
@@ -8,7 +9,8 @@ use std::path::{Path, PathBuf};
 use quire_engine::machine::Machine;
 use quire_engine::request::{Finished, Started, StreamEvent, TokenOutput};
 use quire_engine::{
-    Engine, EngineHandle, EngineOptions, GgufFile, MemoryPlan, Request, SamplingParams, TokenStream,
+    Engine, EngineHandle, EngineOptions, MemoryPlan, ModelFiles, Request, SamplingParams,
+    TokenStream,
 };
 
 /// A path inside the repository.
@@ -28,6 +30,12 @@ pub fn tiny_model(family: &str) -> PathBuf {
     repository(&format!("tests/data/conformance/{family}.gguf"))
 }
 
+/// One of the tiny models as a directory with safetensors: committed, or beside the repository.
+pub fn tiny_directory(family: &str) -> Option<PathBuf> {
+    let homes = ["tests/data/conformance/hf", "../shared/data/conformance/models"];
+    homes.iter().map(|home| repository(home).join(family)).find(|path| path.is_dir())
+}
+
 /// Options for tests: two threads, a small cache.
 pub fn options() -> EngineOptions {
     EngineOptions {
@@ -40,14 +48,18 @@ pub fn options() -> EngineOptions {
 
 /// An engine that ends on `end_tokens`; it stops when the handle is dropped.
 pub fn start(path: &Path, options: &EngineOptions, end_tokens: &[u32]) -> EngineHandle {
-    let file = GgufFile::open(path).expect("the model file is readable");
-    start_file(&file, options, end_tokens)
+    let files = ModelFiles::open(path).expect("the model file is readable");
+    start_files(&files, options, end_tokens)
 }
 
-/// As `start`, of a file already open.
-pub fn start_file(file: &GgufFile, options: &EngineOptions, end_tokens: &[u32]) -> EngineHandle {
-    let plan = MemoryPlan::new(file, options, &Machine::detect()).expect("the model fits");
-    let engine = Engine::load(file, &plan, end_tokens, &|_, _| ()).expect("the model loads");
+/// As `start`, of files already open.
+pub fn start_files(
+    files: &ModelFiles,
+    options: &EngineOptions,
+    end_tokens: &[u32],
+) -> EngineHandle {
+    let plan = MemoryPlan::new(files, options, &Machine::detect()).expect("the model fits");
+    let engine = Engine::load(files, &plan, end_tokens, &|_, _| ()).expect("the model loads");
     engine.spawn().expect("the engine starts").0
 }
 

@@ -2,22 +2,14 @@
 
 use std::path::Path;
 
-use serde_json::Value;
+use quire_engine::weights::safetensors::SafetensorsFile;
 
-/// A golden file in memory.
-pub struct Safetensors {
-    header: Value,
-    data: Vec<u8>,
-}
+/// A golden file.
+pub struct Safetensors(SafetensorsFile);
 
 impl Safetensors {
     pub fn open(path: &Path) -> Self {
-        let bytes =
-            std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        let (len, rest) = bytes.split_first_chunk::<8>().expect("a header length");
-        let (header, data) = rest.split_at(u64::from_le_bytes(*len) as usize);
-        let header = serde_json::from_slice(header).expect("a JSON header");
-        Self { header, data: data.to_vec() }
+        Self(SafetensorsFile::open(path).unwrap_or_else(|error| panic!("{error}")))
     }
 
     /// All elements of an F32 tensor.
@@ -31,15 +23,12 @@ impl Safetensors {
     }
 
     pub fn contains(&self, name: &str) -> bool {
-        self.header.get(name).is_some()
+        self.0.tensor(name).is_some()
     }
 
     fn words(&self, name: &str, dtype: &str) -> impl Iterator<Item = [u8; 4]> + '_ {
-        let entry = &self.header[name];
-        assert_eq!(entry["dtype"], dtype, "{name}");
-        let offset =
-            |index: usize| entry["data_offsets"][index].as_u64().expect("an offset") as usize;
-        let bytes = &self.data[offset(0)..offset(1)];
-        bytes.as_chunks::<4>().0.iter().copied()
+        let tensor = self.0.tensor(name).unwrap_or_else(|| panic!("no tensor {name}"));
+        assert_eq!(tensor.dtype, dtype, "{name}");
+        self.0.tensor_bytes(tensor).as_chunks::<4>().0.iter().copied()
     }
 }

@@ -1,12 +1,12 @@
 //! Tiny models with golden numbers of a reference implementation, in float32 and in the default mode.
 
 use quire_engine::config::Weights;
-use quire_engine::{EngineHandle, EngineOptions, GgufFile, SamplingParams};
+use quire_engine::weights::ModelFiles;
+use quire_engine::{EngineHandle, EngineOptions, GgufFile};
+use quire_tests::distance::{Distance, check_prompt, prompts};
 use quire_tests::gguf_keys::{KeyValue, with_keys};
 use quire_tests::safetensors::Safetensors;
-use quire_tests::{ask, options, repository, start_file};
-
-const VOCAB_SIZE: u32 = 512;
+use quire_tests::{options, repository, start_files};
 
 /// A tiny model.
 struct Family {
@@ -49,7 +49,7 @@ const FAMILIES: [Family; 13] = [
 
 impl Family {
     /// The model and its golden numbers; `None` where they are not there.
-    fn open(&self) -> Option<(GgufFile, Safetensors)> {
+    fn open(&self) -> Option<(ModelFiles, Safetensors)> {
         let name = self.name;
         let committed = repository("tests/data/conformance");
         let beside = repository("../shared/data/conformance");
@@ -65,32 +65,12 @@ impl Family {
         let bytes = std::fs::read(&model).expect("the model is readable");
         let bytes = with_keys(&bytes, self.missing_keys);
         let file = GgufFile::from_bytes(&model, bytes).expect("a valid file");
-        Some((file, Safetensors::open(&golden)))
+        Some((file.into(), Safetensors::open(&golden)))
     }
 
-    fn start(&self, file: &GgufFile, weights: Weights) -> EngineHandle {
+    fn start(&self, files: &ModelFiles, weights: Weights) -> EngineHandle {
         let max_model_len = self.max_model_len;
-        start_file(file, &EngineOptions { weights, max_model_len, ..options() }, &[])
-    }
-}
-
-/// How far log probabilities of one run lie from the golden ones.
-#[derive(Debug, Default)]
-struct Distance {
-    largest: f32,
-    sum: f64,
-    count: usize,
-}
-
-impl Distance {
-    fn add(&mut self, got: f32, want: f32) {
-        self.largest = self.largest.max((got - want).abs());
-        self.sum += f64::from((got - want).abs());
-        self.count += 1;
-    }
-
-    fn mean(&self) -> f64 {
-        self.sum / self.count as f64
+        start_files(files, &EngineOptions { weights, max_model_len, ..options() }, &[])
     }
 }
 
@@ -126,55 +106,4 @@ fn the_default_mode_stays_close() {
         println!("{} packed: mean {}, {distance:?}", family.name, distance.mean());
         assert!(distance.mean() < 0.05, "{}: {distance:?}", family.name);
     }
-}
-
-fn prompts() -> Vec<String> {
-    (0..6).map(|index| format!("p{index}")).collect()
-}
-
-/// Prompt log probabilities, 16 greedy tokens and the whole distribution at each, against the golden ones.
-/// Where the golden logits of the two likeliest lie within `min_gap`, the token may differ, and the rest is skipped.
-fn check_prompt(
-    handle: &EngineHandle,
-    golden: &Safetensors,
-    prompt: &str,
-    min_gap: f32,
-    distance: &mut Distance,
-) {
-    let params = SamplingParams {
-        logprobs: Some(VOCAB_SIZE),
-        prompt_logprobs: Some(0),
-        ..SamplingParams::greedy(16)
-    };
-    let answer = ask(handle, &golden.ids(&format!("{prompt}.input_ids")), params);
-    let next = match golden.contains(&format!("{prompt}.next_logprob")) {
-        true => golden.f32(&format!("{prompt}.next_logprob")),
-        false => Vec::new(),
-    };
-    let computed = answer.started.prompt_logprobs.iter().flatten();
-    assert_eq!(computed.clone().count(), next.len(), "{prompt}: prompt log probabilities");
-    computed.zip(&next).for_each(|(entry, &want)| distance.add(entry.logprob, want));
-
-    let greedy_ids = golden.ids(&format!("{prompt}.greedy_ids"));
-    let greedy_logits = golden.f32(&format!("{prompt}.greedy_logits"));
-    assert_eq!(answer.tokens.len(), greedy_ids.len());
-    let steps = greedy_logits.chunks(VOCAB_SIZE as usize).zip(&answer.tokens).zip(&greedy_ids);
-    for (step, ((logits, output), &id)) in steps.enumerate() {
-        if gap(logits) < min_gap {
-            return;
-        }
-        assert_eq!(output.token, id, "{prompt}, greedy step {step}");
-        let logsumexp = logits.iter().map(|&logit| f64::from(logit).exp()).sum::<f64>().ln();
-        let top = &output.logprobs.as_ref().expect("asked for").top;
-        assert_eq!(top.len(), VOCAB_SIZE as usize, "the whole distribution");
-        for &(token, logprob) in top {
-            distance.add(logprob, (f64::from(logits[token as usize]) - logsumexp) as f32);
-        }
-    }
-}
-
-fn gap(logits: &[f32]) -> f32 {
-    let mut sorted = logits.to_vec();
-    sorted.sort_by(f32::total_cmp);
-    sorted[sorted.len() - 1] - sorted[sorted.len() - 2]
 }

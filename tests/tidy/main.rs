@@ -14,6 +14,11 @@ fn imports_follow_the_stages() {
 }
 
 #[test]
+fn the_engine_reads_json_in_one_place() {
+    none(rules::json(&Tree::read()));
+}
+
+#[test]
 fn files_and_functions_are_short() {
     none(rules::lengths(&Tree::read()));
 }

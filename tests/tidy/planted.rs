@@ -33,6 +33,16 @@ fn wrong_imports() {
 }
 
 #[test]
+fn json_outside_the_readers_of_files() {
+    let code = "//! Doc.\nuse serde_json::Value;\n";
+    finds(rules::json, &[("engine/src/engine.rs", code)], &["engine.rs: JSON is read in"]);
+    finds(rules::json, &[("engine/src/models/a.rs", "#[derive(serde::Deserialize)]")], &["a.rs"]);
+    finds(rules::json, &[("engine/src/weights/json.rs", code)], &[]);
+    finds(rules::json, &[("server/src/a.rs", code), ("engine/tests/a.rs", code)], &[]);
+    finds(rules::json, &[("engine/src/a.rs", "// no serde_json here")], &[]);
+}
+
+#[test]
 fn long_files_and_functions() {
     let long = "// x\n".repeat(601);
     finds(rules::lengths, &[("engine/src/a.rs", &long)], &["601 lines"]);

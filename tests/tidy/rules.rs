@@ -17,7 +17,10 @@ const EDGES: &[(&str, &[&str])] = &[
 ];
 
 /// What must not reach below the front-ends.
-const KEPT_FROM_ENGINE: &[&str] = &["tokio", "axum", "hyper", "serde", "serde_json", "tonic"];
+const KEPT_FROM_ENGINE: &[&str] = &["tokio", "axum", "hyper", "tonic"];
+
+/// Model directories are described in JSON: only their readers may name what reads it.
+const JSON_OF_ENGINE: &str = "engine/src/weights/";
 
 /// Folders of `kernels/src` that are no op.
 const NO_OPS: &[&str] = &["cpu", "cuda"];
@@ -55,6 +58,18 @@ pub(crate) fn imports(tree: &Tree) -> Vec<String> {
         }
     }
     complaints
+}
+
+/// JSON enters the engine through the readers of model files alone.
+pub(crate) fn json(tree: &Tree) -> Vec<String> {
+    tree.with_ending(".rs")
+        .filter(|(path, _)| path.starts_with("engine/src/") && !path.starts_with(JSON_OF_ENGINE))
+        .filter(|(_, text)| {
+            let code = code_only(text);
+            has_word(&code, "serde") || has_word(&code, "serde_json")
+        })
+        .map(|(path, _)| format!("{path}: JSON is read in {JSON_OF_ENGINE} alone"))
+        .collect()
 }
 
 /// Files and functions short enough to read at once.

@@ -12,7 +12,7 @@ use quire_benches::report::{Run, Table, percent, print, progress, three_digits, 
 use quire_benches::statistics::median;
 use quire_engine::request::{FinishReason, StreamEvent};
 use quire_engine::{
-    Engine, EngineHandle, EngineOptions, GgufFile, Machine, MemoryPlan, Request, SamplingParams,
+    Engine, EngineHandle, EngineOptions, Machine, MemoryPlan, ModelFiles, Request, SamplingParams,
     TokenStream,
 };
 use quire_kernels::cases::{Work, random_f32};
@@ -128,7 +128,7 @@ fn main() -> anyhow::Result<()> {
 
 /// Starts an engine whose KV cache holds just the largest batch.
 fn load(args: &Args) -> anyhow::Result<(EngineHandle, ModelWork, MemoryPlan)> {
-    let file = GgufFile::open(&args.model)?;
+    let file = ModelFiles::open(&args.model)?;
     let machine = Machine::detect();
     let mut options = EngineOptions {
         threads: args.threads,

@@ -1,5 +1,6 @@
 //! The registry: one small file an architecture, mapping a file's keys to a `DecoderSpec`.
 
+mod config_keys;
 pub mod decoder;
 mod gemma;
 mod gemma2;
@@ -21,11 +22,17 @@ mod traces;
 pub use decoder::Decoder;
 pub use spec::DecoderSpec;
 
+use anyhow::{Context, bail, ensure};
+
+use crate::weights::ModelFiles;
+use crate::weights::directory::ModelDirectory;
 use crate::weights::gguf::GgufFile;
+use config_keys::ConfigKeys;
 use gguf_keys::Keys;
 
 /// Reads a spec from a file's keys.
 type SpecReader = fn(&Keys) -> anyhow::Result<DecoderSpec>;
+type ConfigReader = fn(&ConfigKeys) -> anyhow::Result<DecoderSpec>;
 
 /// `general.architecture` → how to read its spec.
 const ARCHITECTURES: [(&str, SpecReader); 9] = [
@@ -40,15 +47,73 @@ const ARCHITECTURES: [(&str, SpecReader); 9] = [
     ("mistral3", mistral3::spec),
 ];
 
-/// The spec of a GGUF file, or an error that names the architecture or key.
-pub fn spec_of(file: &GgufFile) -> anyhow::Result<DecoderSpec> {
+/// `model_type` of a config.json → the architecture, and how to read its spec.
+const MODEL_TYPES: [(&str, &str, ConfigReader); 4] = [
+    ("llama", "llama", llama::spec_of_config),
+    ("mistral", "llama", llama::spec_of_config),
+    ("qwen2", "qwen2", qwen2::spec_of_config),
+    ("qwen3", "qwen3", qwen3::spec_of_config),
+];
+
+/// What of a class name in `architectures` tells a model that writes text.
+const TEXT_GENERATORS: [&str; 3] = ["ForCausalLM", "ForConditionalGeneration", "LMHeadModel"];
+
+/// The spec of a model, or an error that names the architecture or key.
+pub fn spec_of(files: &ModelFiles) -> anyhow::Result<DecoderSpec> {
+    match files {
+        ModelFiles::Gguf(file) => spec_of_gguf(file),
+        ModelFiles::Directory(directory) => spec_of_directory(directory),
+    }
+}
+
+fn spec_of_gguf(file: &GgufFile) -> anyhow::Result<DecoderSpec> {
     let name = file.metadata().require_string("general.architecture")?;
     let Some((name, read)) = ARCHITECTURES.iter().find(|(known, _)| *known == name) else {
-        let known: Vec<&str> = ARCHITECTURES.iter().map(|(name, _)| *name).collect();
-        anyhow::bail!(
+        bail!(
             "the architecture \"{name}\" is not supported; supported: {}",
-            known.join(", ")
+            ARCHITECTURES.map(|(name, _)| name).join(", ")
         );
     };
     read(&Keys::new(file, name))
+}
+
+fn spec_of_directory(directory: &ModelDirectory) -> anyhow::Result<DecoderSpec> {
+    let (top, text) = (directory.config().top(), directory.config().text());
+    let name = text.string("model_type")?;
+    let name = name.with_context(|| format!("{} is missing", text.name_of("model_type")))?;
+    let Some((_, architecture, read)) = MODEL_TYPES.iter().find(|(known, ..)| *known == name)
+    else {
+        bail!(
+            "{}: the architecture \"{name}\" is not supported; supported: {}",
+            directory.path().display(),
+            MODEL_TYPES.map(|(name, ..)| name).join(", ")
+        );
+    };
+    if let Some(class) = top.first_string("architectures") {
+        ensure!(
+            TEXT_GENERATORS.iter().any(|ending| class.ends_with(ending)),
+            "{}: {class} is no model that writes text",
+            directory.path().display()
+        );
+    }
+    for section in [&top, &text] {
+        if let Some(quantization) = section.section("quantization_config")? {
+            let method = quantization.string("quant_method")?.unwrap_or("unknown");
+            bail!(
+                "{}: weights quantized by \"{method}\" are not supported yet; \
+                 use the BF16 or F16 model, or a GGUF file",
+                directory.path().display()
+            );
+        }
+    }
+    let spec = read(&ConfigKeys::new(directory, architecture))?;
+    if let Some(tensor) = directory.unknown_tensor() {
+        bail!("tensor {tensor:?} has no place in a {architecture} model");
+    }
+    let has_qk_norm = directory.has_tensor("blk.0.attn_q_norm.weight");
+    ensure!(
+        spec.qk_norm || !has_qk_norm,
+        "a {architecture} model has no norms of q and k, but the files do"
+    );
+    Ok(spec)
 }

@@ -24,7 +24,15 @@ pub enum RopeScaling {
     Linear {
         factor: f32,
     },
-    /// Each has its own divisor, rotary_dim/2 of them (Llama 3).
+    /// Llama 3.1: frequencies with fewer than `low_freq_factor` turns in the original context are divided by `factor`,
+    /// those with more than `high_freq_factor` are kept, and between the two it is interpolated.
+    Llama3 {
+        factor: f32,
+        low_freq_factor: f32,
+        high_freq_factor: f32,
+        original_context_length: f32,
+    },
+    /// Each has its own divisor, rotary_dim/2 of them (Llama 3 in GGUF files).
     Divisors(Vec<f32>),
     /// Slow ones are divided by `factor`, fast ones are kept, with a ramp between (Peng et al. 2023). Where the ramp
     /// begins and ends is told by turns within the original context.
@@ -56,6 +64,17 @@ impl RopeSpec {
         let frequency = |i: usize| match &self.scaling {
             RopeScaling::None => plain(i),
             RopeScaling::Linear { factor } => plain(i) / f64::from(*factor),
+            &RopeScaling::Llama3 {
+                factor,
+                low_freq_factor: low,
+                high_freq_factor: high,
+                original_context_length: length,
+            } => {
+                let (low, high) = (f64::from(low), f64::from(high));
+                let turns = f64::from(length) * plain(i) / (2.0 * PI);
+                let kept = ((turns - low) / (high - low)).clamp(0.0, 1.0);
+                (1.0 - kept) * plain(i) / f64::from(factor) + kept * plain(i)
+            }
             RopeScaling::Divisors(divisors) => plain(i) / f64::from(divisors[i]),
             RopeScaling::Yarn { factor, .. } => {
                 let share = self.yarn_ramp(i);

@@ -18,6 +18,11 @@ pub struct HostTensor<'a> {
 pub trait WeightSource: Sync {
     /// `None`: no such tensor. An error: it is there but cannot be used.
     fn tensor(&self, name: &str) -> anyhow::Result<Option<HostTensor<'_>>>;
+
+    /// How the file itself calls the tensor, for messages.
+    fn name_in_file(&self, name: &str) -> String {
+        name.to_owned()
+    }
 }
 
 /// Loads weights by the names of one scope ("blk.3.") onto one device.
@@ -94,7 +99,7 @@ impl<'a> WeightLoader<'a> {
             self.policy,
         )
         .map(|weight| weight.with_activations(self.activations))
-        .with_context(|| format!("tensor \"{name}\""))
+        .with_context(|| format!("tensor \"{}\"", source.name_in_file(&name)))
     }
 
     /// Several matrices of the same `in_features`, stacked along `out_features`: one op computes all. A file may have
@@ -175,10 +180,14 @@ fn find<'a>(
     out_features: usize,
     in_features: usize,
 ) -> anyhow::Result<HostTensor<'a>> {
-    let Some(tensor) = source.tensor(name)? else { bail!("the file has no tensor \"{name}\"") };
+    let shown = || source.name_in_file(name);
+    let Some(tensor) = source.tensor(name)? else {
+        bail!("the file has no tensor \"{}\"", shown())
+    };
     ensure!(
         (tensor.out_features, tensor.in_features) == (out_features, in_features),
-        "tensor \"{name}\" is [{}, {}], but the model's keys ask for [{out_features}, {in_features}]",
+        "tensor \"{}\" is [{}, {}], but the model's keys ask for [{out_features}, {in_features}]",
+        shown(),
         tensor.out_features,
         tensor.in_features
     );
@@ -186,7 +195,8 @@ fn find<'a>(
     let expected = row_bytes.and_then(|bytes| bytes.checked_mul(out_features));
     ensure!(
         expected == Some(tensor.bytes.len()),
-        "tensor \"{name}\" has {} bytes",
+        "tensor \"{}\" has {} bytes",
+        shown(),
         tensor.bytes.len()
     );
     Ok(tensor)

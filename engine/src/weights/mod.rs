@@ -1,6 +1,20 @@
 //! Where weights come from: one folder a file format, one loader for all.
 
+mod bytes;
+pub mod directory;
 pub mod gguf;
+mod json;
 mod loader;
+mod model_files;
+pub mod safetensors;
 
 pub use loader::{HostTensor, WeightLoader, WeightSource, read_vector};
+pub use model_files::{ModelFiles, TensorSummary};
+
+/// A name out of an untrusted file, fit for one line of a terminal: escaped and cut.
+pub(crate) fn quoted(name: &str) -> String {
+    const MAX_SHOWN: usize = 100;
+    let shown: String = name.chars().take(MAX_SHOWN).collect();
+    let more = if shown.len() < name.len() { "…" } else { "" };
+    format!("{shown:?}{more}")
+}

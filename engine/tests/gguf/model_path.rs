@@ -11,7 +11,7 @@ use crate::support::Folder;
 #[test]
 fn typed_paths() {
     let long_list: Vec<String> = (10..40).map(|number| format!("m{number}.gguf")).collect();
-    let cases: [(&str, Vec<&str>); 13] = [
+    let cases: [(&str, Vec<&str>); 15] = [
         ("a.gguf", vec!["a.gguf"]),
         ("sha256-abc", vec!["sha256-abc"]),
         ("a.safetensors", vec!["a.safetensors"]),
@@ -23,6 +23,8 @@ fn typed_paths() {
         ("two", vec!["two/b.gguf", "two/a.gguf", "two/m-00001-of-00002.gguf"]),
         ("sets", vec!["sets/m-00001-of-00002.gguf", "sets/m-00001-of-00003.gguf"]),
         ("tensors", vec!["tensors/model.safetensors", "tensors/config.json"]),
+        ("bare", vec!["bare/model.safetensors"]),
+        ("pickle", vec!["pickle/pytorch_model.bin", "pickle/config.json"]),
         ("none", vec!["none/README.md"]),
         ("many", long_list.iter().map(String::as_str).collect()),
     ];
@@ -46,16 +48,18 @@ fn typed_paths() {
     expect![[r"
         a.gguf -> a.gguf
         sha256-abc -> sha256-abc
-        a.safetensors -> a.safetensors: safetensors files are not supported yet; pass a .gguf file
-        absent -> absent: no such file or directory; pass a .gguf file or a directory with one (nothing is downloaded)
+        a.safetensors -> a.safetensors: a safetensors file alone says little; pass the directory that it and config.json lie in
+        absent -> absent: no such file or directory; pass a .gguf file or a model directory (nothing is downloaded)
         one -> one/a.GGUF
         splits -> splits/m-00002-of-00003.gguf
         vision -> vision/m.gguf
         projector -> projector/mmproj-m.gguf
         two -> two: the directory has several models; pass one of a.gguf, b.gguf, m-00001-of-00002.gguf
         sets -> sets: the directory has several models; pass one of m-00001-of-00002.gguf, m-00001-of-00003.gguf
-        tensors -> tensors: safetensors directories are not supported yet; pass a .gguf file
-        none -> none: the directory has no .gguf file
+        tensors -> tensors
+        bare -> bare: the directory has safetensors files, but no config.json beside them
+        pickle -> pickle: the directory has its weights only as pickles (pytorch_model.bin), which run code when they are read; get the model as safetensors or GGUF
+        none -> none: the directory has neither a .gguf file nor safetensors with a config.json
         many -> many: the directory has several models; pass one of m10.gguf, m11.gguf, m12.gguf, m13.gguf, m14.gguf, m15.gguf, m16.gguf, m17.gguf, m18.gguf, m19.gguf, m20.gguf, m21.gguf, m22.gguf, m23.gguf, m24.gguf, m25.gguf, m26.gguf, m27.gguf, m28.gguf, m29.gguf and 10 more
     "]].assert_eq(&results);
 }

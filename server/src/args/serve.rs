@@ -16,7 +16,7 @@ use super::{EngineArgs, Environment, units};
 #[derive(Debug, ClapArgs)]
 #[command(allow_negative_numbers = true)]
 pub(crate) struct ServeArgs {
-    /// A GGUF file, a folder with one, or a name in the models folder [default: the default model]
+    /// A GGUF file, a directory with safetensors, or a name in the models folder [default: the default model]
     model: Option<String>,
 
     #[command(flatten)]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use quire_engine::weights::gguf::{GgufFile, type_layout};
+use quire_engine::ModelFiles;
 
 use super::model;
 use crate::args::CommonOptions;
@@ -24,32 +24,25 @@ pub(crate) fn run(options: &CommonOptions) {
     for (path, name) in models.iter().zip(&names) {
         match model::open(path) {
             // A vocabulary for tests and tokenizing.
-            Ok(file) if file.tensors().len() == 0 => {}
-            Ok(file) => println!(
+            Ok(files) if files.tensors().is_empty() => {}
+            Ok(files) => println!(
                 "{name:width$}  {:>10}  {:8}  {}",
-                human_bytes(file.num_bytes()),
-                main_type(&file),
-                architecture(&file)
+                human_bytes(files.num_bytes()),
+                main_type(&files),
+                files.architecture().unwrap_or("unknown")
             ),
             Err(error) => println!("{name:width$}  unusable: {error:#}"),
         }
     }
 }
 
-/// As the file names it.
-pub(crate) fn architecture(file: &GgufFile) -> String {
-    let name = file.metadata().string("general.architecture").ok().flatten();
-    name.unwrap_or("unknown").to_owned()
-}
-
-/// The tensor type that takes most of the file's bytes.
-pub(crate) fn main_type(file: &GgufFile) -> String {
-    let mut bytes_of: BTreeMap<u32, u64> = BTreeMap::new();
-    for tensor in file.tensors() {
-        *bytes_of.entry(tensor.ggml_type).or_default() += tensor.num_bytes;
+/// The element type that takes most of the model's bytes.
+pub(crate) fn main_type(files: &ModelFiles) -> String {
+    let mut bytes_of: BTreeMap<&str, u64> = BTreeMap::new();
+    let tensors = files.tensors();
+    for tensor in &tensors {
+        *bytes_of.entry(tensor.type_name).or_default() += tensor.num_bytes;
     }
     let largest = bytes_of.into_iter().max_by_key(|&(_, bytes)| bytes);
-    largest.map_or("no weights".to_owned(), |(id, _)| {
-        type_layout(id).map_or_else(|_| format!("type {id}"), |layout| layout.name.to_owned())
-    })
+    largest.map_or("no weights", |(name, _)| name).to_owned()
 }

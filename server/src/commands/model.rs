@@ -3,16 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use quire_engine::ModelFiles;
 use quire_engine::model_path::resolve_model_path;
-use quire_engine::weights::gguf::{GgufFile, SplitName};
+use quire_engine::weights::gguf::SplitName;
 
 /// What is served when no model is named; `make model` fetches it.
 pub(crate) const DEFAULT_MODEL: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
 
-/// How deep models lie in the models folder: `ORG/REPO/FOLDER/FILE.gguf`.
+/// How deep models lie in the models folder: `ORG/REPO/FOLDER/FILE.gguf`, or `ORG/REPO` with safetensors.
 const MAX_DEPTH: usize = 4;
 
-/// The GGUF file that `name` means: a file, a folder with one model, or a name in `models_dir`.
+/// The model that `name` means: a GGUF file, a folder that is or has one model, or a name in `models_dir`.
 pub(crate) fn find(name: Option<&str>, models_dir: &Path) -> Result<PathBuf> {
     let Some(name) = name else {
         let path = models_dir.join(DEFAULT_MODEL);
@@ -21,7 +22,7 @@ pub(crate) fn find(name: Option<&str>, models_dir: &Path) -> Result<PathBuf> {
         }
         bail!(
             "no model is named, and the default one ({DEFAULT_MODEL}) is not in {}; get it with \
-             `make model`, get another with `quire pull ORG/REPO`, or name a GGUF file",
+             `make model`, get another with `quire pull ORG/REPO`, or name a GGUF file or a model's directory",
             models_dir.display()
         );
     };
@@ -38,7 +39,7 @@ pub(crate) fn find(name: Option<&str>, models_dir: &Path) -> Result<PathBuf> {
     })
 }
 
-/// The models under `folder`, sorted; of a split one, its first part.
+/// The models under `folder`, sorted: GGUF files (of a split one, its first part), and directories with safetensors.
 pub(crate) fn models_in(folder: &Path) -> Vec<PathBuf> {
     let mut models = Vec::new();
     collect(folder, MAX_DEPTH, &mut models);
@@ -46,8 +47,12 @@ pub(crate) fn models_in(folder: &Path) -> Vec<PathBuf> {
     models
 }
 
-/// The model's name in the API when no flag gives one: the file's, without `.gguf` and the part's number.
+/// The model's name in the API when no flag gives one: the directory's, or the file's without `.gguf` and the part's
+/// number.
 pub(crate) fn served_name(path: &Path) -> String {
+    // A directory typed as `.` or `..` has its name elsewhere.
+    let whole = path.file_name().is_none().then(|| path.canonicalize().ok()).flatten();
+    let path = whole.as_deref().unwrap_or(path);
     let base = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into());
     match SplitName::parse(&base) {
         Some(split) => split.model,
@@ -56,8 +61,8 @@ pub(crate) fn served_name(path: &Path) -> String {
 }
 
 /// Opens the model; the error is one sentence that names the file.
-pub(crate) fn open(path: &Path) -> Result<GgufFile> {
-    Ok(GgufFile::open(path)?)
+pub(crate) fn open(path: &Path) -> Result<ModelFiles> {
+    ModelFiles::open(path)
 }
 
 /// `ORG/REPO`, `ORG/REPO:QUANT`, a file's name, or that without `.gguf`; letters' case aside.
@@ -95,7 +100,7 @@ fn only_model(folder: &Path, quant: Option<&str>) -> Result<PathBuf> {
     let fitting: Vec<&PathBuf> = models.iter().filter(fits).collect();
     match fitting.as_slice() {
         [model] => Ok((*model).clone()),
-        [] => bail!("{} has no such GGUF file", folder.display()),
+        [] => bail!("{} has no such model", folder.display()),
         several => {
             let lines: Vec<String> =
                 several.iter().map(|path| format!("  {}", path.display())).collect();
@@ -105,6 +110,8 @@ fn only_model(folder: &Path, quant: Option<&str>) -> Result<PathBuf> {
 }
 
 fn collect(folder: &Path, depth: usize, models: &mut Vec<PathBuf>) {
+    let num_found = models.len();
+    let mut has_safetensors = false;
     let Ok(entries) = std::fs::read_dir(folder) else { return };
     for path in entries.flatten().map(|entry| entry.path()) {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -117,7 +124,13 @@ fn collect(folder: &Path, depth: usize, models: &mut Vec<PathBuf>) {
             && SplitName::parse(&name).is_none_or(|s| s.index == 0)
         {
             models.push(path);
+        } else {
+            has_safetensors |= path.extension().is_some_and(|ending| ending == "safetensors");
         }
+    }
+    let has_files = models[num_found..].iter().any(|model| model.parent() == Some(folder));
+    if has_safetensors && !has_files && folder.join("config.json").is_file() {
+        models.push(folder.to_owned());
     }
 }
 
@@ -134,13 +147,16 @@ mod tests {
             "org/repo/big-Q4_K_M-00002-of-00002.gguf",
             "org/two/m-Q4_0.gguf",
             "org/two/m-Q8_0.gguf",
+            "org/whole/config.json",
+            "org/whole/model.safetensors",
+            "org/weights/model.safetensors",
             "notes.txt",
         ] {
             let path = root.join(file);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, "").unwrap();
         }
-        assert_eq!(models_in(&root).len(), 4);
+        assert_eq!(models_in(&root).len(), 5);
         let found = |name: &str| {
             let path = find(Some(name), &root).ok()?;
             Some(path.strip_prefix(&root).unwrap().to_string_lossy().into_owned())
@@ -152,7 +168,19 @@ mod tests {
         assert_eq!(found("big-Q4_K_M").as_deref(), Some(first));
         assert_eq!(found(root.join("org/repo").to_str().unwrap()).as_deref(), Some(first));
         assert_eq!(found("org/two:q8_0").as_deref(), Some("org/two/m-Q8_0.gguf"));
-        for name in ["", "two", "../x", "org/../one.Q8_0", "org/two", "org/two:Q2_K", "notes.txt"] {
+        assert_eq!(found("org/whole").as_deref(), Some("org/whole"));
+        assert_eq!(found("WHOLE").as_deref(), Some("org/whole"));
+        assert_eq!(found(root.join("org/whole/.").to_str().unwrap()).as_deref(), Some("org/whole"));
+        for name in [
+            "",
+            "two",
+            "org/weights",
+            "../x",
+            "org/../one.Q8_0",
+            "org/two",
+            "org/two:Q2_K",
+            "notes.txt",
+        ] {
             assert_eq!(found(name), None, "{name:?}");
         }
         let error = find(None, &root).unwrap_err().to_string();

@@ -9,12 +9,12 @@ use crate::args::{CommonOptions, PlanArgs};
 /// Prints the plan that `serve` would follow with the same flags.
 pub(crate) fn run(args: &PlanArgs, options: &CommonOptions) -> Result<()> {
     let path = model::find(args.model.as_deref(), &options.models_dir)?;
-    let file = model::open(&path)?;
+    let files = model::open(&path)?;
     let mut machine = Machine::detect();
     if let Some(memory) = args.memory {
         machine.available_memory = memory;
     }
-    let plan = MemoryPlan::new(&file, &args.engine.resolve(), &machine)?;
+    let plan = MemoryPlan::new(&files, &args.engine.resolve(), &machine)?;
     println!("{}", table(&plan));
     Ok(())
 }

@@ -27,13 +27,13 @@ const MAX_ERROR: usize = 1 << 20;
 /// Chats on a terminal; elsewhere answers standard input once.
 pub(crate) fn run(args: &RunArgs, options: &CommonOptions) -> Result<()> {
     let path = model::find(args.model.as_deref(), &options.models_dir)?;
-    let file = model::open(&path)?;
+    let files = model::open(&path)?;
     let mut engine_options = args.engine.resolve();
     engine_options.served_model_name = model::served_name(&path);
     // One person types one message at a time.
     engine_options.max_num_seqs.get_or_insert(1);
-    let plan = MemoryPlan::new(&file, &engine_options, &Machine::detect())?;
-    let (model, _engine) = serve::load(&file, &plan)?;
+    let plan = MemoryPlan::new(&files, &engine_options, &Machine::detect())?;
+    let (model, _engine) = serve::load(&files, &plan)?;
     let name = engine_options.served_model_name;
     let config = ServerConfig { served_model_names: vec![name], ..ServerConfig::default() };
     let state = AppState::new(config, Metrics::install());

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
-use quire_engine::{Engine, GgufFile, Machine, MemoryPlan};
+use quire_engine::{Engine, Machine, MemoryPlan, ModelFiles};
 use quire_server::app::{AppState, SharedState};
 use quire_server::metrics::Metrics;
 use quire_server::model::{SamplingDefaults, ServedModel};
 use quire_server::serve::{ProbeServer, serve};
-use quire_server::text::{TemplateLimits, TextPipeline};
+use quire_server::text::{TemplateLimits, TextFiles, TextPipeline};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{model, plan};
@@ -33,8 +33,8 @@ pub(crate) fn run(
         engine_options.served_model_name = model::served_name(&path);
         server.config.served_model_names.push(engine_options.served_model_name.clone());
     }
-    let file = model::open(&path)?;
-    let plan = MemoryPlan::new(&file, &engine_options, &Machine::detect())?;
+    let files = model::open(&path)?;
+    let plan = MemoryPlan::new(&files, &engine_options, &Machine::detect())?;
     let listener = bind(&server.host, server.port, "--port")?;
     println!("{}\n{}", path.display(), plan::table(&plan));
     warn_if_open(&server);
@@ -43,7 +43,7 @@ pub(crate) fn run(
         .worker_threads(NUM_HTTP_THREADS)
         .enable_all()
         .build()?;
-    let outcome = runtime.block_on(serve_until_signal(listener, server, file, plan));
+    let outcome = runtime.block_on(serve_until_signal(listener, server, files, plan));
     // A load that a signal overtook is not waited for.
     runtime.shutdown_background();
     outcome
@@ -52,7 +52,7 @@ pub(crate) fn run(
 async fn serve_until_signal(
     listener: TcpListener,
     server: ServeOptions,
-    file: GgufFile,
+    files: ModelFiles,
     plan: MemoryPlan,
 ) -> Result<()> {
     let signals = StopSignals::new()?;
@@ -70,7 +70,7 @@ async fn serve_until_signal(
     let mut serving = std::pin::pin!(serve(listener, Arc::clone(&state), shutdown));
 
     // Probes are answered while the model loads.
-    let loading = tokio::task::spawn_blocking(move || load(&file, &plan));
+    let loading = tokio::task::spawn_blocking(move || load(&files, &plan));
     let engine_thread = tokio::select! {
         result = &mut serving => return Ok(result?),
         loaded = loading => {
@@ -86,14 +86,24 @@ async fn serve_until_signal(
 }
 
 /// Loads the weights and starts the engine.
-pub(crate) fn load(file: &GgufFile, plan: &MemoryPlan) -> Result<(ServedModel, JoinHandle<()>)> {
-    let text = TextPipeline::from_gguf(file.metadata(), &TemplateLimits::default())?;
+pub(crate) fn load(files: &ModelFiles, plan: &MemoryPlan) -> Result<(ServedModel, JoinHandle<()>)> {
+    let limits = TemplateLimits::default();
+    let (text, defaults) = match files {
+        ModelFiles::Gguf(file) => {
+            let defaults = SamplingDefaults::from_gguf(file.metadata());
+            (TextPipeline::from_gguf(file.metadata(), &limits)?, defaults)
+        }
+        ModelFiles::Directory(directory) => {
+            let files = TextFiles::read(directory.path())?;
+            let defaults = SamplingDefaults::from_generation_config(&files.generation);
+            (TextPipeline::from_directory(&files, &limits)?, defaults)
+        }
+    };
     let on_progress = |done: usize, total: usize| {
         tracing::debug!("loaded {done} of {total} layers");
     };
-    let engine = Engine::load(file, plan, text.tokenizer().eos_token_ids(), &on_progress)?;
+    let engine = Engine::load(files, plan, text.tokenizer().eos_token_ids(), &on_progress)?;
     let (handle, thread) = engine.spawn()?;
-    let defaults = SamplingDefaults::from_gguf(file.metadata());
     Ok((ServedModel::new(handle, Arc::new(text), defaults), thread))
 }
 

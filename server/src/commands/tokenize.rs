@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 
 use anyhow::{Context, Result, ensure};
-use quire_server::text::{SpecialTokens, Tokenizer};
+use quire_server::text::{SpecialTokens, tokenizer_of};
 
 use super::model;
 use crate::args::TokenizeArgs;
@@ -13,8 +13,8 @@ const MAX_TEXT: u64 = 1 << 30;
 
 /// Prints the ids of the text on one line, separated by spaces.
 pub(crate) fn run(args: &TokenizeArgs) -> Result<()> {
-    let file = model::open(&args.file)?;
-    let tokenizer = Tokenizer::from_gguf(file.metadata())
+    let files = model::open(&args.file)?;
+    let tokenizer = tokenizer_of(&files)
         .with_context(|| format!("{} has no usable vocabulary", args.file.display()))?;
     let mut bytes = Vec::new();
     std::io::stdin().lock().take(MAX_TEXT + 1).read_to_end(&mut bytes)?;

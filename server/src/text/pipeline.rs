@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use quire_engine::ModelFiles;
 use quire_engine::weights::gguf::{GgufError, Metadata};
 
+use super::directory::{DirectoryError, TextFiles};
 use super::template::{
     ChatInput, ChatTemplate, FALLBACK_TEMPLATE, RenderedPrompt, TemplateError, TemplateLimits,
     TemplateTokens,
@@ -26,16 +28,31 @@ pub enum TextError {
     Tokenizer(#[from] TokenizerError),
     #[error(transparent)]
     Metadata(#[from] GgufError),
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
     #[error("{key}: {error}")]
     Template { key: String, error: TemplateError },
 }
 
 const TEMPLATE_KEY: &str = "tokenizer.chat_template";
 
+/// The name that stands for the model's own template.
+const DEFAULT_TEMPLATE: &str = "default";
+
 /// The named template for conversations with tools.
 const TOOL_USE: &str = "tool_use";
 
 impl TextPipeline {
+    pub fn from_directory(files: &TextFiles, limits: &TemplateLimits) -> Result<Self, TextError> {
+        let tokenizer = Arc::new(Tokenizer::new(&files.tokenizer)?);
+        let default = files.templates.get(DEFAULT_TEMPLATE).map(String::as_str);
+        let mut pipeline = Self::new(tokenizer, default, limits)?;
+        for (name, source) in files.templates.iter().filter(|(name, _)| *name != DEFAULT_TEMPLATE) {
+            pipeline.add_template(name, source, &format!("chat template {name:?}"), limits)?;
+        }
+        Ok(pipeline)
+    }
+
     pub fn from_gguf(metadata: &Metadata, limits: &TemplateLimits) -> Result<Self, TextError> {
         let tokenizer = Arc::new(Tokenizer::from_gguf(metadata)?);
         let source = metadata.string(TEMPLATE_KEY)?;
@@ -43,13 +60,24 @@ impl TextPipeline {
         for key in metadata.keys() {
             let Some(name) = key.strip_prefix("tokenizer.chat_template.") else { continue };
             if let Some(source) = metadata.string(key)? {
-                let tokens = template_tokens(&pipeline.tokenizer);
-                let template = ChatTemplate::new(source, tokens, *limits)
-                    .map_err(|error| TextError::Template { key: key.to_owned(), error })?;
-                pipeline.named_templates.insert(name.to_owned(), template);
+                pipeline.add_template(name, source, key, limits)?;
             }
         }
         Ok(pipeline)
+    }
+
+    /// `key` names the template in errors.
+    fn add_template(
+        &mut self,
+        name: &str,
+        source: &str,
+        key: &str,
+        limits: &TemplateLimits,
+    ) -> Result<(), TextError> {
+        let template = ChatTemplate::new(source, template_tokens(&self.tokenizer), *limits)
+            .map_err(|error| TextError::Template { key: key.to_owned(), error })?;
+        self.named_templates.insert(name.to_owned(), template);
+        Ok(())
     }
 
     /// A model with at most one template; without one, [`FALLBACK_TEMPLATE`] is used.
@@ -79,7 +107,7 @@ impl TextPipeline {
 
     /// The template of a name; `default` is the model's own.
     pub fn template(&self, name: &str) -> Option<&ChatTemplate> {
-        if name == "default" { Some(&self.template) } else { self.named_templates.get(name) }
+        if name == DEFAULT_TEMPLATE { Some(&self.template) } else { self.named_templates.get(name) }
     }
 
     pub fn render_chat(&self, input: &ChatInput) -> Result<RenderedPrompt, TemplateError> {
@@ -115,6 +143,16 @@ impl TextPipeline {
         let prefix = self.tokenizer.prefix_tokens().iter().copied();
         prefix.chain(tokens).chain(self.tokenizer.suffix_tokens().iter().copied()).collect()
     }
+}
+
+/// The tokenizer of a model alone.
+pub fn tokenizer_of(files: &ModelFiles) -> Result<Tokenizer, TextError> {
+    Ok(match files {
+        ModelFiles::Gguf(file) => Tokenizer::from_gguf(file.metadata())?,
+        ModelFiles::Directory(directory) => {
+            Tokenizer::new(&TextFiles::read(directory.path())?.tokenizer)?
+        }
+    })
 }
 
 fn template_tokens(tokenizer: &Tokenizer) -> TemplateTokens {

@@ -3,7 +3,7 @@
 SOURCE_DIR holds gguf/<family>-f32.gguf and models/<family>/{config.json,golden.json,golden.safetensors}. The matrices of these tiny random
 models are bfloat16 numbers, so storing them as BF16 loses nothing (checked here) and halves the size. Keys that llama.cpp's converter leaves out, because llama.cpp assumes
 their values, are added from config.json where a tiny model has others.
-Writes <family>.gguf, <family>.safetensors and <family>.json beside this script.
+Writes <family>.gguf, <family>.safetensors and <family>.json beside this script, and hf/<family>/ for two families.
 """
 import json
 import pathlib
@@ -14,6 +14,8 @@ import gguf
 import numpy as np
 
 FAMILIES = ["llama3", "llama3_k256", "smollm2", "qwen2", "qwen3", "gemma3", "phi4mini", "ministral3"]
+DIRECTORIES = ["llama3", "qwen3"]
+FILES = ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 
 
 def copy_key(writer, field):
@@ -61,6 +63,10 @@ def main():
         convert(source / "gguf" / f"{family}-f32.gguf", config, here / f"{family}.gguf")
         shutil.copyfile(model / "golden.safetensors", here / f"{family}.safetensors")
         shutil.copyfile(model / "golden.json", here / f"{family}.json")
+    for family in DIRECTORIES:
+        (here / "hf" / family).mkdir(parents=True, exist_ok=True)
+        for name in FILES:
+            shutil.copyfile(source / "models" / family / name, here / "hf" / family / name)
 
 
 main()

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::weights::quoted;
+
 /// A GGUF file that cannot be used. The message names the file and the key or tensor.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {problem}", path.display())]
@@ -38,12 +40,4 @@ impl GgufProblem {
     pub(super) fn tensor(tensor: &str, text: impl Into<String>) -> Self {
         Self::Tensor { tensor: tensor.to_owned(), text: text.into() }
     }
-}
-
-/// A name out of an untrusted file, fit for one line of a terminal: escaped and cut.
-pub(super) fn quoted(name: &str) -> String {
-    const MAX_SHOWN: usize = 100;
-    let shown: String = name.chars().take(MAX_SHOWN).collect();
-    let more = if shown.len() < name.len() { "…" } else { "" };
-    format!("{shown:?}{more}")
 }

@@ -11,7 +11,7 @@ mod writer;
 
 use std::path::{Path, PathBuf};
 
-use quire_kernels::MappedFile;
+use super::bytes::Bytes;
 
 pub use error::{GgufError, GgufProblem};
 pub use ggml_type::{TypeLayout, tensor_num_bytes, type_layout};
@@ -132,19 +132,5 @@ impl std::fmt::Debug for GgufFile {
             .field("path", &self.path)
             .field("num_tensors", &num_tensors)
             .finish_non_exhaustive()
-    }
-}
-
-enum Bytes {
-    Mapped(MappedFile),
-    Owned(Vec<u8>),
-}
-
-impl Bytes {
-    fn get(&self) -> &[u8] {
-        match self {
-            Self::Mapped(file) => file.bytes(),
-            Self::Owned(bytes) => bytes,
-        }
     }
 }

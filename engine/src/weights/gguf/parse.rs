@@ -7,9 +7,10 @@
 use std::collections::BTreeMap;
 
 use super::TensorInfo;
-use super::error::{GgufProblem, quoted};
+use super::error::GgufProblem;
 use super::ggml_type::tensor_num_bytes;
 use super::value::{Number, NumberArray, StringArray, Value, ValueType};
+use crate::weights::quoted;
 
 pub const MAX_KEYS: u64 = 65_536;
 pub const MAX_TENSORS: u64 = 262_144;

@@ -5,10 +5,11 @@ use std::{fs, io};
 
 use quire_kernels::MappedFile;
 
+use super::GgufFile;
 use super::error::{GgufError, GgufProblem};
 use super::metadata::Metadata;
 use super::parse::{ParsedFile, parse};
-use super::{Bytes, GgufFile};
+use crate::weights::bytes::Bytes;
 
 pub const MAX_SPLITS: u64 = 4096;
 

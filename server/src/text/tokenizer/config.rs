@@ -2,6 +2,8 @@
 
 use quire_engine::weights::gguf::{GgufError, Metadata};
 
+use super::pre_tokenizer_names::PreTokenizerSpec;
+
 /// The `tokenizer.*` metadata of a model, before anything is built from it.
 ///
 /// `None` and empty lists mean that the file does not say; [`super::Tokenizer::new`] then takes the
@@ -12,6 +14,10 @@ pub struct TokenizerConfig {
     pub model: String,
     /// Name of the pre-tokenizer of a byte BPE.
     pub pre: Option<String>,
+    /// The pre-tokenizer itself, where no name stands for it.
+    pub pre_tokenizer: Option<PreTokenizerSpec>,
+    /// Text is brought into Unicode's composed form (NFC) first.
+    pub composes: bool,
     /// `general.name`; Phi-3 files are known by it alone.
     pub model_name: String,
     pub tokens: Vec<String>,
@@ -25,8 +31,45 @@ pub struct TokenizerConfig {
     pub add_eos: Option<bool>,
     pub add_sep: Option<bool>,
     pub add_space_prefix: Option<bool>,
+    /// More exactly than `add_space_prefix`, which it overrides.
+    pub space_prefix: Option<SpacePrefix>,
+    /// Before every text; `None`: BOS if `add_bos`.
+    pub prefix_tokens: Option<Vec<u32>>,
+    /// Behind every text; `None`: EOS or SEP if `add_eos` or `add_sep`.
+    pub suffix_tokens: Option<Vec<u32>>,
+    /// Tokens that end a generation, beside those known by their role or text.
+    pub end_tokens: Vec<u32>,
+    /// Special tokens that swallow the white space before them.
+    pub strips_left: Vec<u32>,
+    /// Special tokens that swallow the white space behind them.
+    pub strips_right: Vec<u32>,
     pub lowercase: Option<bool>,
     pub strip_accents: Option<bool>,
+}
+
+/// Which texts get a space put before them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpacePrefix {
+    Never,
+    /// The first one, and each behind a special token.
+    Each,
+    /// As `Each`, but for texts that begin with a space.
+    EachUnspaced,
+    /// A text with nothing before it, unless it begins with a space.
+    FirstUnspaced,
+}
+
+impl SpacePrefix {
+    /// Whether `text` gets one.
+    pub(super) fn applies(self, text: &str, follows_token: bool, is_first: bool) -> bool {
+        let is_spaced = text.starts_with([' ', '\u{2581}']);
+        match self {
+            Self::Never => false,
+            Self::Each => follows_token,
+            Self::EachUnspaced => follows_token && !is_spaced,
+            Self::FirstUnspaced => is_first && !is_spaced,
+        }
+    }
 }
 
 /// Ids of the tokens with a role of their own.
@@ -69,6 +112,7 @@ impl TokenizerConfig {
             add_space_prefix: metadata.bool("tokenizer.ggml.add_space_prefix")?,
             lowercase: metadata.bool("tokenizer.ggml.normalizer.lowercase")?,
             strip_accents: metadata.bool("tokenizer.ggml.normalizer.strip_accents")?,
+            ..Self::default()
         })
     }
 }

@@ -39,8 +39,8 @@ const GLM_ENDS: [&str; 2] = ["<|user|>", "<|observation|>"];
 /// Harmony closes each channel with `<|end|>` and goes on; only these end its turn.
 const HARMONY_ENDS: [[&str; 2]; 2] = [["<|return|>", "<|call|>"], ["<|calls|>", "<|flush|>"]];
 
-/// The sorted ids that end a generation.
-pub(super) fn find(vocabulary: &Vocabulary, ids: &SpecialIds) -> Vec<u32> {
+/// The sorted ids that end a generation: those known by text or role, and `more`.
+pub(super) fn find(vocabulary: &Vocabulary, ids: &SpecialIds, more: &[u32]) -> Vec<u32> {
     let control =
         |text: &str| vocabulary.id_of(text).filter(|&id| vocabulary.kind(id).is_special());
     let is_glm = control("[gMASK]").is_some();
@@ -53,6 +53,7 @@ pub(super) fn find(vocabulary: &Vocabulary, ids: &SpecialIds) -> Vec<u32> {
         .filter_map(|text| control(text));
     let mut ends: Vec<u32> =
         by_text.chain([ids.eos, ids.eot, ids.eom].into_iter().flatten()).collect();
+    ends.extend(more);
     ends.sort_unstable();
     ends.dedup();
     ends

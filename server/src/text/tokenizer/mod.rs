@@ -10,6 +10,7 @@ mod special;
 mod vocabulary;
 mod word_piece;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use quire_engine::weights::gguf::{GgufError, Metadata};
@@ -17,12 +18,17 @@ use quire_engine::weights::gguf::{GgufError, Metadata};
 use bpe::{Bpe, BpeScratch};
 use pre_tokenizer::PreTokenizer;
 use sentence_piece::SentencePiece;
-use special::{Piece, SpecialSplitter};
+use special::{Piece, SpecialSplitter, Strips};
+use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 use vocabulary::{BYTE_CHARACTERS, Spelling, TokenKind, Vocabulary};
 use word_piece::WordPiece;
 
-pub use config::{SpecialIds, TokenizerConfig};
+pub use config::{SpacePrefix, SpecialIds, TokenizerConfig};
+pub use pre_tokenizer::Spaces;
+pub(super) use pre_tokenizer_names::GPT2;
+pub use pre_tokenizer_names::{PreTokenizerSpec, StageSpec};
 pub use special::{ControlTexts, SpecialTokens};
+pub(super) use vocabulary::byte_token_value;
 
 /// A model's tokenizer. Reading it needs no lock.
 pub struct Tokenizer {
@@ -33,14 +39,23 @@ pub struct Tokenizer {
     end_tokens: Vec<u32>,
     prefix: Vec<u32>,
     suffix: Vec<u32>,
-    add_space_prefix: bool,
+    space_prefix: SpacePrefix,
+    composes: bool,
 }
 
 enum Model {
     ByteBpe { bpe: Bpe, pre_tokenizer: PreTokenizer, ignore_merges: bool },
-    CharacterBpe { bpe: Bpe, pre_tokenizer: PreTokenizer },
+    CharacterBpe { bpe: Bpe, pre_tokenizer: PreTokenizer, whole: WholeWords },
     SentencePiece(SentencePiece),
     WordPiece(WordPiece),
+}
+
+/// Which words are looked up before they are merged.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum WholeWords {
+    None,
+    Newlines,
+    All,
 }
 
 /// The file describes no tokenizer that can be built.
@@ -96,14 +111,21 @@ impl Tokenizer {
         } else {
             special_ids.eos.filter(|_| config.add_eos.unwrap_or(false))
         };
-        let strips_right = tokens_that_strip_right(config, &vocabulary);
+        let bos = special_ids.bos.filter(|_| add_bos);
+        let given = |tokens: &Option<Vec<u32>>, default: Option<u32>| {
+            tokens.clone().unwrap_or_else(|| default.into_iter().collect())
+        };
+        let strips = Strips {
+            left: config.strips_left.clone(),
+            right: tokens_that_strip_right(config, &vocabulary),
+        };
         Ok(Self {
-            end_tokens: end_tokens::find(&vocabulary, &special_ids),
-            special: SpecialSplitter::new(&vocabulary, strips_right)?,
-            prefix: special_ids.bos.filter(|_| add_bos).into_iter().collect(),
-            suffix: end.into_iter().collect(),
-            add_space_prefix: config.add_space_prefix.unwrap_or(true)
-                && matches!(model, Model::SentencePiece(_)),
+            end_tokens: end_tokens::find(&vocabulary, &special_ids, &config.end_tokens),
+            special: SpecialSplitter::new(&vocabulary, strips)?,
+            prefix: given(&config.prefix_tokens, bos),
+            suffix: given(&config.suffix_tokens, end),
+            space_prefix: space_prefix(config, &model),
+            composes: config.composes,
             vocabulary,
             model,
             special_ids,
@@ -125,16 +147,18 @@ impl Tokenizer {
     ) -> Vec<u32> {
         let mut out = Vec::with_capacity(text.len() / 3);
         let mut scratch = BpeScratch::default();
-        let mut follows_token = true;
+        let (mut follows_token, mut is_first) = (true, true);
         self.special.split(text, special, barriers, |piece| match piece {
             Piece::Token(id) => {
                 out.push(id);
-                follows_token = true;
+                (follows_token, is_first) = (true, false);
             }
             Piece::Text("") => {}
             Piece::Text(text) => {
-                self.encode_ordinary(text, follows_token, &mut scratch, &mut out);
-                follows_token = false;
+                let text = self.composed(text);
+                let has_space = self.space_prefix.applies(&text, follows_token, is_first);
+                self.encode_ordinary(&text, has_space, &mut scratch, &mut out);
+                (follows_token, is_first) = (false, false);
             }
         });
         out
@@ -197,16 +221,27 @@ impl Tokenizer {
 
     /// Whether the first token of a text begins with a space that is not in the text.
     pub(super) fn adds_leading_space(&self) -> bool {
-        self.add_space_prefix || matches!(self.model, Model::WordPiece(_))
+        self.space_prefix != SpacePrefix::Never || matches!(self.model, Model::WordPiece(_))
+    }
+
+    fn composed<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        if !self.composes || is_nfc_quick(text.chars()) == IsNormalized::Yes {
+            return Cow::Borrowed(text);
+        }
+        Cow::Owned(text.nfc().collect())
     }
 
     fn encode_ordinary(
         &self,
         text: &str,
-        follows_token: bool,
+        has_space: bool,
         scratch: &mut BpeScratch,
         out: &mut Vec<u32>,
     ) {
+        let with_blocks = || {
+            let prefix = if has_space { "\u{2581}" } else { "" };
+            prefix.to_owned() + &text.replace(' ', "\u{2581}")
+        };
         match &self.model {
             Model::ByteBpe { bpe, pre_tokenizer, ignore_merges } => {
                 let mut spelt = String::new();
@@ -218,20 +253,20 @@ impl Tokenizer {
                     }
                 });
             }
-            Model::CharacterBpe { bpe, pre_tokenizer } => {
-                let text = text.replace(' ', "\u{2581}");
-                pre_tokenizer.split(&text, |word| {
-                    let is_newlines = word.starts_with('\n');
-                    match self.vocabulary.ordinary_id_of(word).filter(|_| is_newlines) {
+            Model::CharacterBpe { bpe, pre_tokenizer, whole } => {
+                pre_tokenizer.split(&with_blocks(), |word| {
+                    let is_whole = match whole {
+                        WholeWords::None => false,
+                        WholeWords::Newlines => word.starts_with('\n'),
+                        WholeWords::All => true,
+                    };
+                    match self.vocabulary.ordinary_id_of(word).filter(|_| is_whole) {
                         Some(id) => out.push(id),
                         None => bpe.encode_word(word, scratch, out),
                     }
                 });
             }
-            Model::SentencePiece(model) => {
-                let prefix = if self.add_space_prefix && follows_token { "\u{2581}" } else { "" };
-                model.encode(&(prefix.to_owned() + &text.replace(' ', "\u{2581}")), out);
-            }
+            Model::SentencePiece(model) => model.encode(&with_blocks(), out),
             Model::WordPiece(model) => model.encode(&self.vocabulary, text, out),
         }
     }
@@ -251,6 +286,9 @@ struct PreSpec(Option<pre_tokenizer_names::PreTokenizerSpec>);
 
 impl PreSpec {
     fn of(config: &TokenizerConfig) -> Self {
+        if config.pre_tokenizer.is_some() {
+            return Self(config.pre_tokenizer.clone());
+        }
         let name = match (&*config.model, config.pre.as_deref()) {
             ("gemma4", _) => "gemma4",
             ("gpt2", Some(name)) => name,
@@ -288,7 +326,12 @@ impl Model {
                 }
                 Ok(if spec.over_characters {
                     let bpe = Bpe::over_characters(vocabulary, &config.merges)?;
-                    Self::CharacterBpe { bpe, pre_tokenizer }
+                    let whole = match (spec.ignore_merges, spec.whole_newlines) {
+                        (true, _) => WholeWords::All,
+                        (false, true) => WholeWords::Newlines,
+                        (false, false) => WholeWords::None,
+                    };
+                    Self::CharacterBpe { bpe, pre_tokenizer, whole }
                 } else {
                     let bpe = if config.merges.is_empty() {
                         Bpe::over_ranked_tokens(vocabulary)?
@@ -354,7 +397,19 @@ fn known_special_ids(
     Ok(ids)
 }
 
+fn space_prefix(config: &TokenizerConfig, model: &Model) -> SpacePrefix {
+    let by_default = match model {
+        Model::SentencePiece(_) if config.add_space_prefix.unwrap_or(true) => SpacePrefix::Each,
+        _ => SpacePrefix::Never,
+    };
+    config.space_prefix.unwrap_or(by_default)
+}
+
+/// Those given; in Phi-3 files, which do not say, most control tokens.
 fn tokens_that_strip_right(config: &TokenizerConfig, vocabulary: &Vocabulary) -> Vec<u32> {
+    if !config.strips_right.is_empty() {
+        return config.strips_right.clone();
+    }
     let name = config.model_name.to_lowercase();
     if !name.contains("phi-3") && !name.contains("phi3") {
         return Vec::new();

@@ -3,17 +3,23 @@
 use super::pre_tokenizer::Spaces;
 
 /// What a name stands for.
-pub(super) struct PreTokenizerSpec {
-    pub(super) stages: Vec<StageSpec>,
+#[derive(Clone, Debug, Default)]
+pub struct PreTokenizerSpec {
+    pub stages: Vec<StageSpec>,
     /// A whole word that is a token is taken without looking at the merges.
-    pub(super) ignore_merges: bool,
+    pub ignore_merges: bool,
     /// Used when the file does not say.
-    pub(super) add_bos: bool,
+    pub add_bos: bool,
     /// Merges are over characters, with U+2581 for the space.
-    pub(super) over_characters: bool,
+    pub over_characters: bool,
+    /// Of merges over characters: a whole run of newlines that is a token is taken without looking at the merges.
+    pub whole_newlines: bool,
 }
 
-pub(super) enum StageSpec {
+/// A split applied to the words of the one before.
+#[derive(Clone, Debug)]
+pub enum StageSpec {
+    /// Each match is a word, and so is each stretch between matches.
     Regex(String),
     /// A last alternative `\s+(?!\S)|\s+` is understood.
     Main(String),
@@ -24,7 +30,8 @@ pub(super) enum StageSpec {
 }
 
 const CONTRACTIONS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)";
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+";
+pub(in crate::text) const GPT2: &str =
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+";
 const CJK_RUNS: &str = "[\u{4e00}-\u{9fa5}\u{3040}-\u{309f}\u{30a0}-\u{30ff}]+";
 const DEEPSEEK_CJK: &str = "[\u{4e00}-\u{9fa5}\u{0800}-\u{4e00}\u{ac00}-\u{d7ff}]+";
 const DEEPSEEK_V3_MAIN: &str = concat!(
@@ -66,6 +73,7 @@ const AFMOE_SCRIPTS: &str = concat!(
 /// The pre-tokenizer of `name`, or `None` for a name that is not known.
 pub(super) fn find(name: &str) -> Option<PreTokenizerSpec> {
     let stages = stages(name)?;
+    let over_characters = matches!(name, "gemma4" | "granite-embed-multi-311m" | "sarvam-moe");
     Some(PreTokenizerSpec {
         stages,
         ignore_merges: matches!(
@@ -101,7 +109,8 @@ pub(super) fn find(name: &str) -> Option<PreTokenizerSpec> {
                 | "chameleon"
                 | "gemma4"
         ),
-        over_characters: matches!(name, "gemma4" | "granite-embed-multi-311m" | "sarvam-moe"),
+        over_characters,
+        whole_newlines: over_characters,
     })
 }
 
@@ -114,9 +123,7 @@ pub(super) fn default() -> PreTokenizerSpec {
             StageSpec::Regex(r"\p{N}+".to_owned()),
             StageSpec::Regex("[0-9][0-9][0-9]".to_owned()),
         ],
-        ignore_merges: false,
-        add_bos: false,
-        over_characters: false,
+        ..PreTokenizerSpec::default()
     }
 }
 

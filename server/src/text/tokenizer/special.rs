@@ -33,8 +33,26 @@ pub(super) enum Piece<'a> {
 pub(super) struct SpecialSplitter {
     control: Arc<ControlTexts>,
     user_defined: Matcher,
-    /// Phi-3 control tokens swallow the white space behind them.
-    strips_right: Vec<u32>,
+    strips: Strips,
+}
+
+/// The tokens that swallow white space beside them.
+#[derive(Default)]
+pub(super) struct Strips {
+    pub(super) left: Vec<u32>,
+    pub(super) right: Vec<u32>,
+}
+
+impl Strips {
+    /// What is left of the text before `id`.
+    fn before<'a>(&self, id: u32, text: &'a str) -> &'a str {
+        if self.left.contains(&id) { text.trim_end() } else { text }
+    }
+
+    /// How many bytes of the text behind `id` it takes.
+    fn num_behind(&self, id: u32, text: &str) -> usize {
+        if self.right.contains(&id) { text.len() - text.trim_start().len() } else { 0 }
+    }
 }
 
 impl ControlTexts {
@@ -69,10 +87,7 @@ impl ControlTexts {
 }
 
 impl SpecialSplitter {
-    pub(super) fn new(
-        vocabulary: &Vocabulary,
-        strips_right: Vec<u32>,
-    ) -> Result<Self, TokenizerError> {
+    pub(super) fn new(vocabulary: &Vocabulary, strips: Strips) -> Result<Self, TokenizerError> {
         let texts = |wanted: &dyn Fn(TokenKind) -> bool| {
             let ids = vocabulary.ids_of_kind(wanted).into_iter();
             ids.filter_map(|id| Some((vocabulary.text(id)?.to_owned(), id))).collect()
@@ -80,7 +95,7 @@ impl SpecialSplitter {
         Ok(Self {
             control: Arc::new(ControlTexts::new(texts(&TokenKind::is_special))?),
             user_defined: Matcher::new(texts(&|kind| kind == TokenKind::UserDefined))?,
-            strips_right,
+            strips,
         })
     }
 
@@ -101,13 +116,10 @@ impl SpecialSplitter {
                 if range.start < cursor {
                     continue;
                 }
-                self.split_user_defined(&text[cursor..range.start], &mut emit);
+                let before = self.strips.before(id, &text[cursor..range.start]);
+                self.split_user_defined(before, &mut emit);
                 emit(Piece::Token(id));
-                cursor = range.end;
-                if self.strips_right.contains(&id) {
-                    let rest = &text[cursor..];
-                    cursor += rest.len() - rest.trim_start().len();
-                }
+                cursor = range.end + self.strips.num_behind(id, &text[range.end..]);
             }
         }
         self.split_user_defined(&text[cursor..], &mut emit);
@@ -116,9 +128,12 @@ impl SpecialSplitter {
     fn split_user_defined<'a>(&self, text: &'a str, emit: &mut impl FnMut(Piece<'a>)) {
         let mut cursor = 0;
         for (range, id) in self.user_defined.find(text, 0..text.len()) {
-            emit(Piece::Text(&text[cursor..range.start]));
+            if range.start < cursor {
+                continue;
+            }
+            emit(Piece::Text(self.strips.before(id, &text[cursor..range.start])));
             emit(Piece::Token(id));
-            cursor = range.end;
+            cursor = range.end + self.strips.num_behind(id, &text[range.end..]);
         }
         emit(Piece::Text(&text[cursor..]));
     }

@@ -177,7 +177,7 @@ pub(super) static BYTE_CHARACTERS: LazyLock<[char; 256]> = LazyLock::new(|| {
 });
 
 /// The byte of a text such as `<0x0A>`.
-pub(super) fn byte_token_value(text: &str) -> Option<u8> {
+pub(in crate::text) fn byte_token_value(text: &str) -> Option<u8> {
     let digits = text.strip_prefix("<0x")?.strip_suffix('>')?;
     let is_hex = digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
     if is_hex { u8::from_str_radix(digits, 16).ok() } else { None }

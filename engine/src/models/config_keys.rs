@@ -1,0 +1,156 @@
+//! Reads what Llama-style config.json files share, with the checks that keep later arithmetic safe.
+
+use anyhow::{bail, ensure};
+use quire_kernels::{Activation, RopeStyle};
+
+use super::rope::{RopeScaling, RopeSpec};
+use super::spec::{AttentionDims, DecoderSpec, LayerSpec};
+use crate::weights::directory::{ConfigSection, ModelDirectory};
+
+const DEFAULT_THETA: f32 = 10_000.0;
+
+/// A model directory and the architecture that it is read as.
+pub(super) struct ConfigKeys<'a> {
+    directory: &'a ModelDirectory,
+    architecture: &'static str,
+}
+
+impl<'a> ConfigKeys<'a> {
+    pub(super) fn new(directory: &'a ModelDirectory, architecture: &'static str) -> Self {
+        Self { directory, architecture }
+    }
+
+    /// The spec without architecture-specific switches.
+    pub(super) fn llama_like(&self) -> anyhow::Result<DecoderSpec> {
+        let text = self.directory.config().text();
+        let activation = text.string("hidden_act")?.unwrap_or("silu");
+        ensure!(
+            activation == "silu",
+            "{} is \"{activation}\"; only silu is supported",
+            text.name_of("hidden_act")
+        );
+        let hidden_size = text.dimension("hidden_size")?;
+        let attention = attention(&text, hidden_size)?;
+        let layer = LayerSpec {
+            attention,
+            window: window(&text)?,
+            rope: Some(0),
+            shares_key_weight: false,
+        };
+        Ok(DecoderSpec {
+            architecture: self.architecture,
+            hidden_size,
+            intermediate_size: text.dimension("intermediate_size")?,
+            vocab_size: text.dimension("vocab_size")?,
+            context_length: text.dimension("max_position_embeddings")? as u32,
+            layers: vec![layer; text.dimension("num_hidden_layers")?],
+            ropes: vec![rope(&text, attention.head_dim)?],
+            norm_eps: text.require_positive("rms_norm_eps")?,
+            qkv_bias: self.directory.has_tensor("blk.0.attn_q.bias"),
+            attention_output_bias: false,
+            qk_norm: false,
+            value_norm: false,
+            post_norms: false,
+            layer_scales: false,
+            activation: Activation::Silu,
+            embedding_scale: 1.0,
+            attention_scale: 1.0 / (attention.head_dim as f32).sqrt(),
+            attention_softcap: None,
+            logits_softcap: None,
+            query_scale: None,
+            tied_embeddings: self.tied_embeddings(&text)?,
+        })
+    }
+
+    /// As the configuration says; where it does not, a model without a head has the embedding table for one.
+    fn tied_embeddings(&self, text: &ConfigSection) -> anyhow::Result<bool> {
+        let key = "tie_word_embeddings";
+        let said = match text.bool(key)? {
+            None => self.directory.config().top().bool(key)?,
+            said => said,
+        };
+        Ok(said.unwrap_or_else(|| !self.directory.has_tensor("output.weight")))
+    }
+}
+
+fn attention(text: &ConfigSection, hidden_size: usize) -> anyhow::Result<AttentionDims> {
+    let num_heads = text.dimension("num_attention_heads")?;
+    let num_kv_heads = text.optional_dimension("num_key_value_heads")?.unwrap_or(num_heads);
+    ensure!(
+        num_heads.is_multiple_of(num_kv_heads),
+        "{num_heads} heads are not a multiple of {num_kv_heads} KV heads"
+    );
+    let head_dim = text.optional_dimension("head_dim")?.unwrap_or(hidden_size / num_heads);
+    ensure!((1..=1024).contains(&head_dim), "a head of {head_dim} channels is not supported");
+    Ok(AttentionDims { num_heads, num_kv_heads, head_dim })
+}
+
+/// `sliding_window`, on all layers (Mistral 7B); Qwen's files have a number that they switch off.
+fn window(text: &ConfigSection) -> anyhow::Result<Option<u32>> {
+    let is_on = text.bool("use_sliding_window")?.unwrap_or(true);
+    let window = text.optional_dimension("sliding_window")?.filter(|_| is_on);
+    Ok(window.map(|window| window as u32))
+}
+
+/// `rope_parameters`, or of older files `rope_theta` and `rope_scaling`.
+fn rope(text: &ConfigSection, head_dim: usize) -> anyhow::Result<RopeSpec> {
+    let parameters = text.section("rope_parameters")?;
+    let scaling = match &parameters {
+        Some(section) => Some(section.clone()),
+        None => text.section("rope_scaling")?,
+    };
+    if let Some(section) = scaling.as_ref().filter(|section| section.is_nested()) {
+        bail!("{} differ by kind of layer, which is not supported yet", section.name_of("*"));
+    }
+    let number = |key: &str| match parameters.as_ref().map(|section| section.positive(key)) {
+        Some(Ok(None)) | None => text.positive(key),
+        Some(found) => found,
+    };
+    let partial = number("partial_rotary_factor")?.unwrap_or(1.0);
+    let rotary_dim = (head_dim as f32 * partial) as usize;
+    ensure!(
+        rotary_dim.is_multiple_of(2) && (2..=head_dim).contains(&rotary_dim),
+        "{rotary_dim} of a head's {head_dim} channels cannot be rotated"
+    );
+    Ok(RopeSpec {
+        theta: number("rope_theta")?.unwrap_or(DEFAULT_THETA),
+        rotary_dim,
+        // These checkpoints pair the halves of a head, whatever converters make of them.
+        style: RopeStyle::Neox,
+        scaling: scaling.map_or(Ok(RopeScaling::None), |section| rope_scaling(&section, text))?,
+        attention_factor: 1.0,
+    })
+}
+
+fn rope_scaling(section: &ConfigSection, text: &ConfigSection) -> anyhow::Result<RopeScaling> {
+    let (key, kind) = match (section.string("rope_type")?, section.string("type")?) {
+        (Some(kind), _) => ("rope_type", kind),
+        (None, Some(kind)) => ("type", kind),
+        (None, None) => return Ok(RopeScaling::None),
+    };
+    Ok(match kind {
+        "default" => RopeScaling::None,
+        "linear" => RopeScaling::Linear { factor: section.require_positive("factor")? },
+        "llama3" => {
+            let original = "original_max_position_embeddings";
+            let (low, high) = ("low_freq_factor", "high_freq_factor");
+            let low_freq_factor = section.require_positive(low)?;
+            let high_freq_factor = section.require_positive(high)?;
+            ensure!(
+                low_freq_factor < high_freq_factor,
+                "{} is {high_freq_factor}, not above {low} {low_freq_factor}",
+                section.name_of(high)
+            );
+            let inside = section.positive(original)?;
+            let original_context_length =
+                inside.map_or_else(|| text.require_positive(original), Ok)?;
+            RopeScaling::Llama3 {
+                factor: section.require_positive("factor")?,
+                low_freq_factor,
+                high_freq_factor,
+                original_context_length,
+            }
+        }
+        other => bail!("{} is \"{other}\", which is not supported yet", section.name_of(key)),
+    })
+}

@@ -1,0 +1,17 @@
+//! The bytes of a model file: mapped, or held in memory.
+
+use quire_kernels::MappedFile;
+
+pub(super) enum Bytes {
+    Mapped(MappedFile),
+    Owned(Vec<u8>),
+}
+
+impl Bytes {
+    pub(super) fn get(&self) -> &[u8] {
+        match self {
+            Self::Mapped(file) => file.bytes(),
+            Self::Owned(bytes) => bytes,
+        }
+    }
+}

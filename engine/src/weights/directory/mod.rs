@@ -1,0 +1,140 @@
+//! Model directories as Hugging Face lays them out: config.json and safetensors, one file or several.
+
+mod config;
+mod names;
+mod shards;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+use super::quoted;
+use super::safetensors::{SafetensorsFile, TensorInfo, weight_format};
+use super::{HostTensor, WeightSource};
+use names::{Meaning, Prefixes};
+
+pub use config::{ConfigSection, ModelConfig};
+
+/// One model: its configuration, and its tensors under the names that the loader asks for.
+pub struct ModelDirectory {
+    path: PathBuf,
+    config: ModelConfig,
+    files: Vec<SafetensorsFile>,
+    prefixes: Prefixes,
+    /// Sorted by the loader's name.
+    tensors: Vec<NamedTensor>,
+    /// Tensors of the text model whose meaning is not known, as the files name them.
+    unknown: Vec<String>,
+}
+
+struct NamedTensor {
+    /// What the loader calls it.
+    name: String,
+    file: usize,
+    info: TensorInfo,
+}
+
+impl ModelDirectory {
+    /// Opens the directory's configuration and weights. What is left out is said here, in one line.
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
+        let config = ModelConfig::open(path)?;
+        let files = shards::open_all(path)?;
+        let prefixes = Prefixes::find(|name| files.iter().any(|file| file.tensor(name).is_some()));
+        let text = config.text();
+        let num_layers = text.optional_dimension("num_hidden_layers")?;
+        // Layers behind the last one write drafts.
+        let num_layers = match text.optional_dimension("num_nextn_predict_layers")? {
+            Some(_) => num_layers.unwrap_or(usize::MAX),
+            None => usize::MAX,
+        };
+        let (mut tensors, mut unknown, mut num_skipped) = (Vec::new(), Vec::new(), 0_usize);
+        for (file, info) in
+            files.iter().enumerate().flat_map(|(at, f)| f.tensors().iter().map(move |t| (at, t)))
+        {
+            match prefixes.meaning(&info.name) {
+                Meaning::Layer { index, .. } if index >= num_layers => num_skipped += 1,
+                Meaning::Layer { name, .. } | Meaning::Model { name } => {
+                    tensors.push(NamedTensor { name, file, info: info.clone() });
+                }
+                Meaning::OtherPart => num_skipped += 1,
+                Meaning::Nothing => {}
+                Meaning::Unknown => unknown.push(info.name.clone()),
+            }
+        }
+        if num_skipped > 0 {
+            tracing::info!(
+                "{num_skipped} tensors for images, sound or drafts are left out: only text is served"
+            );
+        }
+        if config.top().has("auto_map") {
+            tracing::info!("the directory's own Python code (auto_map) is ignored");
+        }
+        tensors.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        Ok(Self { path: path.to_owned(), config, files, prefixes, tensors, unknown })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Whether there is a tensor under the loader's `name`.
+    pub fn has_tensor(&self, name: &str) -> bool {
+        self.find(name).is_some()
+    }
+
+    /// The first tensor of the text model whose meaning is not known.
+    pub fn unknown_tensor(&self) -> Option<&str> {
+        self.unknown.first().map(String::as_str)
+    }
+
+    /// The tensors that a loader may ask for, each with its name there.
+    pub fn tensors(&self) -> impl ExactSizeIterator<Item = (&str, &TensorInfo)> {
+        self.tensors.iter().map(|tensor| (tensor.name.as_str(), &tensor.info))
+    }
+
+    /// The length of all weight files.
+    pub fn num_bytes(&self) -> u64 {
+        self.files.iter().map(SafetensorsFile::num_bytes).sum()
+    }
+
+    fn find(&self, name: &str) -> Option<&NamedTensor> {
+        let found = self.tensors.binary_search_by(|tensor| tensor.name.as_str().cmp(name));
+        found.ok().map(|index| &self.tensors[index])
+    }
+}
+
+impl WeightSource for ModelDirectory {
+    fn tensor(&self, name: &str) -> anyhow::Result<Option<HostTensor<'_>>> {
+        let Some(NamedTensor { file, info, .. }) = self.find(name) else { return Ok(None) };
+        let format = weight_format(&info.dtype).with_context(|| {
+            let name = quoted(&info.name);
+            format!(
+                "tensor {name} has element type {}; BF16, F16 and F32 are read",
+                quoted(&info.dtype)
+            )
+        })?;
+        let (out_features, in_features) = match info.shape[..] {
+            [len] => (1, len),
+            [out_features, in_features] => (out_features, in_features),
+            _ => bail!(
+                "tensor {} has {} dimensions, not 1 or 2",
+                quoted(&info.name),
+                info.shape.len()
+            ),
+        };
+        let (out_features, in_features) = (out_features as usize, in_features as usize);
+        let bytes = self.files[*file].tensor_bytes(info);
+        Ok(Some(HostTensor { format, out_features, in_features, bytes }))
+    }
+
+    fn name_in_file(&self, name: &str) -> String {
+        match self.find(name) {
+            Some(tensor) => tensor.info.name.clone(),
+            None => self.prefixes.name_in_file(name),
+        }
+    }
+}

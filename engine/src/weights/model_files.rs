@@ -1,0 +1,127 @@
+//! A model as it lies on disk, whatever its format.
+
+use std::path::Path;
+
+use quire_kernels::WeightFormat;
+
+use super::directory::ModelDirectory;
+use super::gguf::{GgufFile, type_layout};
+use super::safetensors::weight_format;
+use super::{HostTensor, WeightSource};
+use crate::model_path::resolve_model_path;
+
+/// An opened model: a GGUF file with all its splits, or a directory with config.json and safetensors.
+pub enum ModelFiles {
+    Gguf(GgufFile),
+    Directory(ModelDirectory),
+}
+
+/// What a model's files tell of one of its tensors.
+#[derive(Clone, Debug)]
+pub struct TensorSummary<'a> {
+    /// As the loader asks for it.
+    pub name: &'a str,
+    /// The element type as the files name it.
+    pub type_name: &'a str,
+    /// `None`: the kernels cannot read it.
+    pub format: Option<WeightFormat>,
+    pub num_elements: u64,
+    pub num_bytes: u64,
+    /// Two dimensions or more.
+    pub is_matrix: bool,
+    /// Elements of a row.
+    pub in_features: u64,
+}
+
+impl ModelFiles {
+    /// Opens what `path` is or holds; see [`resolve_model_path`].
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
+        let path = resolve_model_path(path)?;
+        Ok(match path.is_dir() {
+            true => Self::Directory(ModelDirectory::open(&path)?),
+            false => Self::Gguf(GgufFile::open(&path)?),
+        })
+    }
+
+    /// The file opened (of splits the first), or the directory.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Gguf(file) => file.path(),
+            Self::Directory(directory) => directory.path(),
+        }
+    }
+
+    /// The length of all files with weights.
+    pub fn num_bytes(&self) -> u64 {
+        match self {
+            Self::Gguf(file) => file.num_bytes(),
+            Self::Directory(directory) => directory.num_bytes(),
+        }
+    }
+
+    /// As the files name it; it need not be a supported one.
+    pub fn architecture(&self) -> Option<&str> {
+        match self {
+            Self::Gguf(file) => file.metadata().string("general.architecture").ok().flatten(),
+            Self::Directory(directory) => {
+                directory.config().text().string("model_type").ok().flatten()
+            }
+        }
+    }
+
+    /// All tensors of the text model.
+    pub fn tensors(&self) -> Vec<TensorSummary<'_>> {
+        match self {
+            Self::Gguf(file) => file.tensors().map(of_gguf).collect(),
+            Self::Directory(directory) => directory.tensors().map(of_safetensors).collect(),
+        }
+    }
+}
+
+impl From<GgufFile> for ModelFiles {
+    fn from(file: GgufFile) -> Self {
+        Self::Gguf(file)
+    }
+}
+
+impl WeightSource for ModelFiles {
+    fn tensor(&self, name: &str) -> anyhow::Result<Option<HostTensor<'_>>> {
+        match self {
+            Self::Gguf(file) => WeightSource::tensor(file, name),
+            Self::Directory(directory) => directory.tensor(name),
+        }
+    }
+
+    fn name_in_file(&self, name: &str) -> String {
+        match self {
+            Self::Gguf(file) => file.name_in_file(name),
+            Self::Directory(directory) => directory.name_in_file(name),
+        }
+    }
+}
+
+fn of_gguf(tensor: &super::gguf::TensorInfo) -> TensorSummary<'_> {
+    TensorSummary {
+        name: &tensor.name,
+        type_name: type_layout(tensor.ggml_type).map_or("unknown", |layout| layout.name),
+        format: WeightFormat::from_ggml_id(tensor.ggml_type),
+        num_elements: tensor.num_elements(),
+        num_bytes: tensor.num_bytes,
+        is_matrix: tensor.dims.len() > 1,
+        in_features: tensor.dims.first().copied().unwrap_or(1),
+    }
+}
+
+fn of_safetensors<'a>(
+    (name, tensor): (&'a str, &'a super::safetensors::TensorInfo),
+) -> TensorSummary<'a> {
+    TensorSummary {
+        name,
+        type_name: &tensor.dtype,
+        format: weight_format(&tensor.dtype),
+        num_elements: tensor.num_elements(),
+        num_bytes: tensor.num_bytes,
+        is_matrix: tensor.shape.len() > 1,
+        in_features: tensor.shape.last().copied().unwrap_or(1),
+    }
+}

@@ -1,0 +1,70 @@
+//! Directories with safetensors: the golden numbers, and the answers of the GGUF file made of the same model.
+
+use quire_engine::config::Weights;
+use quire_engine::request::TokenLogprobs;
+use quire_engine::{EngineOptions, SamplingParams};
+use quire_tests::distance::{Distance, VOCAB_SIZE, check_prompt, prompts};
+use quire_tests::safetensors::Safetensors;
+use quire_tests::{Answer, ask, options, repository, start, tiny_directory, tiny_model};
+
+const FAMILIES: [&str; 5] = ["llama3", "llama3_k256", "smollm2", "qwen2", "qwen3"];
+
+#[test]
+fn directories_reproduce_the_golden_numbers() {
+    for family in FAMILIES {
+        let Some(path) = tiny_directory(family) else {
+            println!("not run: {family} as safetensors, which is not here");
+            continue;
+        };
+        for (weights, min_gap) in [(Weights::Float32, 0.0), (Weights::Packed, 0.1)] {
+            let handle = start(&path, &EngineOptions { weights, ..options() }, &[]);
+            let mut distance = Distance::default();
+            for prompt in prompts() {
+                check_prompt(&handle, &open(family), &prompt, min_gap, &mut distance);
+            }
+            println!("{family} {}: mean {}, {distance:?}", weights.name(), distance.mean());
+            match weights {
+                Weights::Float32 => assert!(distance.largest <= 2e-3, "{family}: {distance:?}"),
+                Weights::Packed => assert!(distance.mean() < 0.05, "{family}: {distance:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_directory_answers_as_the_file_that_was_made_of_it() {
+    let options = EngineOptions { weights: Weights::Float32, ..options() };
+    for family in FAMILIES {
+        let Some(directory) = tiny_directory(family) else { continue };
+        let handles = [tiny_model(family), directory].map(|path| start(&path, &options, &[]));
+        for prompt in prompts() {
+            let params = SamplingParams {
+                logprobs: Some(VOCAB_SIZE),
+                prompt_logprobs: Some(0),
+                ..SamplingParams::greedy(16)
+            };
+            let ids = open(family).ids(&format!("{prompt}.input_ids"));
+            let [file, directory] =
+                handles.each_ref().map(|handle| ask(handle, &ids, params.clone()));
+            assert_eq!(file.ids(), directory.ids(), "{family} {prompt}");
+            let all = |answer: &Answer| -> Vec<TokenLogprobs> {
+                let prompt = answer.started.prompt_logprobs.iter().flatten();
+                prompt
+                    .chain(answer.tokens.iter().flat_map(|token| &token.logprobs))
+                    .cloned()
+                    .collect()
+            };
+            for (a, b) in all(&file).iter().zip(&all(&directory)) {
+                assert!((a.logprob - b.logprob).abs() <= 1e-4, "{family} {prompt}: {a:?}, {b:?}");
+                let value_of =
+                    |id: u32| b.top.iter().find(|(other, _)| *other == id).expect("all tokens").1;
+                let is_close = |&(id, value): &(u32, f32)| (value - value_of(id)).abs() <= 1e-4;
+                assert!(a.top.iter().all(is_close), "{family} {prompt}");
+            }
+        }
+    }
+}
+
+fn open(family: &str) -> Safetensors {
+    Safetensors::open(&repository(&format!("tests/data/conformance/{family}.safetensors")))
+}
