@@ -89,7 +89,6 @@ impl Engine {
             vocab_size: self.vocab_size,
             next_id: 0,
             hasher: RandomState::new(),
-            error: String::new(),
         };
         let thread = std::thread::Builder::new().name("quire-engine".into());
         Ok((handle, thread.spawn(move || state.run())?))
@@ -131,20 +130,19 @@ struct Loop {
     next_id: u64,
     /// Random per process: nobody can prepare prompts whose blocks collide in the prefix cache; also draws seeds.
     hasher: RandomState,
-    /// Why the last step failed.
-    error: String,
 }
 
 impl Loop {
     fn run(&mut self) {
         while self.admit_waiting_requests() {
             self.cancel_abandoned();
-            let launched = match self.scheduler.schedule() {
-                Some(output) => self.launch(output),
-                None => false,
-            };
+            let next = self.scheduler.schedule();
+            let has_next = next.is_some();
+            if let Some(output) = next {
+                self.launch(output);
+            }
             let is_behind = self.num_in_flight >= self.max_in_flight;
-            if self.num_in_flight > 0 && (is_behind || !launched) {
+            if self.num_in_flight > 0 && (is_behind || !has_next) {
                 self.finish_oldest_step();
             }
             let stats = self.scheduler.stats();
@@ -227,7 +225,7 @@ impl Loop {
         }
     }
 
-    fn launch(&mut self, output: SchedulerOutput) -> bool {
+    fn launch(&mut self, output: SchedulerOutput) {
         let now = Instant::now();
         let num_tokens = output.num_tokens();
         let (mut rows, result) = self.spare.pop().unwrap_or_default();
@@ -246,7 +244,6 @@ impl Loop {
         self.metrics.step(num_tokens);
         self.runner.launch(StepJob { output, rows }, result);
         self.num_in_flight += 1;
-        true
     }
 
     fn finish_oldest_step(&mut self) {
@@ -269,23 +266,22 @@ impl Loop {
                 live.keep_prompt_logprobs(prompt.first_token, &prompt.entries);
             }
         }
-        self.error.clear();
-        self.error.push_str("the model's output for this request is not a number");
         let now = Instant::now();
         for event in self.scheduler.update(&result.output) {
             let index = event.index_in_step.map(|index| index as usize);
             let logprobs = index.and_then(|index| result.logprobs[index].as_ref());
             let Some(live) = self.live.get_mut(&event.id) else { continue };
             live.emit_tokens(&event.new_tokens, logprobs, now, &self.metrics);
-            self.finish(&event, now);
+            self.finish(&event, "the model's output for this request is not a number", now);
         }
     }
 
-    fn finish(&mut self, event: &SequenceEvent, now: Instant) {
+    /// Ends the request where the event says so; `error` is what to say if it failed.
+    fn finish(&mut self, event: &SequenceEvent, error: &str, now: Instant) {
         if let Some(reason) = event.finish
             && let Some(live) = self.live.remove(&event.id)
         {
-            live.finish(finish_reason(reason, &self.error), now, &self.metrics);
+            live.finish(finish_reason(reason, error), now, &self.metrics);
         }
     }
 
@@ -298,10 +294,9 @@ impl Loop {
             self.num_in_flight -= 1;
         }
         self.runner.reset();
-        self.error = "an internal error stopped this request".into();
         let now = Instant::now();
         for event in self.scheduler.abort_in_flight() {
-            self.finish(&event, now);
+            self.finish(&event, "an internal error stopped this request", now);
         }
     }
 }
