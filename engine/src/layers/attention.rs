@@ -70,6 +70,11 @@ impl Attention {
         })
     }
 
+    /// In the order of their use.
+    pub fn weights_mut(&mut self) -> [&mut LinearWeight; 2] {
+        [&mut self.qkv, &mut self.output]
+    }
+
     /// `ws.hidden` → `ws.block_out`, writing this step's keys and values into `cache`.
     pub fn forward(
         &self,

@@ -26,6 +26,11 @@ impl Mlp {
         })
     }
 
+    /// In the order of their use.
+    pub fn weights_mut(&mut self) -> [&mut LinearWeight; 2] {
+        [&mut self.gate_up, &mut self.down]
+    }
+
     /// The first `n` rows of `ws.hidden` → `ws.block_out`.
     pub fn forward(&self, device: &Device, ws: &mut Workspace, n: usize) {
         let hidden = ws.hidden.first_rows(n);

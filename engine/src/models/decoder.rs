@@ -46,7 +46,7 @@ impl Decoder {
             true => None,
             false => Some(loader.linear("output.weight", vocab_size, hidden_size)?),
         };
-        Ok(Self {
+        let mut decoder = Self {
             embedding: loader.linear("token_embd.weight", vocab_size, hidden_size)?,
             layers,
             final_norm: load_norm(&spec, loader, "output_norm.weight")?,
@@ -56,7 +56,26 @@ impl Decoder {
                 false => Positions::new(&spec, max_model_len)?,
             },
             spec,
-        })
+        };
+        decoder.link_weights();
+        Ok(decoder)
+    }
+
+    /// Tells each weight which one is used after it.
+    fn link_weights(&mut self) {
+        let head = self.lm_head.as_mut().unwrap_or(&mut self.embedding);
+        let layers = self.layers.iter_mut();
+        let weights = layers.flat_map(|layer| {
+            layer.attention.weights_mut().into_iter().chain(layer.mlp.weights_mut())
+        });
+        let mut weights: Vec<_> = weights.chain([head]).collect();
+        for index in 1..weights.len() {
+            let (before, after) = weights.split_at_mut(index);
+            before[index - 1].set_next(after[0]);
+        }
+        if let [first, .., last] = &mut weights[..] {
+            last.set_next(first);
+        }
     }
 
     pub fn spec(&self) -> &DecoderSpec {

@@ -3,7 +3,10 @@
 pub mod limits;
 pub(crate) mod math;
 mod pool;
+mod prefetch;
 mod simd;
 
 pub use pool::ThreadPool;
+pub(crate) use pool::{Phase, ReadAhead, share};
+pub(crate) use prefetch::{CACHE_LINE, prefetch};
 pub use simd::SimdLevel;

@@ -1,13 +1,15 @@
 //! LinearWeight: a weight matrix in memory, stacked from parts that each have their own format.
 
+use std::ops::Range;
+
 use super::format::{WeightFormat, dequantize_with};
 use super::packed::{ActivationPrecision, PackedWeight};
-use crate::cpu::SimdLevel;
+use crate::cpu::{CACHE_LINE, SimdLevel, prefetch, share};
 use crate::device::{CpuDevice, Device};
 use crate::tensor::{DType, Tensor};
 
-/// Bytes that memory moves at once.
-const CACHE_LINE: usize = 64;
+/// Bytes of the next weight that a thread asks for while it waits: a quarter of a second-level cache.
+const BYTES_READ_AHEAD: usize = 256 << 10;
 
 /// How weights are kept in memory: the flag `--weights`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,6 +68,16 @@ pub struct LinearWeight {
     out_features: usize,
     in_features: usize,
     activations: ActivationPrecision,
+    /// Where the tiles of the weight lie that is used next.
+    next: Vec<TileSpan>,
+}
+
+/// Tiles that lie one after the other: an address that is never read through, so it may outlive the tiles.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TileSpan {
+    pub address: usize,
+    pub tile_bytes: usize,
+    pub num_tiles: usize,
 }
 
 #[derive(Debug)]
@@ -129,7 +141,8 @@ impl LinearWeight {
     }
 
     fn of_parts(parts: Vec<Part>, out_features: usize, in_features: usize) -> Self {
-        Self { parts, out_features, in_features, activations: ActivationPrecision::default() }
+        let activations = ActivationPrecision::default();
+        Self { parts, out_features, in_features, activations, next: Vec::new() }
     }
 
     /// The same weight with another precision of the rows it is multiplied with. Dense parts ignore it.
@@ -151,6 +164,31 @@ impl LinearWeight {
     /// A shape without memory, for `Device::Trace`.
     pub fn shape_only(out_features: usize, in_features: usize) -> Self {
         Self::of_parts(Vec::new(), out_features, in_features)
+    }
+
+    /// Says that `next` is multiplied with after this weight: threads that wait for others read it ahead.
+    pub fn set_next(&mut self, next: &Self) {
+        let span = |part: &Part| match part {
+            Part::Packed(part) => Some(part.span()),
+            Part::Dense(_) => None,
+        };
+        self.next = next.parts.iter().filter_map(span).collect();
+    }
+
+    /// The beginning of what thread `thread` of `num_threads` will read of the next weight.
+    pub(super) fn next_share(&self, thread: usize, num_threads: usize) -> Range<*const u8> {
+        let num_tiles = self.next.iter().map(|span| span.num_tiles).sum();
+        let mut tiles = share(thread, num_threads, num_tiles);
+        for span in &self.next {
+            if tiles.start < span.num_tiles {
+                let address = |tile| span.address + tile * span.tile_bytes;
+                let start = address(tiles.start);
+                let end = address(tiles.end.min(span.num_tiles)).min(start + BYTES_READ_AHEAD);
+                return std::ptr::without_provenance(start)..std::ptr::without_provenance(end);
+            }
+            tiles = tiles.start - span.num_tiles..tiles.end - span.num_tiles;
+        }
+        std::ptr::null()..std::ptr::null()
     }
 
     pub fn out_features(&self) -> usize {
@@ -261,14 +299,7 @@ impl DensePart {
         let bytes = self.rows.bytes();
         let end = bytes.len().min((row + 1) * self.row_bytes);
         for line in (row * self.row_bytes..end).step_by(CACHE_LINE) {
-            // SAFETY: `line` lies inside; a prefetch changes no memory, and SSE is part of x86-64.
-            #[cfg(target_arch = "x86_64")]
-            unsafe {
-                use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-                _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().add(line).cast());
-            }
-            #[cfg(not(target_arch = "x86_64"))]
-            let _ = line;
+            prefetch(bytes[line..].as_ptr());
         }
     }
 }

@@ -38,7 +38,8 @@ fn dot_wide(mut sum: __m512i, codes: __m512i, x: __m512i) -> __m512i {
 #[allow(clippy::undocumented_unsafe_blocks, reason = "see above")]
 impl Lanes for Avx512 {
     const BYTES: usize = 64;
-    const MOST_ROWS: usize = 8;
+    // More would not leave a register for each sum.
+    const MOST_ROWS: usize = 4;
     const ANY_BYTE: bool = true;
     type Int = __m512i;
     type Float = __m512;

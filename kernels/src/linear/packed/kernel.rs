@@ -6,13 +6,14 @@
 //! computed together nor on the instruction set.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use super::activations::{ActivationPrecision, Extra, PANEL};
 use super::lanes::Lanes;
 use super::packing::{Codes, PLANE_BYTES, Packing, shift_of};
 use super::portable::Portable;
 use super::{BLOCK, TILE};
-use crate::cpu::SimdLevel;
+use crate::cpu::{SimdLevel, prefetch};
 
 /// Vectors of features that are computed together.
 const VECTORS: usize = 2;
@@ -44,22 +45,23 @@ pub(super) struct Call {
 pub(super) struct Prefetch {
     pub next: *const u8,
     pub end: *const u8,
+    /// Where to go on at the end.
+    pub then: Range<*const u8>,
+    pub lines_left: usize,
     pub lines_per_pair: usize,
 }
 
 impl Prefetch {
     #[inline(always)]
     pub fn advance(&mut self) {
-        for _ in 0..self.lines_per_pair {
+        let num_lines = self.lines_per_pair.min(self.lines_left);
+        self.lines_left -= num_lines;
+        for _ in 0..num_lines {
             if self.next >= self.end {
-                return;
+                (self.next, self.end) = (self.then.start, self.then.end);
+                self.then.start = self.then.end;
             }
-            // SAFETY: a prefetch changes no memory and faults nowhere, and SSE is part of x86-64.
-            #[cfg(target_arch = "x86_64")]
-            unsafe {
-                use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-                _mm_prefetch::<_MM_HINT_T0>(self.next.cast());
-            }
+            prefetch(self.next);
             self.next = self.next.wrapping_add(64);
         }
     }
@@ -67,8 +69,8 @@ impl Prefetch {
 
 /// The kernels of one instruction set, precision and packing.
 pub(super) struct Kernel {
-    /// For 1, 2, 4 and 8 rows.
-    multiply: [Multiply; 4],
+    /// For 1, 2 and 4 rows.
+    multiply: [Multiply; 3],
     pub most_rows: usize,
     /// Output features of a call.
     pub num_features: usize,
@@ -120,12 +122,9 @@ impl Kernel {
 
     fn of_kind<L: Lanes, K: Kind>() -> Self {
         let one: Multiply = L::multiply::<K, 1>;
-        let mut multiply = [one; 4];
+        let mut multiply = [one; 3];
         if L::MOST_ROWS >= 4 {
             (multiply[1], multiply[2]) = (L::multiply::<K, 2>, L::multiply::<K, 4>);
-        }
-        if L::MOST_ROWS >= 8 {
-            multiply[3] = L::multiply::<K, 8>;
         }
         Self {
             multiply,
@@ -306,6 +305,7 @@ pub(super) unsafe fn multiply<L: Lanes, K: Kind, const ROWS: usize>(
             at.scales = at.scales.add(num_scales);
             at.x = at.x.add(x_bytes);
             at.params = at.params.add(call.params_stride);
+            at.pair = as_if_new(at.pair);
             multiply_block::<L, K, ROWS>(&at, 1, call.extra, &mut sums);
             at.scales = at.scales.add(num_scales);
             at.x = at.x.add(x_bytes);
@@ -319,6 +319,27 @@ pub(super) unsafe fn multiply<L: Lanes, K: Kind, const ROWS: usize>(
             }
         }
     }
+}
+
+/// Keeps the compiler from saving the codes of a pair's first block on the stack for the second: reading them again is
+/// cheaper.
+#[inline(always)]
+fn as_if_new(codes: *const u8) -> *const u8 {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let mut address = codes.addr();
+        // SAFETY: no instruction is emitted.
+        unsafe {
+            std::arch::asm!(
+                "/* {address} */",
+                address = inout(reg) address,
+                options(pure, nomem, nostack, preserves_flags)
+            );
+        }
+        codes.with_addr(address)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    codes
 }
 
 /// Where a block's numbers lie.

@@ -6,25 +6,19 @@ use std::ops::Range;
 use super::activations::{ActivationBuffer, Activations, Extras, PANEL};
 use super::kernel::{Call, Kernel, Prefetch};
 use super::scales::expand;
-use super::weight::{PackedWeight, TileLayout};
+use super::weight::PackedWeight;
 use super::{BLOCK, TILE};
+use crate::cpu::{Phase, ReadAhead, ThreadPool};
 use crate::device::CpuDevice;
 use crate::linear::scratch::with_scratch;
 use crate::linear::weight::{LinearWeight, Part};
 use crate::tensor::{View, ViewMut};
 
-/// Elements of x that one task quantizes, about 10 microseconds of work.
-const ELEMENTS_PER_TASK: usize = 1 << 16;
-
 /// Bytes of quantized x that a task multiplies with: they stay in the second-level cache.
 const BYTES_OF_X: usize = 512 << 10;
 
-/// Nanoseconds of work that a task should have, and below which one thread is enough.
-const TASK_NS: usize = 10_000;
+/// Nanoseconds of work below which one thread is enough.
 const SINGLE_NS: usize = 2_000;
-
-/// Tasks for each thread, at most.
-const TASKS_PER_THREAD: usize = 8;
 
 /// What one core does in a nanosecond, about: bytes of weights, multiply-adds.
 const BYTES_PER_NS: usize = 40;
@@ -32,6 +26,9 @@ const PRODUCTS_PER_NS: usize = 400;
 
 /// How far ahead of its use a weight is asked for when each is used once: some hundred nanoseconds.
 const BYTES_AHEAD: usize = 12 << 10;
+
+/// Packed parts of a weight, at most: q, k and v.
+const MAX_PARTS: usize = 4;
 
 /// The packed parts of `weight`; others are left out.
 pub(in crate::linear) fn linear(
@@ -45,14 +42,16 @@ pub(in crate::linear) fn linear(
         static BUFFER: RefCell<ActivationBuffer> = RefCell::default();
     }
     let precision = weight.activation_precision();
-    let mut extras = Extras::default();
-    for (_, part) in packed_parts(weight) {
-        extras = extras.with(Kernel::choose(cpu.simd, part.packing, precision).extra);
-    }
+    let mut jobs = packed_parts(weight).map(|(first_column, part)| {
+        let kernel = Kernel::choose(cpu.simd, part.packing, precision);
+        PartJob { part, first_column, kernel, table: part.packing.codes.table() }
+    });
+    let parts: [Option<PartJob>; MAX_PARTS] = std::array::from_fn(|_| jobs.next());
+    assert!(jobs.next().is_none(), "a weight has up to {MAX_PARTS} packed parts");
+    let extras = parts.iter().flatten().fold(Extras::default(), |e, job| e.with(job.kernel.extra));
     BUFFER.with_borrow_mut(|buffer| {
         let activations = buffer.prepare(x.rows(), x.cols(), precision, extras);
-        quantize(cpu, &activations, x);
-        Product { cpu, out, num_rows: x.rows(), activations, weight, bias }.run();
+        Product { cpu, out, x, activations, weight, bias, parts }.run();
     });
 }
 
@@ -69,95 +68,110 @@ fn packed_parts(weight: &LinearWeight) -> impl Iterator<Item = (usize, &PackedWe
     })
 }
 
-fn quantize(cpu: &CpuDevice, activations: &Activations, x: View) {
-    let num_panels = x.rows().div_ceil(PANEL);
-    let per_task = (ELEMENTS_PER_TASK / (PANEL * x.cols())).max(1);
-    cpu.pool.run(num_panels.div_ceil(per_task), &|task| {
-        for panel in task * per_task..num_panels.min((task + 1) * per_task) {
-            let rows = panel * PANEL..x.rows().min((panel + 1) * PANEL);
-            // SAFETY: each task has panels of its own.
-            unsafe { activations.quantize_panel(cpu.simd, panel, rows.map(|row| x.row_f32(row))) };
-        }
-    });
-}
-
 struct Product<'a> {
     cpu: &'a CpuDevice,
     out: &'a ViewMut<'a>,
-    num_rows: usize,
+    x: View<'a>,
     activations: Activations<'a>,
     weight: &'a LinearWeight,
     bias: Option<&'a [f32]>,
+    parts: [Option<PartJob<'a>>; MAX_PARTS],
+}
+
+/// A part and how it is multiplied.
+struct PartJob<'a> {
+    part: &'a PackedWeight,
+    first_column: usize,
+    kernel: Kernel,
+    table: [u8; 16],
 }
 
 impl Product<'_> {
     fn run(&self) {
-        let num_tiles = packed_parts(self.weight).map(|(_, part)| part.num_tiles()).sum::<usize>();
+        let num_rows = self.x.rows();
+        let num_tiles = self.parts.iter().flatten().map(|job| job.part.num_tiles()).sum::<usize>();
         let bytes_of_row =
             2 * BLOCK * self.activations.num_pairs * self.activations.precision.bytes();
         let rows_at_once = (BYTES_OF_X / bytes_of_row).clamp(64, 1 << 20).next_multiple_of(PANEL);
-        let num_row_blocks = self.num_rows.div_ceil(rows_at_once);
-        let rows_at_once = self.num_rows.div_ceil(num_row_blocks.max(1)).next_multiple_of(PANEL);
-        let num_shares = self.num_shares(rows_at_once.min(self.num_rows)).min(num_tiles);
-        self.cpu.pool.run(num_row_blocks * num_shares, &|task| {
-            let (block, share) = (task / num_shares, task % num_shares);
-            let first_row = block * rows_at_once;
-            let rows = first_row..self.num_rows.min(first_row + rows_at_once);
-            let first = |share| share * num_tiles / num_shares;
-            self.multiply(first(share)..first(share + 1), &rows);
-        });
-    }
-
-    /// In how many shares the tiles are divided for `num_rows` rows.
-    fn num_shares(&self, num_rows: usize) -> usize {
-        let num_threads = self.cpu.pool.num_threads();
-        let bytes = packed_parts(self.weight).map(|(_, part)| part.num_bytes()).sum::<usize>();
-        let products = num_rows * self.weight.in_features() * self.weight.out_features();
-        let work_ns = (bytes / BYTES_PER_NS).max(products / PRODUCTS_PER_NS);
-        match work_ns < SINGLE_NS || num_threads == 1 {
-            true => 1,
-            false => (work_ns / TASK_NS)
-                .next_multiple_of(num_threads)
-                .clamp(num_threads, TASKS_PER_THREAD * num_threads),
-        }
-    }
-
-    /// Tiles are counted through all packed parts.
-    fn multiply(&self, tiles: Range<usize>, rows: &Range<usize>) {
-        let mut first_tile = 0;
-        for (first_column, part) in packed_parts(self.weight) {
-            let end_tile = first_tile + part.num_tiles();
-            let (start, end) = (tiles.start.max(first_tile), tiles.end.min(end_tile));
-            if start < end {
-                let tiles = start - first_tile..end - first_tile;
-                self.multiply_part(first_column, part, tiles, rows);
+        let num_row_blocks = num_rows.div_ceil(rows_at_once);
+        let rows_at_once = num_rows.div_ceil(num_row_blocks.max(1)).next_multiple_of(PANEL);
+        let num_items = num_row_blocks * num_tiles;
+        let quantize = |panel| self.quantize(panel);
+        let multiply = |item| {
+            let (block, tile) = (item / num_tiles, item % num_tiles);
+            let rows = block * rows_at_once..num_rows.min((block + 1) * rows_at_once);
+            let share = self.cpu.pool.share(num_items);
+            let is_own = share.contains(&item);
+            let end = if is_own { tile + share.end - item } else { tile + 1 };
+            self.multiply(tile..end, &rows, is_own && end <= num_tiles);
+            if is_own && item + 1 == share.end {
+                ReadAhead::set(&self.next());
             }
-            first_tile = end_tile;
+        };
+        let phases = [
+            Phase { num_items: num_rows.div_ceil(PANEL), task: &quantize },
+            Phase { num_items, task: &multiply },
+        ];
+        if self.is_small() {
+            phases.iter().for_each(|phase| (0..phase.num_items).for_each(phase.task));
+        } else {
+            self.cpu.pool.run_phases(&phases);
         }
     }
 
-    fn multiply_part(
+    /// Not worth a second thread.
+    fn is_small(&self) -> bool {
+        let bytes = self.parts.iter().flatten().map(|job| job.part.num_bytes()).sum::<usize>();
+        let products = self.x.rows() * self.weight.in_features() * self.weight.out_features();
+        (bytes / BYTES_PER_NS).max(products / PRODUCTS_PER_NS) < SINGLE_NS
+    }
+
+    fn quantize(&self, panel: usize) {
+        let rows = panel * PANEL..self.x.rows().min((panel + 1) * PANEL);
+        let rows = rows.map(|row| self.x.row_f32(row));
+        // SAFETY: each panel is one task's.
+        unsafe { self.activations.quantize_panel(self.cpu.simd, panel, rows) };
+    }
+
+    /// What this thread reads after its share.
+    fn next(&self) -> Range<*const u8> {
+        self.weight.next_share(ThreadPool::thread(), self.cpu.pool.num_threads())
+    }
+
+    /// The first of `tiles`, counted through all parts; the others are this thread's next, the last ones of its share when
+    /// `is_share_end`.
+    fn multiply(&self, tiles: Range<usize>, rows: &Range<usize>, is_share_end: bool) {
+        let mut first = 0;
+        for job in self.parts.iter().flatten() {
+            let num_tiles = job.part.num_tiles();
+            if tiles.start < first + num_tiles {
+                let (tile, end) = (tiles.start - first, (tiles.end - first).min(num_tiles));
+                let is_end = is_share_end && tiles.end - first <= num_tiles;
+                let then = if is_end { self.next() } else { NOTHING };
+                return self.multiply_tile_of(job, tile..end, rows, then);
+            }
+            first += num_tiles;
+        }
+    }
+
+    fn multiply_tile_of(
         &self,
-        first_column: usize,
-        part: &PackedWeight,
+        job: &PartJob,
         tiles: Range<usize>,
         rows: &Range<usize>,
+        then: Range<*const u8>,
     ) {
-        let kernel = Kernel::choose(self.cpu.simd, part.packing, self.activations.precision);
-        let job = PartJob { kernel, layout: part.layout(), table: part.packing.codes.table() };
+        let (part, layout, tile) = (job.part, job.part.layout(), tiles.start);
         with_scratch(part.num_scales() + PANEL * TILE, |scratch| {
             let (scales, edge) = scratch.split_at_mut(part.num_scales());
-            for tile in tiles.clone() {
-                let bytes = part.tiles_from(tile);
-                let end = &bytes[..(tiles.end - tile) * job.layout.tile_bytes()];
-                let mut prefetch = job.prefetch(end, rows.len());
-                let packed = &bytes[..job.layout.scale_bytes];
-                expand(self.cpu.simd, part.packing, packed, job.kernel.high_halves, scales);
-                let features = tile * TILE..part.features().min((tile + 1) * TILE);
-                let columns = first_column + features.start..first_column + features.end;
-                self.multiply_tile(&job, bytes, scales, edge, &columns, rows, &mut prefetch);
-                self.add_bias(&columns, rows);
-            }
+            let bytes = &part.tiles_from(tile)[..tiles.len() * layout.tile_bytes()];
+            let mut prefetch = job.prefetch(bytes, rows.len(), then);
+            let packed = &bytes[..layout.scale_bytes];
+            expand(self.cpu.simd, part.packing, packed, job.kernel.high_halves, scales);
+            let features = tile * TILE..part.features().min((tile + 1) * TILE);
+            let columns = job.first_column + features.start..job.first_column + features.end;
+            self.multiply_tile(job, bytes, scales, edge, &columns, rows, &mut prefetch);
+            self.add_bias(&columns, rows);
         });
     }
 
@@ -172,7 +186,7 @@ impl Product<'_> {
         rows: &Range<usize>,
         prefetch: &mut Prefetch,
     ) {
-        let activations = &self.activations;
+        let (activations, layout) = (&self.activations, job.part.layout());
         let element = activations.precision.bytes();
         let is_whole = columns.len() == TILE;
         let mut row = rows.start;
@@ -183,10 +197,10 @@ impl Product<'_> {
             let (out, out_stride) = whole.unwrap_or((edge.as_mut_ptr(), TILE));
             for first in (0..TILE).step_by(job.kernel.num_features) {
                 let call = Call {
-                    codes: tile[job.layout.scale_bytes + 4 * first..].as_ptr(),
+                    codes: tile[layout.scale_bytes + 4 * first..].as_ptr(),
                     scales: scales[first..].as_ptr(),
                     table: job.table.as_ptr(),
-                    num_pairs: job.layout.num_pairs,
+                    num_pairs: layout.num_pairs,
                     x: activations.codes(panel).wrapping_add(in_panel * BLOCK * element),
                     params: activations.params(panel).wrapping_add(in_panel),
                     params_stride: activations.extras.stride(),
@@ -219,29 +233,26 @@ impl Product<'_> {
     }
 }
 
-/// What all tiles of a part share.
-struct PartJob {
-    kernel: Kernel,
-    layout: TileLayout,
-    table: [u8; 16],
-}
+const NOTHING: Range<*const u8> = std::ptr::null()..std::ptr::null();
 
-impl PartJob {
-    /// For the tile at the start of `tiles`, which end where this thread's weights end: with one call a tile the weights
-    /// that come soon, with more the next tile, spread over this tile's calls.
-    fn prefetch(&self, tiles: &[u8], num_rows: usize) -> Prefetch {
+impl PartJob<'_> {
+    /// For the tile at the start of `tiles`, behind which this thread reads `then`: with one call a tile the weights that
+    /// come soon, with more the next tile, spread over this tile's calls.
+    fn prefetch(&self, tiles: &[u8], num_rows: usize, then: Range<*const u8>) -> Prefetch {
         let (whole, rest) = (num_rows / PANEL, num_rows % PANEL);
         let calls_of_rest =
             rest / self.kernel.most_rows + (rest % self.kernel.most_rows).count_ones() as usize;
         let calls_of_row = whole * (PANEL / self.kernel.most_rows) + calls_of_rest;
-        let calls = calls_of_row * (TILE / self.kernel.num_features);
-        let tile_bytes = self.layout.tile_bytes();
-        let ahead = if calls == 1 { BYTES_AHEAD } else { tile_bytes };
-        let lines = tile_bytes.div_ceil(64);
+        let calls = (calls_of_row * (TILE / self.kernel.num_features)).max(1);
+        let layout = self.part.layout();
+        let num_lines = layout.tile_bytes().div_ceil(64);
+        let ahead = if calls == 1 { BYTES_AHEAD } else { layout.tile_bytes() };
         Prefetch {
-            next: tiles.as_ptr().wrapping_add(ahead),
+            next: tiles.as_ptr().wrapping_add(ahead.min(tiles.len())),
             end: tiles.as_ptr_range().end,
-            lines_per_pair: lines.div_ceil(self.layout.num_pairs * calls.max(1)),
+            then,
+            lines_left: num_lines,
+            lines_per_pair: num_lines.div_ceil(layout.num_pairs * calls),
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::cpu::SimdLevel;
 use crate::device::CpuDevice;
 use crate::linear::format::WeightFormat;
 use crate::linear::scratch::with_scratch;
+use crate::linear::weight::TileSpan;
 use crate::tensor::{DType, Tensor};
 
 /// `[features, in_features]` of one format.
@@ -82,6 +83,14 @@ impl PackedWeight {
 
     pub(in crate::linear) fn num_bytes(&self) -> usize {
         self.tiles.num_bytes()
+    }
+
+    pub(in crate::linear) fn span(&self) -> TileSpan {
+        TileSpan {
+            address: self.tiles.bytes().as_ptr().addr(),
+            tile_bytes: self.layout.tile_bytes(),
+            num_tiles: self.num_tiles(),
+        }
     }
 
     pub(super) fn layout(&self) -> TileLayout {
