@@ -73,6 +73,9 @@ pub struct EngineOptions {
     pub kv_cache_dtype: KvCacheDtype,
     /// Bytes of KV cache; default: a share of the free memory.
     pub kv_cache_memory: Option<u64>,
+    /// Bytes of KV cache that ended requests leave resident before their prefixes give way; default: as much as the
+    /// weights.
+    pub prefix_cache_memory: Option<u64>,
     pub max_model_len: Option<u32>,
     pub max_num_seqs: Option<u32>,
     pub max_num_batched_tokens: Option<u32>,
@@ -98,6 +101,8 @@ pub struct EngineConfig {
     pub kv_dtype: quire_kernels::DType,
     pub block_size: u32,
     pub num_blocks: u32,
+    /// Blocks that are touched before unused prefixes give way; prefixes that come back raise it.
+    pub num_resident_blocks: u32,
     pub max_model_len: u32,
     pub max_num_seqs: u32,
     pub max_num_batched_tokens: u32,
@@ -130,6 +135,7 @@ impl Default for EngineOptions {
             activations: Activations::Int8,
             kv_cache_dtype: KvCacheDtype::Auto,
             kv_cache_memory: None,
+            prefix_cache_memory: None,
             max_model_len: None,
             max_num_seqs: None,
             max_num_batched_tokens: None,

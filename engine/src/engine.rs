@@ -100,6 +100,7 @@ pub fn scheduler_config(config: &EngineConfig) -> SchedulerConfig {
     SchedulerConfig {
         block_size: config.block_size,
         num_blocks: config.num_blocks,
+        num_resident_blocks: config.num_resident_blocks,
         max_num_seqs: config.max_num_seqs,
         max_num_batched_tokens: config.max_num_batched_tokens,
         max_model_len: config.max_model_len,

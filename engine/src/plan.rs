@@ -72,6 +72,8 @@ impl MemoryPlan {
         };
         let bytes_per_block = kv_bytes_per_token.saturating_mul(u64::from(block_size));
         let num_blocks = num_blocks(kv_bytes, bytes_per_block)?;
+        // By default ended requests at most double what the model takes, whatever its size.
+        let resident_bytes = options.prefix_cache_memory.unwrap_or(weight_bytes);
         let max_model_len = max_model_len(options, &spec, num_blocks * block_size)?;
         let config = EngineConfig {
             served_model_name: options.served_model_name.clone(),
@@ -80,6 +82,7 @@ impl MemoryPlan {
             kv_dtype,
             block_size,
             num_blocks,
+            num_resident_blocks: (resident_bytes / bytes_per_block).min(num_blocks.into()) as u32,
             max_model_len,
             max_num_seqs,
             max_num_batched_tokens,
@@ -124,6 +127,7 @@ impl MemoryPlan {
                     dtype_name(config.kv_dtype)
                 ),
             ),
+            ("prefix cache", self.prefix_cache_line()),
             ("KV per token", human_bytes(self.kv_bytes_per_token)),
             (
                 "KV per sequence",
@@ -147,6 +151,16 @@ impl MemoryPlan {
             ("memory free", human_bytes(self.available_memory)),
             ("compute threads", config.threads.to_string()),
         ]
+    }
+
+    fn prefix_cache_line(&self) -> String {
+        let config = &self.config;
+        if !config.enable_prefix_caching {
+            return "off".into();
+        }
+        let num_tokens = u64::from(config.num_resident_blocks) * u64::from(config.block_size);
+        let bytes = human_bytes(num_tokens * self.kv_bytes_per_token);
+        format!("{bytes} of the KV cache, more when prompts come back")
     }
 }
 

@@ -2,48 +2,75 @@
 
 use crate::block::BlockId;
 use crate::block_hash::BlockHash;
+use crate::forgotten::Forgotten;
 use crate::prefix_cache::PrefixCache;
 
 /// Every operation takes constant time and allocates nothing.
+///
+/// Blocks from `num_touched` on were never handed out, so their memory is not there yet: the operating
+/// system gives it when it is first written.
 pub(crate) struct BlockPool {
     /// One for each block table that holds the block; 0 means free.
     ref_counts: Vec<u32>,
     /// The block's name in `cache`; a free block keeps it, and its content, until it is allocated
     /// again.
     hashes: Vec<Option<BlockHash>>,
-    /// The free list, circular through a sentinel at index `num_blocks`. Blocks without a name are
-    /// reused first, the last freed of them foremost; then those with one, the longest unused
-    /// foremost.
+    /// The touched free blocks, circular through a sentinel at index `num_blocks`. Blocks without a
+    /// name are reused first, the last freed of them foremost; then those with one, the longest
+    /// unused foremost.
     previous: Vec<u32>,
     next: Vec<u32>,
     num_free: u32,
     num_cached_free: u32,
+    num_touched: u32,
+    /// From so many touched blocks on, the longest unused prefix gives way before another is touched.
+    /// Grows with each block that is computed again because it gave way.
+    num_resident: u32,
     cache: PrefixCache,
+    forgotten: Forgotten,
 }
 
 impl BlockPool {
-    pub(crate) fn new(num_blocks: u32) -> Self {
+    pub(crate) fn new(num_blocks: u32, num_resident: u32) -> Self {
         let sentinel = num_blocks;
         let length = num_blocks as usize;
+        let num_resident = num_resident.min(num_blocks);
         Self {
             ref_counts: vec![0; length],
             hashes: vec![None; length],
-            previous: (0..=sentinel).map(|i| if i == 0 { sentinel } else { i - 1 }).collect(),
-            next: (0..=sentinel).map(|i| if i == sentinel { 0 } else { i + 1 }).collect(),
+            previous: vec![sentinel; length + 1],
+            next: vec![sentinel; length + 1],
             num_free: num_blocks,
             num_cached_free: 0,
+            num_touched: 0,
+            num_resident,
             cache: PrefixCache::with_capacity(length),
+            forgotten: Forgotten::with_capacity((num_blocks - num_resident) as usize),
         }
     }
 
     /// A block of the caller's own; its old content and name are gone.
     pub(crate) fn allocate(&mut self) -> Option<BlockId> {
-        if self.num_free == 0 {
-            return None;
-        }
-        let block = BlockId(self.next[self.sentinel()]);
-        self.unlink(block);
-        self.unpublish(block);
+        let first = BlockId(self.next[self.sentinel()]);
+        let hash = self.hashes.get(first.0 as usize).copied();
+        let touches_another = match hash {
+            Some(None) => false,
+            Some(Some(_)) => self.num_touched < self.num_resident,
+            None if self.num_touched < self.num_blocks() => true,
+            None => return None,
+        };
+        let block = if touches_another {
+            self.num_touched += 1;
+            self.num_free -= 1;
+            BlockId(self.num_touched - 1)
+        } else {
+            self.unlink(first);
+            if let Some(hash) = hash.flatten() {
+                self.unpublish(first);
+                self.forgotten.insert(hash);
+            }
+            first
+        };
         self.ref_counts[block.0 as usize] = 1;
         Some(block)
     }
@@ -73,6 +100,9 @@ impl BlockPool {
         let name = &mut self.hashes[block.0 as usize];
         if name.is_none() && self.cache.insert(hash, block) {
             *name = Some(hash);
+            if self.forgotten.remove(hash) {
+                self.num_resident = self.num_blocks().min(self.num_resident + 1);
+            }
         }
     }
 
@@ -85,6 +115,7 @@ impl BlockPool {
 
     pub(crate) fn clear_cache(&mut self) {
         self.cache.clear();
+        self.forgotten.clear();
         self.hashes.fill(None);
         self.num_cached_free = 0;
     }
@@ -111,6 +142,10 @@ impl BlockPool {
 
     pub(crate) fn num_cached_free(&self) -> u32 {
         self.num_cached_free
+    }
+
+    pub(crate) fn num_touched(&self) -> u32 {
+        self.num_touched
     }
 
     fn sentinel(&self) -> usize {
@@ -149,10 +184,12 @@ impl BlockPool {
                 self.ref_counts
             ));
         }
-        let (mut num_free, mut num_cached_free) = (0, 0);
+        let num_untouched = self.num_blocks() - self.num_touched;
+        let (mut num_free, mut num_cached_free) = (num_untouched, 0);
         let mut block = self.next[self.sentinel()] as usize;
         while block != self.sentinel() {
-            if self.ref_counts[block] != 0 || num_free == self.num_blocks() {
+            let is_touched = block < self.num_touched as usize;
+            if self.ref_counts[block] != 0 || !is_touched || num_free == self.num_blocks() {
                 return Err(format!("block {block} is in the free list but should not be"));
             }
             if self.previous[self.next[block] as usize] as usize != block {

@@ -6,6 +6,9 @@ pub struct SchedulerConfig {
     /// Tokens in a block.
     pub block_size: u32,
     pub num_blocks: u32,
+    /// Blocks that are touched before unused prefixes give way to new content. Running sequences take
+    /// what they need beyond it, and prefixes that come back raise it. May be 0, or as many as there are.
+    pub num_resident_blocks: u32,
     /// Rows: sequences that run at the same time.
     pub max_num_seqs: u32,
     /// The budget of one step; at least `max_num_seqs`, so that each running sequence gets a token.

@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`request`] (what comes in), [`output`] (what goes out), [`config`], then
 //! [`scheduler`] and the ideas it is made of: `admit`, `preempt`, `update`; below them `sequence`,
-//! `queue`, `block`, `block_pool`, `prefix_cache`, `block_hash`; last `check`, which executes the
+//! `queue`, `block`, `block_pool`, `prefix_cache`, `forgotten`, `block_hash`; last `check`, which executes the
 //! list below.
 //!
 //! There is no prefill and no decode phase. Each step gives each running sequence the tokens it
@@ -34,6 +34,9 @@
 //!   and freed while in flight.
 //! - All blocks of a prompt are taken at admission: a half computed prompt never waits for memory
 //!   it competes for.
+//! - A cached prefix that nobody uses costs memory, which a process that has once touched it keeps. So
+//!   beyond `num_resident_blocks` the oldest prefix gives way before another block is touched; a
+//!   prefix that comes back after it gave way proves that more is worth it, and the limit rises.
 //! - Preemption drops everything but the tokens. A result that was in flight is dropped by its
 //!   epoch, and sampled again: the sampler is a pure function of seed and position.
 
@@ -43,6 +46,7 @@ mod block_hash;
 mod block_pool;
 mod check;
 pub mod config;
+mod forgotten;
 pub mod output;
 mod preempt;
 mod prefix_cache;

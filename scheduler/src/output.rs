@@ -173,6 +173,8 @@ pub struct SchedulerStats {
     pub num_used_blocks: u32,
     /// Free blocks that still hold a cached prefix.
     pub num_cached_free_blocks: u32,
+    /// Blocks that were handed out at least once: what of the KV cache takes memory. Only grows.
+    pub num_touched_blocks: u32,
     /// Tokens looked up in the prefix cache, at the first admission of each sequence.
     pub prefix_cache_queries: u64,
     /// Tokens of these that were found.

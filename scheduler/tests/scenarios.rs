@@ -18,6 +18,7 @@ fn config() -> SchedulerConfig {
     SchedulerConfig {
         block_size: 4,
         num_blocks: 64,
+        num_resident_blocks: 64,
         max_num_seqs: 4,
         max_num_batched_tokens: 16,
         max_model_len: 100,
@@ -186,6 +187,32 @@ fn equal_prompts_share_their_full_blocks_even_in_one_step() {
 }
 
 #[test]
+fn unused_prefixes_give_way_until_they_are_missed() {
+    let mut scheduler = scheduler(SchedulerConfig { num_resident_blocks: 4, ..config() });
+    let mut num_sent = 0;
+    // Prompts of three blocks, one after the other: (tokens found, blocks that take memory).
+    let mut send = |conversation: u32| {
+        num_sent += 1;
+        let prompt = (0..12).map(|i| 100 * conversation + i).collect();
+        scheduler.add(NewSequence { prompt, ..sequence(num_sent, 1, 1) }).unwrap();
+        let hits = scheduler.stats().prefix_cache_hits;
+        let output = scheduler.schedule().expect("a step");
+        scheduler.update(&result(&output, WORD));
+        scheduler.check().unwrap();
+        let stats = scheduler.stats();
+        (stats.prefix_cache_hits - hits, stats.num_touched_blocks)
+    };
+    let rounds = [[1, 1, 2, 3], [3, 4, 5, 6], [5, 6, 5, 6], [5, 6, 5, 6]];
+    let rows = rounds.map(|round| format!("{:?}", round.map(|prompt| (prompt, send(prompt)))));
+    expect![[r"
+        [(1, (0, 3)), (1, (8, 4)), (2, (0, 4)), (3, (0, 4))]
+        [(3, (8, 4)), (4, (0, 4)), (5, (0, 4)), (6, (0, 4))]
+        [(5, (4, 4)), (6, (4, 6)), (5, (8, 7)), (6, (8, 7))]
+        [(5, (8, 7)), (6, (8, 7)), (5, (8, 7)), (6, (8, 7))]"]]
+    .assert_eq(&rows.join("\n"));
+}
+
+#[test]
 fn the_last_is_preempted_and_comes_back_first() {
     // Two fit if they reach 70 % of their limit, as is expected at first; they reach all of it.
     let mut scheduler = scheduler(SchedulerConfig { num_blocks: 7, ..config() });
@@ -327,8 +354,8 @@ fn only_the_culprit_of_a_failing_step_fails() {
         &mut scheduler,
         4,
         &expect![[r"
-            3 @0 [0, 5) +4 +6 *
-            3 @0 [5, 6) * | 1 @1 [0, 6) +7 +8 *
+            3 @0 [0, 5) +4 +2 *
+            3 @0 [5, 6) * | 1 @1 [0, 6) +1 +0 *
             1 @1 [6, 7) * | 3 @0 [6, 7) *
               1 ends: Length
               3 ends: Length

@@ -13,9 +13,11 @@ use crate::runner::Faults;
 
 pub(crate) fn random_config(random: &mut Random) -> SchedulerConfig {
     let max_num_seqs = random.within(1, 8);
+    let num_blocks = random.within(2, 40);
     SchedulerConfig {
         block_size: random.within(1, 5),
-        num_blocks: random.within(2, 40),
+        num_blocks,
+        num_resident_blocks: random.within(0, num_blocks),
         max_num_seqs,
         max_num_batched_tokens: max_num_seqs + random.within(0, 24),
         max_model_len: random.within(4, 70),

@@ -41,6 +41,11 @@ pub(crate) struct EngineArgs {
     #[arg(long, visible_alias = "kv-cache-memory-bytes", value_parser = units::bytes, value_name = "BYTES")]
     kv_cache_memory: Option<u64>,
 
+    /// What ended requests may keep of the KV cache while nobody asks for it again; grows by what is
+    /// asked for too late [default: as much as the weights]
+    #[arg(long, value_parser = units::bytes, value_name = "BYTES")]
+    prefix_cache_memory: Option<u64>,
+
     /// Tokens in one block of the KV cache
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024), value_name = "TOKENS")]
     block_size: Option<u32>,
@@ -133,6 +138,7 @@ impl EngineArgs {
                 KvCacheDtypeFlag::Bf16 => KvCacheDtype::BF16,
             },
             kv_cache_memory: self.kv_cache_memory,
+            prefix_cache_memory: self.prefix_cache_memory,
             max_model_len: self.max_model_len,
             max_num_seqs: self.max_num_seqs,
             max_num_batched_tokens: self.max_num_batched_tokens,

@@ -48,7 +48,7 @@ fn no_flags_mean_the_front_ends_own_defaults() {
 fn each_engine_flag_reaches_its_field() {
     let line = "m.gguf --device cuda:1 --weights float32 --activations int16 --kv-cache-dtype bf16 \
                 --max-model-len 8k --max-num-seqs 64 --max-num-batched-tokens 2K --kv-cache-memory 512MiB \
-                --block-size 32 --threads 3 --scheduling-policy priority \
+                --prefix-cache-memory 64MiB --block-size 32 --threads 3 --scheduling-policy priority \
                 --no-enable-prefix-caching --no-async-scheduling \
                 --long-prefill-token-threshold 100 --max-num-queued-reqs 5 --max-logprobs 7 \
                 --served-model-name a b";
@@ -59,6 +59,7 @@ fn each_engine_flag_reaches_its_field() {
     assert_eq!((engine.max_model_len, engine.max_num_seqs), (Some(8000), Some(64)));
     assert_eq!(engine.max_num_batched_tokens, Some(2048));
     assert_eq!(engine.kv_cache_memory, Some(512 << 20));
+    assert_eq!(engine.prefix_cache_memory, Some(64 << 20));
     assert_eq!((engine.block_size, engine.threads), (Some(32), Some(3)));
     assert_eq!(engine.scheduling_policy, SchedulingPolicy::Priority);
     assert_eq!((engine.enable_prefix_caching, engine.async_scheduling), (false, Some(false)));
