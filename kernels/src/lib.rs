@@ -38,7 +38,7 @@ pub use linear::{
     ActivationPrecision, LinearError, LinearWeight, WeightFormat, WeightPolicy, dequantize_row,
     linear,
 };
-pub use mapped_file::MappedFile;
+pub use mapped_file::{FileBytes, MappedFile};
 pub use rms_norm::{add_rms_norm, rms_norm};
 pub use rope_write_kv::{HeadNorm, RopeStyle, RopeTable, RopeWriteKv, rope_write_kv};
 pub use sample::{SampleRow, Sampled, logprobs, sample};

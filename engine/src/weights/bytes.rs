@@ -1,6 +1,6 @@
 //! The bytes of a model file: mapped, or held in memory.
 
-use quire_kernels::MappedFile;
+use quire_kernels::{FileBytes, MappedFile};
 
 pub(super) enum Bytes {
     Mapped(MappedFile),
@@ -8,10 +8,10 @@ pub(super) enum Bytes {
 }
 
 impl Bytes {
-    pub(super) fn get(&self) -> &[u8] {
+    pub(super) fn get(&self) -> FileBytes<'_> {
         match self {
             Self::Mapped(file) => file.bytes(),
-            Self::Owned(bytes) => bytes,
+            Self::Owned(bytes) => bytes.into(),
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use anyhow::{Context, bail, ensure};
 use quire_kernels::{
-    ActivationPrecision, Device, LinearWeight, Tensor, WeightFormat, WeightPolicy, dequantize_row,
+    ActivationPrecision, Device, FileBytes, LinearWeight, Tensor, WeightFormat, WeightPolicy,
+    dequantize_row,
 };
 
 /// A tensor as its file has it.
@@ -11,7 +12,7 @@ pub struct HostTensor<'a> {
     pub out_features: usize,
     /// Elements of a row, contiguous.
     pub in_features: usize,
-    pub bytes: &'a [u8],
+    pub bytes: FileBytes<'a>,
 }
 
 /// A checkpoint: tensors by name.
@@ -169,7 +170,7 @@ impl<'a> WeightLoader<'a> {
 pub fn read_vector(source: &dyn WeightSource, name: &str, len: usize) -> anyhow::Result<Vec<f32>> {
     let tensor = find(source, name, 1, len)?;
     let mut values = vec![0.0_f32; len];
-    dequantize_row(tensor.format, tensor.bytes, &mut values);
+    dequantize_row(tensor.format, &tensor.bytes, &mut values);
     Ok(values)
 }
 

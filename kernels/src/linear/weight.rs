@@ -6,10 +6,17 @@ use super::format::{WeightFormat, dequantize_with};
 use super::packed::{ActivationPrecision, PackedWeight};
 use crate::cpu::{CACHE_LINE, SimdLevel, prefetch, share};
 use crate::device::{CpuDevice, Device};
+use crate::mapped_file::FileBytes;
 use crate::tensor::{DType, Tensor};
 
 /// Bytes of the next weight that a thread asks for while it waits: a quarter of a second-level cache.
 const BYTES_READ_AHEAD: usize = 256 << 10;
+
+/// Bytes of a file that are copied before their pages are given back: what a load takes beside the weights.
+const BYTES_IN_FLIGHT: usize = 8 << 20;
+
+/// Bytes that a task copies when nothing else divides them.
+const BYTES_PER_COPY: usize = 128 << 10;
 
 /// How weights are kept in memory: the flag `--weights`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -98,15 +105,17 @@ pub(super) struct DensePart {
 }
 
 impl LinearWeight {
-    /// Copies `bytes` (a GGUF tensor of this format and shape, rows of `in_features`) into memory of `device`.
-    pub fn from_gguf(
+    /// Copies `bytes` (a GGUF tensor of this format and shape, rows of `in_features`) into memory of `device`, and gives
+    /// back the pages of the file on the way.
+    pub fn from_gguf<'a>(
         device: &Device,
         format: WeightFormat,
-        bytes: &[u8],
+        bytes: impl Into<FileBytes<'a>>,
         out_features: usize,
         in_features: usize,
         policy: WeightPolicy,
     ) -> Result<Self, LinearError> {
+        let bytes = bytes.into();
         let overflow = LinearError::OutOfMemory { out_features, in_features };
         let row_bytes = format.row_bytes(in_features).filter(|&bytes| bytes > 0);
         let row_bytes = row_bytes.ok_or(LinearError::Blocks { format, in_features })?;
@@ -134,7 +143,7 @@ impl LinearWeight {
                 PackedWeight::pack(cpu, format, packing, bytes, in_features).map(Part::Packed)
             }
             (WeightPolicy::Packed, None) => {
-                DensePart::copy(format, bytes, row_bytes).map(Part::Dense)
+                DensePart::copy(cpu, format, bytes, row_bytes).map(Part::Dense)
             }
         };
         Ok(Self::of_parts(vec![part.ok_or(overflow)?], out_features, in_features))
@@ -254,10 +263,23 @@ impl Part {
 
 impl DensePart {
     /// `None` when memory is short.
-    fn copy(format: WeightFormat, bytes: &[u8], row_bytes: usize) -> Option<Self> {
+    fn copy(
+        cpu: &CpuDevice,
+        format: WeightFormat,
+        bytes: FileBytes,
+        row_bytes: usize,
+    ) -> Option<Self> {
         let features = bytes.len() / row_bytes;
         let mut rows = Tensor::host(DType::U8, features, row_bytes)?;
-        rows.bytes_mut().copy_from_slice(bytes);
+        let out = rows.view_mut();
+        let rows_per_copy = (BYTES_PER_COPY / row_bytes).max(1);
+        copy_in_parts(cpu, bytes, rows_per_copy * row_bytes, &|index, bytes| {
+            for (row, bytes) in bytes.chunks_exact(row_bytes).enumerate() {
+                // SAFETY: each task writes its own rows.
+                let out = unsafe { out.row_u8_shared(index * rows_per_copy + row) };
+                out.copy_from_slice(bytes);
+            }
+        });
         Some(Self { format, rows, row_bytes })
     }
 
@@ -265,17 +287,17 @@ impl DensePart {
     fn float32(
         cpu: &CpuDevice,
         format: WeightFormat,
-        bytes: &[u8],
+        bytes: FileBytes,
         row_bytes: usize,
         in_features: usize,
     ) -> Option<Self> {
         let features = bytes.len() / row_bytes;
         let mut rows = Tensor::host(DType::F32, features, in_features)?;
         let out = rows.view_mut();
-        cpu.pool.run(features, &|feature| {
+        copy_in_parts(cpu, bytes, row_bytes, &|feature, bytes| {
             // SAFETY: each task writes its own row.
             let out = unsafe { out.row_f32_shared(feature) };
-            dequantize_with(cpu.simd, format, &bytes[feature * row_bytes..][..row_bytes], out);
+            dequantize_with(cpu.simd, format, bytes, out);
         });
         Some(Self { format: WeightFormat::F32, rows, row_bytes: 4 * in_features })
     }
@@ -301,5 +323,26 @@ impl DensePart {
         for line in (row * self.row_bytes..end).step_by(CACHE_LINE) {
             prefetch(bytes[line..].as_ptr());
         }
+    }
+}
+
+/// Calls `copy(i, part)` for each part of `part_bytes` (the last may be shorter), on all threads, and gives back the
+/// pages of the file behind it.
+pub(super) fn copy_in_parts(
+    cpu: &CpuDevice,
+    bytes: FileBytes,
+    part_bytes: usize,
+    copy: &(dyn Fn(usize, &[u8]) + Sync),
+) {
+    let parts_at_once = (BYTES_IN_FLIGHT / part_bytes).max(4 * cpu.pool.num_threads());
+    let num_parts = bytes.len().div_ceil(part_bytes);
+    for first in (0..num_parts).step_by(parts_at_once) {
+        let end = num_parts.min(first + parts_at_once);
+        cpu.pool.run(end - first, &|index| {
+            let start = (first + index) * part_bytes;
+            copy(first + index, &bytes[start..bytes.len().min(start + part_bytes)]);
+        });
+        let range = first * part_bytes..bytes.len().min(end * part_bytes);
+        bytes.slice(range).expect("inside").release();
     }
 }

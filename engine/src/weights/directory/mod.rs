@@ -127,7 +127,7 @@ impl WeightSource for ModelDirectory {
             ),
         };
         let (out_features, in_features) = (out_features as usize, in_features as usize);
-        let bytes = self.files[*file].tensor_bytes(info);
+        let bytes = self.files[*file].file_bytes(info);
         Ok(Some(HostTensor { format, out_features, in_features, bytes }))
     }
 

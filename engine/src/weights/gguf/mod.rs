@@ -11,6 +11,8 @@ mod writer;
 
 use std::path::{Path, PathBuf};
 
+use quire_kernels::FileBytes;
+
 use super::bytes::Bytes;
 
 pub use error::{GgufError, GgufProblem};
@@ -90,10 +92,17 @@ impl GgufFile {
     /// # Panics
     /// If `tensor` is not one that this model gave out.
     pub fn tensor_bytes(&self, tensor: &TensorInfo) -> &[u8] {
+        self.file_bytes(tensor).get()
+    }
+
+    /// As `tensor_bytes`, for who copies them and then gives their pages back.
+    pub(in crate::weights) fn file_bytes(&self, tensor: &TensorInfo) -> FileBytes<'_> {
         let start = tensor.offset as usize;
         self.splits
             .get(tensor.split)
-            .and_then(|split| split.get().get(start..start.checked_add(tensor.num_bytes as usize)?))
+            .and_then(|split| {
+                split.get().slice(start..start.checked_add(tensor.num_bytes as usize)?)
+            })
             .expect("tensor infos come from this model, whose ranges were checked")
     }
 

@@ -18,7 +18,7 @@ impl WeightSource for GgufFile {
             _ => bail!("tensor \"{name}\" has {} dimensions, not 1 or 2", info.dims.len()),
         };
         let (in_features, out_features) = (in_features as usize, out_features as usize);
-        let bytes = self.tensor_bytes(info);
+        let bytes = self.file_bytes(info);
         Ok(Some(HostTensor { format, out_features, in_features, bytes }))
     }
 }

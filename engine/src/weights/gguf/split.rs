@@ -64,7 +64,9 @@ impl Part {
         }
         let map = MappedFile::open(path).map_err(io)?;
         let ParsedFile { entries, tensors } =
-            parse(map.bytes(), index).map_err(|problem| problem.at(path))?;
+            parse(&map.bytes(), index).map_err(|problem| problem.at(path))?;
+        // The metadata was copied; most of it is vocabulary.
+        map.bytes().release();
         let metadata = Metadata { path: path.to_owned(), entries };
         Ok(Self { path: path.to_owned(), map, metadata, parsed: tensors })
     }

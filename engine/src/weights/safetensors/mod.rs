@@ -6,7 +6,7 @@ mod header;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use quire_kernels::MappedFile;
+use quire_kernels::{FileBytes, MappedFile};
 
 use super::bytes::Bytes;
 
@@ -92,15 +92,20 @@ impl SafetensorsFile {
     /// # Panics
     /// If `tensor` is not one that this file gave out.
     pub fn tensor_bytes(&self, tensor: &TensorInfo) -> &[u8] {
+        self.file_bytes(tensor).get()
+    }
+
+    /// As `tensor_bytes`, for who copies them and then gives their pages back.
+    pub(in crate::weights) fn file_bytes(&self, tensor: &TensorInfo) -> FileBytes<'_> {
         let start = tensor.offset as usize;
         start
             .checked_add(tensor.num_bytes as usize)
-            .and_then(|end| self.bytes.get().get(start..end))
+            .and_then(|end| self.bytes.get().slice(start..end))
             .expect("tensor infos come from this file, whose ranges were checked")
     }
 
     fn assemble(path: &Path, bytes: Bytes) -> Result<Self, SafetensorsError> {
-        let tensors = header::parse(bytes.get())
+        let tensors = header::parse(&bytes.get())
             .map_err(|problem| SafetensorsError { path: path.to_owned(), problem })?;
         Ok(Self { path: path.to_owned(), tensors, bytes })
     }

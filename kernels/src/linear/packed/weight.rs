@@ -7,7 +7,8 @@ use crate::cpu::SimdLevel;
 use crate::device::CpuDevice;
 use crate::linear::format::WeightFormat;
 use crate::linear::scratch::with_scratch;
-use crate::linear::weight::TileSpan;
+use crate::linear::weight::{TileSpan, copy_in_parts};
+use crate::mapped_file::FileBytes;
 use crate::tensor::{DType, Tensor};
 
 /// `[features, in_features]` of one format.
@@ -58,7 +59,7 @@ impl PackedWeight {
         cpu: &CpuDevice,
         format: WeightFormat,
         packing: Packing,
-        bytes: &[u8],
+        bytes: FileBytes,
         in_features: usize,
     ) -> Option<Self> {
         let row_bytes = format.row_bytes(in_features)?;
@@ -67,11 +68,9 @@ impl PackedWeight {
         let num_tiles = features.div_ceil(TILE);
         let mut tiles = Tensor::host(DType::U8, num_tiles, layout.tile_bytes())?;
         let shared = tiles.view_mut();
-        cpu.pool.run(num_tiles, &|index| {
+        copy_in_parts(cpu, bytes, TILE * row_bytes, &|index, rows| {
             // SAFETY: each task writes its own row of the tensor.
             let tile = unsafe { shared.row_u8_shared(index) };
-            let first = index * TILE * row_bytes;
-            let rows = &bytes[first..bytes.len().min(first + TILE * row_bytes)];
             format.pack_tile(rows, row_bytes, tile.split_at_mut(layout.scale_bytes));
         });
         Some(Self { packing, features, layout, tiles })
