@@ -5,7 +5,7 @@ RESULTS := benches/results/$(shell date -u +%Y-%m-%d)
 MODEL ?= models/SmolLM2-135M-Instruct.Q4_1.gguf
 RUN_BENCH = $(CARGO) run --quiet --release --locked --package quire-benches --bin
 # Reports of other models than the default one carry its name.
-PEERS = $(RESULTS)-peers$(if $(filter models/SmolLM2%,$(MODEL)),,-$(basename $(notdir $(MODEL))))
+PEERS = $(RESULTS)-peers$(if $(filter models/SmolLM2%,$(MODEL)),,-$(patsubst %.gguf,%,$(notdir $(MODEL))))$(if $(findstring --types,$(ARGS)),-types)
 # Keeps what a command prints in $(1).md, prints it too, and fails as the command does.
 keep = > $(1).md; status=$$?; cat $(1).md; exit $$status
 

@@ -13,7 +13,6 @@ import argparse
 import datetime
 import os
 import pathlib
-import re
 import shlex
 import signal
 import sys
@@ -22,6 +21,7 @@ import bars
 import llama_cpp
 import machine
 import real_models
+import servers
 import vllm
 from comparison import Session, compare_offline, compare_online, compare_types
 from offline import Shape
@@ -85,6 +85,7 @@ def parse_args():
     parser.add_argument("--offline-tokens", type=int, help="steps that are timed of each batch")
     parser.add_argument("--attempts", type=int, default=2, help="at a figure that others disturb")
     parser.add_argument("--vllm", type=pathlib.Path, help="the same model as a Hugging Face folder")
+    parser.add_argument("--mistral-rs", action="store_true", help="at one user: more fail in it")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND",
                         help="another server; {port} in its command stands for the port")
     parser.add_argument("--keep-files", action="store_true", help="that --types made")
@@ -104,7 +105,7 @@ def complete(parser, args):
     for name in ["offline", "client", "quire"]:
         if not (args.binaries / name).exists():
             parser.error(f"{args.binaries / name} is missing: cargo build --release --workspace")
-    args.own_format = format_of(args.model.stem)
+    args.own_format = servers.format_of(args.model)
     # Bars of the small model are against any format of the same model, all others against the same file.
     any_format = bars.of_model(args.model.stem) is bars.SMALL_MODEL
     if args.formats is None:
@@ -114,7 +115,14 @@ def complete(parser, args):
     if args.types == ["all"]:
         args.types = TYPES
     args.rounds = args.rounds or (1 if args.quick else 2)
-    args.shape = Shape(args.batch, output_tokens=args.offline_tokens or (32 if args.quick else 128))
+    # Of a large model, prompts take most of the time.
+    prompt_tokens, output_tokens = (64 if args.types else 128), (32 if args.quick else 128)
+    args.shape = Shape(
+        args.batch,
+        prompt_tokens,
+        args.offline_tokens or output_tokens,
+        repetitions=1 if args.quick else 3,
+    )
     args.others = [other_peer(parser, text) for text in args.peer]
     if args.vllm and not (args.vllm.is_dir() and vllm.is_set_up()):
         parser.error("vLLM is not set up, or its folder is not there: see benches/README.md")
@@ -137,12 +145,6 @@ def header(args):
         f"`peers {' '.join(flags)}`; llama.cpp {llama_cpp.version()}",
         "",
     ]
-
-
-def format_of(stem):
-    """The weight type that a file's name ends with."""
-    found = re.search(r"[.-](I?Q\d\w*|B?F16|F32|MXFP4\w*)$", stem, re.IGNORECASE)
-    return found.group(1) if found else "own file"
 
 
 def default_binaries():

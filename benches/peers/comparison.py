@@ -6,6 +6,7 @@ import time
 import bars
 import llama_cpp
 import machine
+import mistral_rs
 import offline
 import servers
 import vllm
@@ -13,6 +14,8 @@ from programs import Failed
 
 # A scout's answers are this long, and each user asks once: enough to tell which format is the fastest.
 SCOUT_TOKENS = 64
+# Offline, a format may be so much slower than another one and still be the faster server.
+NEARLY = 0.85
 
 
 class Session:
@@ -114,28 +117,30 @@ def contestants_at(args, files, users):
         found[name] = servers.llama_server(name, path, args.threads, users)
     if args.vllm:
         found["vLLM bf16"] = vllm.contestant(args.vllm, args.threads, users)
+    if args.mistral_rs and users == 1:
+        server = mistral_rs.contestant(args.model)
+        found[server.name] = server
     for name, command in args.others:
         found[name] = servers.Contestant(name, command)
     return found
 
 
 def worth_a_round(session, files, users):
-    """The formats of llama.cpp that are best in a figure of a bar at this level; one alone when in a hurry."""
-    if len(files) == 1:
-        return list(files)
-    rows = session.record.rows
-    if session.args.quick and (name := fastest_offline(rows, files, users)):
-        return [name]
+    """The formats of llama.cpp that are best in a figure of a bar at this level; in a hurry, in output alone."""
+    rows, is_quick = session.record.rows, session.args.quick
+    formats = near_the_fastest(rows, files, users) if is_quick else list(files)
+    if len(formats) == 1:
+        return formats
     contestants = contestants_at(session.args, files, users)
-    for name in files:
+    for name in formats:
         measure_online(session, contestants[name], users, 1, scout=True)
-    scouts = [row for row in rows if row.get("scout") and row.get("users") == users]
-    figures = {bars.RATE} | {
-        bar.figure
-        for bar in session.record.wanted
-        if bar.where.get("users") == users and bar.figure is bars.TTFT99
-    }
-    return best_of(scouts, figures) or list(files)
+    scouts = [row for row in session.record.rows if row.get("scout") and row["users"] == users]
+    scouts = [row for row in scouts if not row["failures"]]
+    figures = {bars.RATE}
+    if not is_quick:
+        wanted = [bar for bar in session.record.wanted if bar.where.get("users") == users]
+        figures |= {bar.figure for bar in wanted if bar.figure is bars.TTFT99}
+    return best_of(scouts, figures) or formats
 
 
 def best_of(rows, figures):
@@ -148,13 +153,17 @@ def best_of(rows, figures):
     return list(best)
 
 
-def fastest_offline(rows, names, users):
-    """The file whose decode is fastest at the batch nearest to `users`; `None` when nothing was measured."""
+def near_the_fastest(rows, names, users):
+    """The files that decode nearly as fast as the fastest, offline, at the batch nearest to `users`.
+
+    All of `names` when nothing was measured.
+    """
     decodes = [row for row in rows if row.get("phase") == "decode" and row["name"] in names]
     if not decodes:
-        return None
+        return list(names)
     batch = min({row["batch"] for row in decodes}, key=lambda batch: abs(batch - users))
-    return max((row for row in decodes if row["batch"] == batch), key=lambda row: row["rate"])["name"]
+    rates = {row["name"]: row["rate"] for row in decodes if row["batch"] == batch}
+    return [name for name in rates if rates[name] >= NEARLY * max(rates.values())]
 
 
 def measure_online(session, contestant, users, number, scout=False):

@@ -20,15 +20,8 @@ class Snapshot:
 
     @staticmethod
     def take():
-        proc = pathlib.Path("/proc")
-        stats = []
-        for path in proc.glob("[0-9]*/stat"):
-            try:
-                stats.append(process_of(path.read_text()))
-            except OSError:
-                continue  # it ended meanwhile
-        busy = busy_seconds((proc / "stat").read_text())
-        return Snapshot(time.monotonic(), busy, tree_seconds(stats, os.getpid()))
+        busy = busy_seconds(pathlib.Path("/proc/stat").read_text())
+        return Snapshot(time.monotonic(), busy, tree_seconds(running(), os.getpid()))
 
     def foreign_cores(self, later):
         """Cores that others had in use from here to `later`, on average; stolen time is another's too."""
@@ -54,6 +47,17 @@ class Process:
     parent: int
     # Its own and of the children it has waited for.
     seconds: float
+
+
+def running():
+    """All processes."""
+    found = []
+    for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            found.append(process_of(path.read_text()))
+        except OSError:
+            continue  # it ended meanwhile
+    return found
 
 
 def process_of(stat):
@@ -86,22 +90,21 @@ def tree(processes, root):
     return found
 
 
-def tree_nanoseconds(root):
-    """CPU nanoseconds of all threads of `root` and its descendants: finer than ticks, for idle servers."""
-    stats = []
-    for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
-        try:
-            stats.append(process_of(path.read_text()))
-        except OSError:
-            continue
-    total = 0
-    for process in tree(stats, root):
+def thread_nanoseconds(root):
+    """CPU nanoseconds of each thread of `root` and its descendants: finer than ticks, for idle servers."""
+    found = {}
+    for process in tree(running(), root):
         for path in pathlib.Path(f"/proc/{process.pid}/task").glob("*/schedstat"):
             try:
-                total += int(path.read_text().split()[0])
+                found[path.parent.name] = int(path.read_text().split()[0])
             except OSError:
-                continue
-    return total
+                continue  # it ended meanwhile
+    return found
+
+
+def nanoseconds_between(before, after):
+    """Of the threads that are there at the end; one that ended takes its time with it."""
+    return sum(time - before.get(thread, 0) for thread, time in after.items())
 
 
 def physical_cores():

@@ -18,6 +18,8 @@ class Shape:
     batches: list
     prompt_tokens: int = 128
     output_tokens: int = 128
+    # Of a prefill by llama-bench, after one that does not count.
+    repetitions: int = 3
 
 
 def quire(binaries, model, threads, shape):
@@ -35,14 +37,15 @@ def quire(binaries, model, threads, shape):
 
 def llama(model, threads, shape):
     """The same rows of llama-bench and llama-batched-bench."""
-    bench = [llama_cpp.tool("llama-bench"), "-m", model, "-p", PREFILL_TOKENS, "-n", 0, "-r", 3]
+    bench = [llama_cpp.tool("llama-bench"), "-m", model, "-t", threads, "-o", "json"]
+    bench += ["-p", PREFILL_TOKENS, "-n", 0, "-r", shape.repetitions]
     batched = [llama_cpp.tool("llama-batched-bench"), "-m", model, "-t", threads]
     batched += ["-npp", shape.prompt_tokens, "-ntg", shape.output_tokens]
     batched += ["-npl", ",".join(map(str, shape.batches)), "--output-format", "jsonl"]
     tokens = shape.prompt_tokens + shape.output_tokens
     batched += ["-c", (max(shape.batches) + 1) * tokens]
     with machine.Watch() as watch:
-        rows = parse_llama_bench(run([*bench, "-t", threads, "-o", "json"]))
+        rows = parse_llama_bench(run(bench))
         rows += parse_batched_bench(run(batched))
     return [{**row, "foreign_cores": watch.foreign_cores} for row in rows]
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -83,6 +83,12 @@ def measure(contestant, binaries, load):
     }
 
 
+def format_of(model):
+    """The weight type that a file's name ends with."""
+    found = re.search(r"[.-](I?Q\d\w*|B?F16|F32|MXFP4\w*)$", model.stem, re.IGNORECASE)
+    return found.group(1) if found else "own file"
+
+
 def figures_of(level):
     """The client's level as a flat row."""
     memory = level["peak_memory_bytes"]
@@ -130,9 +136,9 @@ def run_client(binaries, pid, port, load):
 def idle_share(pid):
     """CPU time that a server takes with nothing to do, as a share of a core."""
     time.sleep(1)
-    start, before = time.monotonic(), machine.tree_nanoseconds(pid)
+    start, before = time.monotonic(), machine.thread_nanoseconds(pid)
     time.sleep(IDLE_SECONDS)
-    used = machine.tree_nanoseconds(pid) - before
+    used = machine.nanoseconds_between(before, machine.thread_nanoseconds(pid))
     return used / 1e9 / (time.monotonic() - start)
 
 
