@@ -23,7 +23,7 @@ bench-peers: build model ## Compare with llama.cpp in turn on this machine (MODE
 	@$(CARGO) build --quiet --release --locked --package quire-benches
 	@$(PYTHON) benches/peers $(MODEL) --output $(PEERS) $(ARGS)
 
-bench-peers-vllm-setup: model ## Get vLLM's CPU build for ARGS="--vllm benches/.peers/vllm-model" (25 GB of disk)
+bench-peers-vllm-setup: model ## Get vLLM's CPU build for ARGS="--vllm benches/.peers/vllm-model" (6 GB)
 	@$(PYTHON) benches/peers/vllm.py setup
 	@test -d benches/.peers/vllm-model || $(PYTHON) benches/peers/vllm.py convert $(MODEL) benches/.peers/vllm-model
 

@@ -30,7 +30,11 @@ from record import Record
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEFAULT_MODEL = ROOT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 # Whatever llama-quantize makes and Quire loads.
-TYPES = "BF16,F16,Q8_0,Q6_K,Q5_K_M,Q5_1,Q5_0,Q4_K_M,Q4_1,Q4_0,IQ4_XS,IQ4_NL,MXFP4,Q3_K_M,Q2_K".split(",")
+TYPES = (
+    "BF16,F16,Q8_0,Q6_K,Q5_K_M,Q5_1,Q5_0,Q4_K_M,Q4_1,Q4_0,IQ4_XS,IQ4_NL,MXFP4,Q3_K_M,Q2_K".split(
+        ","
+    )
+)
 
 
 def main():
@@ -75,10 +79,14 @@ def parse_args():
     parser.add_argument("--quick", action="store_true", help="one round, best format only")
     parser.add_argument("--users", type=numbers, default=[1, 4, 16, 32, 64])
     parser.add_argument("--batch", type=numbers, default=[1, 32], help="of decode, offline")
-    parser.add_argument("--rounds", type=int, help="[default: 2; with 1, Quire runs before and after]")
+    parser.add_argument(
+        "--rounds", type=int, help="[default: 2; with 1, Quire runs before and after]"
+    )
     parser.add_argument("--requests", type=int, help="of each run [default: three a user]")
     parser.add_argument("--formats", type=words, help="of llama.cpp beside the model's own")
-    parser.add_argument("--types", type=words, help="compare files of these types; 'all' is every one")
+    parser.add_argument(
+        "--types", type=words, help="compare files of these types; 'all' is every one"
+    )
     parser.add_argument("--parts", type=words, help="of offline, online")
     parser.add_argument("--threads", type=int, default=machine.physical_cores())
     parser.add_argument("--prompt-words", type=int, help="passed on to the client")
@@ -86,8 +94,13 @@ def parse_args():
     parser.add_argument("--attempts", type=int, default=2, help="at a figure that others disturb")
     parser.add_argument("--vllm", type=pathlib.Path, help="the same model as a Hugging Face folder")
     parser.add_argument("--mistral-rs", action="store_true", help="at one user: more fail in it")
-    parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND",
-                        help="another server; {port} in its command stands for the port")
+    parser.add_argument(
+        "--peer",
+        action="append",
+        default=[],
+        metavar="NAME=COMMAND",
+        help="another server; {port} in its command stands for the port",
+    )
     parser.add_argument("--keep-files", action="store_true", help="that --types made")
     parser.add_argument("--binaries", type=pathlib.Path, default=default_binaries())
     parser.add_argument("--output", help="keep the report in PREFIX.md and PREFIX.json")
@@ -101,7 +114,9 @@ def complete(parser, args):
         args.model = real_models.fetch(str(args.model))
     args.model = pathlib.Path(args.model).resolve()
     if not args.model.exists():
-        parser.error(f"{args.model} is not there: `make model`, or one of {', '.join(real_models.MODELS)}")
+        parser.error(
+            f"{args.model} is not there: `make model`, or one of {', '.join(real_models.MODELS)}"
+        )
     for name in ["offline", "client", "quire"]:
         if not (args.binaries / name).exists():
             parser.error(f"{args.binaries / name} is missing: cargo build --release --workspace")

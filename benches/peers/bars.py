@@ -78,7 +78,8 @@ def online_bar(users, times, recorded):
 
 
 def offline_bar(phase, batch, times, recorded=None, file=None):
-    text = f"prefill of 512 tokens, offline" if phase == "prefill" else f"decode of {batch}, offline"
+    what = "prefill of 512 tokens" if phase == "prefill" else f"decode of {batch}"
+    text = f"{what}, offline"
     where = {"part": "offline", "phase": phase, "batch": batch}
     if file:
         text, where = f"{file}: {text}", {**where, "file": file}
@@ -93,7 +94,13 @@ SMALL_MODEL = [
     online_bar(16, 3.0, {"llama.cpp": 407.9, "vLLM": 497.2}),
     online_bar(32, 3.0, {"llama.cpp": 417.0, "vLLM": 650.0}),
     online_bar(64, 3.0, {"vLLM": 730.1}),
-    Bar("32 users, TTFT p99", AT_32, TTFT99, times=0.8, recorded={"llama.cpp": 1978.0, "vLLM": 1264.0}),
+    Bar(
+        "32 users, TTFT p99",
+        AT_32,
+        TTFT99,
+        times=0.8,
+        recorded={"llama.cpp": 1978.0, "vLLM": 1264.0},
+    ),
     offline_bar("prefill", 1, 3.3),
     offline_bar("decode", 32, 4.5),
     Bar("32 users, peak memory", AT_32, MEMORY, times=1 / 3),
@@ -122,7 +129,10 @@ def of_types(names):
     return [
         bar
         for name in names
-        for bar in (offline_bar("decode", 1, 1.3, file=name), offline_bar("decode", 32, 3.0, file=name))
+        for bar in (
+            offline_bar("decode", 1, 1.3, file=name),
+            offline_bar("decode", 32, 3.0, file=name),
+        )
     ]
 
 
@@ -133,7 +143,9 @@ def judge(bar, rows):
     figures = {name: median_of(bar.figure.key, name, valid) for name in names(valid)}
     ours = figures.pop(OURS, None)
     if ours is None:
-        state = "not valid: disturbed" if any(row["name"] == OURS for row in rows) else "not measured"
+        state = (
+            "not valid: disturbed" if any(row["name"] == OURS for row in rows) else "not measured"
+        )
         return [Verdict(bar, state)]
     if not figures:
         is_met = bar.times is None and bar.is_met_by(ours, None)

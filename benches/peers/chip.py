@@ -37,7 +37,9 @@ class Costs:
         self.prompt_token = prefill["arithmetic_share"] / prefill["rate"]
         self.output_token = decodes[-1]["arithmetic_share"] / decodes[-1]["rate"]
         # Of reading for one decode step: the weights, and the keys and values of each sequence.
-        reads = [(row["batch"], row["memory_share"] * row["batch"] / row["rate"]) for row in decodes]
+        reads = [
+            (row["batch"], row["memory_share"] * row["batch"] / row["rate"]) for row in decodes
+        ]
         (small, first), (large, last) = reads[0], reads[-1]
         self.sequence_read = (last - first) / (large - small) if large > small else 0.0
         self.weights_read = first - small * self.sequence_read

@@ -32,7 +32,7 @@ class Session:
             return
         for _ in range(self.args.attempts):
             elapsed = int(time.monotonic() - self.start)
-            what = ", ".join(f"{value}" for key, value in identity.items() if key != "part" and value)
+            what = described(identity)
             note(f"[{elapsed // 60}:{elapsed % 60:02}] {what} ...")
             try:
                 rows, limits = take()
@@ -44,6 +44,14 @@ class Session:
             self.record.add([{**identity, **row} for row in rows], limits)
             if all(row["foreign_cores"] <= machine.MAX_FOREIGN_CORES for row in rows):
                 break
+
+
+def described(identity):
+    """`llama.cpp Q4_0, 32 users, round 1`."""
+    users, file = identity.get("users"), identity.get("file")
+    level = f"{file}, offline" if file else f"{users} user{'s' if users > 1 else ''}"
+    run = "scout" if identity.get("scout") else f"round {identity['round']}"
+    return f"{identity['name']}, {level}, {run}"
 
 
 def turns(rounds, peers):
@@ -177,9 +185,7 @@ def measure_online(session, contestant, users, number, scout=False):
         prompt_words=args.prompt_words,
         idle=is_idle_wanted(session.record.wanted, users) and not scout,
     )
-    session.measure(
-        identity, lambda: ([servers.measure(contestant, args.binaries, load)], None)
-    )
+    session.measure(identity, lambda: ([servers.measure(contestant, args.binaries, load)], None))
 
 
 def is_idle_wanted(wanted, users):

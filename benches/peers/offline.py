@@ -80,4 +80,3 @@ def better_limits(known, new):
         name: max(known[name], value) if isinstance(known.get(name), float) else value
         for name, value in new.items()
     }
-

@@ -51,9 +51,7 @@ def llama_server(name, file, threads, users):
     """llama.cpp with a slot a user and no more context than they need."""
     command = [llama_cpp.tool("llama-server"), "--model", file, "--parallel", users]
     command += ["--cont-batching", "--ctx-size", users * TOKENS_PER_USER, "--threads", threads]
-    return Contestant(
-        name, [*command, "--no-webui", "--port", "{port}", "--host", "127.0.0.1"]
-    )
+    return Contestant(name, [*command, "--no-webui", "--port", "{port}", "--host", "127.0.0.1"])
 
 
 def measure(contestant, binaries, load):

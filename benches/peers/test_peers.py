@@ -70,7 +70,9 @@ def test_own_time_is_that_of_the_tree():
 
 def test_foreign_time_is_what_is_not_ours():
     ticks = machine.TICKS
-    busy = machine.busy_seconds(f"cpu  {5 * ticks} {ticks} {2 * ticks} 999 999 7 7 {ticks} 0 0\ncpu0")
+    busy = machine.busy_seconds(
+        f"cpu  {5 * ticks} {ticks} {2 * ticks} 999 999 7 7 {ticks} 0 0\ncpu0"
+    )
     assert busy == 9.0
     before, after = machine.Snapshot(100.0, 9.0, 3.0), machine.Snapshot(110.0, 28.0, 20.0)
     assert before.foreign_cores(after) == 0.2
@@ -93,7 +95,12 @@ def test_formats_are_chosen_by_figure_or_by_offline_decode():
     rows = [online("a", 32, 400.0, ttft99=3000.0), online("b", 32, 390.0, ttft99=2000.0)]
     assert comparison.best_of(rows, {bars.RATE}) == ["a"]
     assert set(comparison.best_of(rows, {bars.RATE, bars.TTFT99})) == {"a", "b"}
-    rows = [decode("a", 1, 190.0), decode("b", 1, 110.0), decode("a", 32, 600.0), decode("b", 32, 690.0)]
+    rows = [
+        decode("a", 1, 190.0),
+        decode("b", 1, 110.0),
+        decode("a", 32, 600.0),
+        decode("b", 32, 690.0),
+    ]
     rows.append(decode(bars.OURS, 1, 400.0))
     assert comparison.near_the_fastest(rows, ["a", "b"], 4) == ["a"]
     assert comparison.near_the_fastest(rows, ["a", "b"], 64) == ["a", "b"]
@@ -105,7 +112,12 @@ def test_a_bar_is_held_against_the_best_peer_by_medians():
     rows = [online(bars.OURS, 1, rate) for rate in [400.0, 500.0, 460.0]]
     rows += [online("llama.cpp Q4_1", 1, 136.0), online("llama.cpp Q4_0", 1, 184.0)]
     (found,) = bars.judge(bar, rows)
-    assert (found.peer, found.ours, found.ratio, found.state) == ("llama.cpp Q4_0", 460.0, 2.5, "met")
+    assert (found.peer, found.ours, found.ratio, found.state) == (
+        "llama.cpp Q4_0",
+        460.0,
+        2.5,
+        "met",
+    )
     (found,) = bars.judge(bar, [*rows, online("x", 1, 200.0)])
     assert (found.peer, found.state) == ("x", "NOT MET")
 
@@ -125,7 +137,9 @@ def test_disturbed_and_failed_rows_count_in_no_bar():
     peer = online("llama.cpp", 1, 100.0)
     (found,) = bars.judge(bar, [peer, online(bars.OURS, 1, 900.0, foreign_cores=0.5)])
     assert found.state == "not valid: disturbed"
-    (found,) = bars.judge(bar, [peer, online(bars.OURS, 1, 900.0, failures=1), online(bars.OURS, 1, 300.0)])
+    (found,) = bars.judge(
+        bar, [peer, online(bars.OURS, 1, 900.0, failures=1), online(bars.OURS, 1, 300.0)]
+    )
     assert found.ours == 300.0
     assert bars.judge(bar, [peer])[0].state == "not measured"
     assert bars.judge(bar, [online(bars.OURS, 1, 1.0)])[0].state == "no peer measured"
@@ -186,8 +200,17 @@ def test_the_report_has_a_line_for_each_bar_and_says_what_was_disturbed():
 def test_an_interrupted_run_goes_on_with_what_it_has(tmp_path, capsys):
     prefix = str(tmp_path / "report")
     first = record.Record(["# model"], bars.SMALL_MODEL, prefix)
-    first.add([online(bars.OURS, 1, 480.0)], {"read_gb_s": 80.0, "cpu": "x", "threads": 2,
-              "float32_gop_s": 1.0, "bfloat16_gop_s": None, "int8_gop_s": 2.0})
+    first.add(
+        [online(bars.OURS, 1, 480.0)],
+        {
+            "read_gb_s": 80.0,
+            "cpu": "x",
+            "threads": 2,
+            "float32_gop_s": 1.0,
+            "bfloat16_gop_s": None,
+            "int8_gop_s": 2.0,
+        },
+    )
     first.add([online("llama.cpp", 1, 100.0, foreign_cores=0.4)])
     assert "DISTURBED" in capsys.readouterr().out
     again = record.Record(["# model"], bars.SMALL_MODEL, prefix, resume=True)

