@@ -28,13 +28,19 @@ TORCH = "2.13.0"
 TO_CONVERT = ["gguf", "accelerate"]
 MIN_FREE_BYTES = 12 << 30
 
+# A model read from a GGUF file counts as quantized and cannot be saved: its weights go into a fresh one.
 CONVERT = """
 import pathlib, sys, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 file, folder = pathlib.Path(sys.argv[1]), sys.argv[2]
 options = {"gguf_file": file.name}
-model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **options)
-model.to(torch.bfloat16).save_pretrained(folder)
+read = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **options)
+if hasattr(read.config, "quantization_config"):
+    del read.config.quantization_config
+plain = AutoModelForCausalLM.from_config(read.config)
+plain.load_state_dict(read.state_dict())
+plain.tie_weights()
+plain.to(torch.bfloat16).save_pretrained(folder)
 AutoTokenizer.from_pretrained(file.parent, **options).save_pretrained(folder)
 """
 
