@@ -111,8 +111,9 @@ def convert(model, folder):
 
 
 def contestant(folder, threads, users):
+    """The same flags at most numbers of users: what it has compiled for other ones does not count."""
     command = [BIN / "vllm", "serve", folder, "--served-model-name", "default"]
-    command += ["--dtype", "bfloat16", "--max-model-len", 1024, "--max-num-seqs", max(users, 8)]
+    command += ["--dtype", "bfloat16", "--max-model-len", 1024, "--max-num-seqs", max(users, 64)]
     cores = f"0-{threads - 1}" if threads > 1 else "0"
     environment = {
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
