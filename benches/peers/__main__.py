@@ -155,7 +155,7 @@ def header(args):
     """The first lines of the report. Folders say nothing about the run."""
     flags = [flag if flag.startswith("-") else flag.rsplit("/", 1)[-1] for flag in sys.argv[1:]]
     return [
-        f"# {args.model.name}, {datetime.datetime.now(datetime.UTC).date().isoformat()}",
+        f"# {args.model.name}, {datetime.datetime.now(datetime.timezone.utc).date().isoformat()}",
         "",
         f"`peers {' '.join(flags)}`; llama.cpp {llama_cpp.version()}",
         "",
