@@ -192,9 +192,8 @@ def of_peer(peer, figures):
 
 
 def counts(bar, row):
-    """Scouts are shorter runs: their memory counts (it is less, so the bar is harder), their speed does not."""
-    is_measured = row.get(bar.figure.key) is not None
-    return is_measured and (bar.figure is MEMORY or not row.get("scout"))
+    """A scout is a shorter run: it takes less memory too, and is no figure of any bar."""
+    return row.get(bar.figure.key) is not None and not row.get("scout")
 
 
 def median_of(key, name, rows):

@@ -147,7 +147,7 @@ def worth_a_round(session, files, users):
     figures = {bars.RATE}
     if not is_quick:
         wanted = [bar for bar in session.record.wanted if bar.where.get("users") == users]
-        figures |= {bar.figure for bar in wanted if bar.figure is bars.TTFT99}
+        figures |= {bar.figure for bar in wanted if bar.figure in (bars.TTFT99, bars.MEMORY)}
     return best_of(scouts, figures) or formats
 
 
