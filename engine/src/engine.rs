@@ -16,11 +16,12 @@ use crate::config::{Activations, EngineConfig, SchedulingPolicy, Weights};
 use crate::handle::{Disconnected, EngineHandle, EngineInfo, EngineQueue, Submission};
 use crate::live::{Live, finish_reason};
 use crate::metrics::EngineMetrics;
-use crate::model_runner::{ModelRunner, Reply, RunnerThread, StepJob, StepResult};
+use crate::model_runner::{ModelRunner, StepJob, StepResult};
 use crate::models::Decoder;
 use crate::plan::MemoryPlan;
 use crate::request::FinishReason;
 use crate::sequence_table::{RowInit, RowSampling};
+use crate::step_runner::{Reply, StepRunner};
 use crate::validate::RequestLimits;
 use crate::weights::{ModelFiles, WeightLoader};
 
@@ -79,7 +80,7 @@ impl Engine {
         let mut state = Loop {
             queue,
             scheduler,
-            runner: RunnerThread::spawn(self.runner),
+            runner: StepRunner::new(self.runner, config.async_scheduling),
             max_in_flight: if config.async_scheduling { 2 } else { 1 },
             num_in_flight: 0,
             spare: Vec::new(),
@@ -119,7 +120,7 @@ pub fn scheduler_config(config: &EngineConfig) -> SchedulerConfig {
 struct Loop {
     queue: EngineQueue,
     scheduler: Scheduler,
-    runner: RunnerThread,
+    runner: StepRunner,
     max_in_flight: usize,
     num_in_flight: usize,
     /// Buffers of finished steps, to be used again.
@@ -249,7 +250,7 @@ impl Loop {
 
     fn finish_oldest_step(&mut self) {
         let start = Instant::now();
-        let Reply { rows, result } = self.runner.ticket().wait();
+        let Reply { rows, result } = self.runner.wait();
         self.num_in_flight -= 1;
         self.metrics.step_seconds.record(start.elapsed().as_secs_f64());
         match result {
@@ -291,7 +292,7 @@ impl Loop {
         tracing::error!("a step failed and is run again: {panic}");
         self.metrics.failed_step();
         while self.num_in_flight > 0 {
-            let _ = self.runner.ticket().wait();
+            let _ = self.runner.wait();
             self.num_in_flight -= 1;
         }
         self.runner.reset();

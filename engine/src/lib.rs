@@ -1,8 +1,8 @@
 //! Tokens in, tokens out: the model, its memory and the loop that drives them.
 //!
 //! The walk of a request: `handle` (queue in, stream out) → `engine` (the loop) → the scheduler's `schedule` →
-//! `model_runner` (one step) → `step_input` (rows to flat arrays) → `models::decoder` → `layers` → the ops of `kernels` →
-//! `sampler` → the scheduler's `update` → `live` (events to the stream).
+//! `step_runner` (on which thread) → `model_runner` (one step) → `step_input` (rows to flat arrays) → `models::decoder` →
+//! `layers` → the ops of `kernels` → `sampler` → the scheduler's `update` → `live` (events to the stream).
 //!
 //! Front-ends need `Engine`, `EngineHandle`, `EngineOptions`, `Request`, `SamplingParams`, `TokenStream`; to open a model
 //! also `ModelFiles` and `MemoryPlan`.
@@ -23,6 +23,7 @@ pub mod request;
 mod sampler;
 pub mod sequence_table;
 mod step_input;
+mod step_runner;
 pub mod validate;
 pub mod weights;
 mod workspace;

@@ -44,6 +44,10 @@ struct NetworkArgs {
     #[arg(long, value_name = "PORT")]
     health_port: Option<u16>,
 
+    /// Threads that read requests and write answers; computing threads are --threads
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=1024), value_name = "COUNT")]
+    http_threads: u16,
+
     /// Names of the model in the API; `default` always works too [default: the file's name]
     #[arg(long, num_args = 1.., value_name = "NAME")]
     served_model_name: Vec<String>,
@@ -87,6 +91,7 @@ pub(crate) struct ServeOptions {
     pub(crate) host: String,
     pub(crate) port: u16,
     pub(crate) health_port: Option<u16>,
+    pub(crate) num_http_threads: usize,
     /// Its `served_model_names` are empty where the model file's name is to be used.
     pub(crate) config: ServerConfig,
 }
@@ -120,6 +125,7 @@ impl ServeArgs {
             host: network.host.clone(),
             port: network.port,
             health_port: network.health_port,
+            num_http_threads: usize::from(network.http_threads),
             config,
         };
         Ok((engine, server))

@@ -30,6 +30,7 @@ fn no_flags_mean_the_engines_own_defaults() {
     let defaults = EngineOptions::default();
     assert_eq!(format!("{engine:?}"), format!("{defaults:?}"));
     assert_eq!((server.host.as_str(), server.port), ("127.0.0.1", 8000));
+    assert_eq!(server.num_http_threads, 2);
     assert!(server.config.api_keys.is_empty() && server.is_loopback());
 }
 
@@ -84,6 +85,7 @@ fn of_two_opposite_flags_the_last_one_counts() {
 fn bad_values_name_their_flag() {
     for line in [
         "--port 70000",
+        "--http-threads 0",
         "--device gpu",
         "--max-model-len 8kk",
         "--kv-cache-memory 0",

@@ -16,8 +16,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::{model, plan};
 use crate::args::{CommonOptions, Environment, ServeArgs, ServeOptions};
 
-/// Threads for connections; the computing is done by the engine's own.
-const NUM_HTTP_THREADS: usize = 2;
 /// What a shell reports of a program that a second ctrl-C ended.
 const INTERRUPTED: i32 = 130;
 
@@ -40,7 +38,7 @@ pub(crate) fn run(
     warn_if_open(&server);
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(NUM_HTTP_THREADS)
+        .worker_threads(server.num_http_threads)
         .enable_all()
         .build()?;
     let outcome = runtime.block_on(serve_until_signal(listener, server, files, plan));
