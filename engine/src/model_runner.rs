@@ -98,9 +98,8 @@ impl ModelRunner {
 
     fn sample(&mut self, output: &SchedulerOutput, result: &mut StepResult) {
         self.tasks.clear();
-        let mut end = 0;
-        for (index, sequence) in output.sequences.iter().enumerate() {
-            end += sequence.num_tokens;
+        let ends = &self.buffers.output_start_loc()[1..];
+        for (index, (sequence, end)) in output.sequences.iter().zip(ends).enumerate() {
             if sequence.samples {
                 self.tasks.push(SampleTask { index: index as u32, hidden_row: end - 1 });
             }
@@ -142,8 +141,8 @@ impl ModelRunner {
 
     fn prompt_logprobs(&mut self, output: &SchedulerOutput, result: &mut StepResult) {
         result.prompt_logprobs.clear();
-        let mut first_row = 0;
-        for sequence in &output.sequences {
+        let first_rows = self.buffers.output_start_loc();
+        for (sequence, &first_row) in output.sequences.iter().zip(first_rows) {
             let row = self.table.row(sequence.row);
             // The row at position p predicts the token at p + 1.
             let end = (sequence.start + sequence.num_tokens + 1).min(row.num_prompt_tokens as u32);
@@ -166,7 +165,6 @@ impl ModelRunner {
                     entries,
                 });
             }
-            first_row += sequence.num_tokens;
         }
     }
 }

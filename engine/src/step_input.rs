@@ -13,10 +13,12 @@ pub struct StepBuffers {
     query_start_loc: Vec<u32>,
     context_lens: Vec<u32>,
     rows: Vec<u32>,
+    output_rows: Vec<u32>,
+    output_start_loc: Vec<u32>,
     block_size: u32,
 }
 
-/// One step's input; n = its tokens, s = its sequences.
+/// One step's input; n = its tokens, s = its sequences, m = the rows that logits are computed from.
 pub struct StepInput<'a> {
     pub token_ids: &'a [u32],       // [n]
     pub positions: &'a [u32],       // [n]
@@ -24,6 +26,7 @@ pub struct StepInput<'a> {
     pub query_start_loc: &'a [u32], // [s + 1]
     pub context_lens: &'a [u32],    // [s]: positions after this step
     pub rows: &'a [u32],            // [s]: rows of `block_tables`
+    pub output_rows: &'a [u32],     // [m]: rows of the n that logits need, ascending
     pub block_tables: &'a [u32],    // [max_num_seqs, max_blocks_per_seq]
     pub max_blocks_per_seq: usize,
 }
@@ -54,6 +57,8 @@ impl StepBuffers {
             query_start_loc: Vec::with_capacity(max_num_seqs + 1),
             context_lens: Vec::with_capacity(max_num_seqs),
             rows: Vec::with_capacity(max_num_seqs),
+            output_rows: Vec::with_capacity(max_num_batched_tokens),
+            output_start_loc: Vec::with_capacity(max_num_seqs + 1),
             block_size,
         }
     }
@@ -67,7 +72,8 @@ impl StepBuffers {
         self.clear();
         for sequence in &output.sequences {
             let (start, end) = (sequence.start, sequence.start + sequence.num_tokens);
-            let tokens = &table.row(sequence.row).tokens[start as usize..end as usize];
+            let row = table.row(sequence.row);
+            let tokens = &row.tokens[start as usize..end as usize];
             let blocks = table.blocks(sequence.row);
             self.token_ids.extend_from_slice(tokens);
             self.positions.extend(start..end);
@@ -78,6 +84,13 @@ impl StepBuffers {
             self.query_start_loc.push(self.token_ids.len() as u32);
             self.context_lens.push(end);
             self.rows.push(sequence.row.0);
+            let end_row = self.token_ids.len() as u32;
+            let num_output_rows = match row.sampling.params.prompt_logprobs {
+                Some(_) => sequence.num_tokens,
+                None => u32::from(sequence.samples),
+            };
+            self.output_rows.extend(end_row - num_output_rows..end_row);
+            self.output_start_loc.push(self.output_rows.len() as u32);
         }
         StepInput {
             token_ids: &self.token_ids,
@@ -86,9 +99,15 @@ impl StepBuffers {
             query_start_loc: &self.query_start_loc,
             context_lens: &self.context_lens,
             rows: &self.rows,
+            output_rows: &self.output_rows,
             block_tables: table.block_tables(),
             max_blocks_per_seq: table.max_blocks_per_seq(),
         }
+    }
+
+    /// Where each sequence's rows begin among the output rows of the step gathered last: `[s + 1]`.
+    pub fn output_start_loc(&self) -> &[u32] {
+        &self.output_start_loc
     }
 
     fn clear(&mut self) {
@@ -99,9 +118,12 @@ impl StepBuffers {
             &mut self.query_start_loc,
             &mut self.context_lens,
             &mut self.rows,
+            &mut self.output_rows,
+            &mut self.output_start_loc,
         ] {
             array.clear();
         }
         self.query_start_loc.push(0);
+        self.output_start_loc.push(0);
     }
 }

@@ -1,8 +1,8 @@
 //! Self-attention over the paged KV cache.
 
 use quire_kernels::{
-    AttentionSpec, Device, HeadNorm, KvLayer, LinearWeight, RopeWriteKv, Tensor, attention, linear,
-    rope_write_kv, scale_by_position,
+    AttentionSpec, Device, HeadNorm, KvLayer, LinearWeight, RopeWriteKv, Tensor, attention,
+    gather_rows, linear, rope_write_kv, scale_by_position,
 };
 
 use super::Positions;
@@ -75,8 +75,8 @@ impl Attention {
         [&mut self.qkv, &mut self.output]
     }
 
-    /// `ws.hidden` → `ws.block_out`, writing this step's keys and values into `cache`.
-    pub fn forward(
+    /// `ws.hidden` → `ws.attention_out`, writing this step's keys and values into `cache`.
+    pub fn attend(
         &self,
         device: &Device,
         ws: &mut Workspace,
@@ -108,8 +108,26 @@ impl Attention {
         let q = ws.qkv.first_rows(n).columns(0..dims.q_size());
         let out = ws.attention_out.first_rows_mut(n).columns(0..dims.q_size());
         attention(device, out, q, cache, &step.batch(), &self.spec);
-        let x = ws.attention_out.first_rows(n).columns(0..dims.q_size());
-        let out = ws.block_out.first_rows_mut(n);
-        linear(device, out, x, &self.output, self.output_bias.as_ref());
+    }
+
+    /// `ws.attention_out` → `ws.block_out`.
+    pub fn project(&self, device: &Device, ws: &mut Workspace, n: usize) {
+        self.project_from(device, &mut ws.block_out, &ws.attention_out, n);
+    }
+
+    /// As `project`, with only the rows `kept` of the step, and those of `ws.residual`, from here on.
+    pub fn project_rows(&self, device: &Device, ws: &mut Workspace, kept: &[u32]) {
+        let (n, q_columns) = (kept.len(), 0..self.dims.q_size());
+        gather_rows(device, ws.hidden.first_rows_mut(n), ws.residual.view(), kept);
+        std::mem::swap(&mut ws.hidden, &mut ws.residual);
+        // q, k and v have been read.
+        let attended = ws.qkv.first_rows_mut(n).columns(q_columns.clone());
+        gather_rows(device, attended, ws.attention_out.view().columns(q_columns), kept);
+        self.project_from(device, &mut ws.block_out, &ws.qkv, n);
+    }
+
+    fn project_from(&self, device: &Device, out: &mut Tensor, attended: &Tensor, n: usize) {
+        let x = attended.first_rows(n).columns(0..self.dims.q_size());
+        linear(device, out.first_rows_mut(n), x, &self.output, self.output_bias.as_ref());
     }
 }

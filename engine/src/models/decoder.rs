@@ -82,14 +82,25 @@ impl Decoder {
         &self.spec
     }
 
-    /// Runs all rows of a step and leaves the last layer's normalised output in `ws.hidden` (`[n, hidden_size]`).
+    /// Runs all rows of a step and leaves the last layer's normalised output of `step.output_rows` in `ws.hidden`
+    /// (`[m, hidden_size]`).
     pub fn forward(&self, device: &Device, ws: &mut Workspace, kv: &mut KvCache, step: &StepInput) {
-        let n = step.num_tokens();
+        let mut n = step.num_tokens();
         let scale = self.spec.embedding_scale;
         embedding(device, ws.residual.first_rows_mut(n), step.token_ids, &self.embedding, scale);
         self.norm_before(0).first(device, ws, n);
         for (index, layer) in self.layers.iter().enumerate() {
-            layer.attention.forward(device, ws, kv.layer_mut(index), step, &self.positions);
+            layer.attention.attend(device, ws, kv.layer_mut(index), step, &self.positions);
+            // No later layer reads what the other rows would become.
+            if index + 1 == self.layers.len() && step.output_rows.len() < n {
+                n = step.output_rows.len();
+                if n == 0 {
+                    return;
+                }
+                layer.attention.project_rows(device, ws, step.output_rows);
+            } else {
+                layer.attention.project(device, ws, n);
+            }
             layer.mlp_norm.next(device, ws, n, layer.post_attention_norm.as_ref());
             layer.mlp.forward(device, ws, n);
             self.norm_before(index + 1).next(device, ws, n, layer.post_mlp_norm.as_ref());

@@ -62,11 +62,12 @@ fn check(spec: DecoderSpec, expected: Expect) {
         query_start_loc: &[0, 2, 3],
         context_lens: &[2, 18],
         rows: &[0, 1],
+        output_rows: &[1, 2],
         block_tables: &[0, 0, 1, 2],
         max_blocks_per_seq: 2,
     };
     model.forward(&device, &mut workspace, &mut kv_cache, &step);
-    model.logits(&device, &mut workspace, &[1, 2]);
+    model.logits(&device, &mut workspace, &[0, 1]);
     expected.assert_eq(&log.lines().join("\n"));
 }
 
@@ -80,12 +81,14 @@ fn llama() {
             linear 3x32 -> 64
             rope_write_kv 3 rows, 4+2 heads of 8, Interleaved 8, F16
             attention 3 rows of 2 sequences, 4/2 heads of 8, F16
-            linear 3x32 -> 32
-            add_rms_norm 3x32
-            linear 3x32 -> 96
-            gated_mul 3x48 Silu
-            linear 3x48 -> 32
-            add_rms_norm 3x32
+            gather_rows 2 of 8x32
+            gather_rows 2 of 8x32
+            linear 2x32 -> 32
+            add_rms_norm 2x32
+            linear 2x32 -> 96
+            gated_mul 2x48 Silu
+            linear 2x48 -> 32
+            add_rms_norm 2x32
             gather_rows 2 of 8x32
             linear 2x32 -> 100"#]],
     );
@@ -101,12 +104,14 @@ fn qwen2_adds_biases() {
             linear 3x32 -> 64 bias
             rope_write_kv 3 rows, 4+2 heads of 8, Interleaved 8, F16
             attention 3 rows of 2 sequences, 4/2 heads of 8, F16
-            linear 3x32 -> 32
-            add_rms_norm 3x32
-            linear 3x32 -> 96
-            gated_mul 3x48 Silu
-            linear 3x48 -> 32
-            add_rms_norm 3x32
+            gather_rows 2 of 8x32
+            gather_rows 2 of 8x32
+            linear 2x32 -> 32
+            add_rms_norm 2x32
+            linear 2x32 -> 96
+            gated_mul 2x48 Silu
+            linear 2x48 -> 32
+            add_rms_norm 2x32
             gather_rows 2 of 8x32
             linear 2x32 -> 100"#]],
     );
@@ -123,12 +128,14 @@ fn qwen3_normalises_heads() {
             linear 3x32 -> 64
             rope_write_kv 3 rows, 4+2 heads of 8, Neox 8, head norm, F16
             attention 3 rows of 2 sequences, 4/2 heads of 8, F16
-            linear 3x32 -> 32
-            add_rms_norm 3x32
-            linear 3x32 -> 96
-            gated_mul 3x48 Silu
-            linear 3x48 -> 32
-            add_rms_norm 3x32
+            gather_rows 2 of 8x32
+            gather_rows 2 of 8x32
+            linear 2x32 -> 32
+            add_rms_norm 2x32
+            linear 2x32 -> 96
+            gated_mul 2x48 Silu
+            linear 2x48 -> 32
+            add_rms_norm 2x32
             gather_rows 2 of 8x32
             linear 2x32 -> 100"#]],
     );
@@ -163,12 +170,14 @@ fn gemma2_normalises_around_blocks_and_caps_logits() {
             linear 3x32 -> 64
             rope_write_kv 3 rows, 4+2 heads of 8, Neox 8, F16
             attention 3 rows of 2 sequences, 4/2 heads of 8, softcap 50, F16
-            linear 3x32 -> 32
-            sandwich_norm 3x32
-            linear 3x32 -> 96
-            gated_mul 3x48 GeluTanh
-            linear 3x48 -> 32
-            sandwich_norm 3x32
+            gather_rows 2 of 8x32
+            gather_rows 2 of 8x32
+            linear 2x32 -> 32
+            sandwich_norm 2x32
+            linear 2x32 -> 96
+            gated_mul 2x48 GeluTanh
+            linear 2x48 -> 32
+            sandwich_norm 2x32
             gather_rows 2 of 8x32
             linear 2x32 -> 100
             softcap 2x100, 30"#]],
@@ -203,12 +212,14 @@ fn gemma3_has_a_rotation_for_each_kind_of_layer() {
             linear 3x32 -> 64
             rope_write_kv 3 rows, 4+2 heads of 8, Neox 8, head norm, F16
             attention 3 rows of 2 sequences, 4/2 heads of 8, F16
-            linear 3x32 -> 32
-            sandwich_norm 3x32
-            linear 3x32 -> 96
-            gated_mul 3x48 GeluTanh
-            linear 3x48 -> 32
-            sandwich_norm 3x32
+            gather_rows 2 of 8x32
+            gather_rows 2 of 8x32
+            linear 2x32 -> 32
+            sandwich_norm 2x32
+            linear 2x32 -> 96
+            gated_mul 2x48 GeluTanh
+            linear 2x48 -> 32
+            sandwich_norm 2x32
             gather_rows 2 of 8x32
             linear 2x32 -> 100"#]],
     );
@@ -226,12 +237,14 @@ fn phi3_rotates_a_part_of_each_head() {
             linear 3x32 -> 64
             rope_write_kv 3 rows, 4+2 heads of 8, Neox 6, F16
             attention 3 rows of 2 sequences, 4/2 heads of 8, window 16, F16
-            linear 3x32 -> 32
-            add_rms_norm 3x32
-            linear 3x32 -> 96
-            gated_mul 3x48 Silu
-            linear 3x48 -> 32
-            add_rms_norm 3x32
+            gather_rows 2 of 8x32
+            gather_rows 2 of 8x32
+            linear 2x32 -> 32
+            add_rms_norm 2x32
+            linear 2x32 -> 96
+            gated_mul 2x48 Silu
+            linear 2x48 -> 32
+            add_rms_norm 2x32
             gather_rows 2 of 8x32
             linear 2x32 -> 100"#]],
     );
@@ -244,28 +257,30 @@ fn smollm3_has_layers_without_positions() {
     check(
         DecoderSpec { architecture: "smollm3", layers, ..spec() },
         expect![[r#"
-        embedding 3x32
-        rms_norm 3x32
-        linear 3x32 -> 64
-        rope_write_kv 3 rows, 4+2 heads of 8, Interleaved 8, F16
-        attention 3 rows of 2 sequences, 4/2 heads of 8, F16
-        linear 3x32 -> 32
-        add_rms_norm 3x32
-        linear 3x32 -> 96
-        gated_mul 3x48 Silu
-        linear 3x48 -> 32
-        add_rms_norm 3x32
-        linear 3x32 -> 64
-        rope_write_kv 3 rows, 4+2 heads of 8, no rope, F16
-        attention 3 rows of 2 sequences, 4/2 heads of 8, F16
-        linear 3x32 -> 32
-        add_rms_norm 3x32
-        linear 3x32 -> 96
-        gated_mul 3x48 Silu
-        linear 3x48 -> 32
-        add_rms_norm 3x32
-        gather_rows 2 of 8x32
-        linear 2x32 -> 100"#]],
+            embedding 3x32
+            rms_norm 3x32
+            linear 3x32 -> 64
+            rope_write_kv 3 rows, 4+2 heads of 8, Interleaved 8, F16
+            attention 3 rows of 2 sequences, 4/2 heads of 8, F16
+            linear 3x32 -> 32
+            add_rms_norm 3x32
+            linear 3x32 -> 96
+            gated_mul 3x48 Silu
+            linear 3x48 -> 32
+            add_rms_norm 3x32
+            linear 3x32 -> 64
+            rope_write_kv 3 rows, 4+2 heads of 8, no rope, F16
+            attention 3 rows of 2 sequences, 4/2 heads of 8, F16
+            gather_rows 2 of 8x32
+            gather_rows 2 of 8x32
+            linear 2x32 -> 32
+            add_rms_norm 2x32
+            linear 2x32 -> 96
+            gated_mul 2x48 Silu
+            linear 2x48 -> 32
+            add_rms_norm 2x32
+            gather_rows 2 of 8x32
+            linear 2x32 -> 100"#]],
     );
 }
 
@@ -286,12 +301,14 @@ fn mistral3_scales_queries() {
             rope_write_kv 3 rows, 4+2 heads of 8, Interleaved 8, F16
             scale_by_position 3x32
             attention 3 rows of 2 sequences, 4/2 heads of 8, F16
-            linear 3x32 -> 32 bias
-            add_rms_norm 3x32
-            linear 3x32 -> 96
-            gated_mul 3x48 Silu
-            linear 3x48 -> 32
-            add_rms_norm 3x32
+            gather_rows 2 of 8x32
+            gather_rows 2 of 8x32
+            linear 2x32 -> 32 bias
+            add_rms_norm 2x32
+            linear 2x32 -> 96
+            gated_mul 2x48 Silu
+            linear 2x48 -> 32
+            add_rms_norm 2x32
             gather_rows 2 of 8x32
             linear 2x32 -> 100"#]],
     );
@@ -330,12 +347,14 @@ fn gemma4_has_wider_heads_where_it_sees_all() {
             linear 3x32 -> 96
             rope_write_kv 3 rows, 4+1 heads of 16, Neox 16, head and value norm, F16
             attention 3 rows of 2 sequences, 4/1 heads of 16, F16
-            linear 3x64 -> 32
-            sandwich_norm 3x32
-            linear 3x32 -> 96
-            gated_mul 3x48 GeluTanh
-            linear 3x48 -> 32
-            sandwich_norm 3x32
+            gather_rows 2 of 8x32
+            gather_rows 2 of 8x64
+            linear 2x64 -> 32
+            sandwich_norm 2x32
+            linear 2x32 -> 96
+            gated_mul 2x48 GeluTanh
+            linear 2x48 -> 32
+            sandwich_norm 2x32
             gather_rows 2 of 8x32
             linear 2x32 -> 100
             softcap 2x100, 30"#]],
