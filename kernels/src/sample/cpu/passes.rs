@@ -181,9 +181,23 @@ fn find_maxima_body(logits: &[f32], maxima: &mut [f32]) -> bool {
                 unusable[lane] |= u32::from(!below_infinity);
             }
         }
-        *maximum = largest.into_iter().fold(f32::NEG_INFINITY, f32::max);
+        *maximum = largest_lane(largest);
     }
     unusable == [0; LANES]
+}
+
+/// By halves: one lane after the other would take longer than the chunk itself.
+#[inline(always)]
+fn largest_lane(mut lanes: [f32; LANES]) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for lane in 0..half {
+            let other = lanes[lane + half];
+            lanes[lane] = if other > lanes[lane] { other } else { lanes[lane] };
+        }
+        half /= 2;
+    }
+    lanes[0]
 }
 
 #[inline(always)]
