@@ -12,7 +12,7 @@ use crate::workspace::Workspace;
 
 const DEFAULT_BLOCK_SIZE: u32 = 16;
 const DEFAULT_MAX_NUM_SEQS: u32 = 256;
-const DEFAULT_MAX_NUM_BATCHED_TOKENS: u32 = 512;
+const DEFAULT_MAX_NUM_BATCHED_TOKENS: u32 = 256;
 /// Part of the memory left beside weights and workspace that the KV cache takes by default.
 const DEFAULT_KV_SHARE: u64 = 4;
 
