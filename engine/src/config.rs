@@ -1,5 +1,8 @@
 //! What the user asked for (`EngineOptions`) and what that came to (`EngineConfig`): decided once, never written again.
 
+pub use crate::activations::{Activations, LinearKind};
+pub use quire_kernels::cpu::SimdLevel;
+
 /// Where the model runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceChoice {
@@ -23,24 +26,6 @@ impl Weights {
         match self {
             Self::Packed => "packed",
             Self::Float32 => "float32",
-        }
-    }
-}
-
-/// How exactly activations are rounded before they meet packed weights: `--activations`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activations {
-    /// 8 bits, the fastest: costs about what 4-bit weights cost in fidelity once more.
-    Int8,
-    /// 16 bits: as good as float32, at half the speed for many rows.
-    Int16,
-}
-
-impl Activations {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Int8 => "int8",
-            Self::Int16 => "int16",
         }
     }
 }
@@ -81,6 +66,8 @@ pub struct EngineOptions {
     pub max_num_batched_tokens: Option<u32>,
     pub block_size: Option<u32>,
     pub threads: Option<usize>,
+    /// The instruction set of the CPU's ops; default: the widest of this machine.
+    pub cpu_isa: Option<SimdLevel>,
     pub scheduling_policy: SchedulingPolicy,
     pub enable_prefix_caching: bool,
     /// Launch a step before the one before it has answered; default: where it is faster.
@@ -107,6 +94,7 @@ pub struct EngineConfig {
     pub max_num_seqs: u32,
     pub max_num_batched_tokens: u32,
     pub threads: usize,
+    pub cpu_isa: SimdLevel,
     pub scheduling_policy: SchedulingPolicy,
     pub enable_prefix_caching: bool,
     pub async_scheduling: bool,
@@ -132,7 +120,7 @@ impl Default for EngineOptions {
             served_model_name: "default".into(),
             device: DeviceChoice::Auto,
             weights: Weights::Packed,
-            activations: Activations::Int8,
+            activations: Activations::INT8,
             kv_cache_dtype: KvCacheDtype::Auto,
             kv_cache_memory: None,
             prefix_cache_memory: None,
@@ -141,6 +129,7 @@ impl Default for EngineOptions {
             max_num_batched_tokens: None,
             block_size: None,
             threads: None,
+            cpu_isa: None,
             scheduling_policy: SchedulingPolicy::Fcfs,
             enable_prefix_caching: true,
             async_scheduling: None,

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use quire_kernels::{ActivationPrecision, Device, WeightPolicy};
+use quire_kernels::{Device, WeightPolicy};
 use quire_scheduler::{
     CacheGroup, CacheKind, NewSequence, Policy, Rejected, Scheduler, SchedulerConfig,
     SchedulerOutput, SequenceEvent, SequenceId, StopRule, TokenId,
 };
 
-use crate::config::{Activations, EngineConfig, SchedulingPolicy, Weights};
+use crate::config::{EngineConfig, SchedulingPolicy, Weights};
 use crate::handle::{Disconnected, EngineHandle, EngineInfo, EngineQueue, Submission};
 use crate::live::{Live, finish_reason};
 use crate::metrics::EngineMetrics;
@@ -42,17 +42,13 @@ impl Engine {
         on_progress: &(dyn Fn(usize, usize) + Sync),
     ) -> anyhow::Result<Self> {
         let config = plan.config.clone();
-        let device = Device::cpu(config.threads);
+        let device = Device::cpu_with(config.threads, config.cpu_isa);
         let policy = match config.weights {
             Weights::Packed => WeightPolicy::Packed,
             Weights::Float32 => WeightPolicy::Float32,
         };
-        let activations = match config.activations {
-            Activations::Int8 => ActivationPrecision::Int8,
-            Activations::Int16 => ActivationPrecision::Int16,
-        };
         let loader = WeightLoader::new(files, &device, policy, on_progress);
-        let loader = loader.with_activations(activations);
+        let loader = loader.with_activations(config.activations);
         let model = Decoder::load(plan.spec.clone(), &loader, config.max_model_len as usize)?;
         let runner = ModelRunner::new(device, model, &config).map_err(|error| {
             anyhow::anyhow!("{error}; lower --kv-cache-memory or --max-num-batched-tokens")

@@ -7,6 +7,7 @@
 //! Front-ends need `Engine`, `EngineHandle`, `EngineOptions`, `Request`, `SamplingParams`, `TokenStream`; to open a model
 //! also `ModelFiles` and `MemoryPlan`.
 
+mod activations;
 pub mod config;
 pub mod engine;
 pub mod handle;

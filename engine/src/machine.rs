@@ -1,21 +1,29 @@
-//! What this machine offers: memory that is free and cores that compute.
+//! What this machine offers: memory that is free, cores that compute and their instruction sets.
 
 use std::collections::BTreeSet;
 use std::fs;
 
+use quire_kernels::cpu::SimdLevel;
+
 /// Memory and cores, as far as this process may use them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
     /// Bytes free for weights, workspace and KV cache.
     pub available_memory: u64,
     /// Physical cores this process may run on.
     pub num_cores: usize,
+    /// Narrowest first; every machine has the portable one.
+    pub simd_levels: Vec<SimdLevel>,
 }
 
 impl Machine {
     /// Reads the operating system's figures; a cgroup's limit counts as the machine's.
     pub fn detect() -> Self {
-        Self { available_memory: available_memory(), num_cores: num_cores() }
+        Self {
+            available_memory: available_memory(),
+            num_cores: num_cores(),
+            simd_levels: SimdLevel::available(),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use anyhow::{bail, ensure};
 use quire_kernels::{DType, WeightFormat};
 
-use crate::config::{DeviceChoice, EngineConfig, EngineOptions, KvCacheDtype, Weights};
+use crate::config::{DeviceChoice, EngineConfig, EngineOptions, KvCacheDtype, SimdLevel, Weights};
 use crate::kv_cache::KvCache;
 use crate::machine::Machine;
 use crate::models::{DecoderSpec, spec_of};
@@ -25,6 +25,8 @@ pub struct MemoryPlan {
     pub kv_bytes_per_token: u64,
     pub kv_bytes: u64,
     pub available_memory: u64,
+    /// Instruction sets of this machine, narrowest first.
+    pub simd_levels: Vec<SimdLevel>,
     pub config: EngineConfig,
 }
 
@@ -45,6 +47,7 @@ impl MemoryPlan {
         ensure!(block_size <= 1024, "--block-size {block_size} is above 1024");
         let threads = options.threads.unwrap_or(machine.num_cores);
         ensure!((1..=1024).contains(&threads), "--threads {threads} is not between 1 and 1024");
+        let cpu_isa = cpu_isa(options, machine)?;
         let weight_bytes = weight_bytes(files, &spec, options.weights)?;
         let workspace_bytes =
             Workspace::num_bytes(&spec, max_num_batched_tokens as usize, max_num_seqs as usize);
@@ -87,6 +90,7 @@ impl MemoryPlan {
             max_num_seqs,
             max_num_batched_tokens,
             threads,
+            cpu_isa,
             scheduling_policy: options.scheduling_policy,
             enable_prefix_caching: options.enable_prefix_caching,
             // On a CPU the loop's work is far smaller than a step, and each ended answer would cost a wasted row.
@@ -103,6 +107,7 @@ impl MemoryPlan {
             kv_bytes_per_token,
             kv_bytes: u64::from(num_blocks) * u64::from(block_size) * kv_bytes_per_token,
             available_memory: machine.available_memory,
+            simd_levels: machine.simd_levels.clone(),
             spec,
             config,
         })
@@ -150,6 +155,7 @@ impl MemoryPlan {
             ),
             ("memory free", human_bytes(self.available_memory)),
             ("compute threads", config.threads.to_string()),
+            ("instruction set", isa_line(config.cpu_isa, &self.simd_levels)),
         ]
     }
 
@@ -168,9 +174,34 @@ fn weights_line(bytes: u64, config: &EngineConfig) -> String {
     let weights = config.weights.name();
     match config.weights {
         Weights::Packed => {
-            format!("{} ({weights}, {} activations)", human_bytes(bytes), config.activations.name())
+            format!("{} ({weights}, {} activations)", human_bytes(bytes), config.activations)
         }
         Weights::Float32 => format!("{} ({weights})", human_bytes(bytes)),
+    }
+}
+
+/// Which instruction set is used, and why.
+fn isa_line(used: SimdLevel, levels: &[SimdLevel]) -> String {
+    match levels.last() {
+        Some(&widest) if widest != used => {
+            format!("{} (--cpu-isa; this machine has {})", used.name(), names(levels))
+        }
+        _ => format!("{} (the widest of {})", used.name(), names(levels)),
+    }
+}
+
+fn names(levels: &[SimdLevel]) -> String {
+    levels.iter().map(|level| level.name()).collect::<Vec<_>>().join(", ")
+}
+
+fn cpu_isa(options: &EngineOptions, machine: &Machine) -> anyhow::Result<SimdLevel> {
+    let levels = &machine.simd_levels;
+    match options.cpu_isa {
+        None => Ok(levels.iter().copied().max().unwrap_or(SimdLevel::Portable)),
+        Some(level) if levels.contains(&level) => Ok(level),
+        Some(level) => {
+            bail!("--cpu-isa {}: this machine has {} only", level.name(), names(levels))
+        }
     }
 }
 

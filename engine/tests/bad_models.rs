@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use quire_engine::config::DeviceChoice;
+use quire_engine::config::{DeviceChoice, SimdLevel};
 use quire_engine::weights::gguf::GgufWriter;
 use quire_engine::{Engine, EngineOptions, GgufFile, Machine, MemoryPlan, ModelFiles};
 
@@ -89,7 +89,8 @@ impl Model {
 }
 
 fn load(model: &Model, options: &EngineOptions) -> Result<(), String> {
-    let machine = Machine { available_memory: 1 << 30, num_cores: 1 };
+    let simd_levels = vec![SimdLevel::Portable];
+    let machine = Machine { available_memory: 1 << 30, num_cores: 1, simd_levels };
     let file = model.open();
     let loaded = MemoryPlan::new(&file, options, &machine)
         .and_then(|plan| Engine::load(&file, &plan, &[], &|_, _| ()));
@@ -163,6 +164,9 @@ fn flags_that_cannot_work_are_named() {
     check(EngineOptions { max_model_len: Some(129), ..o() }, "context length of 128");
     check(EngineOptions { kv_cache_memory: Some(100), ..o() }, "--kv-cache-memory");
     check(EngineOptions { kv_cache_memory: Some(1 << 40), ..o() }, "1.0 TiB");
+    let level = Some(SimdLevel::AvxVnni);
+    let expected = "--cpu-isa avx-vnni: this machine has portable only";
+    check(EngineOptions { cpu_isa: level, ..o() }, expected);
     let (len, kv) = (Some(128), Some(4096));
     check(EngineOptions { max_model_len: len, kv_cache_memory: kv, ..o() }, "--max-model-len 128");
     let (seqs, tokens) = (Some(9), Some(8));

@@ -3,6 +3,7 @@
 pub mod distance;
 pub mod gguf_keys;
 pub mod safetensors;
+pub mod windows;
 
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,6 @@
 //! What must not change a single bit of an answer: neighbours, chunks, the cache, preemption, overlap, threads.
 
+use quire_engine::config::SimdLevel;
 use quire_engine::{EngineHandle, EngineOptions, Request, SamplingParams};
 use quire_tests::{Answer, Random, collect, default_model, options, start, tiny_model};
 
@@ -150,4 +151,29 @@ fn a_real_model_answers_alike_alone_and_among_neighbours() {
     };
     let handle = start(&default_model(), &options, &[2]);
     assert_equal("chunked, cached, overlapped", &expected, &together(&handle, &requests));
+}
+
+#[test]
+fn every_instruction_set_answers_alike_alone_and_among_neighbours() {
+    let long = requests(512, 60);
+    let short: Vec<Request> = requests(49152, 6)
+        .into_iter()
+        .take(3)
+        .map(|mut request| {
+            request.params.max_tokens = Some(3);
+            request
+        })
+        .collect();
+    for level in SimdLevel::available() {
+        let options = EngineOptions { cpu_isa: Some(level), ..uncached() };
+        for (model, requests) in [
+            (tiny_model("llama3_k256"), &long),
+            (tiny_model("gemma3"), &long),
+            (default_model(), &short),
+        ] {
+            let handle = start(&model, &options, &[3]);
+            let expected = one_by_one(&handle, requests);
+            assert_equal(level.name(), &expected, &together(&handle, requests));
+        }
+    }
 }

@@ -1,15 +1,12 @@
 //! The default model against its float32 self: greedy ids, log probabilities of long texts, and the price of packing.
 
 use quire_engine::config::{Activations, Weights};
-use quire_engine::request::TokenLogprobs;
 use quire_engine::{EngineOptions, SamplingParams};
-use quire_tests::{ask, default_model, options, repository, start};
-use serde_json::Value;
+use quire_tests::windows::{self, MAX_DIVERGENCE, WindowFigures, ids, number, read};
+use quire_tests::{ask, default_model, options, start};
 
 /// Where the two likeliest tokens lie closer than this, rounding may choose either.
 const MIN_MARGIN: f64 = 0.01;
-/// llama.cpp's divergence on the same file and text.
-const MAX_DIVERGENCE: f64 = 0.0033;
 const END_OF_TURN: u32 = 2;
 
 #[test]
@@ -52,10 +49,18 @@ fn float32_weights_give_the_golden_log_probabilities() {
 
 #[test]
 fn int16_activations_cost_no_fidelity() {
-    let options = EngineOptions { activations: Activations::Int16, ..options() };
+    let options = EngineOptions { activations: Activations::INT16, ..options() };
     let figures = window_figures(&options);
     println!("int16: mean KL divergence to float32 {:.6}", figures.divergence);
     assert!(figures.divergence <= MAX_DIVERGENCE / 100.0, "{}", figures.divergence);
+}
+
+#[test]
+fn mixed_activations_lie_between() {
+    let options = EngineOptions { activations: Activations::MIXED, ..options() };
+    let figures = window_figures(&options);
+    println!("mixed: mean KL divergence to float32 {:.6}", figures.divergence);
+    assert!(figures.divergence <= 0.7 * MAX_DIVERGENCE, "{}", figures.divergence);
 }
 
 #[test]
@@ -66,59 +71,9 @@ fn the_default_mode_costs_little_fidelity() {
     assert!(figures.divergence <= MAX_DIVERGENCE, "{}", figures.divergence);
 }
 
-struct WindowFigures {
-    /// Mean |difference| of the next token's log probability.
-    mean_difference: f64,
-    /// Mean KL divergence over the golden top 20 and the rest as one outcome.
-    divergence: f64,
-}
-
 fn window_figures(options: &EngineOptions) -> WindowFigures {
     let handle = start(&default_model(), options, &[END_OF_TURN]);
-    let golden = read("smollm2-135m-windows.json");
-    let (mut difference, mut divergence, mut count) = (0.0, 0.0, 0);
-    for window in golden["windows"].as_array().expect("windows") {
-        let params = SamplingParams { prompt_logprobs: Some(512), ..SamplingParams::greedy(1) };
-        let entries = ask(&handle, &ids(&window["ids"]), params).started.prompt_logprobs;
-        let next = window["next_logprob"].as_array().expect("log probabilities");
-        assert_eq!(entries.len(), next.len() + 1);
-        for (position, entry) in entries.iter().flatten().enumerate() {
-            difference += (f64::from(entry.logprob) - number(&next[position])).abs();
-            let top_ids = ids(&window["top20_ids"][position]);
-            divergence += kl_divergence(&top_ids, &window["top20_logprobs"][position], entry);
-            count += 1;
-        }
-    }
-    assert!(count > 1700, "only {count} positions");
-    let count = f64::from(count);
-    WindowFigures { mean_difference: difference / count, divergence: divergence / count }
-}
-
-fn kl_divergence(ids: &[u32], golden: &Value, entry: &TokenLogprobs) -> f64 {
-    let (mut divergence, mut golden_rest, mut our_rest) = (0.0, 1.0, 1.0);
-    for (index, &id) in ids.iter().enumerate() {
-        let found = entry.top.iter().find(|(token, _)| *token == id);
-        let ours = f64::from(found.or(entry.top.last()).expect("some are reported").1);
-        let golden = number(&golden[index]);
-        divergence += golden.exp() * (golden - ours);
-        golden_rest -= golden.exp();
-        our_rest -= ours.exp();
-    }
-    let (golden_rest, our_rest) = (golden_rest.max(1e-9), our_rest.max(1e-9));
-    divergence + golden_rest * (golden_rest / our_rest).ln()
-}
-
-fn read(name: &str) -> Value {
-    let path = repository(&format!("tests/data/golden/{name}"));
-    let text = std::fs::read_to_string(&path).expect("golden files are committed");
-    serde_json::from_str(&text).expect("golden files are JSON")
-}
-
-fn ids(value: &Value) -> Vec<u32> {
-    let ids = value.as_array().expect("an array of ids");
-    ids.iter().map(|id| id.as_u64().expect("an id") as u32).collect()
-}
-
-fn number(value: &Value) -> f64 {
-    value.as_f64().expect("a number")
+    let figures = windows::window_figures(&handle, usize::MAX);
+    assert!(figures.num_positions > 1700, "only {} positions", figures.num_positions);
+    figures
 }

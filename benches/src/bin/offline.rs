@@ -10,6 +10,7 @@ use quire_benches::model_work::ModelWork;
 use quire_benches::process::own_peak_memory;
 use quire_benches::report::{Run, Table, percent, print, progress, three_digits, write_json};
 use quire_benches::statistics::median;
+use quire_engine::config::{Activations, SimdLevel};
 use quire_engine::request::{FinishReason, StreamEvent};
 use quire_engine::{
     Engine, EngineHandle, EngineOptions, Machine, MemoryPlan, ModelFiles, Request, SamplingParams,
@@ -51,6 +52,14 @@ struct Args {
     #[arg(long)]
     threads: Option<usize>,
 
+    /// Instruction set of the kernels: avx512, avx-vnni, avx2 or portable [default: the widest of this machine]
+    #[arg(long, value_parser = cpu_isa)]
+    cpu_isa: Option<SimdLevel>,
+
+    /// As `quire serve` takes it: int8, mixed, int16, or the layers that get int16
+    #[arg(long, default_value = "int8")]
+    activations: Activations,
+
     /// Tokens of one step [default: the engine's]
     #[arg(long)]
     max_num_batched_tokens: Option<u32>,
@@ -65,6 +74,9 @@ struct Report {
     run: Run,
     limits: MachineLimits,
     model: String,
+    /// The instruction set, and how activations are rounded.
+    cpu_isa: &'static str,
+    activations: String,
     /// From opening the file until requests are taken.
     load_seconds: f64,
     peak_memory_bytes: u64,
@@ -120,10 +132,22 @@ fn main() -> anyhow::Result<()> {
         figures.push(figure.decode(batch, context, median(seconds)));
     }
     let model = args.model.file_name().map_or(String::new(), |n| n.to_string_lossy().into_owned());
-    let report =
-        Report { run: Run::here(), limits, model, load_seconds, peak_memory_bytes, figures };
+    let report = Report {
+        run: Run::here(),
+        limits,
+        model,
+        cpu_isa: plan.config.cpu_isa.name(),
+        activations: plan.config.activations.to_string(),
+        load_seconds,
+        peak_memory_bytes,
+        figures,
+    };
     print(&markdown(&report));
     write_json(args.json.as_deref(), &report)
+}
+
+fn cpu_isa(name: &str) -> Result<SimdLevel, String> {
+    SimdLevel::named(name).ok_or_else(|| "write avx512, avx-vnni, avx2 or portable".to_owned())
 }
 
 /// Starts an engine whose KV cache holds just the largest batch.
@@ -132,6 +156,8 @@ fn load(args: &Args) -> anyhow::Result<(EngineHandle, ModelWork, MemoryPlan)> {
     let machine = Machine::detect();
     let mut options = EngineOptions {
         threads: args.threads,
+        cpu_isa: args.cpu_isa,
+        activations: args.activations,
         enable_prefix_caching: false,
         max_num_batched_tokens: args.max_num_batched_tokens,
         ..EngineOptions::default()
@@ -264,10 +290,12 @@ fn markdown(report: &Report) -> String {
         ]);
     }
     format!(
-        "{}{}\n{}: loaded in {:.2} s, peak memory {:.0} MiB\n\n{table}",
+        "{}{}\n{}, {}, {} activations: loaded in {:.2} s, peak memory {:.0} MiB\n\n{table}",
         report.run.header(),
         report.limits.table(),
         report.model,
+        report.cpu_isa,
+        report.activations,
         report.load_seconds,
         report.peak_memory_bytes as f64 / (1 << 20) as f64,
     )

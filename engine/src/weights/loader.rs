@@ -2,9 +2,10 @@
 
 use anyhow::{Context, bail, ensure};
 use quire_kernels::{
-    ActivationPrecision, Device, FileBytes, LinearWeight, Tensor, WeightFormat, WeightPolicy,
-    dequantize_row,
+    Device, FileBytes, LinearWeight, Tensor, WeightFormat, WeightPolicy, dequantize_row,
 };
+
+use crate::config::Activations;
 
 /// A tensor as its file has it.
 pub struct HostTensor<'a> {
@@ -31,7 +32,7 @@ pub struct WeightLoader<'a> {
     source: Option<&'a dyn WeightSource>,
     device: &'a Device,
     policy: WeightPolicy,
-    activations: ActivationPrecision,
+    activations: Activations,
     scope: String,
     on_progress: &'a (dyn Fn(usize, usize) + Sync),
 }
@@ -46,8 +47,8 @@ impl<'a> WeightLoader<'a> {
         Self { source: Some(source), ..Self::without_source(device, policy, on_progress) }
     }
 
-    /// Weights are multiplied with rows of this precision.
-    pub fn with_activations(self, activations: ActivationPrecision) -> Self {
+    /// Weights are multiplied with rows of the precision that their names have there.
+    pub fn with_activations(self, activations: Activations) -> Self {
         Self { activations, ..self }
     }
 
@@ -61,7 +62,7 @@ impl<'a> WeightLoader<'a> {
         policy: WeightPolicy,
         on_progress: &'a (dyn Fn(usize, usize) + Sync),
     ) -> Self {
-        let activations = ActivationPrecision::default();
+        let activations = Activations::INT8;
         Self { source: None, device, policy, activations, scope: String::new(), on_progress }
     }
 
@@ -86,6 +87,7 @@ impl<'a> WeightLoader<'a> {
         out_features: usize,
         in_features: usize,
     ) -> anyhow::Result<LinearWeight> {
+        let activations = self.activations.of_tensor(name);
         let name = format!("{}{name}", self.scope);
         let Some(source) = self.source else {
             return Ok(LinearWeight::shape_only(out_features, in_features));
@@ -99,7 +101,7 @@ impl<'a> WeightLoader<'a> {
             in_features,
             self.policy,
         )
-        .map(|weight| weight.with_activations(self.activations))
+        .map(|weight| weight.with_activations(activations))
         .with_context(|| format!("tensor \"{}\"", source.name_in_file(&name)))
     }
 

@@ -1,4 +1,8 @@
 //! The instruction sets an op may use, chosen once when the device is made.
+//!
+//! This is where NEON belongs. A new level is a variant here, with its name and the test whether a machine has it; an
+//! implementation of `Lanes` (`linear/packed/lanes.rs`); and an arm in each `match` on `SimdLevel`, which is that of
+//! `Portable` where an op has no code for it yet. Tests run every level in `available`, and `--cpu-isa` forces it.
 
 /// Ordered from narrow to wide: what one level computes with floats, every later one can.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,6 +25,21 @@ impl SimdLevel {
     pub fn detect() -> Self {
         let widest = Self::ALL.into_iter().rev().find(|level| level.is_available());
         widest.expect("every machine has the portable level")
+    }
+
+    /// As the flag `--cpu-isa` calls it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::AvxVnni => "avx-vnni",
+            Self::Avx512 => "avx512",
+        }
+    }
+
+    /// The level of that name, whether or not this machine has it.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|level| level.name() == name)
     }
 
     /// Every level this machine has, narrowest first: tests force each.
@@ -50,7 +69,7 @@ impl SimdLevel {
         }
     }
 
-    /// NEON will stand here.
+    /// A level of another architecture has its test here.
     #[cfg(not(target_arch = "x86_64"))]
     pub fn is_available(self) -> bool {
         self == Self::Portable

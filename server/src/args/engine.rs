@@ -2,7 +2,9 @@
 
 use clap::{Args as ClapArgs, ValueEnum};
 use quire_engine::EngineOptions;
-use quire_engine::config::{Activations, DeviceChoice, KvCacheDtype, SchedulingPolicy, Weights};
+use quire_engine::config::{
+    Activations, DeviceChoice, KvCacheDtype, SchedulingPolicy, SimdLevel, Weights,
+};
 
 use super::units;
 
@@ -17,9 +19,10 @@ pub(crate) struct EngineArgs {
     #[arg(long, value_enum, default_value = "packed")]
     weights: WeightsFlag,
 
-    /// How exactly activations meet packed weights: int8 is fastest, int16 as good as float32
-    #[arg(long, value_enum, default_value = "int8")]
-    activations: ActivationsFlag,
+    /// How exactly activations meet packed weights: int8 is fastest, int16 as good as float32, mixed between; or the
+    /// layers that get int16, of qkv,attn_output,gate_up,down,head
+    #[arg(long, default_value = "int8", value_name = "PRECISION")]
+    activations: Activations,
 
     /// Element type of the KV cache; auto is f16, or f32 with --weights float32
     #[arg(long, value_enum, default_value = "auto")]
@@ -53,6 +56,10 @@ pub(crate) struct EngineArgs {
     /// CPU threads that compute [default: one a core]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096), value_name = "COUNT")]
     threads: Option<u32>,
+
+    /// The instruction set that the CPU's kernels use; auto is the widest of this machine
+    #[arg(long, value_enum, default_value = "auto")]
+    cpu_isa: CpuIsaFlag,
 
     /// Who runs first: first come, first served, or the lowest `priority`
     #[arg(long, value_enum, default_value = "fcfs")]
@@ -96,9 +103,12 @@ enum WeightsFlag {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum ActivationsFlag {
-    Int8,
-    Int16,
+enum CpuIsaFlag {
+    Auto,
+    Avx512,
+    AvxVnni,
+    Avx2,
+    Portable,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -127,10 +137,7 @@ impl EngineArgs {
                 WeightsFlag::Packed => Weights::Packed,
                 WeightsFlag::Float32 => Weights::Float32,
             },
-            activations: match self.activations {
-                ActivationsFlag::Int8 => Activations::Int8,
-                ActivationsFlag::Int16 => Activations::Int16,
-            },
+            activations: self.activations,
             kv_cache_dtype: match self.kv_cache_dtype {
                 KvCacheDtypeFlag::Auto => KvCacheDtype::Auto,
                 KvCacheDtypeFlag::F32 => KvCacheDtype::F32,
@@ -144,6 +151,13 @@ impl EngineArgs {
             max_num_batched_tokens: self.max_num_batched_tokens,
             block_size: self.block_size,
             threads: self.threads.map(|threads| threads as usize),
+            cpu_isa: match self.cpu_isa {
+                CpuIsaFlag::Auto => None,
+                CpuIsaFlag::Avx512 => Some(SimdLevel::Avx512),
+                CpuIsaFlag::AvxVnni => Some(SimdLevel::AvxVnni),
+                CpuIsaFlag::Avx2 => Some(SimdLevel::Avx2),
+                CpuIsaFlag::Portable => Some(SimdLevel::Portable),
+            },
             scheduling_policy: match self.scheduling_policy {
                 SchedulingPolicyFlag::Fcfs => SchedulingPolicy::Fcfs,
                 SchedulingPolicyFlag::Priority => SchedulingPolicy::Priority,

@@ -3,7 +3,9 @@
 use anyhow::bail;
 use clap::CommandFactory;
 use quire_engine::EngineOptions;
-use quire_engine::config::{Activations, DeviceChoice, KvCacheDtype, SchedulingPolicy, Weights};
+use quire_engine::config::{
+    Activations, DeviceChoice, KvCacheDtype, LinearKind, SchedulingPolicy, SimdLevel, Weights,
+};
 use quire_server::app::ServerConfig;
 
 use super::*;
@@ -47,16 +49,18 @@ fn no_flags_mean_the_front_ends_own_defaults() {
 
 #[test]
 fn each_engine_flag_reaches_its_field() {
-    let line = "m.gguf --device cuda:1 --weights float32 --activations int16 --kv-cache-dtype bf16 \
+    let line = "m.gguf --device cuda:1 --weights float32 --activations down,qkv --kv-cache-dtype bf16 \
                 --max-model-len 8k --max-num-seqs 64 --max-num-batched-tokens 2K --kv-cache-memory 512MiB \
-                --prefix-cache-memory 64MiB --block-size 32 --threads 3 --scheduling-policy priority \
+                --prefix-cache-memory 64MiB --block-size 32 --threads 3 --cpu-isa avx-vnni --scheduling-policy priority \
                 --no-enable-prefix-caching --no-async-scheduling \
                 --long-prefill-token-threshold 100 --max-num-queued-reqs 5 --max-logprobs 7 \
                 --served-model-name a b";
     let (engine, server) = serve(line, &Environment::default()).unwrap();
     assert_eq!(engine.device, DeviceChoice::Cuda(1));
     assert_eq!((engine.weights, engine.kv_cache_dtype), (Weights::Float32, KvCacheDtype::BF16));
-    assert_eq!(engine.activations, Activations::Int16);
+    let wide = [LinearKind::Qkv, LinearKind::Down];
+    assert_eq!(engine.activations, Activations::int16_for(&wide));
+    assert_eq!(engine.cpu_isa, Some(SimdLevel::AvxVnni));
     assert_eq!((engine.max_model_len, engine.max_num_seqs), (Some(8000), Some(64)));
     assert_eq!(engine.max_num_batched_tokens, Some(2048));
     assert_eq!(engine.kv_cache_memory, Some(512 << 20));
@@ -93,6 +97,8 @@ fn bad_values_name_their_flag() {
         "--threads 0",
         "--block-size -1",
         "--weights int3",
+        "--activations qkv,lm_head",
+        "--cpu-isa sse",
         "--shutdown-timeout soon",
         "--max-body-bytes x",
     ] {

@@ -1,7 +1,11 @@
 //! Lanes: the vector operations that the kernel is written in, one type for each instruction set.
 //!
 //! An `Int` vector has `BYTES` bytes, four for each of `BYTES / 4` output features; a `Float` vector one number for each.
-//! NEON (`usdot` / `sdot`) would be one more implementation.
+//!
+//! A new instruction set is one file beside `avx512.rs` that implements this trait, an arm of `Kernel::choose` and one of
+//! `quantize_row`; the packed layout stays. With NEON `dot` is `usdot`; where that is missing, `sdot` with `ANY_BYTE` false
+//! (then codes are below 128, and `dot_signed` is `sdot` on `codes − 128`). Sums are exact in 32 bits and `multiply_add` is
+//! fused, so that every level gives the same bits, which `tests/linear_equalities.rs` checks.
 
 use super::kernel::{Call, Kind, Prefetch};
 
