@@ -2,7 +2,9 @@
 
 use quire_engine::config::{Activations, Weights};
 use quire_engine::{EngineOptions, SamplingParams};
-use quire_tests::windows::{self, MAX_DIVERGENCE, WindowFigures, ids, number, read};
+use quire_tests::windows::{
+    self, MAX_DIVERGENCE, WindowFigures, golden_windows, ids, number, read,
+};
 use quire_tests::{ask, default_model, options, start};
 
 /// Where the two likeliest tokens lie closer than this, rounding may choose either.
@@ -73,7 +75,7 @@ fn the_default_mode_costs_little_fidelity() {
 
 fn window_figures(options: &EngineOptions) -> WindowFigures {
     let handle = start(&default_model(), options, &[END_OF_TURN]);
-    let figures = windows::window_figures(&handle, usize::MAX);
+    let figures = windows::window_figures(&handle, &golden_windows());
     assert!(figures.num_positions > 1700, "only {} positions", figures.num_positions);
     figures
 }
