@@ -61,18 +61,10 @@ impl MemoryPlan {
                 human_bytes(machine.available_memory)
             );
         };
-        let most_useful = kv_bytes_per_token
-            .saturating_mul(u64::from(options.max_model_len.unwrap_or(spec.context_length)))
+        let most_tokens = u64::from(options.max_model_len.unwrap_or(spec.context_length))
             .saturating_mul(u64::from(max_num_seqs));
-        let kv_bytes = match options.kv_cache_memory {
-            Some(bytes) if bytes > rest => bail!(
-                "--kv-cache-memory asks for {}, but {} is free beside the weights",
-                human_bytes(bytes),
-                human_bytes(rest)
-            ),
-            Some(bytes) => bytes,
-            None => (rest / DEFAULT_KV_SHARE).min(most_useful),
-        };
+        let most_useful = kv_bytes_per_token.saturating_mul(most_tokens);
+        let kv_bytes = kv_bytes(options.kv_cache_memory, rest, most_useful)?;
         let bytes_per_block = kv_bytes_per_token.saturating_mul(u64::from(block_size));
         let num_blocks = num_blocks(kv_bytes, bytes_per_block)?;
         // By default ended requests at most double what the model takes, whatever its size.
@@ -264,6 +256,19 @@ fn weight_bytes(files: &ModelFiles, spec: &DecoderSpec, weights: Weights) -> any
         total = total.saturating_add(bytes);
     }
     Ok(total)
+}
+
+/// Bytes of the KV cache: those asked for, or a part of the `rest` of memory, `most_useful` at most.
+fn kv_bytes(asked: Option<u64>, rest: u64, most_useful: u64) -> anyhow::Result<u64> {
+    match asked {
+        Some(bytes) if bytes > rest => bail!(
+            "--kv-cache-memory asks for {}, but {} is free beside the weights",
+            human_bytes(bytes),
+            human_bytes(rest)
+        ),
+        Some(bytes) => Ok(bytes),
+        None => Ok((rest / DEFAULT_KV_SHARE).min(most_useful)),
+    }
 }
 
 fn num_blocks(kv_bytes: u64, bytes_per_block: u64) -> anyhow::Result<u32> {

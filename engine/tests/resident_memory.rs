@@ -20,7 +20,7 @@ fn a_load_takes_the_planned_memory_once() {
     let path = std::env::temp_dir().join(format!("quire-resident-{}.gguf", std::process::id()));
     fs::write(&path, model().to_bytes()).expect("room for 60 MB");
     let files = ModelFiles::open(&path).expect("a valid file");
-    let machine = Machine { available_memory: 4 << 30, num_cores: 2 };
+    let machine = Machine { available_memory: 4 << 30, num_cores: 2, ..Machine::detect() };
     let plan = MemoryPlan::new(&files, &EngineOptions::default(), &machine).expect("it fits");
     assert!(plan.weight_bytes > 40 * MIB && plan.kv_bytes > 4 * plan.weight_bytes);
 
