@@ -8,8 +8,9 @@ use quire_kernels::ActivationPrecision;
 /// The linear layers of a decoder by what they make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinearKind {
-    /// q, k and v.
-    Qkv,
+    Query,
+    Key,
+    Value,
     AttentionOutput,
     GateUp,
     Down,
@@ -18,13 +19,22 @@ pub enum LinearKind {
 }
 
 impl LinearKind {
-    pub const ALL: [Self; 5] =
-        [Self::Qkv, Self::AttentionOutput, Self::GateUp, Self::Down, Self::Head];
+    pub const ALL: [Self; 7] = [
+        Self::Query,
+        Self::Key,
+        Self::Value,
+        Self::AttentionOutput,
+        Self::GateUp,
+        Self::Down,
+        Self::Head,
+    ];
 
     /// As `--activations` calls it.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Qkv => "qkv",
+            Self::Query => "q",
+            Self::Key => "k",
+            Self::Value => "v",
             Self::AttentionOutput => "attn_output",
             Self::GateUp => "gate_up",
             Self::Down => "down",
@@ -35,9 +45,10 @@ impl LinearKind {
     /// Of a tensor by its name inside its layer; `None`: a tensor that this table does not know.
     pub fn of_tensor(name: &str) -> Option<Self> {
         match name {
-            "attn_q.weight" | "attn_k.weight" | "attn_v.weight" | "attn_qkv.weight" => {
-                Some(Self::Qkv)
-            }
+            // One tensor for q, k and v: q has the most features.
+            "attn_q.weight" | "attn_qkv.weight" => Some(Self::Query),
+            "attn_k.weight" => Some(Self::Key),
+            "attn_v.weight" => Some(Self::Value),
             "attn_output.weight" => Some(Self::AttentionOutput),
             "ffn_gate.weight" | "ffn_up.weight" => Some(Self::GateUp),
             "ffn_down.weight" => Some(Self::Down),
@@ -59,7 +70,8 @@ impl Activations {
     /// 8 bits everywhere, the fastest: costs about what 4-bit weights cost in fidelity once more.
     pub const INT8: Self = Self { int16: 0 };
     /// 16 bits where they buy the most fidelity for their time.
-    pub const MIXED: Self = Self::int16_for(&[LinearKind::Qkv]);
+    pub const MIXED: Self =
+        Self::int16_for(&[LinearKind::Query, LinearKind::Key, LinearKind::Value]);
     /// 16 bits everywhere: as good as float32, at half the speed for many rows.
     pub const INT16: Self = Self::int16_for(&LinearKind::ALL);
 
@@ -94,7 +106,7 @@ impl Activations {
 impl FromStr for Activations {
     type Err = String;
 
-    /// `int8`, `mixed`, `int16`, or the kinds that get 16 bits, as `qkv,head`.
+    /// `int8`, `mixed`, `int16`, or the kinds that get 16 bits, as `v,head`; `qkv` is `q,k,v`.
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some((_, named)) = Self::NAMED.iter().find(|(name, _)| *name == text) {
             return Ok(*named);
@@ -102,10 +114,12 @@ impl FromStr for Activations {
         let kind = |name: &str| {
             LinearKind::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| {
                 let kinds = LinearKind::ALL.map(LinearKind::name).join(",");
-                format!("write int8, mixed, int16, or the layers that get int16, of {kinds}")
+                format!("write int8, mixed, int16, or the layers that get int16, of {kinds} (qkv: q,k,v)")
             })
         };
-        let kinds = text.split(',').map(kind).collect::<Result<Vec<_>, _>>()?;
+        let names =
+            text.split(',').flat_map(|name| if name == "qkv" { "q,k,v" } else { name }.split(','));
+        let kinds = names.map(kind).collect::<Result<Vec<_>, _>>()?;
         Ok(Self::int16_for(&kinds))
     }
 }
@@ -131,7 +145,8 @@ mod tests {
         let parse = |text: &str| text.parse::<Activations>();
         assert_eq!(parse("int8"), Ok(Activations::INT8));
         assert_eq!(parse("mixed"), Ok(Activations::MIXED));
-        assert_eq!(parse("qkv,attn_output,gate_up,down,head"), Ok(Activations::INT16));
+        assert_eq!(parse("qkv"), Ok(Activations::MIXED));
+        assert_eq!(parse("q,k,v,attn_output,gate_up,down,head"), Ok(Activations::INT16));
         let mixture = parse("head,down").unwrap();
         assert_eq!(mixture, Activations::int16_for(&[LinearKind::Down, LinearKind::Head]));
         assert_eq!(mixture.to_string(), "int8 (int16 for down, head)");
@@ -143,16 +158,17 @@ mod tests {
     #[test]
     fn a_tensor_gets_the_bits_of_its_kind() {
         use ActivationPrecision::{Int8, Int16};
-        let qkv = Activations::int16_for(&[LinearKind::Qkv]);
+        let value = Activations::int16_for(&[LinearKind::Value]);
         for (name, precision) in [
-            ("attn_k.weight", Int16),
-            ("attn_qkv.weight", Int16),
+            ("attn_v.weight", Int16),
+            ("attn_k.weight", Int8),
+            ("attn_qkv.weight", Int8),
             ("attn_output.weight", Int8),
             ("ffn_up.weight", Int8),
             ("token_embd.weight", Int8),
             ("of_a_later_model.weight", Int8),
         ] {
-            assert_eq!(qkv.of_tensor(name), precision, "{name}");
+            assert_eq!(value.of_tensor(name), precision, "{name}");
             assert_eq!(Activations::INT8.of_tensor(name), Int8, "{name}");
             assert_eq!(Activations::INT16.of_tensor(name), Int16, "{name}");
         }

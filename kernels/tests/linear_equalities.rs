@@ -122,19 +122,24 @@ fn a_number_that_is_not_finite_spoils_its_row_only() {
 #[test]
 fn a_stack_has_the_bits_of_its_parts() {
     for_every_level(|devices, simd| {
-        let parts = [(WeightFormat::Q4K, 6), (WeightFormat::Q6K, 17), (WeightFormat::F16, 9)];
+        let [int8, int16] = PRECISIONS;
+        let parts = [
+            (WeightFormat::Q4K, 6, int8),
+            (WeightFormat::Q6K, 17, int16),
+            (WeightFormat::F16, 9, int8),
+        ];
+        let part = |device: &Device, &(format, out, precision): &_| {
+            load(device, format, out, 512).with_activations(precision)
+        };
         let stack = |device: &Device| {
-            let part = |&(format, out): &_| load(device, format, out, 512);
-            LinearWeight::stack(parts.iter().map(part).collect())
+            LinearWeight::stack(parts.iter().map(|spec| part(device, spec)).collect())
         };
         check(devices, &stack, &format!("{simd:?} stack"));
         let (device, x) = (&devices[0], random_f32(2, 512));
         let zeros = |out| Tensor::from_f32(&vec![0.0; out], 1, out);
         let alone: Vec<f32> = parts
             .iter()
-            .flat_map(|&(format, out)| {
-                run(device, &load(device, format, out, 512), &x, &zeros(out))
-            })
+            .flat_map(|spec| run(device, &part(device, spec), &x, &zeros(spec.1)))
             .collect();
         assert_eq!(run(device, &stack(device), &x, &zeros(32)), alone);
     });

@@ -74,7 +74,6 @@ pub struct LinearWeight {
     parts: Vec<Part>,
     out_features: usize,
     in_features: usize,
-    activations: ActivationPrecision,
     /// Where the tiles of the weight lie that is used next.
     next: Vec<TileSpan>,
 }
@@ -150,24 +149,27 @@ impl LinearWeight {
     }
 
     fn of_parts(parts: Vec<Part>, out_features: usize, in_features: usize) -> Self {
-        let activations = ActivationPrecision::default();
-        Self { parts, out_features, in_features, activations, next: Vec::new() }
+        Self { parts, out_features, in_features, next: Vec::new() }
     }
 
     /// The same weight with another precision of the rows it is multiplied with. Dense parts ignore it.
-    pub fn with_activations(self, activations: ActivationPrecision) -> Self {
-        Self { activations, ..self }
+    pub fn with_activations(mut self, activations: ActivationPrecision) -> Self {
+        for part in &mut self.parts {
+            if let Part::Packed(part) = part {
+                part.activations = activations;
+            }
+        }
+        self
     }
 
-    /// One matrix from several with the same `in_features`: the first part's features come first.
+    /// One matrix from several with the same `in_features`: the first part's features come first. Each keeps its format
+    /// and its precision of activations.
     pub fn stack(parts: Vec<Self>) -> Self {
         let in_features = parts.first().expect("a stack has parts").in_features;
         assert!(parts.iter().all(|part| part.in_features == in_features), "in_features differ");
-        let activations = parts[0].activations;
-        assert!(parts.iter().all(|part| part.activations == activations), "activations differ");
         let out_features = parts.iter().map(|part| part.out_features).sum();
         let parts = parts.into_iter().flat_map(|part| part.parts).collect();
-        Self::of_parts(parts, out_features, in_features).with_activations(activations)
+        Self::of_parts(parts, out_features, in_features)
     }
 
     /// A shape without memory, for `Device::Trace`.
@@ -211,10 +213,6 @@ impl LinearWeight {
     /// Bytes this weight occupies.
     pub fn num_bytes(&self) -> usize {
         self.parts.iter().map(Part::num_bytes).sum()
-    }
-
-    pub fn activation_precision(&self) -> ActivationPrecision {
-        self.activations
     }
 
     pub(super) fn parts(&self) -> &[Part] {

@@ -20,7 +20,7 @@ pub(crate) struct EngineArgs {
     weights: WeightsFlag,
 
     /// How exactly activations meet packed weights: int8 is fastest, int16 as good as float32, mixed between; or the
-    /// layers that get int16, of qkv,attn_output,gate_up,down,head
+    /// layers that get int16, of q,k,v,attn_output,gate_up,down,head
     #[arg(long, default_value = "int8", value_name = "PRECISION")]
     activations: Activations,
 

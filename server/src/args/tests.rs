@@ -49,7 +49,7 @@ fn no_flags_mean_the_front_ends_own_defaults() {
 
 #[test]
 fn each_engine_flag_reaches_its_field() {
-    let line = "m.gguf --device cuda:1 --weights float32 --activations down,qkv --kv-cache-dtype bf16 \
+    let line = "m.gguf --device cuda:1 --weights float32 --activations down,v --kv-cache-dtype bf16 \
                 --max-model-len 8k --max-num-seqs 64 --max-num-batched-tokens 2K --kv-cache-memory 512MiB \
                 --prefix-cache-memory 64MiB --block-size 32 --threads 3 --cpu-isa avx-vnni --scheduling-policy priority \
                 --no-enable-prefix-caching --no-async-scheduling \
@@ -58,7 +58,7 @@ fn each_engine_flag_reaches_its_field() {
     let (engine, server) = serve(line, &Environment::default()).unwrap();
     assert_eq!(engine.device, DeviceChoice::Cuda(1));
     assert_eq!((engine.weights, engine.kv_cache_dtype), (Weights::Float32, KvCacheDtype::BF16));
-    let wide = [LinearKind::Qkv, LinearKind::Down];
+    let wide = [LinearKind::Value, LinearKind::Down];
     assert_eq!(engine.activations, Activations::int16_for(&wide));
     assert_eq!(engine.cpu_isa, Some(SimdLevel::AvxVnni));
     assert_eq!((engine.max_model_len, engine.max_num_seqs), (Some(8000), Some(64)));

@@ -1,9 +1,10 @@
-//! The matrix product on packed weights: x is quantized once, then tiles of weights are shared out to the threads.
+//! The matrix product on packed weights: x is quantized once for each precision that a part of the weight asks for, then
+//! tiles of weights are shared out to the threads.
 
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::activations::{ActivationBuffer, Activations, Extras, PANEL};
+use super::activations::{ActivationBuffer, ActivationPrecision, Activations, Extras, PANEL};
 use super::kernel::{Call, Kernel, Prefetch};
 use super::scales::expand;
 use super::weight::PackedWeight;
@@ -39,18 +40,26 @@ pub(in crate::linear) fn linear(
     bias: Option<&[f32]>,
 ) {
     thread_local! {
-        static BUFFER: RefCell<ActivationBuffer> = RefCell::default();
+        static BUFFERS: RefCell<[ActivationBuffer; 2]> = RefCell::default();
     }
-    let precision = weight.activation_precision();
     let mut jobs = packed_parts(weight).map(|(first_column, part)| {
-        let kernel = Kernel::choose(cpu.simd, part.packing, precision);
+        let kernel = Kernel::choose(cpu.simd, part.packing, part.activations);
         PartJob { part, first_column, kernel, table: part.packing.codes.table() }
     });
     let parts: [Option<PartJob>; MAX_PARTS] = std::array::from_fn(|_| jobs.next());
     assert!(jobs.next().is_none(), "a weight has up to {MAX_PARTS} packed parts");
-    let extras = parts.iter().flatten().fold(Extras::default(), |e, job| e.with(job.kernel.extra));
-    BUFFER.with_borrow_mut(|buffer| {
-        let activations = buffer.prepare(x.rows(), x.cols(), precision, extras);
+    BUFFERS.with_borrow_mut(|[int8, int16]| {
+        let extras = |precision| {
+            let jobs = parts.iter().flatten().filter(|job| job.part.activations == precision);
+            jobs.fold(None, |e: Option<Extras>, job| {
+                Some(e.unwrap_or_default().with(job.kernel.extra))
+            })
+        };
+        let activations = [(int8, ActivationPrecision::Int8), (int16, ActivationPrecision::Int16)]
+            .map(|(buffer, precision)| {
+                let extras = extras(precision)?;
+                Some(buffer.prepare(x.rows(), x.cols(), precision, extras))
+            });
         Product { cpu, out, x, activations, weight, bias, parts }.run();
     });
 }
@@ -72,7 +81,8 @@ struct Product<'a> {
     cpu: &'a CpuDevice,
     out: &'a ViewMut<'a>,
     x: View<'a>,
-    activations: Activations<'a>,
+    /// x rounded to 8 bits and to 16, where a part asks for it.
+    activations: [Option<Activations<'a>>; 2],
     weight: &'a LinearWeight,
     bias: Option<&'a [f32]>,
     parts: [Option<PartJob<'a>>; MAX_PARTS],
@@ -90,9 +100,11 @@ impl Product<'_> {
     fn run(&self) {
         let num_rows = self.x.rows();
         let num_tiles = self.parts.iter().flatten().map(|job| job.part.num_tiles()).sum::<usize>();
+        let activations = self.activations.iter().flatten();
         let bytes_of_row =
-            2 * BLOCK * self.activations.num_pairs * self.activations.precision.bytes();
-        let rows_at_once = (BYTES_OF_X / bytes_of_row).clamp(64, 1 << 20).next_multiple_of(PANEL);
+            activations.map(|x| 2 * BLOCK * x.num_pairs * x.precision.bytes()).sum::<usize>();
+        let rows_at_once =
+            (BYTES_OF_X / bytes_of_row.max(1)).clamp(64, 1 << 20).next_multiple_of(PANEL);
         let num_row_blocks = num_rows.div_ceil(rows_at_once);
         let rows_at_once = num_rows.div_ceil(num_row_blocks.max(1)).next_multiple_of(PANEL);
         let num_items = num_row_blocks * num_tiles;
@@ -129,8 +141,10 @@ impl Product<'_> {
     fn quantize(&self, panel: usize) {
         let rows = panel * PANEL..self.x.rows().min((panel + 1) * PANEL);
         let rows = rows.map(|row| self.x.row_f32(row));
-        // SAFETY: each panel is one task's.
-        unsafe { self.activations.quantize_panel(self.cpu.simd, panel, rows) };
+        for activations in self.activations.iter().flatten() {
+            // SAFETY: each panel is one task's.
+            unsafe { activations.quantize_panel(self.cpu.simd, panel, rows.clone()) };
+        }
     }
 
     /// What this thread reads after its share.
@@ -186,7 +200,9 @@ impl Product<'_> {
         rows: &Range<usize>,
         prefetch: &mut Prefetch,
     ) {
-        let (activations, layout) = (&self.activations, job.part.layout());
+        let activations = self.activations[job.part.activations as usize].as_ref();
+        let activations = activations.expect("made for each part's precision");
+        let layout = job.part.layout();
         let element = activations.precision.bytes();
         let is_whole = columns.len() == TILE;
         let mut row = rows.start;

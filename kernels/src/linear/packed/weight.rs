@@ -1,5 +1,6 @@
 //! PackedWeight: the tiles of one part of a weight.
 
+use super::activations::ActivationPrecision;
 use super::packing::{BlockScales, Codes, Packing};
 use super::scales::{expand, floats_per_block};
 use super::{BLOCK, TILE};
@@ -15,6 +16,8 @@ use crate::tensor::{DType, Tensor};
 #[derive(Debug)]
 pub(in crate::linear) struct PackedWeight {
     pub(super) packing: Packing,
+    /// How the rows are rounded that it is multiplied with.
+    pub(in crate::linear) activations: ActivationPrecision,
     features: usize,
     layout: TileLayout,
     /// U8 `[tiles, tile bytes]`
@@ -73,7 +76,7 @@ impl PackedWeight {
             let tile = unsafe { shared.row_u8_shared(index) };
             format.pack_tile(rows, row_bytes, tile.split_at_mut(layout.scale_bytes));
         });
-        Some(Self { packing, features, layout, tiles })
+        Some(Self { packing, activations: ActivationPrecision::default(), features, layout, tiles })
     }
 
     pub(in crate::linear) fn features(&self) -> usize {
