@@ -344,3 +344,43 @@ pub(super) fn copy_in_parts(
         bytes.slice(range).expect("inside").release();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linear::cases::random_weight_bytes;
+
+    #[test]
+    fn each_thread_reads_its_own_share_of_the_next_weight_ahead() {
+        let device = Device::cpu(1);
+        let load = |features| {
+            let (format, k) = (WeightFormat::Q4_1, 256);
+            let bytes = random_weight_bytes(format, features, k, 1);
+            LinearWeight::from_gguf(&device, format, &bytes, features, k, WeightPolicy::Packed)
+                .unwrap()
+        };
+        let next = LinearWeight::stack(vec![load(64), load(320)]);
+        let mut weight = load(32);
+        assert!(weight.next_share(0, 1).is_empty(), "nothing follows");
+        weight.set_next(&next);
+        let tiles: Vec<usize> = next
+            .parts
+            .iter()
+            .flat_map(|part| match part {
+                Part::Packed(part) => {
+                    let span = part.span();
+                    (0..span.num_tiles).map(move |tile| span.address + tile * span.tile_bytes)
+                }
+                Part::Dense(_) => panic!("Q4_1 is packed"),
+            })
+            .collect();
+        for num_threads in 1..6 {
+            for thread in 0..num_threads {
+                let first = share(thread, num_threads, tiles.len()).start;
+                let bytes = weight.next_share(thread, num_threads);
+                assert_eq!(bytes.start.addr(), tiles[first], "{thread} of {num_threads}");
+                assert!(!bytes.is_empty());
+            }
+        }
+    }
+}
