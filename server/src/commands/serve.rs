@@ -140,7 +140,7 @@ fn greeting(address: SocketAddr, model: &str, has_keys: bool) -> String {
         "serving {model} at http://{host} (OpenAI API under /v1)\ntry:\n  \
          curl http://{host}/v1/chat/completions{key} -H 'Content-Type: application/json' \
          -d '{{\"model\": \"default\", \"temperature\": 0, \"messages\": \
-         [{{\"role\": \"user\", \"content\": \"What is the capital of France?\"}}]}}'"
+         [{{\"role\": \"user\", \"content\": \"Why is the sky blue?\"}}]}}'"
     )
 }
 
