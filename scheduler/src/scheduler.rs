@@ -158,10 +158,6 @@ impl Scheduler {
         self.sequences.len() > 0
     }
 
-    pub fn num_steps_in_flight(&self) -> usize {
-        self.in_flight.len()
-    }
-
     /// In the order of service.
     pub fn waiting_ids(&self) -> impl Iterator<Item = SequenceId> + '_ {
         self.waiting.iter().map(|slot| self.sequences[slot].id)
@@ -184,11 +180,6 @@ impl Scheduler {
             prefix_cache_hits: self.prefix_cache_hits,
             num_preemptions: self.num_preemptions,
         }
-    }
-
-    /// Forgets all cached prefixes; sequences that run keep their blocks.
-    pub fn reset_prefix_cache(&mut self) {
-        self.pool.clear_cache();
     }
 
     /// The most tokens that the sequence can grow to.

@@ -8,7 +8,7 @@ use std::cell::{Cell, UnsafeCell};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use parking_lot::{Condvar, Mutex};
@@ -272,7 +272,6 @@ impl Shared {
         let mut sleep = self.sleep.lock();
         self.num_sleeping.fetch_add(1, Ordering::SeqCst);
         // Whoever publishes after this sees the count; whoever did before is seen here.
-        fence(Ordering::SeqCst);
         let found = loop {
             let generation = self.generation.load(Ordering::SeqCst);
             if generation != seen {
