@@ -105,6 +105,27 @@ pub(crate) fn tanh<const FMA: bool>(x: f32) -> f32 {
     if square < 0.0625 { series * x } else { quotient }
 }
 
+/// Partial sums kept apart, so that the compiler can use vector registers. Part of the result's definition: it fixes
+/// the order of additions on every machine.
+const LANES: usize = 16;
+
+/// `1 / √(mean of x² + eps)`: the factor of RMSNorm (Zhang and Sennrich 2019).
+#[inline(always)]
+pub(crate) fn inverse_root_mean_square(x: &[f32], eps: f32) -> f32 {
+    let mut lanes = [0.0_f32; LANES];
+    let (chunks, tail) = x.as_chunks::<LANES>();
+    // No closures: they would be compiled for the plain machine and called.
+    for chunk in chunks {
+        for i in 0..LANES {
+            lanes[i] += chunk[i] * chunk[i];
+        }
+    }
+    for i in 0..tail.len() {
+        lanes[i] += tail[i] * tail[i];
+    }
+    1.0 / (lanes.iter().sum::<f32>() / x.len() as f32 + eps).sqrt()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,13 +4,9 @@
     reason = "a body takes the instruction set of the function it is inlined into"
 )]
 
-use crate::cpu::math::per_simd_level;
+use crate::cpu::math::{inverse_root_mean_square, per_simd_level};
 use crate::device::CpuDevice;
 use crate::tensor::{View, ViewMut};
-
-/// Partial sums kept apart, so that the compiler can use vector registers. Part of the result's definition: it fixes
-/// the order of additions on every machine.
-const LANES: usize = 16;
 
 pub(super) fn rms_norm(cpu: &CpuDevice, out: ViewMut, x: View, weight: &[f32], eps: f32) {
     cpu.pool.run_ranges(x.rows(), smallest_task(x.cols()), &|rows| {
@@ -52,24 +48,8 @@ per_simd_level! {
 
 #[inline(always)]
 fn normalise_body<const FMA: bool>(out: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
-    let scale = 1.0 / (sum_of_squares(x) / x.len() as f32 + eps).sqrt();
+    let scale = inverse_root_mean_square(x, eps);
     for ((out, &x), &weight) in out.iter_mut().zip(x).zip(weight) {
         *out = x * scale * weight;
     }
-}
-
-#[inline(always)]
-fn sum_of_squares(x: &[f32]) -> f32 {
-    let mut lanes = [0.0_f32; LANES];
-    let (chunks, tail) = x.as_chunks::<LANES>();
-    // No closures: they would be compiled for the plain machine and called.
-    for chunk in chunks {
-        for i in 0..LANES {
-            lanes[i] += chunk[i] * chunk[i];
-        }
-    }
-    for i in 0..tail.len() {
-        lanes[i] += tail[i] * tail[i];
-    }
-    lanes.iter().sum()
 }

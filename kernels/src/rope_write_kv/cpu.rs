@@ -5,13 +5,10 @@
 )]
 
 use super::{RopeStyle, RopeTable, RopeWriteKv};
-use crate::cpu::math::{mul_add, per_simd_level};
+use crate::cpu::math::{inverse_root_mean_square, mul_add, per_simd_level};
 use crate::device::CpuDevice;
 use crate::kv_layer::{KvLayer, KvWriter};
 use crate::tensor::{Tensor, ViewMut};
-
-/// Partial sums kept apart: fixes the order of additions on every machine.
-const LANES: usize = 16;
 
 /// Numbers of `qkv` that the caller alone handles as fast as it could wake others (some microseconds).
 const SMALL: usize = 16 << 10;
@@ -134,10 +131,6 @@ fn rotate<const FMA: bool>(x: &mut f32, y: &mut f32, cos: f32, sin: f32) {
 
 #[inline(always)]
 fn normalise(head: &mut [f32], weight: &[f32], eps: f32) {
-    let mut lanes = [0.0_f32; LANES];
-    for chunk in head.chunks(LANES) {
-        lanes.iter_mut().zip(chunk).for_each(|(lane, &x)| *lane += x * x);
-    }
-    let scale = 1.0 / (lanes.iter().sum::<f32>() / head.len() as f32 + eps).sqrt();
+    let scale = inverse_root_mean_square(head, eps);
     head.iter_mut().zip(weight).for_each(|(x, &weight)| *x = *x * scale * weight);
 }

@@ -5,12 +5,9 @@
 )]
 
 use super::SandwichNorm;
-use crate::cpu::math::{mul_add, per_simd_level};
+use crate::cpu::math::{inverse_root_mean_square, mul_add, per_simd_level};
 use crate::device::CpuDevice;
 use crate::tensor::{View, ViewMut};
-
-/// Partial sums kept apart: fixes the order of additions on every machine.
-const LANES: usize = 16;
 
 pub(super) fn sandwich_norm(
     cpu: &CpuDevice,
@@ -50,20 +47,4 @@ fn row_body_of<const FMA: bool>(
     for ((out, &x), &weight) in out.iter_mut().zip(residual.iter()).zip(norm.weight.f32()) {
         *out = x * inverse * weight;
     }
-}
-
-#[inline(always)]
-fn inverse_root_mean_square(x: &[f32], eps: f32) -> f32 {
-    let mut lanes = [0.0_f32; LANES];
-    let (chunks, tail) = x.as_chunks::<LANES>();
-    // No closures: they would be compiled for the plain machine and called.
-    for chunk in chunks {
-        for i in 0..LANES {
-            lanes[i] += chunk[i] * chunk[i];
-        }
-    }
-    for i in 0..tail.len() {
-        lanes[i] += tail[i] * tail[i];
-    }
-    1.0 / (lanes.iter().sum::<f32>() / x.len() as f32 + eps).sqrt()
 }
