@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 
 use super::avx512::{BF16, F16, F32, load};
 use super::kernels::{CHUNK, PageProduct, STRIP, STRIPS};
-use super::pages::{LINE_BYTES, prefetch_line};
+use crate::cpu::{CACHE_LINE, prefetch_line};
 use crate::tensor::DType;
 
 /// Calls `$function::<rows, vectors, TYPE>(…)`: as many vectors as the registers hold for that many rows.
@@ -102,7 +102,7 @@ unsafe fn score_strips<const R: usize, const V: usize, const TYPE: u8>(
             let (half, offset) = (d % 2 * 2, d * key_bytes);
             prefetch_line(next[half].wrapping_add(offset));
             prefetch_line(next[half + 1].wrapping_add(offset));
-            if key_bytes >= LINE_BYTES {
+            if key_bytes >= CACHE_LINE {
                 prefetch_line(next[2 - half].wrapping_add(offset));
                 prefetch_line(next[3 - half].wrapping_add(offset));
             }
@@ -162,7 +162,7 @@ unsafe fn weigh_columns<const R: usize, const V: usize, const TYPE: u8>(
             for position in from..to {
                 let index = (position - base) * head_dim + col;
                 let next = product.next.values[strip].wrapping_add(index * size);
-                for offset in (0..V * STRIP * size).step_by(LINE_BYTES) {
+                for offset in (0..V * STRIP * size).step_by(CACHE_LINE) {
                     prefetch_line(next.wrapping_add(offset));
                 }
                 let mut values = [_mm512_setzero_ps(); V];

@@ -4,8 +4,7 @@ use std::ops::Range;
 
 use super::kernels::{CHUNK, STRIP, STRIPS};
 use super::tile::Tile;
-
-pub(super) const LINE_BYTES: usize = 64;
+use crate::cpu::{CACHE_LINE, prefetch_lines};
 
 /// A chunk whose strips do not straddle blocks: where the keys (channel by channel) and the values (position by
 /// position) of each strip start.
@@ -37,9 +36,7 @@ impl Strips {
     pub(super) fn prefetch_values_outside(&self, done: &Range<usize>, row_bytes: usize) {
         for position in (0..done.start).chain(done.end..CHUNK) {
             let row = self.values[position / STRIP].wrapping_add(position % STRIP * row_bytes);
-            for offset in (0..row_bytes).step_by(LINE_BYTES) {
-                prefetch_line(row.wrapping_add(offset));
-            }
+            prefetch_lines(row, row_bytes);
         }
     }
 }
@@ -66,7 +63,7 @@ pub(super) fn prefetch(tile: &Tile, positions: Range<usize>) {
     let (head_dim, size) = (tile.spec.head_dim, tile.kv.dtype().size());
     let channel_bytes = tile.kv.block_size() * size;
     for_each_piece(tile, positions, |_, len, [keys, values]| {
-        if channel_bytes > LINE_BYTES {
+        if channel_bytes > CACHE_LINE {
             for channel in 0..head_dim {
                 prefetch_lines(keys.wrapping_add(channel * channel_bytes), len * size);
             }
@@ -76,19 +73,3 @@ pub(super) fn prefetch(tile: &Tile, positions: Range<usize>) {
         prefetch_lines(values, len * head_dim * size);
     });
 }
-
-fn prefetch_lines(start: *const u8, bytes: usize) {
-    for offset in (0..bytes).step_by(LINE_BYTES) {
-        prefetch_line(start.wrapping_add(offset));
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-pub(super) fn prefetch_line(address: *const u8) {
-    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-    // SAFETY: a prefetch changes no state that a program can see, whatever the address; SSE is always there.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-pub(super) fn prefetch_line(_address: *const u8) {}

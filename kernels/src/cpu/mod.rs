@@ -8,5 +8,5 @@ mod simd;
 
 pub use pool::ThreadPool;
 pub(crate) use pool::{Phase, ReadAhead, share};
-pub(crate) use prefetch::{CACHE_LINE, prefetch};
+pub(crate) use prefetch::{CACHE_LINE, prefetch_line, prefetch_lines};
 pub use simd::SimdLevel;

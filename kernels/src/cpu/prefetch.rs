@@ -5,7 +5,7 @@ pub(crate) const CACHE_LINE: usize = 64;
 
 /// Asks for the cache line at `address`, which may be any.
 #[inline(always)]
-pub(crate) fn prefetch(address: *const u8) {
+pub(crate) fn prefetch_line(address: *const u8) {
     // SAFETY: a prefetch changes no memory and faults nowhere, and SSE is part of x86-64.
     #[cfg(target_arch = "x86_64")]
     unsafe {
@@ -14,4 +14,12 @@ pub(crate) fn prefetch(address: *const u8) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;
+}
+
+/// Asks for `bytes` from `start`, wherever that is.
+#[inline]
+pub(crate) fn prefetch_lines(start: *const u8, bytes: usize) {
+    for offset in (0..bytes).step_by(CACHE_LINE) {
+        prefetch_line(start.wrapping_add(offset));
+    }
 }

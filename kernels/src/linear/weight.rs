@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::format::{WeightFormat, dequantize_with};
 use super::packed::{ActivationPrecision, PackedWeight};
-use crate::cpu::{CACHE_LINE, SimdLevel, prefetch, share};
+use crate::cpu::{SimdLevel, prefetch_lines, share};
 use crate::device::{CpuDevice, Device};
 use crate::mapped_file::FileBytes;
 use crate::tensor::{DType, Tensor};
@@ -318,8 +318,8 @@ impl DensePart {
     pub(super) fn prefetch(&self, row: usize) {
         let bytes = self.rows.bytes();
         let end = bytes.len().min((row + 1) * self.row_bytes);
-        for line in (row * self.row_bytes..end).step_by(CACHE_LINE) {
-            prefetch(bytes[line..].as_ptr());
+        if let Some(row) = bytes.get(row * self.row_bytes..end) {
+            prefetch_lines(row.as_ptr(), row.len());
         }
     }
 }

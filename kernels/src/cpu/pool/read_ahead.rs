@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use crate::cpu::{CACHE_LINE, prefetch};
+use crate::cpu::prefetch_lines;
 
 /// Bytes that are asked for in one turn of a spin loop: few, so that the wait ends in time.
 const BYTES_OF_TURN: usize = 256;
@@ -27,9 +27,7 @@ impl ReadAhead {
             return false;
         }
         let after = end.min(next + BYTES_OF_TURN);
-        for line in (next..after).step_by(CACHE_LINE) {
-            prefetch(std::ptr::without_provenance(line));
-        }
+        prefetch_lines(std::ptr::without_provenance(next), after - next);
         NEXT.set((after, end));
         true
     }

@@ -13,7 +13,7 @@ use super::lanes::Lanes;
 use super::packing::{Codes, PLANE_BYTES, Packing, shift_of};
 use super::portable::Portable;
 use super::{BLOCK, TILE};
-use crate::cpu::{SimdLevel, prefetch};
+use crate::cpu::{SimdLevel, prefetch_line};
 
 /// Vectors of features that are computed together.
 const VECTORS: usize = 2;
@@ -61,7 +61,7 @@ impl Prefetch {
                 (self.next, self.end) = (self.then.start, self.then.end);
                 self.then.start = self.then.end;
             }
-            prefetch(self.next);
+            prefetch_line(self.next);
             self.next = self.next.wrapping_add(64);
         }
     }
