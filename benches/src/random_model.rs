@@ -134,7 +134,7 @@ fn fitting(format: WeightFormat, in_features: usize) -> anyhow::Result<WeightFor
         WeightFormat::Q4K => WeightFormat::Q5_0,
         WeightFormat::Q5K => WeightFormat::Q5_1,
         WeightFormat::Q6K => WeightFormat::Q8_0,
-        WeightFormat::Iq4Xs => WeightFormat::Iq4Nl,
+        WeightFormat::Iq4Xs | WeightFormat::Iq3Xxs | WeightFormat::Iq3S => WeightFormat::Iq4Nl,
         other => other,
     };
     let fits = |format: &WeightFormat| format.row_bytes(in_features).is_some();

@@ -9,7 +9,7 @@ use quire_engine::{Engine, EngineOptions, GgufFile, Machine, MemoryPlan, ModelFi
 
 const F32: u32 = 0;
 const Q8_0: u32 = 8;
-const IQ1_S: u32 = 19;
+const Q8_K: u32 = 15;
 
 /// A one-layer llama that a test may spoil.
 struct Model {
@@ -147,8 +147,8 @@ fn tensors_that_contradict_the_keys_are_named() {
         "\"blk.0.ffn_up.weight\" has 3 dimensions",
     );
     check_model(
-        m().with_tensor("blk.0.ffn_up.weight", &[256, 64], IQ1_S),
-        "\"blk.0.ffn_up.weight\" has element type IQ1_S, which is not supported",
+        m().with_tensor("blk.0.ffn_up.weight", &[256, 64], Q8_K),
+        "\"blk.0.ffn_up.weight\" has element type Q8_K, which is not supported",
     );
 }
 

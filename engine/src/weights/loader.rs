@@ -103,6 +103,10 @@ impl<'a> WeightLoader<'a> {
         )
         .map(|weight| weight.with_activations(activations))
         .with_context(|| format!("tensor \"{}\"", source.name_in_file(&name)))
+        .and_then(|weight| match tensor.format {
+            WeightFormat::Nvfp4 => Ok(weight.with_factor(factor_beside(source, &name)?)),
+            _ => Ok(weight),
+        })
     }
 
     /// Several matrices of the same `in_features`, stacked along `out_features`: one op computes all. A file may have
@@ -174,6 +178,17 @@ pub fn read_vector(source: &dyn WeightSource, name: &str, len: usize) -> anyhow:
     let mut values = vec![0.0_f32; len];
     dequantize_row(tensor.format, &tensor.bytes, &mut values);
     Ok(values)
+}
+
+/// The number that multiplies a whole NVFP4 tensor: a tensor of its own, `….scale` beside `….weight`, or 1.
+fn factor_beside(source: &dyn WeightSource, name: &str) -> anyhow::Result<f32> {
+    let name = format!("{}.scale", name.strip_suffix(".weight").unwrap_or(name));
+    if source.tensor(&name)?.is_none() {
+        return Ok(1.0);
+    }
+    let factor = read_vector(source, &name, 1)?[0];
+    ensure!(factor.is_finite(), "tensor \"{name}\" is {factor}");
+    Ok(factor)
 }
 
 /// The tensor, whose shape must be as the model's keys say.

@@ -3,7 +3,9 @@
 use std::io::Write;
 
 use expect_test::expect;
+use quire_engine::weights::WeightLoader;
 use quire_engine::weights::gguf::{GgufWriter, type_layout};
+use quire_kernels::{Device, Tensor, WeightPolicy, embedding};
 
 use crate::support::{open, small_model, small_writer};
 
@@ -138,4 +140,32 @@ fn every_type_number_has_a_layout_or_advice() {
         }
     }
     assert!(type_layout(u32::MAX).is_err());
+}
+
+/// Two blocks of NVFP4: scales of 1, codes that stand for 6 (doubled: 12).
+#[test]
+fn a_factor_beside_an_nvfp4_tensor_multiplies_it() {
+    for factor in [None, Some(0.25)] {
+        let mut writer = GgufWriter::new();
+        writer.tensor("a.weight", &[64, 2], 40).unwrap();
+        if factor.is_some() {
+            writer.tensor("a.scale", &[1], 0).unwrap();
+        }
+        let mut bytes = Vec::new();
+        writer
+            .write(&mut bytes, |tensor, data| match tensor.name.as_str() {
+                "a.scale" => data.write_all(&0.25_f32.to_le_bytes()),
+                _ => data.write_all(&[&[0x38; 4][..], &[0x77; 32]].concat().repeat(2)),
+            })
+            .unwrap();
+        let file = open(bytes).unwrap();
+        for policy in [WeightPolicy::Packed, WeightPolicy::Float32] {
+            let device = Device::cpu(1);
+            let loader = WeightLoader::new(&file, &device, policy, &|_, _| ());
+            let weight = loader.linear("a.weight", 2, 64).unwrap();
+            let mut out = Tensor::from_f32(&[0.0; 64], 1, 64);
+            embedding(&device, out.view_mut(), &[1], &weight, 1.0);
+            assert_eq!(out.f32(), [6.0 * factor.unwrap_or(1.0); 64], "{policy:?}");
+        }
+    }
 }

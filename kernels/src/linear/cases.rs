@@ -186,6 +186,26 @@ pub fn random_weight_bytes(
             }
             WeightFormat::Q6K => block[208..].copy_from_slice(&scale(1.0 / (128.0 * 32.0))),
             WeightFormat::Iq4Xs => block[..2].copy_from_slice(&scale(1.0 / (32.0 * 127.0))),
+            WeightFormat::Iq2Xxs | WeightFormat::Iq2Xs | WeightFormat::Iq2S => {
+                block[..2].copy_from_slice(&scale(8.0 / (31.0 * 43.0)));
+            }
+            WeightFormat::Iq3Xxs => block[..2].copy_from_slice(&scale(4.0 / (31.0 * 62.0))),
+            WeightFormat::Iq3S => block[..2].copy_from_slice(&scale(1.0 / (31.0 * 15.0))),
+            WeightFormat::Iq1S => block[..2].copy_from_slice(&scale(8.0 / (15.0 * 9.0))),
+            WeightFormat::Iq1M => {
+                // The scale's nibbles lie above four groups of scales.
+                let d = u16::from_le_bytes(scale(8.0 / (15.0 * 9.0)));
+                for quarter in 0..4 {
+                    let at = 49 + 2 * quarter;
+                    block[at] = block[at] & 15 | ((d >> (4 * quarter) & 15) as u8) << 4;
+                }
+            }
+            WeightFormat::Tq1_0 => block[52..].copy_from_slice(&scale(1.0)),
+            WeightFormat::Tq2_0 => block[64..].copy_from_slice(&scale(0.5)),
+            WeightFormat::Q1_0 => block[..2].copy_from_slice(&scale(1.0)),
+            WeightFormat::Q2_0 => block[..2].copy_from_slice(&scale(0.5)),
+            // Scales of 3/64 to 15/128, numbers up to 6.
+            WeightFormat::Nvfp4 => block[..4].iter_mut().for_each(|e| *e = 0x15 + *e % 8),
             WeightFormat::Mxfp4 => block[0] = 125 - u8::from(v > 0.0),
         }
     }

@@ -2,8 +2,9 @@
 
 use super::packed::{BlockScales, Packing, pack_blocks, packed_bytes};
 use super::{
-    bfloat16, float16, float32, iq4_nl, iq4_xs, mxfp4, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1,
-    q5_k, q6_k, q8_0,
+    bfloat16, float16, float32, iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, iq4_nl,
+    iq4_xs, mxfp4, nvfp4, q1_0, q2_0, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0,
+    tq1_0, tq2_0,
 };
 use crate::cpu::SimdLevel;
 
@@ -123,9 +124,21 @@ weight_formats! {
     Q4K q4_k "Q4_K" 12;
     Q5K q5_k "Q5_K" 13;
     Q6K q6_k "Q6_K" 14;
+    Iq2Xxs iq2_xxs "IQ2_XXS" 16;
+    Iq2Xs iq2_xs "IQ2_XS" 17;
+    Iq3Xxs iq3_xxs "IQ3_XXS" 18;
+    Iq1S iq1_s "IQ1_S" 19;
     Iq4Nl iq4_nl "IQ4_NL" 20;
+    Iq3S iq3_s "IQ3_S" 21;
+    Iq2S iq2_s "IQ2_S" 22;
     Iq4Xs iq4_xs "IQ4_XS" 23;
+    Iq1M iq1_m "IQ1_M" 29;
+    Tq1_0 tq1_0 "TQ1_0" 34;
+    Tq2_0 tq2_0 "TQ2_0" 35;
     Mxfp4 mxfp4 "MXFP4" 39;
+    Nvfp4 nvfp4 "NVFP4" 40;
+    Q1_0 q1_0 "Q1_0" 41;
+    Q2_0 q2_0 "Q2_0" 42;
     }
 }
 

@@ -7,7 +7,8 @@ use crate::cpu::SimdLevel;
 
 pub(super) const ELEMENTS: usize = 32;
 pub(super) const BYTES: usize = 18;
-pub(super) const PACKING: Packing = Packing { codes: Codes::Table(&TABLE), scales: Scales::Half };
+pub(super) const PACKING: Packing =
+    Packing { codes: Codes::Table(&TABLE), scales: Scales::Half { blocks: 1 } };
 
 /// Closer together near zero, where most weights are.
 pub(super) const TABLE: [i8; 16] =

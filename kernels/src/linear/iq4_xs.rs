@@ -10,7 +10,7 @@ use crate::cpu::SimdLevel;
 pub(super) const ELEMENTS: usize = 256;
 pub(super) const BYTES: usize = 136;
 pub(super) const PACKING: Packing =
-    Packing { codes: Codes::Table(&TABLE), scales: Scales::Signed(8) };
+    Packing { codes: Codes::Table(&TABLE), scales: Scales::Signed { groups: 8, shift: 0 } };
 
 #[inline(always)]
 pub(super) fn dequantize_block(simd: SimdLevel, block: &[u8; BYTES], out: &mut [f32; ELEMENTS]) {

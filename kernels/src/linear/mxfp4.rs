@@ -10,7 +10,7 @@ pub(super) const BYTES: usize = 17;
 pub(super) const PACKING: Packing =
     Packing { codes: Codes::Table(&DOUBLED), scales: Scales::Exponent };
 
-const DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+pub(super) const DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 #[inline(always)]
 pub(super) fn dequantize_block(simd: SimdLevel, block: &[u8; BYTES], out: &mut [f32; ELEMENTS]) {

@@ -8,7 +8,8 @@ use crate::cpu::SimdLevel;
 
 pub(super) const ELEMENTS: usize = 256;
 pub(super) const BYTES: usize = 110;
-pub(super) const PACKING: Packing = Packing { codes: Codes::Three, scales: Scales::Signed(16) };
+pub(super) const PACKING: Packing =
+    Packing { codes: Codes::Three, scales: Scales::Signed { groups: 16, shift: 0 } };
 
 #[inline(always)]
 pub(super) fn dequantize_block(simd: SimdLevel, block: &[u8; BYTES], out: &mut [f32; ELEMENTS]) {

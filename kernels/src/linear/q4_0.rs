@@ -7,7 +7,8 @@ use crate::cpu::SimdLevel;
 
 pub(super) const ELEMENTS: usize = 32;
 pub(super) const BYTES: usize = 18;
-pub(super) const PACKING: Packing = Packing { codes: Codes::Four, scales: Scales::Half };
+pub(super) const PACKING: Packing =
+    Packing { codes: Codes::Four, scales: Scales::Half { blocks: 1 } };
 
 #[inline(always)]
 pub(super) fn dequantize_block(simd: SimdLevel, block: &[u8; BYTES], out: &mut [f32; ELEMENTS]) {

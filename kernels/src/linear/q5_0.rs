@@ -8,7 +8,8 @@ use crate::cpu::SimdLevel;
 
 pub(super) const ELEMENTS: usize = 32;
 pub(super) const BYTES: usize = 22;
-pub(super) const PACKING: Packing = Packing { codes: Codes::Five, scales: Scales::Half };
+pub(super) const PACKING: Packing =
+    Packing { codes: Codes::Five, scales: Scales::Half { blocks: 1 } };
 
 #[inline(always)]
 pub(super) fn dequantize_block(simd: SimdLevel, block: &[u8; BYTES], out: &mut [f32; ELEMENTS]) {

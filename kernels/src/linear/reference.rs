@@ -2,7 +2,7 @@
 
 use super::format::WeightFormat;
 use super::packed::{BLOCK, BlockScales, Codes, Scales};
-use super::{ActivationPrecision, block::f16_to_f32};
+use super::{ActivationPrecision, block::f16_to_f32, nvfp4::half_micro_float};
 
 /// One row. `weight`: `[out_features, in_features]` float32 row after row. The sum runs in f64, so that only rounding
 /// separates the fast path from it.
@@ -47,7 +47,9 @@ pub fn packed_linear_row(
                 }
                 let value = |code: u8| match packing.codes {
                     _ if minimum.is_some() => i32::from(code),
-                    Codes::Table(table) => i32::from(table[usize::from(code)]),
+                    Codes::Table(table) | Codes::TableOfEight(table) => {
+                        i32::from(table[usize::from(code)])
+                    }
                     codes => i32::from(code) - codes.offset(),
                 };
                 let dot: i32 = codes.iter().zip(x).map(|(&code, x)| value(code) * x).sum();
@@ -70,13 +72,16 @@ fn scale_and_minimum(scales: Scales, fields: &BlockScales, group: usize) -> (f32
     let [d, m] = fields.halves.map(f16_to_f32);
     let byte = fields.bytes[group % 16];
     match scales {
-        Scales::Half => (d, None),
+        Scales::Half { .. } => (d, None),
         Scales::HalfAndMinimum => (d, Some(m)),
-        Scales::Signed(_) => (d * f32::from(byte.cast_signed()), None),
+        Scales::Signed { shift, .. } => {
+            (d * f32::from(byte.cast_signed()) * 0.5_f32.powi(shift.into()), None)
+        }
         Scales::UnsignedAndMinimum => {
             (d * f32::from(byte), Some(-(m * f32::from(fields.bytes[8 + group]))))
         }
         Scales::NibblesAndMinimum => (d * f32::from(byte & 15), Some(-(m * f32::from(byte >> 4)))),
+        Scales::MicroFloats => (half_micro_float(byte), None),
         Scales::Exponent => (2.0_f32.powi(i32::from(byte) - 128), None),
     }
 }

@@ -162,6 +162,21 @@ impl LinearWeight {
         self
     }
 
+    /// The same weight times `factor`, which lies beside the tensor in its file. Weights that are kept as half floats have
+    /// none.
+    pub fn with_factor(mut self, factor: f32) -> Self {
+        for part in &mut self.parts {
+            match part {
+                Part::Packed(part) => part.factor *= factor,
+                Part::Dense(part) => {
+                    assert_eq!(part.format, WeightFormat::F32, "a factor needs float32");
+                    part.rows.f32_mut().iter_mut().for_each(|weight| *weight *= factor);
+                }
+            }
+        }
+        self
+    }
+
     /// One matrix from several with the same `in_features`: the first part's features come first. Each keeps its format
     /// and its precision of activations.
     pub fn stack(parts: Vec<Self>) -> Self {

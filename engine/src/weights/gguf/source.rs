@@ -3,14 +3,15 @@
 use anyhow::{Context, bail};
 use quire_kernels::WeightFormat;
 
-use super::GgufFile;
+use super::{GgufFile, type_layout};
 use crate::weights::{HostTensor, WeightSource};
 
 impl WeightSource for GgufFile {
     fn tensor(&self, name: &str) -> anyhow::Result<Option<HostTensor<'_>>> {
         let Some(info) = GgufFile::tensor(self, name) else { return Ok(None) };
         let format = WeightFormat::from_ggml_id(info.ggml_type).with_context(|| {
-            format!("tensor \"{name}\" has element type {}, which is not supported", info.ggml_type)
+            let kind = type_layout(info.ggml_type).map_or("unknown", |layout| layout.name);
+            format!("tensor \"{name}\" has element type {kind}, which is not one of weights")
         })?;
         let (in_features, out_features) = match info.dims[..] {
             [len] => (len, 1),

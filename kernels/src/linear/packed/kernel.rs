@@ -107,11 +107,19 @@ impl Kernel {
     fn of_packing<L: Lanes, const WIDE: bool>(packing: Packing) -> Self {
         let (groups, minimum) = (packing.scales.groups_per_block(), packing.scales.has_minimum());
         match (packing.codes, groups, minimum) {
+            (Codes::Two, 1, false) => Self::of_kind::<L, KindOf<Two, WIDE, 1, false>>(),
             (Codes::Two, 2, true) => Self::of_kind::<L, KindOf<Two, WIDE, 2, true>>(),
             (Codes::Three, 2, false) => Self::of_kind::<L, KindOf<Three, WIDE, 2, false>>(),
+            (Codes::TableOfEight(_), 1, false) => {
+                Self::of_kind::<L, KindOf<TableOfEight, WIDE, 1, false>>()
+            }
+            (Codes::TableOfEight(_), 2, false) => {
+                Self::of_kind::<L, KindOf<TableOfEight, WIDE, 2, false>>()
+            }
             (Codes::Four, 1, true) => Self::of_kind::<L, KindOf<Four, WIDE, 1, true>>(),
             (Codes::Four, 1, false) => Self::of_kind::<L, KindOf<Four, WIDE, 1, false>>(),
             (Codes::Table(_), 1, false) => Self::of_kind::<L, KindOf<Table, WIDE, 1, false>>(),
+            (Codes::Table(_), 2, false) => Self::of_kind::<L, KindOf<Table, WIDE, 2, false>>(),
             (Codes::Five, 1, true) => Self::of_kind::<L, KindOf<Five, WIDE, 1, true>>(),
             (Codes::Five, 1, false) => Self::of_kind::<L, KindOf<Five, WIDE, 1, false>>(),
             (Codes::Six, 2, false) => Self::of_kind::<L, KindOf<Six, WIDE, 2, false>>(),
@@ -239,6 +247,13 @@ unpack!(Two, Codes::Two, |pair, table, block, step| plane::<L, 2>(pair, block, s
 unpack!(Three, Codes::Three, |pair, table, block, step| L::or(
     plane::<L, 2>(pair, block, step, 0),
     plane::<L, 1>(pair.add(2 * PLANE_BYTES), block, step, 2)
+));
+unpack!(TableOfEight, Codes::TableOfEight(&[0; 16]), |pair, table, block, step| L::look_up(
+    table,
+    L::or(
+        plane::<L, 2>(pair, block, step, 0),
+        plane::<L, 1>(pair.add(2 * PLANE_BYTES), block, step, 2)
+    )
 ));
 unpack!(Table, Codes::Table(&[0; 16]), |pair, table, block, step| L::look_up(
     table,

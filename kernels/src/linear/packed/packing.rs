@@ -20,6 +20,8 @@ pub(in crate::linear) struct Packing {
 pub(in crate::linear) enum Codes {
     Two,
     Three,
+    /// Three bits that stand for one of the first eight entries.
+    TableOfEight(&'static [i8; 16]),
     Four,
     /// Four bits that stand for an entry.
     Table(&'static [i8; 16]),
@@ -31,18 +33,20 @@ pub(in crate::linear) enum Codes {
 /// The fields of a block and the scales they make; d and m are float16.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::linear) enum Scales {
-    /// d for 32 weights.
-    Half,
+    /// d for so many times 32 weights.
+    Half { blocks: usize },
     /// d and m for 32 weights.
     HalfAndMinimum,
-    /// d and so many signed bytes for 256 weights: d · byte.
-    Signed(usize),
+    /// d and so many signed bytes for 256 weights: d · byte · 2^−shift.
+    Signed { groups: usize, shift: u8 },
     /// d, m, 8 bytes, 8 bytes for 256 weights: d · byte, −m · byte.
     UnsignedAndMinimum,
     /// d, m and 16 bytes for 256 weights: d · lower half, −m · upper half.
     NibblesAndMinimum,
     /// One byte e for 32 weights: 2^(e − 128).
     Exponent,
+    /// Four bytes for 64 weights: half of an E4M3 number for 16.
+    MicroFloats,
 }
 
 /// The fields of one block before they are packed.
@@ -57,7 +61,7 @@ impl Codes {
     pub const fn pair_bytes(self) -> usize {
         let bits = match self {
             Self::Two => 2,
-            Self::Three => 3,
+            Self::Three | Self::TableOfEight(_) => 3,
             Self::Four | Self::Table(_) => 4,
             Self::Five => 5,
             Self::Six => 6,
@@ -69,19 +73,21 @@ impl Codes {
     /// What is subtracted from a code that has no minimum.
     pub const fn offset(self) -> i32 {
         match self {
-            Self::Two => 2,
+            Self::Two => 1,
             Self::Three => 4,
             Self::Four => 8,
             Self::Five => 16,
             Self::Six => 32,
-            Self::Table(_) | Self::Eight => 128,
+            Self::Table(_) | Self::TableOfEight(_) | Self::Eight => 128,
         }
     }
 
     /// The 8-bit codes that the entries of a table stand for.
     pub fn table(self) -> [u8; 16] {
         match self {
-            Self::Table(table) => table.map(|value| value.cast_unsigned() ^ 0x80),
+            Self::Table(table) | Self::TableOfEight(table) => {
+                table.map(|value| value.cast_unsigned() ^ 0x80)
+            }
             _ => [0; 16],
         }
     }
@@ -92,7 +98,7 @@ impl Codes {
         match self {
             Self::Two => pack_plane::<2, 0>(codes, feature, pair),
             Self::Four | Self::Table(_) => pack_plane::<4, 0>(codes, feature, pair),
-            Self::Three => {
+            Self::Three | Self::TableOfEight(_) => {
                 let (low, high) = pair.split_at_mut(PLANE_BYTES * 2);
                 pack_plane::<2, 0>(codes, feature, low);
                 pack_plane::<1, 2>(codes, feature, high);
@@ -119,7 +125,7 @@ impl Codes {
         match self {
             Self::Two => unpack_plane::<2, 0>(pair, feature, &mut codes),
             Self::Four | Self::Table(_) => unpack_plane::<4, 0>(pair, feature, &mut codes),
-            Self::Three => {
+            Self::Three | Self::TableOfEight(_) => {
                 unpack_plane::<2, 0>(pair, feature, &mut codes);
                 unpack_plane::<1, 2>(&pair[PLANE_BYTES * 2..], feature, &mut codes);
             }
@@ -145,11 +151,12 @@ impl Scales {
     /// Float16 fields and byte fields of a block.
     pub const fn num_fields(self) -> (usize, usize) {
         match self {
-            Self::Half => (1, 0),
+            Self::Half { .. } => (1, 0),
             Self::HalfAndMinimum => (2, 0),
-            Self::Signed(groups) => (1, groups),
+            Self::Signed { groups, .. } => (1, groups),
             Self::UnsignedAndMinimum | Self::NibblesAndMinimum => (2, 16),
             Self::Exponent => (0, 1),
+            Self::MicroFloats => (0, 4),
         }
     }
 
@@ -165,7 +172,10 @@ impl Scales {
 
     /// Scales that `BLOCK` weights have: one, or one for each half.
     pub const fn groups_per_block(self) -> usize {
-        if matches!(self, Self::Signed(16) | Self::NibblesAndMinimum) { 2 } else { 1 }
+        match self {
+            Self::Signed { groups: 16, .. } | Self::NibblesAndMinimum | Self::MicroFloats => 2,
+            _ => 1,
+        }
     }
 
     /// Puts the fields of one feature into a block of a tile.

@@ -6,7 +6,6 @@ use std::ops::Range;
 
 use super::activations::{ActivationBuffer, ActivationPrecision, Activations, Extras, PANEL};
 use super::kernel::{Call, Kernel, Prefetch};
-use super::scales::expand;
 use super::weight::PackedWeight;
 use super::{BLOCK, TILE};
 use crate::cpu::{Phase, ReadAhead, ThreadPool};
@@ -180,8 +179,7 @@ impl Product<'_> {
             let (scales, edge) = scratch.split_at_mut(part.num_scales());
             let bytes = &part.tiles_from(tile)[..tiles.len() * layout.tile_bytes()];
             let mut prefetch = job.prefetch(bytes, rows.len(), then);
-            let packed = &bytes[..layout.scale_bytes];
-            expand(self.cpu.simd, part.packing, packed, job.kernel.high_halves, scales);
+            part.expand_scales(self.cpu.simd, bytes, job.kernel.high_halves, scales);
             let features = tile * TILE..part.features().min((tile + 1) * TILE);
             let columns = job.first_column + features.start..job.first_column + features.end;
             self.multiply_tile(job, bytes, scales, edge, &columns, rows, &mut prefetch);

@@ -5,6 +5,7 @@ use super::packing::{Codes, Packing, Scales};
 use crate::cpu::SimdLevel;
 use crate::cpu::math::per_simd_level;
 use crate::linear::block::f16_to_f32;
+use crate::linear::nvfp4::half_micro_float;
 
 type Features<T> = [T; TILE];
 
@@ -39,14 +40,18 @@ fn expand_body<const FMA: bool>(scales: Scales, packed: &[u8], second: f32, out:
     for ((index, block), out) in blocks.zip(out.chunks_exact_mut(floats)) {
         let out = out.as_chunks_mut::<TILE>().0;
         match scales {
-            Scales::Half => halves::<FMA>(block, 0, factor(index, second), &mut out[0]),
+            Scales::Half { .. } => {
+                let (first, others) = out.split_first_mut().expect("a scale");
+                halves::<FMA>(block, 0, factor(index, second), first);
+                others.fill(*first);
+            }
             Scales::HalfAndMinimum => {
                 halves::<FMA>(block, 0, factor(index, second), &mut out[0]);
                 halves::<FMA>(block, 1, 1.0, &mut out[1]);
             }
-            Scales::Signed(_) => {
+            Scales::Signed { shift, .. } => {
                 let mut d = [0.0; TILE];
-                halves::<FMA>(block, 0, 1.0, &mut d);
+                halves::<FMA>(block, 0, 1.0 / f32::from(1_u16 << shift), &mut d);
                 for (group, out) in out.iter_mut().enumerate() {
                     let bytes = bytes(block, 2 * TILE, group);
                     for i in 0..TILE {
@@ -84,6 +89,14 @@ fn expand_body<const FMA: bool>(scales: Scales, packed: &[u8], second: f32, out:
                 let bytes = bytes(block, 0, 0);
                 for i in 0..TILE {
                     out[0][i] = half_power_of_two(bytes[i]);
+                }
+            }
+            Scales::MicroFloats => {
+                for (group, out) in out.iter_mut().enumerate() {
+                    let bytes = bytes(block, 0, group);
+                    for i in 0..TILE {
+                        out[i] = half_micro_float(bytes[i]);
+                    }
                 }
             }
         }

@@ -18,6 +18,8 @@ pub(in crate::linear) struct PackedWeight {
     pub(super) packing: Packing,
     /// How the rows are rounded that it is multiplied with.
     pub(in crate::linear) activations: ActivationPrecision,
+    /// Multiplies all scales.
+    pub(in crate::linear) factor: f32,
     features: usize,
     layout: TileLayout,
     /// U8 `[tiles, tile bytes]`
@@ -76,7 +78,8 @@ impl PackedWeight {
             let tile = unsafe { shared.row_u8_shared(index) };
             format.pack_tile(rows, row_bytes, tile.split_at_mut(layout.scale_bytes));
         });
-        Some(Self { packing, activations: ActivationPrecision::default(), features, layout, tiles })
+        let activations = ActivationPrecision::default();
+        Some(Self { packing, activations, factor: 1.0, features, layout, tiles })
     }
 
     pub(in crate::linear) fn features(&self) -> usize {
@@ -113,13 +116,27 @@ impl PackedWeight {
         2 * self.layout.num_pairs * floats_per_block(self.packing.scales)
     }
 
+    /// The scales of the tile that `tile` begins with, as float32; see `expand`.
+    pub(super) fn expand_scales(
+        &self,
+        simd: SimdLevel,
+        tile: &[u8],
+        high_halves: bool,
+        out: &mut [f32],
+    ) {
+        expand(simd, self.packing, &tile[..self.layout.scale_bytes], high_halves, out);
+        if self.factor != 1.0 {
+            out.iter_mut().for_each(|scale| *scale *= self.factor);
+        }
+    }
+
     /// The weights of one feature as float32, with the bits that `dequantize_row` gives.
     pub(in crate::linear) fn dequantize(&self, simd: SimdLevel, feature: usize, out: &mut [f32]) {
         let (layout, scales) = (self.layout, self.packing.scales);
         let tile = &self.tiles_from(feature / TILE)[..layout.tile_bytes()];
-        let (packed, pairs) = tile.split_at(layout.scale_bytes);
+        let pairs = &tile[layout.scale_bytes..];
         with_scratch(self.num_scales(), |expanded| {
-            expand(simd, self.packing, packed, false, expanded);
+            self.expand_scales(simd, tile, false, expanded);
             let group = BLOCK / scales.groups_per_block();
             let per_group = floats_per_block(scales) / scales.groups_per_block();
             let numbers = expanded.chunks_exact(per_group).map(|group| {
@@ -145,7 +162,9 @@ impl Codes {
         for (out, &code) in out.iter_mut().zip(codes) {
             *out = match (minimum, self) {
                 (Some(minimum), _) => scale * f32::from(code) + minimum,
-                (None, Self::Table(table)) => scale * f32::from(table[usize::from(code)]),
+                (None, Self::Table(table) | Self::TableOfEight(table)) => {
+                    scale * f32::from(table[usize::from(code)])
+                }
                 (None, _) => scale * (i32::from(code) - self.offset()) as f32,
             };
         }
