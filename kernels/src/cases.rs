@@ -52,13 +52,16 @@ impl Case {
 pub fn all() -> Vec<Case> {
     let mut cases = Vec::new();
     cases.extend(crate::attention::cases::cases());
+    cases.extend(crate::combine_experts::cases::cases());
     cases.extend(crate::copy_blocks::cases::cases());
     cases.extend(crate::embedding::cases::cases());
     cases.extend(crate::gated_mul::cases::cases());
     cases.extend(crate::gather_rows::cases::cases());
     cases.extend(crate::linear::cases::cases());
+    cases.extend(crate::linear::cases::expert_cases());
     cases.extend(crate::rms_norm::cases::cases());
     cases.extend(crate::rope_write_kv::cases::cases());
+    cases.extend(crate::route_experts::cases::cases());
     cases.extend(crate::sample::cases::cases());
     cases.extend(crate::sandwich_norm::cases::cases());
     cases.extend(crate::scale_by_position::cases::cases());

@@ -10,6 +10,7 @@
 
 pub mod attention;
 pub mod cases;
+pub mod combine_experts;
 pub mod copy_blocks;
 pub mod cpu;
 pub mod device;
@@ -21,6 +22,7 @@ pub mod linear;
 pub mod mapped_file;
 pub mod rms_norm;
 pub mod rope_write_kv;
+pub mod route_experts;
 pub mod sample;
 pub mod sandwich_norm;
 pub mod scale_by_position;
@@ -28,6 +30,7 @@ pub mod softcap;
 pub mod tensor;
 
 pub use attention::{AttentionBatch, AttentionSpec, attention};
+pub use combine_experts::{SharedExpert, combine_experts};
 pub use copy_blocks::copy_blocks;
 pub use device::{Device, DeviceError};
 pub use embedding::embedding;
@@ -35,12 +38,15 @@ pub use gated_mul::{Activation, gated_mul};
 pub use gather_rows::gather_rows;
 pub use kv_layer::KvLayer;
 pub use linear::{
-    ActivationPrecision, LinearError, LinearWeight, WeightFormat, WeightPolicy, dequantize_row,
-    linear,
+    ActivationPrecision, ExpertInput, ExpertWeights, LinearError, LinearWeight, WeightFormat,
+    WeightPolicy, dequantize_row, expert_linear, linear,
 };
 pub use mapped_file::{FileBytes, MappedFile};
 pub use rms_norm::{add_rms_norm, rms_norm};
 pub use rope_write_kv::{HeadNorm, RopeStyle, RopeTable, RopeWriteKv, rope_write_kv};
+pub use route_experts::{
+    ExpertGroups, ExpertRouting, RouteExperts, RouterScores, RouterSpec, route_experts,
+};
 pub use sample::{SampleRow, Sampled, logprobs, sample};
 pub use sandwich_norm::{SandwichNorm, sandwich_norm};
 pub use scale_by_position::scale_by_position;

@@ -123,6 +123,22 @@ impl Tensor {
         unsafe { std::slice::from_raw_parts_mut(ptr.cast(), len) }
     }
 
+    /// All elements of a U32 tensor.
+    pub fn u32(&self) -> &[u32] {
+        assert_eq!(self.dtype, DType::U32);
+        let (ptr, len) = (self.bytes().as_ptr(), self.rows * self.cols);
+        // SAFETY: page-aligned, `len` initialised u32; an empty slice of a buffer without memory is aligned to 1 only.
+        if len == 0 { &[] } else { unsafe { std::slice::from_raw_parts(ptr.cast(), len) } }
+    }
+
+    /// All elements of a U32 tensor.
+    pub fn u32_mut(&mut self) -> &mut [u32] {
+        assert_eq!(self.dtype, DType::U32);
+        let (ptr, len) = (self.bytes_mut().as_mut_ptr(), self.rows * self.cols);
+        // SAFETY: as above, exclusively borrowed.
+        if len == 0 { &mut [] } else { unsafe { std::slice::from_raw_parts_mut(ptr.cast(), len) } }
+    }
+
     /// The whole tensor.
     pub fn view(&self) -> View<'_> {
         View {

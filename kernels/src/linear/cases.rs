@@ -1,11 +1,12 @@
 //! Shapes that test and time `linear`, and random weights for other tests.
 
 use super::{
-    ActivationPrecision, LinearWeight, WeightFormat, WeightPolicy, dequantize_row, linear,
-    reference,
+    ActivationPrecision, ExpertInput, ExpertWeights, LinearWeight, WeightFormat, WeightPolicy,
+    dequantize_row, expert_linear, linear, reference,
 };
 use crate::cases::{Case, Work, random_f32};
 use crate::device::Device;
+use crate::route_experts::cases::some_routing;
 use crate::tensor::{Tensor, View, ViewMut};
 
 /// n, out_features, in_features: odd on purpose; every format gets those whose rows are whole blocks.
@@ -119,6 +120,97 @@ fn case(n: usize, k: usize, parts: &[(WeightFormat, usize)], mode: Mode, with_bi
         }),
         reference: Box::new(move || {
             x.chunks(k).flat_map(|x| reference::linear_row(x, &weights, bias.as_deref())).collect()
+        }),
+    }
+}
+
+/// Rows, experts, experts of a row, features, k.
+type ExpertShape = (usize, usize, usize, usize, usize);
+
+const EXPERT_SHAPES: [ExpertShape; 5] = [
+    (1, 1, 1, 5, 32),
+    (1, 8, 2, 33, 64),
+    (5, 4, 3, 50, 96),
+    (40, 6, 2, 70, 256),
+    (300, 3, 1, 33, 256),
+];
+
+/// `expert_linear` with every format, and with formats that differ from expert to expert.
+pub fn expert_cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for &shape in &EXPERT_SHAPES {
+        for &format in WeightFormat::ALL.iter().filter(|format| format.row_bytes(shape.4).is_some())
+        {
+            let mode = match shape.0 % 2 {
+                0 => Mode::Packed(ActivationPrecision::Int16),
+                _ => Mode::Packed(ActivationPrecision::Int8),
+            };
+            cases.push(expert_case(shape, &[format], mode));
+        }
+        cases.push(expert_case(shape, &[WeightFormat::F16], Mode::Float32));
+    }
+    let formats = [WeightFormat::Q4_0, WeightFormat::BF16, WeightFormat::Q8_0];
+    cases.push(expert_case((29, 5, 2, 45, 128), &formats, Mode::Packed(ActivationPrecision::Int8)));
+    cases
+}
+
+/// Expert e has format e, and the halves of its features are parts of their own.
+fn expert_case(shape: ExpertShape, formats: &[WeightFormat], mode: Mode) -> Case {
+    let (n, num_experts, num_chosen, half, k) = shape;
+    let (features, num_places) = (2 * half, n * num_chosen);
+    // Every second shape has an input for each place.
+    let input = if half % 2 == 1 { ExpertInput::Rows } else { ExpertInput::Places };
+    let num_inputs = if input == ExpertInput::Rows { n } else { num_places };
+    let x: Vec<f32> = random_f32(8, num_inputs * k).iter().map(|x| 4.0 * x / k as f32).collect();
+    let bias = (n % 2 == 1).then(|| random_f32(9, num_experts * features));
+    let formats: Vec<WeightFormat> = formats.iter().cycle().take(num_experts).copied().collect();
+    let bytes = |expert: usize, part: usize| {
+        random_weight_bytes(formats[expert], half, k, (2 * expert + part) as u64)
+    };
+    let bytes: Vec<[Vec<u8>; 2]> =
+        (0..num_experts).map(|expert| [bytes(expert, 0), bytes(expert, 1)]).collect();
+    let name =
+        format!("{n}x{k} -> {features}, {num_chosen} of {num_experts}, {formats:?} {mode:?}");
+    let parts: Vec<_> = formats.iter().map(|&format| (format, half)).collect();
+    let (x_input, load_bytes, load_bias) = (x.clone(), bytes.clone(), bias.clone());
+    let load_parts = parts.clone();
+    let num_bytes: usize = bytes.iter().flatten().map(Vec::len).sum();
+    Case {
+        op: "expert_linear",
+        name,
+        work: Work { bytes: num_bytes as u64, operations: 2 * (num_places * k * features) as u64 },
+        tolerance: mode.tolerance(&parts, k),
+        output_len: num_places * features,
+        run: Box::new(move |device, output| {
+            let load = |(&part, bytes): (&(WeightFormat, usize), &[Vec<u8>; 2])| {
+                LinearWeight::stack(bytes.iter().map(|b| mode.load(device, part, b, k)).collect())
+            };
+            let experts = load_parts.iter().zip(&load_bytes).map(load).collect();
+            let bias = load_bias.as_ref().map(|bias| Tensor::from_f32(bias, num_experts, features));
+            let weights = ExpertWeights::new(experts, bias);
+            let routing = some_routing(device, n, num_experts, num_chosen);
+            let x = View::from_f32(&x_input, num_inputs, k);
+            let out = ViewMut::from_f32(output, num_places, features);
+            expert_linear(device, out, x, input, &weights, &routing);
+        }),
+        reference: Box::new(move || {
+            let routing = some_routing(&Device::cpu(1), n, num_experts, num_chosen);
+            let mut out = Vec::new();
+            for expert in 0..num_experts {
+                let mut weights = vec![0.0; features * k];
+                for (bytes, weights) in bytes[expert].iter().zip(weights.chunks_mut(half * k)) {
+                    dequantize_row(parts[expert].0, bytes, weights);
+                }
+                for place in routing.places_of_expert(expert) {
+                    let row = match input {
+                        ExpertInput::Rows => routing.rows()[place] as usize,
+                        ExpertInput::Places => place,
+                    };
+                    let bias = bias.as_ref().map(|bias| &bias[expert * features..][..features]);
+                    out.extend(reference::linear_row(&x[row * k..][..k], &weights, bias));
+                }
+            }
+            out
         }),
     }
 }

@@ -1,12 +1,13 @@
 //! `linear` with weights that are floats: a task widens a tile of weight rows once and multiplies it with a block of rows
 //! of `x`, in float32.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
+use super::experts::ExpertJob;
 use super::microkernel::{self, MAX_ROWS, PADDING, Sums, WEIGHT_ROWS};
 use super::scratch::with_scratch;
 use super::weight::{DensePart, LinearWeight, Part};
-use crate::cpu::SimdLevel;
 use crate::device::CpuDevice;
 use crate::tensor::{View, ViewMut};
 
@@ -30,30 +31,93 @@ pub(super) fn linear(
     weight: &LinearWeight,
     bias: Option<&[f32]>,
 ) {
-    let num_row_blocks = x.rows().div_ceil(ROWS_PER_TASK);
-    let tasks_of = |part: &Part| match part {
-        Part::Dense(part) => part.features().div_ceil(features_per_task(cpu, part, x.rows())),
-        Part::Packed(_) => 0,
+    let x_row = |row| x.row_f32(row);
+    let call = Call { cpu, out, x_row: &x_row, k: x.cols(), weight, bias, rows: 0..x.rows() };
+    cpu.pool.run(call.num_tasks(), &|task| call.run(task));
+}
+
+/// The dense parts of all experts; others are left out.
+pub(super) fn expert_linear(cpu: &CpuDevice, job: &ExpertJob) {
+    thread_local! {
+        static ENDS: RefCell<Vec<(usize, usize)>> = const { RefCell::new(Vec::new()) };
+    }
+    let x_row = |row| job.x_row(row);
+    let call = |expert| Call {
+        cpu,
+        out: job.out,
+        x_row: &x_row,
+        k: job.x.cols(),
+        weight: job.weight(expert),
+        bias: job.bias(expert),
+        rows: job.rows_of(expert),
     };
-    let num_tasks = weight.parts().iter().map(tasks_of).sum::<usize>();
-    cpu.pool.run(num_tasks * num_row_blocks, &|task| {
-        let first_row = task / num_tasks * ROWS_PER_TASK;
-        let rows = first_row..x.rows().min(first_row + ROWS_PER_TASK);
-        let (mut index, mut first_column) = (task % num_tasks, 0);
-        for part in weight.parts() {
-            let num_tasks = tasks_of(part);
+    ENDS.with_borrow_mut(|ends| {
+        ends.clear();
+        let mut num_tasks = 0;
+        for (expert, _) in job.experts() {
+            num_tasks += call(expert).num_tasks();
+            ends.push((num_tasks, expert));
+        }
+        let ends = &ends[..];
+        cpu.pool.run(num_tasks, &|task| {
+            let at = ends.partition_point(|&(end, _)| end <= task);
+            let first = at.checked_sub(1).map_or(0, |before| ends[before].0);
+            call(ends[at].1).run(task - first);
+        });
+    });
+}
+
+/// Some rows and the weight they are multiplied with.
+struct Call<'a> {
+    cpu: &'a CpuDevice,
+    out: &'a ViewMut<'a>,
+    /// The row of x for a row of `out`.
+    x_row: &'a (dyn Fn(usize) -> &'a [f32] + Sync),
+    /// Elements of a row of x.
+    k: usize,
+    weight: &'a LinearWeight,
+    bias: Option<&'a [f32]>,
+    /// Rows of `out`.
+    rows: Range<usize>,
+}
+
+impl Call<'_> {
+    fn num_tasks(&self) -> usize {
+        self.rows.len().div_ceil(ROWS_PER_TASK) * self.tasks_of_block()
+    }
+
+    /// Tasks that share a block of rows.
+    fn tasks_of_block(&self) -> usize {
+        self.weight.parts().iter().map(|part| self.tasks_of(part)).sum()
+    }
+
+    fn tasks_of(&self, part: &Part) -> usize {
+        match part {
+            Part::Dense(part) => {
+                part.features().div_ceil(features_per_task(self.cpu, part, self.rows.len()))
+            }
+            Part::Packed(_) => 0,
+        }
+    }
+
+    fn run(&self, task: usize) {
+        let per_block = self.tasks_of_block();
+        let first_row = self.rows.start + task / per_block * ROWS_PER_TASK;
+        let rows = first_row..self.rows.end.min(first_row + ROWS_PER_TASK);
+        let (mut index, mut first_column) = (task % per_block, 0);
+        for part in self.weight.parts() {
+            let num_tasks = self.tasks_of(part);
             if let Part::Dense(part) = part
                 && index < num_tasks
             {
-                let step = features_per_task(cpu, part, x.rows());
+                let step = features_per_task(self.cpu, part, self.rows.len());
                 let features = index * step..part.features().min((index + 1) * step);
-                return Job { simd: cpu.simd, out, x, bias, part, first_column, rows }
-                    .run(features);
+                return Job { call: self, part, first_column, rows }.run(features);
             }
             index -= num_tasks;
             first_column += part.features();
         }
-    });
+    }
 }
 
 /// How many output features a task computes; changes the division of work only, never a result.
@@ -65,23 +129,20 @@ fn features_per_task(cpu: &CpuDevice, part: &DensePart, num_rows: usize) -> usiz
     share.min(BYTES_PER_TASK / part.row_bytes().max(1)).max(1).next_multiple_of(2 * WEIGHT_ROWS)
 }
 
-/// A block of rows of `x` and one part of the weight.
-struct Job<'a> {
-    simd: SimdLevel,
-    out: &'a ViewMut<'a>,
-    x: View<'a>,
-    bias: Option<&'a [f32]>,
-    part: &'a DensePart,
+/// A block of rows and one part of the weight.
+struct Job<'c, 'a> {
+    call: &'c Call<'a>,
+    part: &'c DensePart,
     /// Column of `out` of the part's first feature.
     first_column: usize,
     rows: Range<usize>,
 }
 
-impl Job<'_> {
+impl Job<'_, '_> {
     fn run(&self, features: Range<usize>) {
-        let k = self.x.cols();
+        let (k, simd) = (self.call.k, self.call.cpu.simd);
         let stride = k.next_multiple_of(PADDING);
-        let one_call = self.rows.len() <= microkernel::most_rows(self.simd);
+        let one_call = self.rows.len() <= microkernel::most_rows(simd);
         let num_features = match (one_call, 2 * WEIGHT_ROWS * stride <= SMALL_TILE) {
             (false, _) => TILE_FEATURES,
             (true, true) => 2 * WEIGHT_ROWS,
@@ -94,7 +155,7 @@ impl Job<'_> {
                     let (row, padding) = row.split_at_mut(k);
                     // Row by row: a whole tile's lines at once would wait for each other.
                     self.part.prefetch(feature + num_features);
-                    self.part.dequantize(self.simd, feature, row);
+                    self.part.dequantize(simd, feature, row);
                     padding.fill(0.0);
                 }
                 self.multiply(tile, stride, features);
@@ -103,17 +164,18 @@ impl Job<'_> {
     }
 
     fn multiply(&self, tile: &[f32], stride: usize, features: Range<usize>) {
+        let simd = self.call.cpu.simd;
         let mut sums = Sums::default();
         let mut rows = self.rows.clone();
         while !rows.is_empty() {
-            let num_rows = microkernel::rows_of_next_call(self.simd, rows.len());
+            let num_rows = microkernel::rows_of_next_call(simd, rows.len());
             let mut x = [&[][..]; MAX_ROWS];
             for (x, row) in x.iter_mut().zip(rows.start..rows.start + num_rows) {
-                *x = self.x.row_f32(row);
+                *x = (self.call.x_row)(row);
             }
             for (group, first) in features.clone().step_by(WEIGHT_ROWS).enumerate() {
                 let weights = &tile[group * WEIGHT_ROWS * stride..];
-                microkernel::multiply(self.simd, weights, stride, &x[..num_rows], &mut sums);
+                microkernel::multiply(simd, weights, stride, &x[..num_rows], &mut sums);
                 let features = first..features.end.min(first + WEIGHT_ROWS);
                 self.store(rows.start, features, &sums[..num_rows]);
             }
@@ -126,9 +188,9 @@ impl Job<'_> {
         let columns = self.first_column + features.start..self.first_column + features.end;
         for (row, sums) in sums.iter().enumerate() {
             // SAFETY: each task writes rows or columns of its own.
-            let out = unsafe { self.out.columns_f32_shared(first_row + row, columns.clone()) };
+            let out = unsafe { self.call.out.columns_f32_shared(first_row + row, columns.clone()) };
             out.copy_from_slice(&sums[..columns.len()]);
-            if let Some(bias) = self.bias {
+            if let Some(bias) = self.call.bias {
                 out.iter_mut().zip(&bias[columns.clone()]).for_each(|(out, bias)| *out += bias);
             }
         }

@@ -11,6 +11,7 @@ mod bytes;
 pub mod cases;
 mod cpu;
 mod dense;
+mod experts;
 mod float16;
 mod float32;
 mod format;
@@ -46,6 +47,7 @@ mod tq1_0;
 mod tq2_0;
 mod weight;
 
+pub use experts::{ExpertInput, ExpertWeights, expert_linear};
 pub use format::{WeightFormat, dequantize_row};
 pub use packed::ActivationPrecision;
 pub use weight::{LinearError, LinearWeight, WeightPolicy};

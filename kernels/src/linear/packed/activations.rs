@@ -126,6 +126,16 @@ impl ActivationBuffer {
 }
 
 impl Activations<'_> {
+    /// Those after so many panels.
+    pub(super) fn after_panels(&self, panel: usize) -> Activations<'_> {
+        Activations {
+            codes: self.codes(panel).cast_mut(),
+            params: self.params(panel).cast_mut(),
+            life: std::marker::PhantomData,
+            ..*self
+        }
+    }
+
     /// Integers of the first row of a panel.
     pub(super) fn codes(&self, panel: usize) -> *const u8 {
         self.codes.wrapping_add(panel * self.panel_bytes())

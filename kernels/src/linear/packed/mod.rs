@@ -8,6 +8,7 @@ mod activations;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod experts;
 mod kernel;
 mod lanes;
 mod packing;
@@ -18,6 +19,7 @@ mod scales;
 mod weight;
 
 pub use activations::ActivationPrecision;
+pub(super) use experts::expert_linear;
 pub(super) use packing::{BlockScales, Codes, Packing, Scales};
 pub(super) use product::linear;
 pub(super) use weight::{PackedWeight, pack_blocks, packed_bytes};

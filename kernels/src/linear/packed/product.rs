@@ -41,26 +41,39 @@ pub(in crate::linear) fn linear(
     thread_local! {
         static BUFFERS: RefCell<[ActivationBuffer; 2]> = RefCell::default();
     }
+    let parts = jobs(cpu, weight);
+    BUFFERS.with_borrow_mut(|[int8, int16]| {
+        let activations = [(int8, ActivationPrecision::Int8), (int16, ActivationPrecision::Int16)]
+            .map(|(buffer, precision)| {
+                let extras = extras(None, &parts, precision)?;
+                Some(buffer.prepare(x.rows(), x.cols(), precision, extras))
+            });
+        Product { cpu, out, x, activations, weight, bias, parts, first_row: 0 }.run();
+    });
+}
+
+/// The packed parts of a weight.
+pub(super) type Jobs<'a> = [Option<PartJob<'a>>; MAX_PARTS];
+
+/// How each packed part of `weight` is multiplied.
+pub(super) fn jobs<'a>(cpu: &CpuDevice, weight: &'a LinearWeight) -> Jobs<'a> {
     let mut jobs = packed_parts(weight).map(|(first_column, part)| {
         let kernel = Kernel::choose(cpu.simd, part.packing, part.activations);
         PartJob { part, first_column, kernel, table: part.packing.codes.table() }
     });
-    let parts: [Option<PartJob>; MAX_PARTS] = std::array::from_fn(|_| jobs.next());
+    let parts = std::array::from_fn(|_| jobs.next());
     assert!(jobs.next().is_none(), "a weight has up to {MAX_PARTS} packed parts");
-    BUFFERS.with_borrow_mut(|[int8, int16]| {
-        let extras = |precision| {
-            let jobs = parts.iter().flatten().filter(|job| job.part.activations == precision);
-            jobs.fold(None, |e: Option<Extras>, job| {
-                Some(e.unwrap_or_default().with(job.kernel.extra))
-            })
-        };
-        let activations = [(int8, ActivationPrecision::Int8), (int16, ActivationPrecision::Int16)]
-            .map(|(buffer, precision)| {
-                let extras = extras(precision)?;
-                Some(buffer.prepare(x.rows(), x.cols(), precision, extras))
-            });
-        Product { cpu, out, x, activations, weight, bias, parts }.run();
-    });
+    parts
+}
+
+/// What `jobs` of that precision need of x, and `others`; `None` when nothing has it.
+pub(super) fn extras(
+    others: Option<Extras>,
+    jobs: &Jobs,
+    precision: ActivationPrecision,
+) -> Option<Extras> {
+    let jobs = jobs.iter().flatten().filter(|job| job.part.activations == precision);
+    jobs.fold(others, |e, job| Some(e.unwrap_or_default().with(job.kernel.extra)))
 }
 
 /// Each packed part with the column of its first feature.
@@ -76,19 +89,35 @@ fn packed_parts(weight: &LinearWeight) -> impl Iterator<Item = (usize, &PackedWe
     })
 }
 
-struct Product<'a> {
-    cpu: &'a CpuDevice,
-    out: &'a ViewMut<'a>,
-    x: View<'a>,
+/// How many blocks of how many rows share what is quantized.
+pub(super) fn row_blocks(
+    activations: &[Option<Activations>; 2],
+    num_rows: usize,
+) -> (usize, usize) {
+    let activations = activations.iter().flatten();
+    let bytes_of_row =
+        activations.map(|x| 2 * BLOCK * x.num_pairs * x.precision.bytes()).sum::<usize>();
+    let rows_at_once =
+        (BYTES_OF_X / bytes_of_row.max(1)).clamp(64, 1 << 20).next_multiple_of(PANEL);
+    let num_row_blocks = num_rows.div_ceil(rows_at_once);
+    (num_row_blocks, num_rows.div_ceil(num_row_blocks.max(1)).next_multiple_of(PANEL))
+}
+
+pub(super) struct Product<'a> {
+    pub cpu: &'a CpuDevice,
+    pub out: &'a ViewMut<'a>,
+    pub x: View<'a>,
     /// x rounded to 8 bits and to 16, where a part asks for it.
-    activations: [Option<Activations<'a>>; 2],
-    weight: &'a LinearWeight,
-    bias: Option<&'a [f32]>,
-    parts: [Option<PartJob<'a>>; MAX_PARTS],
+    pub activations: [Option<Activations<'a>>; 2],
+    /// Row of `out` that the first row of `activations` makes.
+    pub first_row: usize,
+    pub weight: &'a LinearWeight,
+    pub bias: Option<&'a [f32]>,
+    pub parts: Jobs<'a>,
 }
 
 /// A part and how it is multiplied.
-struct PartJob<'a> {
+pub(super) struct PartJob<'a> {
     part: &'a PackedWeight,
     first_column: usize,
     kernel: Kernel,
@@ -99,13 +128,7 @@ impl Product<'_> {
     fn run(&self) {
         let num_rows = self.x.rows();
         let num_tiles = self.parts.iter().flatten().map(|job| job.part.num_tiles()).sum::<usize>();
-        let activations = self.activations.iter().flatten();
-        let bytes_of_row =
-            activations.map(|x| 2 * BLOCK * x.num_pairs * x.precision.bytes()).sum::<usize>();
-        let rows_at_once =
-            (BYTES_OF_X / bytes_of_row.max(1)).clamp(64, 1 << 20).next_multiple_of(PANEL);
-        let num_row_blocks = num_rows.div_ceil(rows_at_once);
-        let rows_at_once = num_rows.div_ceil(num_row_blocks.max(1)).next_multiple_of(PANEL);
+        let (num_row_blocks, rows_at_once) = row_blocks(&self.activations, num_rows);
         let num_items = num_row_blocks * num_tiles;
         let quantize = |panel| self.quantize(panel);
         let multiply = |item| {
@@ -114,7 +137,8 @@ impl Product<'_> {
             let share = self.cpu.pool.share(num_items);
             let is_own = share.contains(&item);
             let end = if is_own { tile + share.end - item } else { tile + 1 };
-            self.multiply(tile..end, &rows, is_own && end <= num_tiles);
+            let then = if is_own && end <= num_tiles { self.next() } else { NOTHING };
+            self.multiply(tile..end, &rows, then);
             if is_own && item + 1 == share.end {
                 ReadAhead::set(&self.next());
             }
@@ -151,16 +175,19 @@ impl Product<'_> {
         self.weight.next_share(ThreadPool::thread(), self.cpu.pool.num_threads())
     }
 
-    /// The first of `tiles`, counted through all parts; the others are this thread's next, the last ones of its share when
-    /// `is_share_end`.
-    fn multiply(&self, tiles: Range<usize>, rows: &Range<usize>, is_share_end: bool) {
+    /// The first of `tiles`, counted through all parts; the others are this thread's next, and then it reads `then`.
+    pub(super) fn multiply(
+        &self,
+        tiles: Range<usize>,
+        rows: &Range<usize>,
+        then: Range<*const u8>,
+    ) {
         let mut first = 0;
         for job in self.parts.iter().flatten() {
             let num_tiles = job.part.num_tiles();
             if tiles.start < first + num_tiles {
                 let (tile, end) = (tiles.start - first, (tiles.end - first).min(num_tiles));
-                let is_end = is_share_end && tiles.end - first <= num_tiles;
-                let then = if is_end { self.next() } else { NOTHING };
+                let then = if tiles.end - first <= num_tiles { then } else { NOTHING };
                 return self.multiply_tile_of(job, tile..end, rows, then);
             }
             first += num_tiles;
@@ -205,7 +232,8 @@ impl Product<'_> {
         let is_whole = columns.len() == TILE;
         let mut row = rows.start;
         while row < rows.end {
-            let (panel, in_panel) = (row / PANEL, row % PANEL);
+            let in_x = row - self.first_row;
+            let (panel, in_panel) = (in_x / PANEL, in_x % PANEL);
             let num_rows = job.kernel.rows_of_next_call((PANEL - in_panel).min(rows.end - row));
             let whole = is_whole.then(|| self.out.block_f32(row..row + num_rows, columns.clone()));
             let (out, out_stride) = whole.unwrap_or((edge.as_mut_ptr(), TILE));
@@ -247,7 +275,7 @@ impl Product<'_> {
     }
 }
 
-const NOTHING: Range<*const u8> = std::ptr::null()..std::ptr::null();
+pub(super) const NOTHING: Range<*const u8> = std::ptr::null()..std::ptr::null();
 
 impl PartJob<'_> {
     /// For the tile at the start of `tiles`, behind which this thread reads `then`: with one call a tile the weights that

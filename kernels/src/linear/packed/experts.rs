@@ -1,0 +1,159 @@
+//! The matrix product of many experts' packed weights, each with rows of its own: rows are quantized in the order of their
+//! experts, each expert's from a panel of its own on, then the tiles of all experts are shared out to the threads.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use super::activations::{ActivationBuffer, ActivationPrecision, Activations, PANEL};
+use super::product::{Jobs, NOTHING, Product, extras, jobs, row_blocks};
+use crate::cpu::Phase;
+use crate::device::CpuDevice;
+use crate::linear::experts::ExpertJob;
+use crate::linear::weight::Part;
+
+/// Bytes of weights that one thread reads as fast as it could wake another.
+const SMALL_BYTES: usize = 80 << 10;
+
+/// An expert that has rows.
+#[derive(Clone, Copy)]
+struct Segment {
+    expert: usize,
+    first_panel: usize,
+    first_item: usize,
+    num_tiles: usize,
+    /// Rows that an item multiplies with.
+    rows_at_once: usize,
+}
+
+#[derive(Default)]
+struct Buffers {
+    activations: [ActivationBuffer; 2],
+    segments: Vec<Segment>,
+}
+
+/// The packed parts of all experts; others are left out.
+pub(in crate::linear) fn expert_linear(cpu: &CpuDevice, job: &ExpertJob) {
+    thread_local! {
+        static BUFFERS: RefCell<Buffers> = RefCell::default();
+    }
+    BUFFERS.with_borrow_mut(|Buffers { activations: [int8, int16], segments }| {
+        segments.clear();
+        let (mut num_panels, mut bytes) = (0, 0);
+        let mut needs = [None; 2];
+        for (expert, rows) in job.experts() {
+            let parts = jobs(cpu, job.weight(expert));
+            needs[0] = extras(needs[0], &parts, ActivationPrecision::Int8);
+            needs[1] = extras(needs[1], &parts, ActivationPrecision::Int16);
+            let (mut num_tiles, first_panel) = (0, num_panels);
+            for part in job.weight(expert).parts() {
+                if let Part::Packed(part) = part {
+                    num_tiles += part.num_tiles();
+                    bytes += part.num_bytes();
+                }
+            }
+            num_panels += rows.len().div_ceil(PANEL);
+            let (first_item, rows_at_once) = (0, 0);
+            segments.push(Segment { expert, first_panel, first_item, num_tiles, rows_at_once });
+        }
+        let x = job.x;
+        let activations = [
+            needs[0]
+                .map(|e| int8.prepare(num_panels * PANEL, x.cols(), ActivationPrecision::Int8, e)),
+            needs[1].map(|e| {
+                int16.prepare(num_panels * PANEL, x.cols(), ActivationPrecision::Int16, e)
+            }),
+        ];
+        let mut num_items = 0;
+        for segment in segments.iter_mut() {
+            let num_rows = job.rows_of(segment.expert).len();
+            let (num_blocks, rows_at_once) = row_blocks(&activations, num_rows);
+            (segment.first_item, segment.rows_at_once) = (num_items, rows_at_once);
+            num_items += num_blocks * segment.num_tiles;
+        }
+        let product = ExpertProduct { cpu, job, activations, segments, num_items };
+        product.run(num_panels, bytes < SMALL_BYTES);
+    });
+}
+
+struct ExpertProduct<'a> {
+    cpu: &'a CpuDevice,
+    job: &'a ExpertJob<'a>,
+    /// As in `Product`, of all segments.
+    activations: [Option<Activations<'a>>; 2],
+    segments: &'a [Segment],
+    num_items: usize,
+}
+
+impl ExpertProduct<'_> {
+    fn run(&self, num_panels: usize, is_small: bool) {
+        let quantize = |panel| self.quantize(panel);
+        let multiply = |item| self.multiply(item);
+        let phases = [
+            Phase { num_items: num_panels, task: &quantize },
+            Phase { num_items: self.num_items, task: &multiply },
+        ];
+        if is_small {
+            phases.iter().for_each(|phase| (0..phase.num_items).for_each(phase.task));
+        } else {
+            self.cpu.pool.run_phases(&phases);
+        }
+    }
+
+    fn quantize(&self, panel: usize) {
+        let at = self.segments.partition_point(|segment| segment.first_panel <= panel) - 1;
+        let segment = self.segments[at];
+        let all = self.job.rows_of(segment.expert);
+        let start = all.start + (panel - segment.first_panel) * PANEL;
+        let rows = (start..all.end.min(start + PANEL)).map(|row| self.job.x_row(row));
+        for activations in self.activations.iter().flatten() {
+            // SAFETY: each panel is one task's.
+            unsafe { activations.quantize_panel(self.cpu.simd, panel, rows.clone()) };
+        }
+    }
+
+    /// Item by item: expert, block of rows, tile.
+    fn multiply(&self, item: usize) {
+        let at = self.segments.partition_point(|segment| segment.first_item <= item) - 1;
+        let segment = self.segments[at];
+        let index = item - segment.first_item;
+        let (block, tile) = (index / segment.num_tiles, index % segment.num_tiles);
+        let all = self.job.rows_of(segment.expert);
+        let start = all.start + block * segment.rows_at_once;
+        let rows = start..all.end.min(start + segment.rows_at_once);
+        let share = self.cpu.pool.share(self.num_items);
+        let left = if share.contains(&item) { share.end - item } else { 1 };
+        let tiles = tile..segment.num_tiles.min(tile + left);
+        let then =
+            if left > tiles.len() { self.first_tile(at, item + tiles.len()) } else { NOTHING };
+        self.product(&segment, all.start).multiply(tiles, &rows, then);
+    }
+
+    fn product(&self, segment: &Segment, first_row: usize) -> Product<'_> {
+        let weight = self.job.weight(segment.expert);
+        let parts: Jobs = jobs(self.cpu, weight);
+        let activations = self.activations.each_ref();
+        Product {
+            cpu: self.cpu,
+            out: self.job.out,
+            x: self.job.x,
+            activations: activations
+                .map(|all| all.as_ref().map(|all| all.after_panels(segment.first_panel))),
+            first_row,
+            weight,
+            bias: self.job.bias(segment.expert),
+            parts,
+        }
+    }
+
+    /// Where the tiles of item `item` begin, which is the first of a block: of segment `at` once more or of the next one.
+    fn first_tile(&self, at: usize, item: usize) -> Range<*const u8> {
+        let next = self.segments.get(at + 1).filter(|next| next.first_item <= item);
+        let segment = next.unwrap_or(&self.segments[at]);
+        let parts = self.job.weight(segment.expert).parts();
+        let first = parts.iter().find_map(|part| match part {
+            Part::Packed(part) => Some(part.tiles_from(0).as_ptr_range()),
+            Part::Dense(_) => None,
+        });
+        first.unwrap_or(NOTHING)
+    }
+}

@@ -1,0 +1,82 @@
+//! `expert_linear`: each place has the bits that `linear` with its expert alone gives its row, in every batch, with every
+//! number of threads.
+
+use quire_kernels::cases::random_f32;
+use quire_kernels::cpu::SimdLevel;
+use quire_kernels::linear::cases::random_weight_bytes;
+use quire_kernels::{
+    ActivationPrecision, Device, ExpertInput, ExpertRouting, ExpertWeights, LinearWeight,
+    RouteExperts, RouterScores, RouterSpec, Tensor, View, ViewMut, WeightFormat, WeightPolicy,
+    expert_linear, linear, route_experts,
+};
+
+const NUM_EXPERTS: usize = 7;
+const NUM_CHOSEN: usize = 3;
+const FEATURES: usize = 77;
+const K: usize = 256;
+
+fn expert(device: &Device, format: WeightFormat, seed: usize) -> LinearWeight {
+    let bytes = random_weight_bytes(format, FEATURES, K, seed as u64);
+    LinearWeight::from_gguf(device, format, &bytes, FEATURES, K, WeightPolicy::Packed)
+        .expect("whole rows")
+        .with_activations([ActivationPrecision::Int8, ActivationPrecision::Int16][seed % 2])
+}
+
+fn routing(device: &Device, logits: &[f32]) -> ExpertRouting {
+    let n = logits.len() / NUM_EXPERTS;
+    let spec = RouterSpec {
+        num_experts: NUM_EXPERTS,
+        num_chosen: NUM_CHOSEN,
+        scores: RouterScores::Softmax,
+        groups: None,
+        normalises: true,
+        scale: 1.0,
+    };
+    let mut routing =
+        ExpertRouting::new(device, n, NUM_EXPERTS, NUM_CHOSEN).expect("a small routing fits");
+    let args = RouteExperts { spec: &spec, choice_bias: None, expert_scales: None };
+    route_experts(device, &mut routing, View::from_f32(logits, n, NUM_EXPERTS), &args);
+    routing
+}
+
+#[test]
+fn a_place_has_the_bits_of_its_expert_alone() {
+    let x = random_f32(61, 200 * K);
+    let logits = random_f32(62, 200 * NUM_EXPERTS);
+    let bias = random_f32(63, NUM_EXPERTS * FEATURES);
+    let formats = [WeightFormat::Q4K, WeightFormat::Q8_0, WeightFormat::BF16, WeightFormat::Mxfp4];
+    for (simd, num_threads) in
+        SimdLevel::available().into_iter().flat_map(|simd| [(simd, 1), (simd, 3)])
+    {
+        let device = Device::cpu_with(num_threads, simd);
+        let load = |seed: usize| expert(&device, formats[seed % formats.len()], seed);
+        let single: Vec<LinearWeight> = (0..NUM_EXPERTS).map(load).collect();
+        let experts = (0..NUM_EXPERTS).map(load).collect();
+        let weights =
+            ExpertWeights::new(experts, Some(Tensor::from_f32(&bias, NUM_EXPERTS, FEATURES)));
+        for n in [1, 2, 9, 200] {
+            let routing = routing(&device, &logits[..n * NUM_EXPERTS]);
+            let places = n * NUM_CHOSEN;
+            let mut out = vec![f32::NAN; places * FEATURES];
+            let view = ViewMut::from_f32(&mut out, places, FEATURES);
+            let rows = View::from_f32(&x[..n * K], n, K);
+            expert_linear(&device, view, rows, ExpertInput::Rows, &weights, &routing);
+            for (expert, weight) in single.iter().enumerate() {
+                let bias = &bias[expert * FEATURES..][..FEATURES];
+                let bias = Tensor::from_f32(bias, 1, FEATURES);
+                for place in routing.places_of_expert(expert) {
+                    let row = routing.rows()[place] as usize;
+                    let mut expected = [0.0; FEATURES];
+                    let view = ViewMut::from_f32(&mut expected, 1, FEATURES);
+                    linear(&device, view, rows_of(&x, row), weight, Some(&bias));
+                    let got = &out[place * FEATURES..][..FEATURES];
+                    assert_eq!(got, expected, "{simd:?}, {n} rows, expert {expert}");
+                }
+            }
+        }
+    }
+}
+
+fn rows_of(x: &[f32], row: usize) -> View<'_> {
+    View::from_f32(&x[row * K..][..K], 1, K)
+}
