@@ -44,15 +44,17 @@ impl LinearKind {
 
     /// Of a tensor by its name inside its layer; `None`: a tensor that this table does not know.
     pub fn of_tensor(name: &str) -> Option<Self> {
-        match name {
+        // Of one expert: "ffn_up.3.weight".
+        match name.strip_suffix(".weight")?.split('.').next()? {
             // One tensor for q, k and v: q has the most features.
-            "attn_q.weight" | "attn_qkv.weight" => Some(Self::Query),
-            "attn_k.weight" => Some(Self::Key),
-            "attn_v.weight" => Some(Self::Value),
-            "attn_output.weight" => Some(Self::AttentionOutput),
-            "ffn_gate.weight" | "ffn_up.weight" => Some(Self::GateUp),
-            "ffn_down.weight" => Some(Self::Down),
-            "output.weight" | "token_embd.weight" => Some(Self::Head),
+            "attn_q" | "attn_qkv" => Some(Self::Query),
+            "attn_k" => Some(Self::Key),
+            "attn_v" => Some(Self::Value),
+            "attn_output" => Some(Self::AttentionOutput),
+            "ffn_gate" | "ffn_up" | "ffn_gate_shexp" | "ffn_up_shexp" | "ffn_gate_exps"
+            | "ffn_up_exps" | "ffn_gate_up_exps" => Some(Self::GateUp),
+            "ffn_down" | "ffn_down_shexp" | "ffn_down_exps" => Some(Self::Down),
+            "output" | "token_embd" => Some(Self::Head),
             _ => None,
         }
     }

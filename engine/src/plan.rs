@@ -248,10 +248,11 @@ fn weight_bytes(files: &ModelFiles, spec: &DecoderSpec, weights: Weights) -> any
         let bytes = if is_float32 {
             tensor.num_elements * 4
         } else {
-            let in_features = tensor.in_features.max(1);
-            let out_features = (tensor.num_elements / in_features) as usize;
+            let (in_features, num_matrices) =
+                (tensor.in_features.max(1), tensor.num_matrices.max(1));
+            let out_features = (tensor.num_elements / in_features / num_matrices) as usize;
             let packed = format.packed_bytes(out_features, in_features as usize);
-            packed.map_or(tensor.num_bytes, |bytes| bytes as u64)
+            packed.map_or(tensor.num_bytes, |bytes| (bytes as u64).saturating_mul(num_matrices))
         };
         total = total.saturating_add(bytes);
     }

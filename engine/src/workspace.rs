@@ -1,9 +1,9 @@
 //! Every buffer a step needs, allocated once at start.
 
-use quire_kernels::{DType, Device, DeviceError, Tensor};
+use quire_kernels::{DType, Device, DeviceError, ExpertRouting, Tensor};
 
 use crate::models::DecoderSpec;
-use crate::models::spec::AttentionDims;
+use crate::models::spec::{AttentionDims, MoeSpec};
 
 /// Named activation buffers; n = tokens of the step, at most `max_num_batched_tokens`.
 pub struct Workspace {
@@ -16,6 +16,19 @@ pub struct Workspace {
     pub activated: Tensor,     // [n, intermediate_size]
     pub gathered: Tensor,      // [logits rows, hidden_size]
     pub logits: Tensor,        // [logits rows, vocab_size]
+    /// Of models with experts.
+    pub experts: Option<ExpertWorkspace>,
+}
+
+/// What a layer with experts needs; p = n · the experts of a row.
+pub struct ExpertWorkspace {
+    pub router_logits: Tensor, // [n, num_experts]
+    pub routing: ExpertRouting,
+    pub gate_up: Tensor,     // [p, 2 intermediate_size]
+    pub activated: Tensor,   // [p, intermediate_size]
+    pub out: Tensor,         // [p, hidden_size]
+    pub shared_out: Tensor,  // [n, hidden_size]
+    pub shared_gate: Tensor, // [n, 1]
 }
 
 /// Rows of logits computed at once; more sampled rows are taken in turns, which changes no bit of any row.
@@ -41,6 +54,15 @@ impl Workspace {
             activated: activated?,
             gathered: gathered?,
             logits: logits?,
+            experts: match &spec.moe {
+                Some(moe) => Some(ExpertWorkspace::new(
+                    device,
+                    moe,
+                    spec.hidden_size,
+                    max_num_batched_tokens,
+                )?),
+                None => None,
+            },
         })
     }
 
@@ -51,7 +73,10 @@ impl Workspace {
         max_num_seqs: usize,
     ) -> u64 {
         let shapes = Self::shapes(spec, max_num_batched_tokens, max_num_seqs);
-        shapes.iter().map(|&(rows, cols)| rows as u64 * cols as u64 * 4).sum()
+        let experts = spec.moe.map_or(0, |moe| {
+            ExpertWorkspace::num_bytes(&moe, spec.hidden_size, max_num_batched_tokens)
+        });
+        shapes.iter().map(f32_bytes).fold(experts, u64::saturating_add)
     }
 
     /// `[rows, cols]` of each buffer, in the order of the fields.
@@ -64,10 +89,58 @@ impl Workspace {
             (n, hidden),
             (n, spec.largest(AttentionDims::qkv_size)),
             (n, spec.largest(AttentionDims::q_size)),
-            (n, 2 * spec.intermediate_size),
-            (n, spec.intermediate_size),
+            (n, 2 * spec.intermediate_size()),
+            (n, spec.intermediate_size()),
             (logits_rows, hidden),
             (logits_rows, spec.vocab_size),
         ]
     }
+}
+
+impl ExpertWorkspace {
+    fn new(
+        device: &Device,
+        moe: &MoeSpec,
+        hidden_size: usize,
+        num_tokens: usize,
+    ) -> Result<Self, DeviceError> {
+        let [router_logits, gate_up, activated, out, shared_out, shared_gate] =
+            Self::shapes(moe, hidden_size, num_tokens)
+                .map(|(rows, cols)| device.allocate(DType::F32, rows, cols));
+        let router = &moe.router;
+        Ok(Self {
+            router_logits: router_logits?,
+            routing: ExpertRouting::new(device, num_tokens, router.num_experts, router.num_chosen)?,
+            gate_up: gate_up?,
+            activated: activated?,
+            out: out?,
+            shared_out: shared_out?,
+            shared_gate: shared_gate?,
+        })
+    }
+
+    fn num_bytes(moe: &MoeSpec, hidden_size: usize, num_tokens: usize) -> u64 {
+        let (num_experts, num_chosen) = (moe.router.num_experts, moe.router.num_chosen);
+        let shapes = Self::shapes(moe, hidden_size, num_tokens);
+        let routing = ExpertRouting::num_bytes(num_tokens, num_experts, num_chosen);
+        shapes.iter().map(f32_bytes).fold(routing, u64::saturating_add)
+    }
+
+    fn shapes(moe: &MoeSpec, hidden_size: usize, n: usize) -> [(usize, usize); 6] {
+        let places = n * moe.router.num_chosen;
+        let shared_rows = if moe.shared.is_some() { n } else { 0 };
+        [
+            (n, moe.router.num_experts),
+            (places, 2 * moe.intermediate_size),
+            (places, moe.intermediate_size),
+            (places, hidden_size),
+            // Changes places with `Workspace::block_out`.
+            (shared_rows, hidden_size),
+            (shared_rows, 1),
+        ]
+    }
+}
+
+fn f32_bytes(&(rows, cols): &(usize, usize)) -> u64 {
+    (rows as u64).saturating_mul(cols as u64).saturating_mul(4)
 }

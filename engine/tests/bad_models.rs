@@ -123,7 +123,7 @@ fn bad_keys_are_named() {
     check_model(m().with_key("attention.head_count_kv", 3), "not a multiple of 3 KV heads");
     check_model(m().with_key("attention.value_length", 4), "8 key and 4 value channels");
     check_model(m().with_key("rope.dimension_count", 7), "rope.dimension_count is 7");
-    check_model(m().with_key("expert_count", 8), "mixture of experts (8 experts)");
+    check_model(m().with_key("expert_count", 8), "llama.expert_count is set, but no layer has");
     check_model(Model { rope_scaling: Some("wavy"), ..m() }, "rope.scaling.type is \"wavy\"");
     check_model(
         Model { rope_scaling: Some("yarn"), ..m() },
@@ -144,12 +144,40 @@ fn tensors_that_contradict_the_keys_are_named() {
     );
     check_model(
         m().with_tensor("blk.0.ffn_up.weight", &[32, 64, 2], Q8_0),
-        "\"blk.0.ffn_up.weight\" has 3 dimensions",
+        "\"blk.0.ffn_up.weight\" is [2, 64, 32], but the model's keys ask for [64, 32]",
     );
     check_model(
         m().with_tensor("blk.0.ffn_up.weight", &[256, 64], Q8_K),
         "\"blk.0.ffn_up.weight\" has element type Q8_K, which is not supported",
     );
+}
+
+#[test]
+fn experts_that_contradict_the_keys_are_named() {
+    let m = || {
+        Model::new()
+            .with_key("expert_count", 4)
+            .with_key("expert_used_count", 2)
+            .with_tensor("blk.0.ffn_gate_inp.weight", &[32, 4], F32)
+            .with_tensor("blk.0.ffn_gate_exps.weight", &[32, 64, 4], F32)
+            .with_tensor("blk.0.ffn_up_exps.weight", &[32, 64, 4], F32)
+            .with_tensor("blk.0.ffn_down_exps.weight", &[64, 32, 4], F32)
+    };
+    assert_eq!(load(&m(), &EngineOptions::default()), Ok(()));
+    check_model(
+        m().with_tensor("blk.0.ffn_up_exps.weight", &[32, 64, 3], F32),
+        "\"blk.0.ffn_up_exps.weight\": is [3, 64, 32], but the model's keys ask for [4, 64, 32]",
+    );
+    check_model(
+        m().with_tensor("blk.0.ffn_gate_inp.weight", &[32, 5], F32),
+        "\"blk.0.ffn_gate_inp.weight\" is [5, 32], but the model's keys ask for [4, 32]",
+    );
+    check_model(m().without_tensor("blk.0.ffn_down_exps.weight"), "\"blk.0.ffn_down_exps.weight\"");
+    check_model(m().with_key("expert_used_count", 5), "5 of 4 experts cannot be chosen");
+    check_model(m().with_key("expert_count", 1 << 20), "expert_count is 1048576, above the limit");
+    check_model(m().with_key("expert_gating_func", 9), "expert_gating_func is 9");
+    let groups = m().with_key("expert_group_count", 3).with_key("expert_group_used_count", 1);
+    check_model(groups, "4 experts do not make 3 groups");
 }
 
 #[test]

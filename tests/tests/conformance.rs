@@ -22,7 +22,7 @@ const COMMITTED: Family =
     Family { name: "", is_committed: true, missing_keys: &[], max_model_len: None };
 const BESIDE: Family = Family { is_committed: false, ..COMMITTED };
 
-const FAMILIES: [Family; 13] = [
+const FAMILIES: [Family; 15] = [
     Family { name: "llama3", ..COMMITTED },
     Family { name: "llama3_k256", ..COMMITTED },
     Family { name: "smollm2", ..COMMITTED },
@@ -43,6 +43,8 @@ const FAMILIES: [Family; 13] = [
         ..BESIDE
     },
     Family { name: "gemma4_31b", ..BESIDE },
+    Family { name: "mixtral", ..BESIDE },
+    Family { name: "qwen3_moe", ..BESIDE },
     Family { name: "phi3", ..BESIDE },
     Family { name: "smollm3", ..BESIDE },
 ];

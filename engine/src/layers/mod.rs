@@ -2,10 +2,12 @@
 
 mod attention;
 mod mlp;
+mod moe;
 mod norms;
 mod positions;
 
 pub use attention::Attention;
 pub use mlp::Mlp;
+pub use moe::Moe;
 pub use norms::{Norm, PostNorm};
 pub use positions::Positions;

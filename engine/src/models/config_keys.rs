@@ -4,7 +4,7 @@ use anyhow::{bail, ensure};
 use quire_kernels::{Activation, RopeStyle};
 
 use super::rope::{RopeScaling, RopeSpec};
-use super::spec::{AttentionDims, DecoderSpec, LayerSpec};
+use super::spec::{AttentionDims, DecoderSpec, FfnSpec, LayerSpec};
 use crate::weights::directory::{ConfigSection, ModelDirectory};
 
 const DEFAULT_THETA: f32 = 10_000.0;
@@ -36,15 +36,16 @@ impl<'a> ConfigKeys<'a> {
             window: window(&text)?,
             rope: Some(0),
             shares_key_weight: false,
+            ffn: FfnSpec::Dense(text.dimension("intermediate_size")?),
         };
         Ok(DecoderSpec {
             architecture: self.architecture,
             hidden_size,
-            intermediate_size: text.dimension("intermediate_size")?,
             vocab_size: text.dimension("vocab_size")?,
             context_length: text.dimension("max_position_embeddings")? as u32,
             layers: vec![layer; text.dimension("num_hidden_layers")?],
             ropes: vec![rope(&text, attention.head_dim)?],
+            moe: None,
             norm_eps: text.require_positive("rms_norm_eps")?,
             qkv_bias: self.directory.has_tensor("blk.0.attn_q.bias"),
             attention_output_bias: false,

@@ -1,10 +1,11 @@
 //! The generic decoder: one forward pass for every architecture a `DecoderSpec` can describe, on every device.
 
+use anyhow::bail;
 use quire_kernels::{Device, LinearWeight, embedding, gather_rows, linear, softcap};
 
-use super::spec::{DecoderSpec, LayerSpec};
+use super::spec::{DecoderSpec, FfnSpec, LayerSpec};
 use crate::kv_cache::KvCache;
-use crate::layers::{Attention, Mlp, Norm, Positions, PostNorm};
+use crate::layers::{Attention, Mlp, Moe, Norm, Positions, PostNorm};
 use crate::step_input::StepInput;
 use crate::weights::WeightLoader;
 use crate::workspace::Workspace;
@@ -25,8 +26,14 @@ struct Layer {
     attention: Attention,
     post_attention_norm: Option<PostNorm>,
     mlp_norm: Norm,
-    mlp: Mlp,
+    ffn: Ffn,
     post_mlp_norm: Option<PostNorm>,
+}
+
+#[expect(clippy::large_enum_variant, reason = "one a layer")]
+enum Ffn {
+    Dense(Mlp),
+    Experts(Moe),
 }
 
 impl Decoder {
@@ -66,7 +73,7 @@ impl Decoder {
         let head = self.lm_head.as_mut().unwrap_or(&mut self.embedding);
         let layers = self.layers.iter_mut();
         let weights = layers.flat_map(|layer| {
-            layer.attention.weights_mut().into_iter().chain(layer.mlp.weights_mut())
+            layer.attention.weights_mut().into_iter().chain(layer.ffn.weights_mut())
         });
         let mut weights: Vec<_> = weights.chain([head]).collect();
         for index in 1..weights.len() {
@@ -102,7 +109,7 @@ impl Decoder {
                 layer.attention.project(device, ws, n);
             }
             layer.mlp_norm.next(device, ws, n, layer.post_attention_norm.as_ref());
-            layer.mlp.forward(device, ws, n);
+            layer.ffn.forward(device, ws, n);
             self.norm_before(index + 1).next(device, ws, n, layer.post_mlp_norm.as_ref());
         }
     }
@@ -130,6 +137,11 @@ impl Layer {
             let weight = spec.post_norms.then(|| loader.vector(name, spec.hidden_size));
             weight.transpose().map(|weight| weight.map(|weight| PostNorm { weight, scale }))
         };
+        // Files of some architectures call it by what it follows.
+        let mlp_norm = match spec.post_norms || loader.has("ffn_norm.weight") {
+            true => "ffn_norm.weight",
+            false => "post_attention_norm.weight",
+        };
         let scale = match spec.layer_scales {
             true => loader.scalar("layer_output_scale.weight")?,
             false => 1.0,
@@ -138,10 +150,36 @@ impl Layer {
             attention_norm: load_norm(spec, loader, "attn_norm.weight")?,
             attention: Attention::load(spec, layer, loader)?,
             post_attention_norm: post_norm("post_attention_norm.weight", 1.0)?,
-            mlp_norm: load_norm(spec, loader, "ffn_norm.weight")?,
-            mlp: Mlp::load(spec, loader)?,
+            mlp_norm: load_norm(spec, loader, mlp_norm)?,
+            ffn: Ffn::load(spec, layer, loader)?,
             post_mlp_norm: post_norm("post_ffw_norm.weight", scale)?,
         })
+    }
+}
+
+impl Ffn {
+    fn load(spec: &DecoderSpec, layer: &LayerSpec, loader: &WeightLoader) -> anyhow::Result<Self> {
+        match (layer.ffn, &spec.moe) {
+            (FfnSpec::Dense(size), _) => Mlp::load(spec, size, loader).map(Self::Dense),
+            (FfnSpec::Experts, Some(moe)) => Moe::load(spec, moe, loader).map(Self::Experts),
+            (FfnSpec::Experts, None) => bail!("a layer has experts, but the model has none"),
+        }
+    }
+
+    /// In the order of their use.
+    fn weights_mut(&mut self) -> Vec<&mut LinearWeight> {
+        match self {
+            Self::Dense(mlp) => mlp.weights_mut().into(),
+            Self::Experts(moe) => moe.weights_mut().collect(),
+        }
+    }
+
+    /// The first `n` rows of `ws.hidden` → `ws.block_out`.
+    fn forward(&self, device: &Device, ws: &mut Workspace, n: usize) {
+        match self {
+            Self::Dense(mlp) => mlp.forward(device, ws, n),
+            Self::Experts(moe) => moe.forward(device, ws, n),
+        }
     }
 }
 

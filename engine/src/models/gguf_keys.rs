@@ -1,9 +1,9 @@
 //! Reads the keys that all Llama-style architectures share, with the checks that keep later arithmetic safe.
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use quire_kernels::{Activation, RopeStyle};
 
-use super::spec::{AttentionDims, DecoderSpec, LayerSpec};
+use super::spec::{AttentionDims, DecoderSpec, FfnSpec, LayerSpec};
 use crate::weights::gguf::GgufFile;
 
 /// Largest value of any one dimension: keeps products far from overflow.
@@ -38,7 +38,6 @@ impl<'a> Keys<'a> {
             vocab_size <= u64::from(MAX_DIMENSION),
             "a vocabulary of {vocab_size} is too large"
         );
-        self.refuse_experts()?;
         let num_layers = self.dimension("block_count")?;
         ensure!(
             num_layers <= MAX_LAYERS,
@@ -51,11 +50,11 @@ impl<'a> Keys<'a> {
         Ok(DecoderSpec {
             architecture: self.architecture,
             hidden_size,
-            intermediate_size: self.dimension("feed_forward_length")?,
             vocab_size: vocab_size as usize,
             context_length,
             layers: self.layers(num_layers, num_heads, head_dim)?,
             ropes: vec![self.rope(head_dim, context_length, style)?],
+            moe: None,
             norm_eps: self.norm_eps()?,
             qkv_bias: ["blk.0.attn_q.bias", "blk.0.attn_qkv.bias"]
                 .iter()
@@ -122,6 +121,7 @@ impl<'a> Keys<'a> {
         let key = self.key("attention.head_count_kv");
         let per_layer = self.file.metadata().u32_or_u32s(&key, num_layers)?;
         let per_layer = per_layer.unwrap_or_else(|| vec![0; num_layers]);
+        let ffn = FfnSpec::Dense(self.dimension("feed_forward_length")?);
         let layer = |num_kv_heads: u32| {
             // 0 counts as absent.
             let num_kv_heads = if num_kv_heads == 0 { num_heads } else { num_kv_heads as usize };
@@ -130,7 +130,8 @@ impl<'a> Keys<'a> {
                 "{num_heads} heads are not a multiple of {num_kv_heads} KV heads"
             );
             let attention = AttentionDims { num_heads, num_kv_heads, head_dim };
-            Ok(LayerSpec { attention, window: None, rope: Some(0), shares_key_weight: false })
+            let (window, rope, shares_key_weight) = (None, Some(0), false);
+            Ok(LayerSpec { attention, window, rope, shares_key_weight, ffn })
         };
         per_layer.into_iter().map(layer).collect()
     }
@@ -141,13 +142,6 @@ impl<'a> Keys<'a> {
         let eps = eps.with_context(|| format!("the file has no key \"{key}\""))?;
         ensure!(eps.is_finite() && eps >= 0.0, "{key} is {eps}");
         Ok(eps)
-    }
-
-    fn refuse_experts(&self) -> anyhow::Result<()> {
-        match self.optional_dimension("expert_count")? {
-            Some(count) => bail!("mixture of experts ({count} experts) is not supported yet"),
-            None => Ok(()),
-        }
     }
 
     pub(super) fn key(&self, suffix: &str) -> String {
@@ -175,7 +169,7 @@ impl<'a> Keys<'a> {
     }
 
     /// A count that must be there and lie in 1..=MAX_DIMENSION.
-    fn dimension(&self, suffix: &str) -> anyhow::Result<usize> {
+    pub(super) fn dimension(&self, suffix: &str) -> anyhow::Result<usize> {
         let value = self.optional_dimension(suffix)?;
         value.with_context(|| format!("the file has no key \"{}\"", self.key(suffix)))
     }

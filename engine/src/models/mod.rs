@@ -7,12 +7,15 @@ mod gemma2;
 mod gemma3;
 mod gemma4;
 mod gguf_keys;
+mod gguf_moe;
 mod gguf_rope;
 mod llama;
 mod mistral3;
 mod phi3;
 mod qwen2;
+mod qwen2moe;
 mod qwen3;
+mod qwen3moe;
 pub mod rope;
 mod smollm3;
 pub mod spec;
@@ -35,10 +38,12 @@ type SpecReader = fn(&Keys) -> anyhow::Result<DecoderSpec>;
 type ConfigReader = fn(&ConfigKeys) -> anyhow::Result<DecoderSpec>;
 
 /// `general.architecture` → how to read its spec.
-const ARCHITECTURES: [(&str, SpecReader); 9] = [
+const ARCHITECTURES: [(&str, SpecReader); 11] = [
     ("llama", llama::spec),
     ("qwen2", qwen2::spec),
+    ("qwen2moe", qwen2moe::spec),
     ("qwen3", qwen3::spec),
+    ("qwen3moe", qwen3moe::spec),
     ("gemma2", gemma2::spec),
     ("gemma3", gemma3::spec),
     ("gemma4", gemma4::spec),
@@ -74,7 +79,12 @@ fn spec_of_gguf(file: &GgufFile) -> anyhow::Result<DecoderSpec> {
             ARCHITECTURES.map(|(name, _)| name).join(", ")
         );
     };
-    read(&Keys::new(file, name))
+    let keys = Keys::new(file, name);
+    let spec = read(&keys)?;
+    if let (None, Some(count)) = (&spec.moe, keys.optional_dimension("expert_count")?) {
+        bail!("mixture of experts ({count} experts) is not supported yet for {name}");
+    }
+    Ok(spec)
 }
 
 fn spec_of_directory(directory: &ModelDirectory) -> anyhow::Result<DecoderSpec> {

@@ -1,6 +1,6 @@
 //! `DecoderSpec`: everything the generic decoder needs to know of an architecture, as data.
 
-use quire_kernels::Activation;
+use quire_kernels::{Activation, RouterSpec};
 
 use super::rope::RopeSpec;
 
@@ -11,7 +11,6 @@ pub struct DecoderSpec {
     /// `general.architecture`.
     pub architecture: &'static str,
     pub hidden_size: usize,
-    pub intermediate_size: usize,
     /// Width of the logits.
     pub vocab_size: usize,
     /// Positions the model was trained for.
@@ -20,6 +19,8 @@ pub struct DecoderSpec {
     pub layers: Vec<LayerSpec>,
     /// The rotations that layers refer to.
     pub ropes: Vec<RopeSpec>,
+    /// The experts of all layers that have some.
+    pub moe: Option<MoeSpec>,
     pub norm_eps: f32,
     /// q, k and v have biases.
     pub qkv_bias: bool,
@@ -57,6 +58,52 @@ pub struct LayerSpec {
     pub rope: Option<usize>,
     /// Values are projected by the weight of the keys.
     pub shares_key_weight: bool,
+    pub ffn: FfnSpec,
+}
+
+/// What follows the attention in a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FfnSpec {
+    /// A gated MLP of so many channels.
+    Dense(usize),
+    /// The experts of `DecoderSpec::moe`.
+    Experts,
+}
+
+/// A mixture of experts: gated MLPs, of which each row uses a few.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MoeSpec {
+    pub router: RouterSpec,
+    /// Channels of an expert.
+    pub intermediate_size: usize,
+    pub shared: Option<SharedExpertSpec>,
+    /// A bias on the router's logits.
+    pub router_bias: bool,
+    /// A bias on the scores, for the choice alone.
+    pub choice_bias: bool,
+    /// Biases on gate, up and down of each expert.
+    pub expert_biases: bool,
+    /// How files have gate and up of all experts in one tensor, and down.
+    pub layout: ExpertLayout,
+}
+
+/// How the tensors of all experts lie in files of an architecture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExpertLayout {
+    /// A row for each output, all of the gate first.
+    Rows,
+    /// Transposed: a column for each output.
+    Columns,
+    /// Transposed, and columns of gate and up take turns.
+    InterleavedColumns,
+}
+
+/// An expert of every row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SharedExpertSpec {
+    pub intermediate_size: usize,
+    /// A gate of its own multiplies its output.
+    pub is_gated: bool,
 }
 
 /// Heads of the attention.
@@ -106,6 +153,16 @@ impl DecoderSpec {
     /// The largest of a size over all layers, for buffers that layers share.
     pub fn largest(&self, size: impl Fn(&AttentionDims) -> usize) -> usize {
         self.layers.iter().map(|layer| size(&layer.attention)).max().unwrap_or(0)
+    }
+
+    /// Channels of the widest MLP outside the experts.
+    pub fn intermediate_size(&self) -> usize {
+        let dense = self.layers.iter().map(|layer| match layer.ffn {
+            FfnSpec::Dense(size) => size,
+            FfnSpec::Experts => 0,
+        });
+        let shared = self.moe.and_then(|moe| moe.shared).map(|shared| shared.intermediate_size);
+        dense.chain(shared).max().unwrap_or(0)
     }
 
     /// With a window on the layers that `has_window` names.

@@ -1,11 +1,14 @@
 //! The ops of one step of each architecture, without weights: what a change of the decoder or a spec does shows here.
 
 use expect_test::{Expect, expect};
-use quire_kernels::{Activation, DType, Device, RopeStyle};
+use quire_kernels::{Activation, DType, Device, RopeStyle, RouterScores, RouterSpec};
 
 use super::Decoder;
 use super::rope::{RopeScaling, RopeSpec};
-use super::spec::{AttentionDims, DecoderSpec, LayerSpec, QueryScale};
+use super::spec::{
+    AttentionDims, DecoderSpec, ExpertLayout, FfnSpec, LayerSpec, MoeSpec, QueryScale,
+    SharedExpertSpec,
+};
 use crate::kv_cache::KvCache;
 use crate::step_input::StepInput;
 use crate::weights::WeightLoader;
@@ -15,7 +18,6 @@ fn spec() -> DecoderSpec {
     DecoderSpec {
         architecture: "llama",
         hidden_size: 32,
-        intermediate_size: 48,
         vocab_size: 100,
         context_length: 64,
         layers: vec![LayerSpec {
@@ -23,8 +25,10 @@ fn spec() -> DecoderSpec {
             window: None,
             rope: Some(0),
             shares_key_weight: false,
+            ffn: FfnSpec::Dense(48),
         }],
         ropes: vec![rope(8, RopeStyle::Interleaved)],
+        moe: None,
         norm_eps: 1e-5,
         qkv_bias: false,
         attention_output_bias: false,
@@ -358,5 +362,53 @@ fn gemma4_has_wider_heads_where_it_sees_all() {
             gather_rows 2 of 8x32
             linear 2x32 -> 100
             softcap 2x100, 30"#]],
+    );
+}
+
+#[test]
+fn qwen2moe_has_experts_and_one_for_every_row() {
+    let router = RouterSpec {
+        num_experts: 8,
+        num_chosen: 2,
+        scores: RouterScores::Softmax,
+        groups: None,
+        normalises: false,
+        scale: 1.0,
+    };
+    let moe = MoeSpec {
+        router,
+        intermediate_size: 16,
+        shared: Some(SharedExpertSpec { intermediate_size: 24, is_gated: true }),
+        router_bias: false,
+        choice_bias: false,
+        expert_biases: false,
+        layout: ExpertLayout::Rows,
+    };
+    let layers = vec![LayerSpec { ffn: FfnSpec::Experts, ..spec().layers[0] }];
+    check(
+        DecoderSpec { architecture: "qwen2moe", layers, moe: Some(moe), ..spec() },
+        expect![[r#"
+            embedding 3x32
+            rms_norm 3x32
+            linear 3x32 -> 64
+            rope_write_kv 3 rows, 4+2 heads of 8, Interleaved 8, F16
+            attention 3 rows of 2 sequences, 4/2 heads of 8, F16
+            gather_rows 2 of 8x32
+            gather_rows 2 of 8x32
+            linear 2x32 -> 32
+            add_rms_norm 2x32
+            linear 2x32 -> 48
+            gated_mul 2x24 Silu
+            linear 2x24 -> 32
+            linear 2x32 -> 8
+            route_experts 2 rows to 2 of 8, Softmax
+            expert_linear 4 of 2x32 -> 32, 8 experts
+            gated_mul 4x16 Silu
+            expert_linear 4 of 4x16 -> 32, 8 experts
+            linear 2x32 -> 1
+            combine_experts 2x32 of 4, gated shared
+            add_rms_norm 2x32
+            gather_rows 2 of 8x32
+            linear 2x32 -> 100"#]],
     );
 }

@@ -2,7 +2,8 @@
 
 use anyhow::{Context, bail, ensure};
 use quire_kernels::{
-    Device, FileBytes, LinearWeight, Tensor, WeightFormat, WeightPolicy, dequantize_row,
+    Device, FileBytes, LinearError, LinearWeight, Tensor, WeightFormat, WeightPolicy,
+    dequantize_row,
 };
 
 use crate::config::Activations;
@@ -10,6 +11,8 @@ use crate::config::Activations;
 /// A tensor as its file has it.
 pub struct HostTensor<'a> {
     pub format: WeightFormat,
+    /// 1, or of a tensor of three dimensions how many matrices lie end to end.
+    pub num_matrices: usize,
     pub out_features: usize,
     /// Elements of a row, contiguous.
     pub in_features: usize,
@@ -75,6 +78,21 @@ impl<'a> WeightLoader<'a> {
         WeightLoader { scope: prefix, ..*self }
     }
 
+    /// The file, unless there are shapes only.
+    pub(super) fn source(&self) -> Option<&'a dyn WeightSource> {
+        self.source
+    }
+
+    pub(super) fn full_name(&self, name: &str) -> String {
+        format!("{}{name}", self.scope)
+    }
+
+    /// Whether the file has a tensor of that name; of shapes only, none has another name than the first tried.
+    pub fn has(&self, name: &str) -> bool {
+        let name = self.full_name(name);
+        self.source.is_none_or(|source| !matches!(source.tensor(&name), Ok(None)))
+    }
+
     /// Says that `done` of `total` layers are loaded.
     pub fn progress(&self, done: usize, total: usize) {
         (self.on_progress)(done, total);
@@ -87,26 +105,33 @@ impl<'a> WeightLoader<'a> {
         out_features: usize,
         in_features: usize,
     ) -> anyhow::Result<LinearWeight> {
-        let activations = self.activations.of_tensor(name);
-        let name = format!("{}{name}", self.scope);
         let Some(source) = self.source else {
             return Ok(LinearWeight::shape_only(out_features, in_features));
         };
-        let tensor = find(source, &name, out_features, in_features)?;
-        LinearWeight::from_gguf(
-            self.device,
-            tensor.format,
-            tensor.bytes,
-            out_features,
-            in_features,
-            self.policy,
-        )
-        .map(|weight| weight.with_activations(activations))
-        .with_context(|| format!("tensor \"{}\"", source.name_in_file(&name)))
-        .and_then(|weight| match tensor.format {
-            WeightFormat::Nvfp4 => Ok(weight.with_factor(factor_beside(source, &name)?)),
-            _ => Ok(weight),
-        })
+        let full_name = self.full_name(name);
+        let tensor = find(source, &full_name, out_features, in_features)?;
+        self.pack(name, tensor.format, tensor.bytes, out_features, in_features)
+            .with_context(|| format!("tensor \"{}\"", source.name_in_file(&full_name)))
+            .and_then(|weight| match tensor.format {
+                WeightFormat::Nvfp4 => {
+                    Ok(weight.with_factor(factors_beside(source, &full_name, 1)?[0]))
+                }
+                _ => Ok(weight),
+            })
+    }
+
+    /// A matrix of those bytes, multiplied with rows of the precision that `name` has.
+    pub(super) fn pack(
+        &self,
+        name: &str,
+        format: WeightFormat,
+        bytes: FileBytes,
+        out_features: usize,
+        in_features: usize,
+    ) -> Result<LinearWeight, LinearError> {
+        let policy = self.policy;
+        LinearWeight::from_gguf(self.device, format, bytes, out_features, in_features, policy)
+            .map(|weight| weight.with_activations(self.activations.of_tensor(name)))
     }
 
     /// Several matrices of the same `in_features`, stacked along `out_features`: one op computes all. A file may have
@@ -118,7 +143,7 @@ impl<'a> WeightLoader<'a> {
         in_features: usize,
     ) -> anyhow::Result<LinearWeight> {
         let total = parts.iter().map(|&(_, out_features)| out_features).sum();
-        if self.has(fused, total, in_features)? {
+        if self.has_shape(fused, total, in_features)? {
             return self.linear(fused, total, in_features);
         }
         let load =
@@ -153,7 +178,7 @@ impl<'a> WeightLoader<'a> {
     pub fn stacked_vector(&self, fused: &str, parts: &[(&str, usize)]) -> anyhow::Result<Tensor> {
         let total = parts.iter().map(|&(_, len)| len).sum();
         let Some(source) = self.source else { return self.vector(fused, total) };
-        if self.has(fused, 1, total)? {
+        if self.has_shape(fused, 1, total)? {
             return self.vector(fused, total);
         }
         let mut values = Vec::with_capacity(total);
@@ -164,7 +189,12 @@ impl<'a> WeightLoader<'a> {
     }
 
     /// Whether the file has a tensor of that name and shape.
-    fn has(&self, name: &str, out_features: usize, in_features: usize) -> anyhow::Result<bool> {
+    fn has_shape(
+        &self,
+        name: &str,
+        out_features: usize,
+        in_features: usize,
+    ) -> anyhow::Result<bool> {
         let Some(source) = self.source else { return Ok(false) };
         let tensor = source.tensor(&format!("{}{name}", self.scope))?;
         let shape = tensor.map(|tensor| (tensor.out_features, tensor.in_features));
@@ -180,19 +210,25 @@ pub fn read_vector(source: &dyn WeightSource, name: &str, len: usize) -> anyhow:
     Ok(values)
 }
 
-/// The number that multiplies a whole NVFP4 tensor: a tensor of its own, `….scale` beside `….weight`, or 1.
-fn factor_beside(source: &dyn WeightSource, name: &str) -> anyhow::Result<f32> {
+/// The numbers that multiply a whole NVFP4 tensor, or each of `count` experts: a tensor of its own, `….scale` beside
+/// `….weight`, or 1.
+pub(super) fn factors_beside(
+    source: &dyn WeightSource,
+    name: &str,
+    count: usize,
+) -> anyhow::Result<Vec<f32>> {
     let name = format!("{}.scale", name.strip_suffix(".weight").unwrap_or(name));
     if source.tensor(&name)?.is_none() {
-        return Ok(1.0);
+        return Ok(vec![1.0; count]);
     }
-    let factor = read_vector(source, &name, 1)?[0];
-    ensure!(factor.is_finite(), "tensor \"{name}\" is {factor}");
-    Ok(factor)
+    let factors = read_vector(source, &name, count)?;
+    let bad = factors.iter().find(|factor| !factor.is_finite());
+    ensure!(bad.is_none(), "tensor \"{name}\" has {}", bad.copied().unwrap_or_default());
+    Ok(factors)
 }
 
 /// The tensor, whose shape must be as the model's keys say.
-fn find<'a>(
+pub(super) fn find<'a>(
     source: &'a dyn WeightSource,
     name: &str,
     out_features: usize,
@@ -202,6 +238,14 @@ fn find<'a>(
     let Some(tensor) = source.tensor(name)? else {
         bail!("the file has no tensor \"{}\"", shown())
     };
+    ensure!(
+        tensor.num_matrices == 1,
+        "tensor \"{}\" is [{}, {}, {}], but the model's keys ask for [{out_features}, {in_features}]",
+        shown(),
+        tensor.num_matrices,
+        tensor.out_features,
+        tensor.in_features
+    );
     ensure!(
         (tensor.out_features, tensor.in_features) == (out_features, in_features),
         "tensor \"{}\" is [{}, {}], but the model's keys ask for [{out_features}, {in_features}]",

@@ -2,6 +2,7 @@
 
 mod bytes;
 pub mod directory;
+mod experts;
 pub mod gguf;
 mod json;
 mod loader;

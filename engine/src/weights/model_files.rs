@@ -29,6 +29,8 @@ pub struct TensorSummary<'a> {
     pub num_bytes: u64,
     /// Two dimensions or more.
     pub is_matrix: bool,
+    /// 1, or of three dimensions the matrices that lie end to end, each packed by itself.
+    pub num_matrices: u64,
     /// Elements of a row.
     pub in_features: u64,
 }
@@ -108,6 +110,7 @@ fn of_gguf(tensor: &super::gguf::TensorInfo) -> TensorSummary<'_> {
         num_elements: tensor.num_elements(),
         num_bytes: tensor.num_bytes,
         is_matrix: tensor.dims.len() > 1,
+        num_matrices: tensor.dims.get(2).copied().unwrap_or(1),
         in_features: tensor.dims.first().copied().unwrap_or(1),
     }
 }
@@ -122,6 +125,7 @@ fn of_safetensors<'a>(
         num_elements: tensor.num_elements(),
         num_bytes: tensor.num_bytes,
         is_matrix: tensor.shape.len() > 1,
+        num_matrices: if tensor.shape.len() == 3 { tensor.shape[0] } else { 1 },
         in_features: tensor.shape.last().copied().unwrap_or(1),
     }
 }

@@ -121,7 +121,7 @@ fn tensors_that_contradict_the_configuration_are_named() {
     check(|m| _ = m.tensor(norm, &[8]), "has no norms of q and k");
     check(
         |m| _ = m.tensor("model.layers.0.mlp.up_proj.weight", &[64, 32, 1]),
-        "\"model.layers.0.mlp.up_proj.weight\" has 3 dimensions",
+        "\"model.layers.0.mlp.up_proj.weight\" is [64, 32, 1], but the model's keys ask for [64, 32]",
     );
 }
 

@@ -117,18 +117,20 @@ impl WeightSource for ModelDirectory {
                 quoted(&info.dtype)
             )
         })?;
-        let (out_features, in_features) = match info.shape[..] {
-            [len] => (1, len),
-            [out_features, in_features] => (out_features, in_features),
+        let (num_matrices, out_features, in_features) = match info.shape[..] {
+            [len] => (1, 1, len),
+            [out_features, in_features] => (1, out_features, in_features),
+            [num_matrices, out_features, in_features] => (num_matrices, out_features, in_features),
             _ => bail!(
-                "tensor {} has {} dimensions, not 1 or 2",
+                "tensor {} has {} dimensions, not 1 to 3",
                 quoted(&info.name),
                 info.shape.len()
             ),
         };
         let (out_features, in_features) = (out_features as usize, in_features as usize);
+        let num_matrices = num_matrices as usize;
         let bytes = self.files[*file].file_bytes(info);
-        Ok(Some(HostTensor { format, out_features, in_features, bytes }))
+        Ok(Some(HostTensor { format, num_matrices, out_features, in_features, bytes }))
     }
 
     fn name_in_file(&self, name: &str) -> String {

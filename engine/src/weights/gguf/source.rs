@@ -13,13 +13,15 @@ impl WeightSource for GgufFile {
             let kind = type_layout(info.ggml_type).map_or("unknown", |layout| layout.name);
             format!("tensor \"{name}\" has element type {kind}, which is not one of weights")
         })?;
-        let (in_features, out_features) = match info.dims[..] {
-            [len] => (len, 1),
-            [in_features, out_features] => (in_features, out_features),
-            _ => bail!("tensor \"{name}\" has {} dimensions, not 1 or 2", info.dims.len()),
+        let (in_features, out_features, num_matrices) = match info.dims[..] {
+            [len] => (len, 1, 1),
+            [in_features, out_features] => (in_features, out_features, 1),
+            [in_features, out_features, num_matrices] => (in_features, out_features, num_matrices),
+            _ => bail!("tensor \"{name}\" has {} dimensions, not 1 to 3", info.dims.len()),
         };
+        let num_matrices = num_matrices as usize;
         let (in_features, out_features) = (in_features as usize, out_features as usize);
         let bytes = self.file_bytes(info);
-        Ok(Some(HostTensor { format, out_features, in_features, bytes }))
+        Ok(Some(HostTensor { format, num_matrices, out_features, in_features, bytes }))
     }
 }

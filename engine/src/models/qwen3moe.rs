@@ -1,0 +1,15 @@
+//! Qwen3 with experts, as Qwen3-30B-A3B.
+
+use quire_kernels::{RopeStyle, RouterScores};
+
+use super::gguf_keys::Keys;
+use super::gguf_moe::RouterDefaults;
+use super::spec::DecoderSpec;
+
+/// All released models normalise the weights, and files do not say it.
+const ROUTER: RouterDefaults = RouterDefaults { scores: RouterScores::Softmax, normalises: true };
+
+pub(super) fn spec(keys: &Keys) -> anyhow::Result<DecoderSpec> {
+    let spec = DecoderSpec { qk_norm: true, ..keys.llama_like(RopeStyle::Neox)? };
+    keys.with_experts(spec, ROUTER)
+}

@@ -1,0 +1,181 @@
+//! The weights of experts, which files have in one tensor a projection, or gate and up in one, or expert by expert.
+
+use anyhow::{Context, bail, ensure};
+use quire_kernels::{
+    DType, ExpertWeights, FileBytes, LinearWeight, Tensor, WeightFormat, dequantize_row,
+};
+
+use super::loader::{HostTensor, WeightLoader, factors_beside, find};
+use crate::models::spec::{ExpertLayout, MoeSpec};
+
+/// A projection of all experts.
+struct Projection {
+    num_experts: usize,
+    out_features: usize,
+    in_features: usize,
+    layout: ExpertLayout,
+}
+
+impl WeightLoader<'_> {
+    /// The first (gate and up, stacked) and the second projection of all experts.
+    pub fn experts(
+        &self,
+        moe: &MoeSpec,
+        hidden_size: usize,
+    ) -> anyhow::Result<(ExpertWeights, ExpertWeights)> {
+        let (num_experts, size) = (moe.router.num_experts, moe.intermediate_size);
+        let projection = |out_features, in_features, layout| Projection {
+            num_experts,
+            out_features,
+            in_features,
+            layout,
+        };
+        let gate_up = if self.has("ffn_gate_up_exps.weight") {
+            let fused = projection(2 * size, hidden_size, moe.layout);
+            self.projection(["ffn_gate_up_exps.weight", "ffn_gate_up"], &fused)?
+        } else {
+            let half = projection(size, hidden_size, ExpertLayout::Rows);
+            let gates = self.projection(["ffn_gate_exps.weight", "ffn_gate"], &half)?;
+            let ups = self.projection(["ffn_up_exps.weight", "ffn_up"], &half)?;
+            let pairs = gates.into_iter().zip(ups);
+            pairs.map(|(gate, up)| LinearWeight::stack(vec![gate, up])).collect()
+        };
+        let down_layout = match moe.layout {
+            ExpertLayout::Rows => ExpertLayout::Rows,
+            ExpertLayout::Columns | ExpertLayout::InterleavedColumns => ExpertLayout::Columns,
+        };
+        let down = projection(hidden_size, size, down_layout);
+        let down = self.projection(["ffn_down_exps.weight", "ffn_down"], &down)?;
+        let (mut gate_up_bias, mut down_bias) = (None, None);
+        if moe.expert_biases {
+            gate_up_bias = Some(self.gate_up_bias(moe)?);
+            down_bias = Some(self.matrix("ffn_down_exps.bias", num_experts, hidden_size)?);
+        }
+        Ok((ExpertWeights::new(gate_up, gate_up_bias), ExpertWeights::new(down, down_bias)))
+    }
+
+    /// The weight of each expert: of the tensor of all of them, or of `<one>.<expert>.weight`.
+    fn projection(
+        &self,
+        [all, one]: [&str; 2],
+        projection: &Projection,
+    ) -> anyhow::Result<Vec<LinearWeight>> {
+        let &Projection { num_experts, out_features, in_features, .. } = projection;
+        let Some(source) = self.source() else {
+            let shape = |_| LinearWeight::shape_only(out_features, in_features);
+            return Ok((0..num_experts).map(shape).collect());
+        };
+        let full_name = self.full_name(all);
+        let is_split = || self.has(&format!("{one}.0.weight"));
+        let Some(tensor) = source.tensor(&full_name)? else {
+            ensure!(is_split(), "the file has no tensor \"{}\"", source.name_in_file(&full_name));
+            let names = (0..num_experts).map(|expert| format!("{one}.{expert}.weight"));
+            return names.map(|name| self.linear(&name, out_features, in_features)).collect();
+        };
+        let shown = source.name_in_file(&full_name);
+        let len = projection.check(&tensor).with_context(|| format!("tensor \"{shown}\""))?;
+        let factors = match tensor.format {
+            WeightFormat::Nvfp4 => Some(factors_beside(source, &full_name, num_experts)?),
+            _ => None,
+        };
+        let expert = |index: usize| {
+            let bytes = tensor.bytes.slice(index * len..(index + 1) * len).expect("checked");
+            let rows;
+            let bytes: FileBytes = match projection.order() {
+                None => bytes,
+                Some(order) => {
+                    let element = tensor.format.block_bytes();
+                    rows = columns_as_rows(&bytes, element, out_features, order);
+                    bytes.release();
+                    (&rows).into()
+                }
+            };
+            let weight = self.pack(all, tensor.format, bytes, out_features, in_features);
+            let weight = weight.with_context(|| format!("tensor \"{shown}\""))?;
+            Ok(match &factors {
+                Some(factors) => weight.with_factor(factors[index]),
+                None => weight,
+            })
+        };
+        (0..num_experts).map(expert).collect()
+    }
+
+    /// `[num_experts, 2 · intermediate_size]`, the gate first.
+    fn gate_up_bias(&self, moe: &MoeSpec) -> anyhow::Result<Tensor> {
+        let (num_experts, size) = (moe.router.num_experts, moe.intermediate_size);
+        if self.has("ffn_gate_up_exps.bias") {
+            let mut fused = self.matrix("ffn_gate_up_exps.bias", num_experts, 2 * size)?;
+            if moe.layout == ExpertLayout::InterleavedColumns {
+                for row in fused.f32_mut().chunks_exact_mut(2 * size) {
+                    let (gate, up) = (row.iter().step_by(2), row.iter().skip(1).step_by(2));
+                    let sorted: Vec<f32> = gate.chain(up).copied().collect();
+                    row.copy_from_slice(&sorted);
+                }
+            }
+            return Ok(fused);
+        }
+        let gate = self.matrix("ffn_gate_exps.bias", num_experts, size)?;
+        let up = self.matrix("ffn_up_exps.bias", num_experts, size)?;
+        if self.source().is_none() {
+            return Ok(Tensor::shape_only(DType::F32, num_experts, 2 * size));
+        }
+        let rows = gate.f32().chunks_exact(size).zip(up.f32().chunks_exact(size));
+        let values: Vec<f32> = rows.flat_map(|(gate, up)| [gate, up].concat()).collect();
+        Ok(Tensor::from_f32(&values, num_experts, 2 * size))
+    }
+
+    /// A matrix of numbers that are added, as float32.
+    fn matrix(&self, name: &str, rows: usize, cols: usize) -> anyhow::Result<Tensor> {
+        let Some(source) = self.source() else {
+            return Ok(Tensor::shape_only(DType::F32, rows, cols));
+        };
+        let tensor = find(source, &self.full_name(name), rows, cols)?;
+        let mut values = vec![0.0; rows * cols];
+        dequantize_row(tensor.format, &tensor.bytes, &mut values);
+        Ok(Tensor::from_f32(&values, rows, cols))
+    }
+}
+
+impl Projection {
+    /// That the tensor is as the model's keys say; gives the bytes of an expert.
+    fn check(&self, tensor: &HostTensor) -> anyhow::Result<usize> {
+        let is_transposed = self.layout != ExpertLayout::Rows;
+        let (rows, cols) = match is_transposed {
+            false => (self.out_features, self.in_features),
+            true => (self.in_features, self.out_features),
+        };
+        let shape = [tensor.num_matrices, tensor.out_features, tensor.in_features];
+        let expected = [self.num_experts, rows, cols];
+        ensure!(shape == expected, "is {shape:?}, but the model's keys ask for {expected:?}");
+        if is_transposed && tensor.format.block_elements() != 1 {
+            bail!("is {}, which cannot be transposed", tensor.format);
+        }
+        let len = tensor.format.row_bytes(cols).and_then(|bytes| bytes.checked_mul(rows));
+        let all = len.and_then(|bytes| bytes.checked_mul(self.num_experts));
+        ensure!(all == Some(tensor.bytes.len()), "has {} bytes", tensor.bytes.len());
+        Ok(tensor.bytes.len() / self.num_experts)
+    }
+
+    /// The column that each row is made of, where the file has columns.
+    fn order(&self) -> Option<Vec<usize>> {
+        let size = self.out_features / 2;
+        match self.layout {
+            ExpertLayout::Rows => None,
+            ExpertLayout::Columns => Some((0..self.out_features).collect()),
+            ExpertLayout::InterleavedColumns => {
+                Some((0..size).map(|i| 2 * i).chain((0..size).map(|i| 2 * i + 1)).collect())
+            }
+        }
+    }
+}
+
+/// Rows of the columns that `order` names; `bytes` has rows of `cols` elements.
+fn columns_as_rows(bytes: &[u8], element: usize, cols: usize, order: Vec<usize>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len());
+    for column in order {
+        for row in bytes.chunks_exact(cols * element) {
+            out.extend_from_slice(&row[column * element..][..element]);
+        }
+    }
+    out
+}
