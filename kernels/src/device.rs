@@ -5,6 +5,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::cpu::{SimdLevel, ThreadPool};
+pub use crate::cuda::CudaDevice;
+use crate::cuda::DeviceBuffer;
 use crate::tensor::{DType, Tensor};
 
 /// Why a device cannot be had, or cannot give memory.
@@ -12,6 +14,20 @@ use crate::tensor::{DType, Tensor};
 pub enum DeviceError {
     /// This build holds no CUDA kernels.
     CudaNotBuilt,
+    /// There is no libcuda to load.
+    NoCudaDriver,
+    /// The driver cannot run what the toolkit of this build makes; versions as the driver counts, 13000 for 13.0.
+    OldCudaDriver { found: i32, needed: i32 },
+    /// The driver sees no GPU.
+    NoCudaDevice,
+    /// There is no GPU of that number.
+    CudaOrdinal { ordinal: usize, count: usize },
+    /// The GPU is older than the kernels allow.
+    OldCudaDevice { name: String, major: i32, minor: i32 },
+    /// There is no libcublasLt to load.
+    NoCublasLt,
+    /// The driver's own words.
+    Cuda(String),
     /// The allocator refused this many bytes.
     OutOfMemory { bytes: usize },
 }
@@ -19,12 +35,45 @@ pub enum DeviceError {
 impl std::fmt::Display for DeviceError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::CudaNotBuilt => {
-                write!(f, "this build of quire has no CUDA kernels; start it with --device cpu")
+            Self::CudaNotBuilt => write!(
+                f,
+                "this build of quire has no CUDA kernels, because nvcc was not found: run `make cuda-toolchain` and \
+                 build again, or start it with --device cpu"
+            ),
+            Self::NoCudaDriver => write!(
+                f,
+                "no CUDA driver was found (libcuda.so): install the NVIDIA driver, or start with --device cpu"
+            ),
+            Self::OldCudaDriver { found, needed } => write!(
+                f,
+                "the CUDA driver supports CUDA {}, but {} is needed: update the NVIDIA driver, or start with --device cpu",
+                version(*found),
+                version(*needed)
+            ),
+            Self::NoCudaDevice => {
+                write!(f, "the CUDA driver sees no GPU; start with --device cpu")
             }
+            Self::CudaOrdinal { ordinal, count } => {
+                write!(f, "there is no GPU {ordinal}: this machine has {count}, counted from 0")
+            }
+            Self::OldCudaDevice { name, major, minor } => write!(
+                f,
+                "{name} has compute capability {major}.{minor}, 8.0 is needed; start with --device cpu"
+            ),
+            Self::NoCublasLt => write!(
+                f,
+                "the library cuBLASLt was not found (libcublasLt.so.13): install it from the CUDA toolkit, or from the \
+                 PyPI package nvidia-cublas, and name its folder in LD_LIBRARY_PATH"
+            ),
+            Self::Cuda(text) => write!(f, "CUDA: {text}"),
             Self::OutOfMemory { bytes } => write!(f, "cannot allocate {bytes} bytes"),
         }
     }
+}
+
+/// "12.4" of 12040.
+fn version(number: i32) -> String {
+    format!("{}.{}", number / 1000, number % 1000 / 10)
 }
 
 impl std::error::Error for DeviceError {}
@@ -42,9 +91,6 @@ pub struct CpuDevice {
     pub pool: ThreadPool,
     pub simd: SimdLevel,
 }
-
-/// No value of this type exists until the CUDA kernels do, so every `match` on it is complete and empty.
-pub enum CudaDevice {}
 
 /// The ops that ran on `Device::Trace`, one line each.
 #[derive(Clone, Default)]
@@ -76,8 +122,8 @@ impl Device {
     }
 
     /// GPU number `ordinal`.
-    pub fn cuda(_ordinal: usize) -> Result<Self, DeviceError> {
-        Err(DeviceError::CudaNotBuilt)
+    pub fn cuda(ordinal: usize) -> Result<Self, DeviceError> {
+        CudaDevice::open(ordinal).map(Self::Cuda)
     }
 
     pub fn trace() -> (Self, TraceLog) {
@@ -91,8 +137,36 @@ impl Device {
             Self::Cpu(_) => Tensor::host(dtype, rows, cols).ok_or(DeviceError::OutOfMemory {
                 bytes: rows.saturating_mul(cols).saturating_mul(dtype.size()),
             }),
-            Self::Cuda(device) => match *device {},
+            Self::Cuda(cuda) => {
+                let bytes = rows.checked_mul(cols).and_then(|n| n.checked_mul(dtype.size()));
+                let bytes = bytes.ok_or(DeviceError::OutOfMemory { bytes: usize::MAX })?;
+                let buffer = DeviceBuffer::zeroed(cuda.context(), bytes)?;
+                Ok(Tensor::on_cuda(buffer, dtype, rows, cols))
+            }
             Self::Trace(_) => Ok(Tensor::shape_only(dtype, rows, cols)),
+        }
+    }
+
+    /// `values` as `[rows, cols]` on this device, rounded to `dtype` (F32, F16 or BF16).
+    pub fn tensor(
+        &self,
+        dtype: DType,
+        values: &[f32],
+        rows: usize,
+        cols: usize,
+    ) -> Result<Tensor, DeviceError> {
+        let mut tensor = self.allocate(dtype, rows, cols)?;
+        if !matches!(self, Self::Trace(_)) {
+            tensor.write_f32(values);
+        }
+        Ok(tensor)
+    }
+
+    /// The type of what passes from op to op, but for the residual stream and the logits, which are F32 everywhere.
+    pub fn activation_dtype(&self) -> DType {
+        match self {
+            Self::Cpu(_) | Self::Trace(_) => DType::F32,
+            Self::Cuda(_) => DType::BF16,
         }
     }
 }

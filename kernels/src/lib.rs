@@ -1,7 +1,7 @@
 //! The operations of a language model at the granularity of a language model: tensors in, tensors out.
 //!
 //! One folder an operation: `mod.rs` (formula, shape asserts, one `match` on the device), `reference.rs` (the plain
-//! loop: the oracle), `cpu.rs` (the fast path), `cases.rs` (the shapes that test it and time it).
+//! loop: the oracle), `cpu.rs` (the fast path), `cuda.rs` and its kernels, `cases.rs` (the shapes that test it and time it).
 //! This crate knows rows and blocks, not sequences or requests. It is the only crate with `unsafe` code.
 #![allow(
     unsafe_code,
@@ -13,10 +13,12 @@ pub mod cases;
 pub mod combine_experts;
 pub mod copy_blocks;
 pub mod cpu;
+pub mod cuda;
 pub mod device;
 pub mod embedding;
 pub mod gated_mul;
 pub mod gather_rows;
+pub mod indices;
 pub mod kv_layer;
 pub mod linear;
 pub mod mapped_file;
@@ -36,6 +38,7 @@ pub use device::{Device, DeviceError};
 pub use embedding::embedding;
 pub use gated_mul::{Activation, gated_mul};
 pub use gather_rows::gather_rows;
+pub use indices::Indices;
 pub use kv_layer::KvLayer;
 pub use linear::{
     ActivationPrecision, ExpertInput, ExpertWeights, LinearError, LinearWeight, WeightFormat,

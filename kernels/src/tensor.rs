@@ -3,6 +3,11 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+
+use crate::cuda::{DeviceBuffer, Pointer};
+
 /// Element type of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DType {
@@ -49,9 +54,15 @@ impl HostBuffer {
     }
 }
 
+/// Where the elements of a tensor lie.
+enum Storage {
+    Host(HostBuffer),
+    Cuda(DeviceBuffer),
+}
+
 /// A dense `[rows, cols]` matrix that owns its memory. `Device::Trace` makes tensors without memory.
 pub struct Tensor {
-    storage: Option<HostBuffer>,
+    storage: Option<Storage>,
     dtype: DType,
     rows: usize,
     cols: usize,
@@ -67,7 +78,14 @@ impl Tensor {
     /// Zeroed host memory; `None` when the size overflows or memory is short.
     pub fn host(dtype: DType, rows: usize, cols: usize) -> Option<Self> {
         let bytes = rows.checked_mul(cols)?.checked_mul(dtype.size())?;
-        Some(Self { storage: Some(HostBuffer::zeroed(bytes)?), dtype, rows, cols })
+        let storage = Storage::Host(HostBuffer::zeroed(bytes)?);
+        Some(Self { storage: Some(storage), dtype, rows, cols })
+    }
+
+    /// The memory of `buffer`, which must have as many bytes.
+    pub(crate) fn on_cuda(buffer: DeviceBuffer, dtype: DType, rows: usize, cols: usize) -> Self {
+        assert_eq!(buffer.bytes(), rows * cols * dtype.size(), "{dtype:?} {rows}x{cols}");
+        Self { storage: Some(Storage::Cuda(buffer)), dtype, rows, cols }
     }
 
     /// A shape without memory, for `Device::Trace`.
@@ -95,19 +113,89 @@ impl Tensor {
         self.cols
     }
 
+    /// Whether its memory is a GPU's.
+    pub(crate) fn is_on_cuda(&self) -> bool {
+        matches!(self.storage, Some(Storage::Cuda(_)))
+    }
+
     /// Bytes this tensor occupies.
     pub fn num_bytes(&self) -> usize {
         self.rows * self.cols * self.dtype.size()
     }
 
-    /// All bytes, row after row. Panics on a tensor without memory.
+    /// All bytes, row after row. Panics on a tensor that is not in host memory.
     pub fn bytes(&self) -> &[u8] {
-        self.storage.as_ref().expect("only traced ops touch tensors without memory").bytes()
+        match &self.storage {
+            Some(Storage::Host(buffer)) => buffer.bytes(),
+            _ => panic!("{self:?} is not in host memory"),
+        }
     }
 
-    /// All bytes, row after row. Panics on a tensor without memory.
+    /// All bytes, row after row. Panics on a tensor that is not in host memory.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        self.storage.as_mut().expect("only traced ops touch tensors without memory").bytes_mut()
+        match &mut self.storage {
+            Some(Storage::Host(buffer)) => buffer.bytes_mut(),
+            _ => panic!("a tensor is not in host memory"),
+        }
+    }
+
+    /// A copy of all bytes, wherever they lie, after all work on them that was launched.
+    pub fn read_bytes(&self) -> Vec<u8> {
+        match &self.storage {
+            Some(Storage::Host(buffer)) => buffer.bytes().to_vec(),
+            Some(Storage::Cuda(buffer)) => {
+                let mut bytes = vec![0; buffer.bytes()];
+                buffer.read(0, &mut bytes);
+                bytes
+            }
+            None => panic!("only traced ops touch tensors without memory"),
+        }
+    }
+
+    /// Replaces the bytes that begin at `start`, wherever they lie.
+    pub fn write_bytes(&mut self, start: usize, bytes: &[u8]) {
+        match &mut self.storage {
+            Some(Storage::Host(buffer)) => {
+                buffer.bytes_mut()[start..start + bytes.len()].copy_from_slice(bytes);
+            }
+            Some(Storage::Cuda(buffer)) => buffer.write(start, bytes),
+            None => panic!("only traced ops touch tensors without memory"),
+        }
+    }
+
+    /// All elements, wherever they lie, widened; of F32, F16 and BF16.
+    pub fn read_f32(&self) -> Vec<f32> {
+        let bytes = self.read_bytes();
+        let halves = || bytes.as_chunks::<2>().0.iter().map(|&bytes| u16::from_le_bytes(bytes));
+        match self.dtype {
+            DType::F32 => {
+                bytes.as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
+            }
+            DType::F16 => halves().map(|bits| f16::from_bits(bits).to_f32()).collect(),
+            DType::BF16 => halves().map(|bits| bf16::from_bits(bits).to_f32()).collect(),
+            dtype => panic!("{dtype:?} are no floats"),
+        }
+    }
+
+    /// Sets all elements, wherever they lie, rounded to nearest even; of F32, F16 and BF16.
+    pub fn write_f32(&mut self, values: &[f32]) {
+        assert_eq!(values.len(), self.rows * self.cols, "values do not fill {self:?}");
+        let to_bytes = |bits: Vec<u16>| bits.iter().flat_map(|bits| bits.to_le_bytes()).collect();
+        let bytes: Vec<u8> = match self.dtype {
+            DType::F32 => return self.write_bytes(0, as_bytes(values)),
+            DType::F16 => {
+                let mut halves = vec![f16::ZERO; values.len()];
+                halves.convert_from_f32_slice(values);
+                to_bytes(halves.into_iter().map(f16::to_bits).collect())
+            }
+            DType::BF16 => {
+                let mut halves = vec![bf16::ZERO; values.len()];
+                halves.convert_from_f32_slice(values);
+                to_bytes(halves.into_iter().map(bf16::to_bits).collect())
+            }
+            dtype => panic!("{dtype:?} are no floats"),
+        };
+        self.write_bytes(0, &bytes);
     }
 
     /// All elements of an F32 tensor.
@@ -141,11 +229,14 @@ impl Tensor {
 
     /// The whole tensor.
     pub fn view(&self) -> View<'_> {
+        let (data, is_host) = match &self.storage {
+            Some(Storage::Host(buffer)) => (buffer.bytes().as_ptr(), true),
+            Some(Storage::Cuda(buffer)) => (address_of(buffer).cast_const(), false),
+            None => (std::ptr::null(), false),
+        };
         View {
-            data: self
-                .storage
-                .as_ref()
-                .map_or(std::ptr::null(), |storage| storage.bytes().as_ptr()),
+            data,
+            is_host,
             dtype: self.dtype,
             rows: self.rows,
             cols: self.cols,
@@ -156,9 +247,14 @@ impl Tensor {
 
     /// The whole tensor, to write.
     pub fn view_mut(&mut self) -> ViewMut<'_> {
-        let bytes = self.storage.as_mut().map(HostBuffer::bytes_mut);
+        let (data, is_host) = match &mut self.storage {
+            Some(Storage::Host(buffer)) => (buffer.bytes_mut().as_mut_ptr(), true),
+            Some(Storage::Cuda(buffer)) => (address_of(buffer), false),
+            None => (std::ptr::null_mut(), false),
+        };
         ViewMut {
-            data: bytes.map_or(std::ptr::null_mut(), <[u8]>::as_mut_ptr),
+            data,
+            is_host,
             dtype: self.dtype,
             rows: self.rows,
             cols: self.cols,
@@ -178,7 +274,12 @@ impl Tensor {
     }
 }
 
-/// A read-only rectangle. Views of traced tensors have a null pointer and are never dereferenced.
+/// An address that only the GPU reads through.
+fn address_of(buffer: &DeviceBuffer) -> *mut u8 {
+    std::ptr::without_provenance_mut(buffer.address() as usize)
+}
+
+/// A read-only rectangle. Only views of host memory are dereferenced here.
 #[derive(Clone, Copy)]
 pub struct View<'a> {
     data: *const u8,
@@ -186,6 +287,7 @@ pub struct View<'a> {
     rows: usize,
     cols: usize,
     row_stride: usize, // elements
+    is_host: bool,
     life: PhantomData<&'a [u8]>,
 }
 
@@ -199,7 +301,15 @@ impl<'a> View<'a> {
     pub fn from_f32(values: &'a [f32], rows: usize, cols: usize) -> Self {
         assert_eq!(values.len(), rows * cols, "values do not fill {rows}x{cols}");
         let data = values.as_ptr().cast();
-        Self { data, dtype: DType::F32, rows, cols, row_stride: cols, life: PhantomData }
+        Self {
+            data,
+            dtype: DType::F32,
+            rows,
+            cols,
+            row_stride: cols,
+            is_host: true,
+            life: PhantomData,
+        }
     }
 
     pub fn dtype(&self) -> DType {
@@ -227,9 +337,26 @@ impl<'a> View<'a> {
         Self { data, cols: range.len(), ..self }
     }
 
+    /// Elements between the beginnings of two rows.
+    pub(crate) fn row_stride(&self) -> usize {
+        self.row_stride
+    }
+
+    /// Where the rectangle begins in the memory of a GPU.
+    pub(crate) fn pointer(&self) -> Pointer {
+        assert!(!self.is_host, "a tensor in host memory was given to a GPU");
+        Pointer(self.data.addr() as u64)
+    }
+
+    /// Whether the rectangle begins, and every row of it, at a multiple of `bytes`.
+    pub(crate) fn is_aligned_to(&self, bytes: usize) -> bool {
+        self.data.addr().is_multiple_of(bytes)
+            && (self.row_stride * self.dtype.size()).is_multiple_of(bytes)
+    }
+
     /// Row `row` of an F32 view.
     pub fn row_f32(&self, row: usize) -> &'a [f32] {
-        assert!(self.dtype == DType::F32 && row < self.rows && !self.data.is_null());
+        assert!(self.dtype == DType::F32 && row < self.rows && self.is_host);
         // SAFETY: the row lies inside the borrowed memory, which holds initialised f32.
         unsafe {
             std::slice::from_raw_parts(
@@ -241,7 +368,7 @@ impl<'a> View<'a> {
 
     /// All elements of an F32 view whose rows lie end to end.
     pub fn contiguous_f32(&self) -> &'a [f32] {
-        assert!(self.dtype == DType::F32 && self.row_stride == self.cols && !self.data.is_null());
+        assert!(self.dtype == DType::F32 && self.row_stride == self.cols && self.is_host);
         // SAFETY: rows are contiguous, so all of them form one slice of the borrowed memory.
         unsafe { std::slice::from_raw_parts(self.data.cast(), self.rows * self.cols) }
     }
@@ -254,6 +381,7 @@ pub struct ViewMut<'a> {
     rows: usize,
     cols: usize,
     row_stride: usize, // elements
+    is_host: bool,
     life: PhantomData<&'a mut [u8]>,
 }
 
@@ -267,7 +395,15 @@ impl<'a> ViewMut<'a> {
     pub fn from_f32(values: &'a mut [f32], rows: usize, cols: usize) -> Self {
         assert_eq!(values.len(), rows * cols, "values do not fill {rows}x{cols}");
         let data = values.as_mut_ptr().cast();
-        Self { data, dtype: DType::F32, rows, cols, row_stride: cols, life: PhantomData }
+        Self {
+            data,
+            dtype: DType::F32,
+            rows,
+            cols,
+            row_stride: cols,
+            is_host: true,
+            life: PhantomData,
+        }
     }
 
     pub fn dtype(&self) -> DType {
@@ -308,8 +444,26 @@ impl<'a> ViewMut<'a> {
             rows: self.rows,
             cols: self.cols,
             row_stride: self.row_stride,
+            is_host: self.is_host,
             life: PhantomData,
         }
+    }
+
+    /// Elements between the beginnings of two rows.
+    pub(crate) fn row_stride(&self) -> usize {
+        self.row_stride
+    }
+
+    /// Where the rectangle begins in the memory of a GPU.
+    pub(crate) fn pointer(&self) -> Pointer {
+        assert!(!self.is_host, "a tensor in host memory was given to a GPU");
+        Pointer(self.data.addr() as u64)
+    }
+
+    /// Whether the rectangle begins, and every row of it, at a multiple of `bytes`.
+    pub(crate) fn is_aligned_to(&self, bytes: usize) -> bool {
+        self.data.addr().is_multiple_of(bytes)
+            && (self.row_stride * self.dtype.size()).is_multiple_of(bytes)
     }
 
     /// Row `row` of an F32 view.
@@ -324,7 +478,7 @@ impl<'a> ViewMut<'a> {
     /// No two slices alive at once may overlap: each worker must take rows (or columns) of its own.
     #[allow(clippy::mut_from_ref, reason = "the contract above replaces the borrow checker's")]
     pub(crate) unsafe fn row_f32_shared(&self, row: usize) -> &'a mut [f32] {
-        assert!(self.dtype == DType::F32 && row < self.rows && !self.data.is_null());
+        assert!(self.dtype == DType::F32 && row < self.rows && self.is_host);
         // SAFETY: inside the borrowed memory; disjointness is the caller's promise.
         unsafe {
             std::slice::from_raw_parts_mut(
@@ -340,14 +494,14 @@ impl<'a> ViewMut<'a> {
     /// No two slices alive at once may overlap: each worker must take rows of its own.
     #[allow(clippy::mut_from_ref, reason = "the contract above replaces the borrow checker's")]
     pub(crate) unsafe fn row_u8_shared(&self, row: usize) -> &'a mut [u8] {
-        assert!(self.dtype == DType::U8 && row < self.rows && !self.data.is_null());
+        assert!(self.dtype == DType::U8 && row < self.rows && self.is_host);
         // SAFETY: inside the borrowed memory; disjointness is the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.data.add(row * self.row_stride), self.cols) }
     }
 
     /// First element and row stride of a rectangle of an F32 view, for kernels that write it through pointers.
     pub(crate) fn block_f32(&self, rows: Range<usize>, columns: Range<usize>) -> (*mut f32, usize) {
-        assert!(self.dtype == DType::F32 && !self.data.is_null());
+        assert!(self.dtype == DType::F32 && self.is_host);
         assert!(rows.start <= rows.end && rows.end <= self.rows, "{rows:?} of {}", self.rows);
         assert!(columns.start <= columns.end && columns.end <= self.cols, "{columns:?}");
         let first = rows.start * self.row_stride + columns.start;
@@ -364,7 +518,7 @@ impl<'a> ViewMut<'a> {
         row: usize,
         range: Range<usize>,
     ) -> &'a mut [f32] {
-        assert!(self.dtype == DType::F32 && row < self.rows && !self.data.is_null());
+        assert!(self.dtype == DType::F32 && row < self.rows && self.is_host);
         assert!(range.start <= range.end && range.end <= self.cols, "{range:?} of {}", self.cols);
         // SAFETY: inside the borrowed memory; disjointness is the caller's promise.
         unsafe {

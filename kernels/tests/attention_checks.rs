@@ -23,11 +23,12 @@ fn is_accepted(block_table: &[u32], context_len: u32, window: Option<u32>) -> bo
     let kv = KvLayer::new(&device, DType::F16, 5, 8, 2, 16).expect("a small cache");
     let q = Tensor::from_f32(&[1.0; 64], 1, 64);
     let mut out = Tensor::from_f32(&[f32::NAN; 64], 1, 64);
+    let context_lens = [context_len];
     let batch = AttentionBatch {
-        query_start_loc: &[0, 1],
-        context_lens: &[context_len],
-        block_tables: block_table,
-        rows: &[0],
+        query_start_loc: (&[0, 1]).into(),
+        context_lens: (&context_lens).into(),
+        block_tables: block_table.into(),
+        rows: (&[0]).into(),
         max_blocks_per_seq: block_table.len(),
     };
     let spec = AttentionSpec { window, ..SPEC };
@@ -59,8 +60,8 @@ fn a_trace_names_shapes_and_settings() {
         head_dim: 16,
         num_q_heads: 4,
         num_kv_heads: 2,
-        positions: &[7, 8, 9],
-        slot_mapping: &[u32::MAX; 3],
+        positions: (&[7, 8, 9]).into(),
+        slot_mapping: (&[u32::MAX; 3]).into(),
         rope: Some(&rope),
         norm: Some(HeadNorm { q: &norm, k: &norm, v: None, eps: 1e-6 }),
     };
@@ -68,10 +69,10 @@ fn a_trace_names_shapes_and_settings() {
     (args.rope, args.norm) = (None, None);
     rope_write_kv(&device, qkv.view_mut(), &mut kv, &args);
     let batch = AttentionBatch {
-        query_start_loc: &[0, 2, 3],
-        context_lens: &[9, 30],
-        block_tables: &[3, 0, 7, 65535],
-        rows: &[1, 0],
+        query_start_loc: (&[0, 2, 3]).into(),
+        context_lens: (&[9, 30]).into(),
+        block_tables: (&[3, 0, 7, 65535]).into(),
+        rows: (&[1, 0]).into(),
         max_blocks_per_seq: 2,
     };
     let q = qkv.view().columns(0..64);
@@ -79,7 +80,7 @@ fn a_trace_names_shapes_and_settings() {
     let spec = AttentionSpec { window: Some(8), softcap: Some(50.0), ..SPEC };
     attention(&device, out.view_mut(), q, &kv, &batch, &spec);
     gated_mul(&device, out.view_mut(), qkv.view(), Activation::Silu);
-    gather_rows(&device, out.first_rows_mut(2), qkv.view().columns(0..64), &[2, 0]);
+    gather_rows(&device, out.first_rows_mut(2), qkv.view().columns(0..64), (&[2, 0]).into());
     copy_blocks(&device, &mut kv, &[(0, 9)]);
     expect![[r"
         rope_write_kv 3 rows, 4+2 heads of 16, Neox 16, head norm, BF16

@@ -89,19 +89,21 @@ impl Runner {
             head_dim,
             num_q_heads,
             num_kv_heads,
-            positions: &positions,
-            slot_mapping: &slots,
+            positions: (&positions).into(),
+            slot_mapping: (&slots).into(),
             rope: Some(&self.rope),
             norm: None,
         };
         rope_write_kv(&self.device, qkv.view_mut(), &mut self.kv, &args);
         let mut out =
             Tensor::from_f32(&vec![f32::NAN; positions.len() * q_cols], positions.len(), q_cols);
+        let context_lens: Vec<u32> = parts.iter().map(|(_, range)| range.end as u32).collect();
+        let rows: Vec<u32> = parts.iter().map(|&(index, _)| index as u32).collect();
         let batch = AttentionBatch {
-            query_start_loc: &query_start_loc,
-            context_lens: &parts.iter().map(|(_, range)| range.end as u32).collect::<Vec<_>>(),
-            block_tables: &self.block_tables,
-            rows: &parts.iter().map(|&(index, _)| index as u32).collect::<Vec<_>>(),
+            query_start_loc: (&query_start_loc).into(),
+            context_lens: (&context_lens).into(),
+            block_tables: (&self.block_tables).into(),
+            rows: (&rows).into(),
             max_blocks_per_seq: self.max_blocks_per_seq,
         };
         let spec =

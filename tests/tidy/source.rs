@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Folders that are no source.
-const SKIPPED: &[&str] = &["target", "models", "data", "node_modules"];
+const SKIPPED: &[&str] = &["target", "models", "data", "node_modules", "toolchain"];
 
 /// Paths relative to the repository's root, with their text.
 pub(crate) struct Tree {

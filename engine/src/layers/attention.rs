@@ -95,15 +95,15 @@ impl Attention {
             head_dim: dims.head_dim,
             num_q_heads: dims.num_heads,
             num_kv_heads: dims.num_kv_heads,
-            positions: step.positions,
-            slot_mapping: step.slot_mapping,
+            positions: step.positions.into(),
+            slot_mapping: step.slot_mapping.into(),
             rope: self.rope.map(|index| &positions.ropes[index]),
             norm,
         };
         rope_write_kv(device, ws.qkv.first_rows_mut(n).columns(qkv_columns), cache, &args);
         if let Some(factors) = &positions.query_scales {
             let q = ws.qkv.first_rows_mut(n).columns(0..dims.q_size());
-            scale_by_position(device, q, step.positions, factors);
+            scale_by_position(device, q, step.positions.into(), factors);
         }
         let q = ws.qkv.first_rows(n).columns(0..dims.q_size());
         let out = ws.attention_out.first_rows_mut(n).columns(0..dims.q_size());
@@ -118,11 +118,11 @@ impl Attention {
     /// As `project`, with only the rows `kept` of the step, and those of `ws.residual`, from here on.
     pub fn project_rows(&self, device: &Device, ws: &mut Workspace, kept: &[u32]) {
         let (n, q_columns) = (kept.len(), 0..self.dims.q_size());
-        gather_rows(device, ws.hidden.first_rows_mut(n), ws.residual.view(), kept);
+        gather_rows(device, ws.hidden.first_rows_mut(n), ws.residual.view(), kept.into());
         std::mem::swap(&mut ws.hidden, &mut ws.residual);
         // q, k and v have been read.
         let attended = ws.qkv.first_rows_mut(n).columns(q_columns.clone());
-        gather_rows(device, attended, ws.attention_out.view().columns(q_columns), kept);
+        gather_rows(device, attended, ws.attention_out.view().columns(q_columns), kept.into());
         self.project_from(device, &mut ws.block_out, &ws.qkv, n);
     }
 

@@ -94,7 +94,13 @@ impl Decoder {
     pub fn forward(&self, device: &Device, ws: &mut Workspace, kv: &mut KvCache, step: &StepInput) {
         let mut n = step.num_tokens();
         let scale = self.spec.embedding_scale;
-        embedding(device, ws.residual.first_rows_mut(n), step.token_ids, &self.embedding, scale);
+        embedding(
+            device,
+            ws.residual.first_rows_mut(n),
+            step.token_ids.into(),
+            &self.embedding,
+            scale,
+        );
         self.norm_before(0).first(device, ws, n);
         for (index, layer) in self.layers.iter().enumerate() {
             layer.attention.attend(device, ws, kv.layer_mut(index), step, &self.positions);
@@ -117,7 +123,7 @@ impl Decoder {
     /// Logits of the given rows of `ws.hidden`, at most as many as `ws.logits` has: `ws.logits[i]` for `rows[i]`.
     pub fn logits(&self, device: &Device, ws: &mut Workspace, rows: &[u32]) {
         let n = rows.len();
-        gather_rows(device, ws.gathered.first_rows_mut(n), ws.hidden.view(), rows);
+        gather_rows(device, ws.gathered.first_rows_mut(n), ws.hidden.view(), rows.into());
         let head = self.lm_head.as_ref().unwrap_or(&self.embedding);
         linear(device, ws.logits.first_rows_mut(n), ws.gathered.first_rows(n), head, None);
         if let Some(cap) = self.spec.logits_softcap {

@@ -79,6 +79,7 @@ fn case(shape: &Shape) -> Case {
             operations: (4 * visible * q_cols) as u64,
         },
         tolerance: 1e-5,
+        cuda_tolerance: crate::cases::BF16_TOLERANCE,
         output_len: num_rows * q_cols,
         run: Box::new(move |device, output| {
             let q = View::from_f32(&case_queries, num_rows, q_cols + 3).columns(2..2 + q_cols);
@@ -155,10 +156,10 @@ impl Pages {
 
     fn batch(&self) -> AttentionBatch<'_> {
         AttentionBatch {
-            query_start_loc: &self.query_start_loc,
-            context_lens: &self.context_lens,
-            block_tables: &self.block_tables,
-            rows: &self.rows,
+            query_start_loc: (&self.query_start_loc).into(),
+            context_lens: (&self.context_lens).into(),
+            block_tables: (&self.block_tables).into(),
+            rows: (&self.rows).into(),
             max_blocks_per_seq: self.max_blocks_per_seq,
         }
     }
@@ -189,8 +190,8 @@ impl Pages {
             head_dim: spec.head_dim,
             num_q_heads: 0,
             num_kv_heads: spec.num_kv_heads,
-            positions: slots,
-            slot_mapping: slots,
+            positions: slots.into(),
+            slot_mapping: slots.into(),
             rope: None,
             norm: None,
         };

@@ -20,6 +20,7 @@ pub mod reference;
 mod tile;
 
 use crate::device::Device;
+use crate::indices::Indices;
 use crate::kv_layer::KvLayer;
 use crate::tensor::{DType, View, ViewMut};
 
@@ -28,14 +29,14 @@ use crate::tensor::{DType, View, ViewMut};
 #[derive(Clone, Copy)]
 pub struct AttentionBatch<'a> {
     /// num_seqs + 1 offsets from 0 to the number of rows.
-    pub query_start_loc: &'a [u32],
+    pub query_start_loc: Indices<'a>,
     /// Positions of each sequence, this step's included; their keys and values are in the pages already.
-    pub context_lens: &'a [u32],
+    pub context_lens: Indices<'a>,
     /// `[num_rows, max_blocks_per_seq]`; entries that no query sees (beyond the context, before the window) may hold
     /// anything.
-    pub block_tables: &'a [u32],
+    pub block_tables: Indices<'a>,
     /// Row of `block_tables` of each sequence.
-    pub rows: &'a [u32],
+    pub rows: Indices<'a>,
     pub max_blocks_per_seq: usize,
 }
 
@@ -72,7 +73,7 @@ pub fn attention(
     check(&out, &q, kv, batch, spec);
     match device {
         Device::Cpu(cpu) => cpu::attention(cpu, &out, q, kv, batch, spec),
-        Device::Cuda(cuda) => match *cuda {},
+        Device::Cuda(_) => crate::cuda::missing("attention"),
         Device::Trace(log) => log.push(trace_line(&q, kv, batch, spec)),
     }
 }
@@ -121,7 +122,7 @@ impl<'a> AttentionBatch<'a> {
 
     fn block_table(&self, sequence: usize) -> &'a [u32] {
         let start = self.rows[sequence] as usize * self.max_blocks_per_seq;
-        &self.block_tables[start..start + self.max_blocks_per_seq]
+        &self.block_tables.host()[start..start + self.max_blocks_per_seq]
     }
 }
 

@@ -39,6 +39,7 @@ fn case(
             operations: 2 * (num_places * cols) as u64,
         },
         tolerance: 2e-6,
+        cuda_tolerance: crate::cases::BF16_TOLERANCE,
         output_len: n * cols,
         run: Box::new(move |device, output| {
             let routing = some_routing(device, n, num_experts, num_chosen);

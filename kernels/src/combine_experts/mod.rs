@@ -39,7 +39,7 @@ pub fn combine_experts(
     }
     match device {
         Device::Cpu(cpu) => cpu::combine_experts(cpu, &out, x, routing, weighted, shared),
-        Device::Cuda(cuda) => match *cuda {},
+        Device::Cuda(_) => crate::cuda::missing("combine_experts"),
         Device::Trace(log) => log.push(format!(
             "combine_experts {n}x{} of {}{}{}",
             out.cols(),

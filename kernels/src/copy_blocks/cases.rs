@@ -26,6 +26,7 @@ fn case(dtype: DType, block_size: usize, num_kv_heads: usize, head_dim: usize) -
         name: format!("{block_size}x{num_kv_heads}x{head_dim} {dtype:?}"),
         work: Work { bytes: 2 * copied as u64, operations: 0 },
         tolerance: 0.0,
+        cuda_tolerance: 0.0,
         output_len: num_slots * cols,
         run: Box::new(move |device, output| {
             let mut cache =
@@ -54,8 +55,8 @@ fn fill(device: &Device, cache: &mut KvLayer, kv: &[f32]) {
         head_dim,
         num_q_heads: 0,
         num_kv_heads,
-        positions: &slots,
-        slot_mapping: &slots,
+        positions: (&slots).into(),
+        slot_mapping: (&slots).into(),
         rope: None,
         norm: None,
     };

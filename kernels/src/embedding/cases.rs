@@ -31,6 +31,7 @@ fn case(n: usize, format: WeightFormat, scale: f32) -> Case {
         name: format!("{n}x{HIDDEN} {format}"),
         work: Work { bytes: (8 * n * HIDDEN) as u64, operations: (n * HIDDEN) as u64 },
         tolerance: 0.0,
+        cuda_tolerance: crate::cases::BF16_TOLERANCE,
         output_len: n * HIDDEN,
         run: Box::new(move |device, output| {
             let load = |(&(format, rows), bytes): (&(WeightFormat, usize), &Vec<u8>)| {
@@ -38,7 +39,7 @@ fn case(n: usize, format: WeightFormat, scale: f32) -> Case {
                 LinearWeight::from_gguf(device, format, bytes, rows, HIDDEN, policy).expect("valid")
             };
             let table = LinearWeight::stack(parts.iter().zip(&bytes).map(load).collect());
-            embedding(device, ViewMut::from_f32(output, n, HIDDEN), &input, &table, scale);
+            embedding(device, ViewMut::from_f32(output, n, HIDDEN), (&input).into(), &table, scale);
         }),
         reference: Box::new(move || reference::embedding(&ids, &table, HIDDEN, scale)),
     }

@@ -23,6 +23,7 @@ fn case(rows: usize, cols: usize, activation: Activation) -> Case {
         name: format!("{rows}x{cols} {activation:?}"),
         work: Work { bytes: 12 * num_elements, operations: 20 * num_elements },
         tolerance: 2e-6,
+        cuda_tolerance: crate::cases::BF16_TOLERANCE,
         output_len: rows * cols,
         run: Box::new(move |device, output| {
             let gate_up = View::from_f32(&input, rows, 2 * cols);

@@ -110,6 +110,7 @@ fn case(n: usize, k: usize, parts: &[(WeightFormat, usize)], mode: Mode, with_bi
             operations: 2 * (n * k * out_features) as u64,
         },
         tolerance: mode.tolerance(&parts, k),
+        cuda_tolerance: crate::cases::BF16_TOLERANCE,
         output_len: n * out_features,
         run: Box::new(move |device, output| {
             let parts = parts.iter().zip(&bytes);
@@ -180,6 +181,7 @@ fn expert_case(shape: ExpertShape, formats: &[WeightFormat], mode: Mode) -> Case
         name,
         work: Work { bytes: num_bytes as u64, operations: 2 * (num_places * k * features) as u64 },
         tolerance: mode.tolerance(&parts, k),
+        cuda_tolerance: crate::cases::BF16_TOLERANCE,
         output_len: num_places * features,
         run: Box::new(move |device, output| {
             let load = |(&part, bytes): (&(WeightFormat, usize), &[Vec<u8>; 2])| {

@@ -73,7 +73,7 @@ pub fn linear(
     }
     match device {
         Device::Cpu(cpu) => cpu::linear(cpu, &out, x, weight, bias.map(Tensor::f32)),
-        Device::Cuda(cuda) => match *cuda {},
+        Device::Cuda(_) => crate::cuda::missing("linear"),
         Device::Trace(log) => {
             let bias = if bias.is_some() { " bias" } else { "" };
             log.push(format!("linear {}x{} -> {}{bias}", x.rows(), x.cols(), out.cols()));

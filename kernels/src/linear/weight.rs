@@ -131,7 +131,7 @@ impl LinearWeight {
         }
         let cpu = match device {
             Device::Cpu(cpu) => cpu,
-            Device::Cuda(cuda) => match *cuda {},
+            Device::Cuda(_) => crate::cuda::missing("linear"),
             Device::Trace(_) => return Ok(Self::shape_only(out_features, in_features)),
         };
         let part = match (policy, format.packing()) {

@@ -1,26 +1,29 @@
 //! Root mean square normalisation, alone or fused with the residual add.
 //!
-//! `out[r][i] = x[r][i] / sqrt(mean_j(x[r][j]²) + eps) · weight[i]` (Zhang & Sennrich 2019), in float32.
+//! `out[r][i] = x[r][i] / sqrt(mean_j(x[r][j]²) + eps) · weight[i]` (Zhang & Sennrich 2019), in float32. On CUDA `x` of
+//! `add_rms_norm` and `out` of both are BF16.
 
 pub mod cases;
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use crate::device::Device;
 use crate::tensor::{DType, Tensor, View, ViewMut};
 
-/// `out = norm(x) · weight`. `out`, `x`: `[rows, cols]` F32; `weight`: `[1, cols]` F32.
+/// `out = norm(x) · weight`. `out`: `[rows, cols]` activations; `x`: the same in F32; `weight`: `[1, cols]` F32.
 pub fn rms_norm(device: &Device, out: ViewMut, x: View, weight: &Tensor, eps: f32) {
-    check(&out, &x, weight);
+    check(device, &out, &x, weight);
+    assert_eq!(x.dtype(), DType::F32, "x");
     match device {
         Device::Cpu(cpu) => cpu::rms_norm(cpu, out, x, weight.f32(), eps),
-        Device::Cuda(cuda) => match *cuda {},
+        Device::Cuda(cuda) => cuda::rms_norm(cuda, &out, &x, weight, eps),
         Device::Trace(log) => log.push(format!("rms_norm {}x{}", x.rows(), x.cols())),
     }
 }
 
 /// `residual += x; out = norm(residual) · weight`: one pass over the residual stream.
-/// `out`, `residual`, `x`: `[rows, cols]` F32; `weight`: `[1, cols]` F32.
+/// `out`, `x`: `[rows, cols]` activations; `residual`: the same in F32; `weight`: `[1, cols]` F32.
 pub fn add_rms_norm(
     device: &Device,
     out: ViewMut,
@@ -29,17 +32,20 @@ pub fn add_rms_norm(
     weight: &Tensor,
     eps: f32,
 ) {
-    check(&out, &x, weight);
+    check(device, &out, &x, weight);
+    assert_eq!(x.dtype(), device.activation_dtype(), "x");
+    assert_eq!(residual.dtype(), DType::F32, "residual");
     assert_eq!((residual.rows(), residual.cols()), (x.rows(), x.cols()), "residual");
     match device {
         Device::Cpu(cpu) => cpu::add_rms_norm(cpu, out, residual, x, weight.f32(), eps),
-        Device::Cuda(cuda) => match *cuda {},
+        Device::Cuda(cuda) => cuda::add_rms_norm(cuda, &out, &residual, &x, weight, eps),
         Device::Trace(log) => log.push(format!("add_rms_norm {}x{}", x.rows(), x.cols())),
     }
 }
 
-fn check(out: &ViewMut, x: &View, weight: &Tensor) {
+fn check(device: &Device, out: &ViewMut, x: &View, weight: &Tensor) {
     assert_eq!((out.rows(), out.cols()), (x.rows(), x.cols()), "out");
     assert_eq!((weight.rows(), weight.cols()), (1, x.cols()), "weight");
-    assert!(out.dtype() == DType::F32 && x.dtype() == DType::F32 && weight.dtype() == DType::F32);
+    assert_eq!(weight.dtype(), DType::F32, "weight");
+    assert_eq!(out.dtype(), device.activation_dtype(), "out");
 }

@@ -85,6 +85,7 @@ fn case(shape: Shape) -> Case {
             DType::F16 => 1e-3,
             _ => 8e-3,
         },
+        cuda_tolerance: crate::cases::BF16_TOLERANCE,
         output_len: rows * cols,
         run: Box::new(move |device, output| {
             output.copy_from_slice(&start);
@@ -92,8 +93,8 @@ fn case(shape: Shape) -> Case {
                 head_dim,
                 num_q_heads,
                 num_kv_heads,
-                positions: &case_positions,
-                slot_mapping: &slots.0,
+                positions: (&case_positions).into(),
+                slot_mapping: (&slots.0).into(),
                 rope: (rotary_dim > 0).then_some(&table),
                 norm: norm.then_some(HeadNorm {
                     q: &weights[0],
@@ -132,7 +133,7 @@ fn is_skipped(row: usize) -> bool {
 fn read_back(output: &mut [f32], cache: &KvLayer, args: &RopeWriteKv) {
     let cols = output.len() / args.positions.len();
     let (q_cols, kv_cols) = (args.num_q_heads * args.head_dim, args.num_kv_heads * args.head_dim);
-    for (row, &slot) in output.chunks_mut(cols).zip(args.slot_mapping) {
+    for (row, &slot) in output.chunks_mut(cols).zip(args.slot_mapping.host()) {
         if slot == u32::MAX {
             row[q_cols..].fill(0.0);
             continue;

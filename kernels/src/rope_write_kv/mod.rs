@@ -9,6 +9,7 @@ mod cpu;
 pub mod reference;
 
 use crate::device::Device;
+use crate::indices::Indices;
 use crate::kv_layer::KvLayer;
 use crate::tensor::{DType, Tensor, ViewMut};
 
@@ -80,9 +81,9 @@ pub struct RopeWriteKv<'a> {
     pub num_q_heads: usize,
     pub num_kv_heads: usize,
     /// Position of each row; below `rope.num_positions()`.
-    pub positions: &'a [u32],
+    pub positions: Indices<'a>,
     /// block · block_size + offset of each row, each at most once; u32::MAX writes nothing.
-    pub slot_mapping: &'a [u32],
+    pub slot_mapping: Indices<'a>,
     pub rope: Option<&'a RopeTable>,
     pub norm: Option<HeadNorm<'a>>,
 }
@@ -93,10 +94,10 @@ pub fn rope_write_kv(device: &Device, qkv: ViewMut, cache: &mut KvLayer, args: &
     check(&qkv, cache, args);
     match device {
         Device::Cpu(cpu) => {
-            cache.check_slots(args.slot_mapping);
+            cache.check_slots(args.slot_mapping.host());
             cpu::rope_write_kv(cpu, &qkv, cache, args);
         }
-        Device::Cuda(cuda) => match *cuda {},
+        Device::Cuda(_) => crate::cuda::missing("rope_write_kv"),
         Device::Trace(log) => log.push(trace_line(&qkv, cache, args)),
     }
 }

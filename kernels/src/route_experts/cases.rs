@@ -52,6 +52,7 @@ fn case(n: usize, spec: RouterSpec, with_vectors: bool) -> Case {
             operations: 20 * (n * num_experts) as u64,
         },
         tolerance: 3e-6,
+        cuda_tolerance: crate::cases::BF16_TOLERANCE,
         output_len: n * num_experts,
         run: Box::new(move |device, output| {
             let mut routing = ExpertRouting::new(device, n + 2, num_experts, spec.num_chosen)

@@ -190,7 +190,7 @@ pub fn route_experts(
     routing.num_rows = logits.rows();
     match device {
         Device::Cpu(cpu) => cpu::route_experts(cpu, routing, logits, args),
-        Device::Cuda(cuda) => match *cuda {},
+        Device::Cuda(_) => crate::cuda::missing("route_experts"),
         Device::Trace(log) => log.push(trace_line(&logits, args)),
     }
 }

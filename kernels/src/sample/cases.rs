@@ -101,6 +101,7 @@ fn empty(num_rows: usize, vocabulary: usize) -> Case {
         work: Work { bytes: 4 * num_logits, operations: 20 * num_logits },
         // Token ids differ by 1 or more, so this asks for equal ids in vocabularies up to 500000.
         tolerance: 2e-6,
+        cuda_tolerance: crate::cases::BF16_TOLERANCE,
         output_len: num_rows * OUTPUTS_PER_ROW,
         run: Box::new(|_, _| ()),
         reference: Box::new(Vec::new),

@@ -137,7 +137,7 @@ pub fn sample(device: &Device, out: &mut [Sampled], logits: ViewMut, rows: &[Sam
     assert_eq!(rows.len(), logits.rows(), "rows");
     match device {
         Device::Cpu(cpu) => cpu::sample(cpu, out, &logits, rows),
-        Device::Cuda(cuda) => match *cuda {},
+        Device::Cuda(_) => crate::cuda::missing("sample"),
         Device::Trace(log) => log.push(format!("sample {}x{}", logits.rows(), logits.cols())),
     }
 }
@@ -156,7 +156,7 @@ pub fn logprobs(
     assert_eq!((targets.len(), num_top.len()), (logits.rows(), logits.rows()), "targets, num_top");
     match device {
         Device::Cpu(cpu) => cpu::logprobs(cpu, out, logits, targets, num_top),
-        Device::Cuda(cuda) => match *cuda {},
+        Device::Cuda(_) => crate::cuda::missing("sample"),
         Device::Trace(log) => log.push(format!("logprobs {}x{}", logits.rows(), logits.cols())),
     }
 }

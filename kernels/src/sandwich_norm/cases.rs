@@ -23,6 +23,7 @@ fn case(rows: usize, cols: usize, scale: f32) -> Case {
         name: format!("{rows}x{cols} scale {scale}"),
         work: Work { bytes: 16 * (rows * cols) as u64, operations: 10 * (rows * cols) as u64 },
         tolerance: 4e-6,
+        cuda_tolerance: crate::cases::BF16_TOLERANCE,
         output_len: 2 * rows * cols,
         run: Box::new(move |device, output| {
             let (residual, out) = output.split_at_mut(rows * cols);

@@ -21,11 +21,12 @@ fn case(rows: usize, cols: usize) -> Case {
         name: format!("{rows}x{cols}"),
         work: Work { bytes: 8 * (rows * cols) as u64, operations: (rows * cols) as u64 },
         tolerance: 0.0,
+        cuda_tolerance: crate::cases::BF16_TOLERANCE,
         output_len: rows * cols,
         run: Box::new(move |device, output| {
             output.copy_from_slice(&start);
             let x = ViewMut::from_f32(output, rows, cols);
-            scale_by_position(device, x, &case_positions, &tensor);
+            scale_by_position(device, x, (&case_positions).into(), &tensor);
         }),
         reference: Box::new(move || reference::scale_by_position(&x, cols, &positions, &factors)),
     }

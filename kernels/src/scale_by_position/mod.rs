@@ -7,18 +7,19 @@ mod cpu;
 pub mod reference;
 
 use crate::device::Device;
+use crate::indices::Indices;
 use crate::tensor::{DType, Tensor, ViewMut};
 
 /// `x`: `[positions.len(), cols]` F32; `factors`: `[1, num_positions]` F32, longer than every position.
-pub fn scale_by_position(device: &Device, x: ViewMut, positions: &[u32], factors: &Tensor) {
+pub fn scale_by_position(device: &Device, x: ViewMut, positions: Indices, factors: &Tensor) {
     assert_eq!(positions.len(), x.rows(), "positions");
     assert!(x.dtype() == DType::F32 && factors.dtype() == DType::F32);
     assert_eq!(factors.rows(), 1, "factors");
     let is_known = |&position: &u32| (position as usize) < factors.cols();
     assert!(positions.iter().all(is_known), "a position beyond {}", factors.cols());
     match device {
-        Device::Cpu(cpu) => cpu::scale_by_position(cpu, &x, positions, factors.f32()),
-        Device::Cuda(cuda) => match *cuda {},
+        Device::Cpu(cpu) => cpu::scale_by_position(cpu, &x, positions.host(), factors.f32()),
+        Device::Cuda(_) => crate::cuda::missing("scale_by_position"),
         Device::Trace(log) => log.push(format!("scale_by_position {}x{}", x.rows(), x.cols())),
     }
 }

@@ -20,6 +20,7 @@ fn case(rows: usize, cols: usize, cap: f32) -> Case {
         name: format!("{rows}x{cols} {cap}"),
         work: Work { bytes: 8 * num_elements, operations: 25 * num_elements },
         tolerance: 2e-6,
+        cuda_tolerance: crate::cases::BF16_TOLERANCE,
         output_len: rows * cols,
         run: Box::new(move |device, output| {
             output.copy_from_slice(&start);

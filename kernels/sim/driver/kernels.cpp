@@ -1,0 +1,111 @@
+// Modules and launches: the kernels are linked into this library, so every module holds all of them.
+#include "driver.h"
+
+namespace {
+
+std::atomic<long> launches{0};
+
+// Arguments as they were at the launch.
+struct Arguments {
+    std::vector<std::unique_ptr<char[], void (*)(void*)>> copies;
+    std::vector<void*> pointers;
+};
+
+std::shared_ptr<Arguments> copy_arguments(const sim::Kernel& kernel, void** arguments) {
+    auto out = std::make_shared<Arguments>();
+    for (size_t i = 0; i < kernel.sizes.size(); i++) {
+        auto* copy = (char*)aligned_alloc(64, (kernel.sizes[i] + 63) / 64 * 64);
+        memcpy(copy, arguments[i], kernel.sizes[i]);
+        out->copies.emplace_back(copy, free);
+        out->pointers.push_back(copy);
+    }
+    return out;
+}
+
+Result launch(void* function, const sim::Grid& grid, void* stream, void** arguments) {
+    const auto* kernel = (const sim::Kernel*)function;
+    size_t threads = (size_t)grid.threads.x * grid.threads.y * grid.threads.z;
+    if (threads < 1 || threads > sim::MAX_THREADS || grid.shared_bytes > sim::MAX_SHARED_BYTES) return INVALID_VALUE;
+    if (!grid.blocks.x || !grid.blocks.y || !grid.blocks.z) return INVALID_VALUE;
+    if (grid.blocks.y > 65535 || grid.blocks.z > 65535) return INVALID_VALUE;
+    auto copies = copy_arguments(*kernel, arguments);
+    return enqueue(stream, [=] {
+        launches++;
+        if (sim::launch(grid, kernel->body, copies->pointers.data())) return;
+        fprintf(stderr, "emulator: kernel %s failed\n", kernel->name);
+        sticky_error = LAUNCH_FAILED;
+    });
+}
+
+}  // namespace
+
+API Result cuModuleLoadData(void** module, const void*) {
+    *module = (void*)1;
+    return SUCCESS;
+}
+API Result cuModuleUnload(void*) { return SUCCESS; }
+API Result cuModuleGetFunctionCount(unsigned* count, void*) {
+    *count = (unsigned)sim::kernels().size();
+    return SUCCESS;
+}
+API Result cuModuleEnumerateFunctions(void** functions, unsigned count, void*) {
+    for (unsigned i = 0; i < count; i++) functions[i] = &sim::kernels()[i];
+    return SUCCESS;
+}
+API Result cuModuleGetFunction(void** function, void*, const char* name) {
+    for (sim::Kernel& kernel : sim::kernels()) {
+        if (strcmp(kernel.name, name)) continue;
+        *function = &kernel;
+        return SUCCESS;
+    }
+    return NOT_FOUND;
+}
+API Result cuFuncGetName(const char** name, void* function) {
+    *name = ((sim::Kernel*)function)->name;
+    return SUCCESS;
+}
+API Result cuFuncGetParamInfo(void* function, size_t index, size_t* offset, size_t* bytes) {
+    const auto& sizes = ((sim::Kernel*)function)->sizes;
+    if (index >= sizes.size()) return INVALID_VALUE;
+    size_t at = 0;
+    for (size_t i = 0; i < index; i++) at += sizes[i];
+    *offset = at;
+    *bytes = sizes[index];
+    return SUCCESS;
+}
+API Result cuFuncSetAttribute(void*, int, int) { return SUCCESS; }
+API Result cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void*, int, size_t) {
+    *blocks = 2;
+    return SUCCESS;
+}
+
+API Result cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, unsigned tx, unsigned ty, unsigned tz,
+                          unsigned shared, void* stream, void** arguments, void**) {
+    return launch(function, {dim3(x, y, z), dim3(tx, ty, tz), shared, false}, stream, arguments);
+}
+API Result cuLaunchCooperativeKernel(void* function, unsigned x, unsigned y, unsigned z, unsigned tx, unsigned ty,
+                                     unsigned tz, unsigned shared, void* stream, void** arguments) {
+    return launch(function, {dim3(x, y, z), dim3(tx, ty, tz), shared, true}, stream, arguments);
+}
+
+API Result cuTensorMapEncodeTiled(CUtensorMap* map, int type, unsigned rank, void* base, const uint64_t* size,
+                                  const uint64_t* stride, const unsigned* box, const unsigned*, int, int swizzle, int, int) {
+    static const int bytes_of_type[] = {1, 2, 4, 4, 8, 8, 2, 4, 8, 2};
+    if (rank > 5 || type > 9 || (uintptr_t)base % 16) return INVALID_VALUE;
+    memset(map, 0, sizeof *map);
+    map->base = (const uint8_t*)base;
+    map->element_bytes = (uint32_t)bytes_of_type[type];
+    map->rank = rank;
+    for (unsigned i = 0; i < rank; i++) {
+        map->size[i] = size[i];
+        map->box[i] = box[i];
+        if (i == 0) continue;
+        map->stride[i] = stride[i - 1];
+        if (stride[i - 1] % 16) return INVALID_VALUE;
+    }
+    map->swizzle = swizzle == 3 ? 128 : swizzle == 2 ? 64 : swizzle == 1 ? 32 : 0;
+    return SUCCESS;
+}
+
+// For tests: kernels that have run.
+API long quire_sim_launches() { return launches; }

@@ -1,0 +1,89 @@
+//! Memory of a GPU, and copies between it and the host in the order of the stream.
+
+use std::sync::Arc;
+
+use cudarc::driver::sys::{self, CUresult};
+
+use super::Context;
+use super::driver::{check, expect};
+use crate::device::DeviceError;
+
+/// Bytes on a GPU, aligned to 256.
+pub(crate) struct DeviceBuffer {
+    context: Arc<Context>,
+    address: u64,
+    bytes: usize,
+}
+
+impl DeviceBuffer {
+    /// Zeroed.
+    pub(crate) fn zeroed(context: &Arc<Context>, bytes: usize) -> Result<Self, DeviceError> {
+        context.bind();
+        let mut address = 0;
+        if bytes > 0 {
+            // SAFETY: the context is current; the memory is given back in `drop`.
+            match unsafe { sys::cuMemAlloc_v2(&raw mut address, bytes) } {
+                CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+                    return Err(DeviceError::OutOfMemory { bytes });
+                }
+                result => check("cuMemAlloc", result)?,
+            }
+        }
+        let buffer = Self { context: Arc::clone(context), address, bytes };
+        if bytes > 0 {
+            // SAFETY: the memory was just taken.
+            check("cuMemsetD8Async", unsafe {
+                sys::cuMemsetD8Async(address, 0, bytes, context.stream())
+            })?;
+        }
+        Ok(buffer)
+    }
+
+    pub(crate) fn address(&self) -> u64 {
+        self.address
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Copies `from` to the bytes that begin at `start`; `from` may change when this returns.
+    pub(crate) fn write(&self, start: usize, from: &[u8]) {
+        assert!(start <= self.bytes && from.len() <= self.bytes - start, "beyond the buffer");
+        if from.is_empty() {
+            return;
+        }
+        let (to, stream) = (self.address + start as u64, self.context.stream());
+        // SAFETY: inside the buffer; the driver has taken bytes that are not pinned when it returns.
+        expect("cuMemcpyHtoDAsync", unsafe {
+            sys::cuMemcpyHtoDAsync_v2(to, from.as_ptr().cast(), from.len(), stream)
+        });
+    }
+
+    /// The bytes that begin at `start`, after everything that was launched.
+    pub(crate) fn read(&self, start: usize, to: &mut [u8]) {
+        assert!(start <= self.bytes && to.len() <= self.bytes - start, "beyond the buffer");
+        if to.is_empty() {
+            return;
+        }
+        let (from, stream) = (self.address + start as u64, self.context.stream());
+        // SAFETY: inside the buffer; `to` is borrowed until the stream is done.
+        expect("cuMemcpyDtoHAsync", unsafe {
+            sys::cuMemcpyDtoHAsync_v2(to.as_mut_ptr().cast(), from, to.len(), stream)
+        });
+        self.context.synchronize();
+    }
+}
+
+impl Drop for DeviceBuffer {
+    fn drop(&mut self) {
+        if self.address != 0 {
+            self.context.bind();
+            // SAFETY: nobody else has the address; the driver waits for work that uses it. After a fault of the device
+            // this fails too, and there is nothing to do about it.
+            unsafe {
+                let _ = sys::cuMemFree_v2(self.address);
+            }
+        }
+    }
+}

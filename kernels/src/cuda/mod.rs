@@ -1,0 +1,83 @@
+//! The CUDA device: its context and stream, memory, the kernels that were compiled into this binary, cuBLASLt.
+//!
+//! Every call goes to the driver through cudarc's bindings, which load the libraries when they are first used: one binary
+//! runs with and without a GPU. An error of the driver after start is a panic with its name: the step that met it fails.
+
+mod arguments;
+mod context;
+mod cublaslt;
+mod driver;
+mod images;
+mod launch;
+mod memory;
+
+pub(crate) use arguments::{Argument, Pointer};
+pub(crate) use context::Context;
+pub use images::{IS_BUILT, PTXAS_REPORT};
+pub(crate) use launch::Grid;
+pub(crate) use memory::DeviceBuffer;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::device::DeviceError;
+use launch::Kernel;
+
+/// Ops that have no kernel yet: until this list is empty no model can start on a GPU.
+pub const MISSING: &[&str] = &[
+    "attention",
+    "copy_blocks",
+    "embedding",
+    "gated_mul",
+    "linear",
+    "rope_write_kv",
+    "sample",
+    "sandwich_norm",
+    "scale_by_position",
+    "softcap",
+    "combine_experts",
+    "expert_linear",
+    "route_experts",
+];
+
+/// What an op of that list does: nothing reaches it, since the engine asks the list first.
+pub(crate) fn missing(op: &str) -> ! {
+    panic!("{op} has no CUDA kernel yet")
+}
+
+/// One GPU: all ops of a model run on its one stream, in order.
+pub struct CudaDevice {
+    context: Arc<Context>,
+    kernels: HashMap<String, Kernel>,
+    #[allow(dead_code, reason = "the op that multiplies follows")]
+    blas: cublaslt::CublasLt,
+}
+
+impl CudaDevice {
+    /// GPU number `ordinal`, with every kernel loaded.
+    pub(crate) fn open(ordinal: usize) -> Result<Self, DeviceError> {
+        let context = Arc::new(Context::open(ordinal)?);
+        let kernels = launch::load_kernels(&context)?;
+        let blas = cublaslt::CublasLt::new(&context)?;
+        Ok(Self { context, kernels, blas })
+    }
+
+    /// As "NVIDIA H200, compute capability 9.0".
+    pub fn name(&self) -> &str {
+        self.context.name()
+    }
+
+    /// Bytes free now, and of the whole device.
+    pub fn memory(&self) -> (u64, u64) {
+        self.context.memory()
+    }
+
+    pub(crate) fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
+    /// Returns when everything that was launched is done. Panics when a kernel failed.
+    pub fn synchronize(&self) {
+        self.context.synchronize();
+    }
+}

@@ -1,0 +1,57 @@
+// rms_norm and add_rms_norm: a block a row, the row in registers, sums in f32.
+#include "vectors.cuh"
+
+// Numbers a thread holds at most, in pieces of N.
+constexpr int PIECES = 4;
+
+// out = norm(residual) · weight; with ADDS, residual += x before. Strides are in elements.
+template <int N, bool ADDS>
+__device__ __forceinline__ void norm_row(bf16* out, float* residual, const bf16* x, const float* weight, int cols, int out_stride,
+                                         int residual_stride, int x_stride, float eps) {
+    __shared__ float partial[32];
+    size_t row = blockIdx.x;
+    float* residual_row = residual + row * residual_stride;
+    float held[PIECES][N], sum = 0.0f;
+#pragma unroll
+    for (int piece = 0; piece < PIECES; piece++) {
+        int first = (piece * blockDim.x + threadIdx.x) * N;
+        if (first >= cols) break;
+        load_numbers(held[piece], (const float*)residual_row + first);
+        if (ADDS) {
+            float added[N];
+            load_numbers(added, x + row * x_stride + first);
+#pragma unroll
+            for (int i = 0; i < N; i++) held[piece][i] += added[i];
+            store_numbers(residual_row + first, held[piece]);
+        }
+#pragma unroll
+        for (int i = 0; i < N; i++) sum += held[piece][i] * held[piece][i];
+    }
+    float scale = rsqrtf(block_sum(sum, partial) / (float)cols + eps);
+#pragma unroll
+    for (int piece = 0; piece < PIECES; piece++) {
+        int first = (piece * blockDim.x + threadIdx.x) * N;
+        if (first >= cols) break;
+        float factor[N];
+        load_numbers(factor, weight + first);
+#pragma unroll
+        for (int i = 0; i < N; i++) held[piece][i] *= scale * factor[i];
+        store_numbers(out + row * out_stride + first, held[piece]);
+    }
+}
+
+#define RMS_NORM(N)                                                                                                             \
+    extern "C" __global__ void __launch_bounds__(1024)                                                                          \
+        rms_norm_##N(bf16* out, float* x, const float* weight, int cols, int out_stride, int x_stride, float eps) {             \
+        norm_row<N, false>(out, x, nullptr, weight, cols, out_stride, x_stride, 0, eps);                                        \
+    }                                                                                                                           \
+    KERNEL_EXPORT(rms_norm_##N);                                                                                                \
+    extern "C" __global__ void __launch_bounds__(1024) add_rms_norm_##N(bf16* out, float* residual, const bf16* x,              \
+                                                                        const float* weight, int cols, int out_stride,          \
+                                                                        int residual_stride, int x_stride, float eps) {         \
+        norm_row<N, true>(out, residual, x, weight, cols, out_stride, residual_stride, x_stride, eps);                          \
+    }                                                                                                                           \
+    KERNEL_EXPORT(add_rms_norm_##N)
+
+RMS_NORM(8);
+RMS_NORM(1);
