@@ -37,6 +37,7 @@ fn case(
         head_dim,
         scale,
         window: None,
+        chunk: None,
         softcap: None,
     };
     let kv = filled_cache(device, &spec, num_seqs * context.div_ceil(BLOCK_SIZE));

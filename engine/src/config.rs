@@ -2,6 +2,7 @@
 
 pub use crate::activations::{Activations, LinearKind};
 pub use quire_kernels::cpu::SimdLevel;
+use quire_scheduler::{CacheGroup, CachePool};
 
 /// Where the model runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,9 +88,9 @@ pub struct EngineConfig {
     pub activations: Activations,
     pub kv_dtype: quire_kernels::DType,
     pub block_size: u32,
-    pub num_blocks: u32,
-    /// Blocks that are touched before unused prefixes give way; prefixes that come back raise it.
-    pub num_resident_blocks: u32,
+    /// What the layers keep; see `cache_layout.rs`.
+    pub cache_groups: Vec<CacheGroup>,
+    pub cache_pools: Vec<CachePool>,
     pub max_model_len: u32,
     pub max_num_seqs: u32,
     pub max_num_batched_tokens: u32,
@@ -139,5 +140,12 @@ impl Default for EngineOptions {
             max_token_list: 4096,
             faults: Faults::default(),
         }
+    }
+}
+
+impl EngineConfig {
+    /// Blocks of all pools.
+    pub fn num_blocks(&self) -> u32 {
+        self.cache_pools.iter().map(|pool| pool.num_blocks).sum()
     }
 }

@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use quire_kernels::{Device, WeightPolicy};
 use quire_scheduler::{
-    CacheGroup, CacheKind, NewSequence, Policy, Rejected, Scheduler, SchedulerConfig,
-    SchedulerOutput, SequenceEvent, SequenceId, StopRule, TokenId,
+    NewSequence, Policy, Rejected, Scheduler, SchedulerConfig, SchedulerOutput, SequenceEvent,
+    SequenceId, StopRule, TokenId,
 };
 
 use crate::config::{EngineConfig, SchedulingPolicy, Weights};
@@ -70,7 +70,7 @@ impl Engine {
             },
             max_num_queued: config.max_num_queued_reqs,
             block_size: config.block_size,
-            num_blocks: config.num_blocks,
+            num_blocks: config.num_blocks(),
         });
         let scheduler = Scheduler::new(scheduler_config(config)).map_err(anyhow::Error::msg)?;
         let mut state = Loop {
@@ -96,8 +96,7 @@ impl Engine {
 pub fn scheduler_config(config: &EngineConfig) -> SchedulerConfig {
     SchedulerConfig {
         block_size: config.block_size,
-        num_blocks: config.num_blocks,
-        num_resident_blocks: config.num_resident_blocks,
+        pools: config.cache_pools.clone(),
         max_num_seqs: config.max_num_seqs,
         max_num_batched_tokens: config.max_num_batched_tokens,
         max_model_len: config.max_model_len,
@@ -109,7 +108,7 @@ pub fn scheduler_config(config: &EngineConfig) -> SchedulerConfig {
             SchedulingPolicy::Priority => Policy::Priority,
         },
         enable_prefix_caching: config.enable_prefix_caching,
-        cache_groups: vec![CacheGroup { kind: CacheKind::FullAttention }],
+        cache_groups: config.cache_groups.clone(),
     }
 }
 

@@ -1,38 +1,49 @@
-//! The paged KV cache: one `KvLayer` a layer, all of the same number of blocks. Layers with a window keep whole
-//! sequences too; their attention looks at the window only.
+//! The paged KV cache: pools of blocks, each block with the pages of some layers (see `cache_layout.rs`).
 
 use quire_kernels::{DType, Device, DeviceError, KvLayer};
 
+use crate::cache_layout::{CacheLayout, Place, PoolLayout};
 use crate::models::DecoderSpec;
-use crate::models::spec::LayerSpec;
 
-/// Pages of every layer; a block id means the same page in each.
+/// Pages of every layer. A block id means the same page in each layer of a group.
 pub struct KvCache {
-    layers: Vec<KvLayer>,
+    /// For each pool, the pages of its blocks, one `KvLayer` for each of a block's layers.
+    pools: Vec<Vec<KvLayer>>,
+    /// For each layer.
+    places: Vec<Place>,
 }
 
 impl KvCache {
+    /// `num_blocks` of each pool of `layout`.
     pub fn new(
         device: &Device,
-        spec: &DecoderSpec,
+        layout: &CacheLayout,
         dtype: DType,
-        num_blocks: usize,
+        num_blocks: &[usize],
         block_size: usize,
     ) -> Result<Self, DeviceError> {
-        let layer = |layer: &LayerSpec| {
-            let (kv_heads, head_dim) = (layer.attention.num_kv_heads, layer.attention.head_dim);
-            KvLayer::new(device, dtype, num_blocks, block_size, kv_heads, head_dim)
+        let pool = |(pool, &num_blocks): (&PoolLayout, &usize)| {
+            let (kv_heads, head_dim) = (pool.num_kv_heads, pool.head_dim);
+            let pages = |_| KvLayer::new(device, dtype, num_blocks, block_size, kv_heads, head_dim);
+            (0..pool.num_layers).map(pages).collect()
         };
-        Ok(Self { layers: spec.layers.iter().map(layer).collect::<Result<_, _>>()? })
+        let pools = layout.pools.iter().zip(num_blocks).map(pool);
+        Ok(Self { pools: pools.collect::<Result<_, _>>()?, places: layout.places.clone() })
     }
 
-    /// Bytes of one token in all layers.
+    /// Bytes of one token in all layers, while all keep it.
     pub fn bytes_per_token(spec: &DecoderSpec, dtype: DType) -> u64 {
         let kv_size: usize = spec.layers.iter().map(|layer| layer.attention.kv_size()).sum();
         (2 * kv_size * dtype.size()) as u64
     }
 
-    pub fn layer_mut(&mut self, index: usize) -> &mut KvLayer {
-        &mut self.layers[index]
+    /// The cache group of a layer, whose block table finds its pages.
+    pub fn group(&self, layer: usize) -> usize {
+        self.places[layer].group
+    }
+
+    pub fn layer_mut(&mut self, layer: usize) -> &mut KvLayer {
+        let place = self.places[layer];
+        &mut self.pools[place.pool][place.page]
     }
 }

@@ -8,6 +8,7 @@
 //! also `ModelFiles` and `MemoryPlan`.
 
 mod activations;
+mod cache_layout;
 pub mod config;
 pub mod engine;
 pub mod handle;

@@ -3,6 +3,7 @@
 use quire_kernels::{Device, DeviceError};
 use quire_scheduler::{SampledSequence, SchedulerOutput, SequenceId, StepId, StepOutput};
 
+use crate::cache_layout::CacheLayout;
 use crate::config::{EngineConfig, Faults};
 use crate::kv_cache::KvCache;
 use crate::models::Decoder;
@@ -60,14 +61,17 @@ impl ModelRunner {
         let max_num_seqs = config.max_num_seqs as usize;
         let max_tokens = config.max_num_batched_tokens as usize;
         let workspace = Workspace::new(&device, model.spec(), max_tokens, max_num_seqs)?;
-        let (num_blocks, block_size) = (config.num_blocks as usize, config.block_size as usize);
-        let kv_cache =
-            KvCache::new(&device, model.spec(), config.kv_dtype, num_blocks, block_size)?;
+        let layout = CacheLayout::new(model.spec());
+        let num_blocks: Vec<usize> =
+            config.cache_pools.iter().map(|pool| pool.num_blocks as usize).collect();
+        let block_size = config.block_size as usize;
+        let kv_cache = KvCache::new(&device, &layout, config.kv_dtype, &num_blocks, block_size)?;
+        let num_groups = layout.groups.len();
         Ok(Self {
             workspace,
             kv_cache,
             table: new_table(config),
-            buffers: StepBuffers::new(max_tokens, max_num_seqs, config.block_size),
+            buffers: StepBuffers::new(max_tokens, max_num_seqs, config.block_size, num_groups),
             sampler: Sampler::new(),
             tasks: Vec::with_capacity(max_num_seqs),
             config: config.clone(),
@@ -87,7 +91,7 @@ impl ModelRunner {
         output.freed_rows.iter().for_each(|&row| self.table.release(row));
         job.rows.drain(..).for_each(|init| self.table.admit(init));
         for sequence in &output.sequences {
-            self.table.append_blocks(sequence.row, output.new_blocks_of(sequence));
+            self.table.enter_blocks(sequence.row, output.new_blocks_of(sequence));
         }
         let input = self.buffers.gather(output, &self.table);
         plant_panic(&self.config.faults, input.token_ids);
@@ -170,7 +174,8 @@ impl ModelRunner {
 }
 
 fn new_table(config: &EngineConfig) -> SequenceTable {
-    SequenceTable::new(config.max_num_seqs, config.max_model_len, config.block_size)
+    let num_groups = config.cache_groups.len();
+    SequenceTable::new(config.max_num_seqs, config.max_model_len, config.block_size, num_groups)
 }
 
 fn plant_panic(faults: &Faults, token_ids: &[u32]) {

@@ -2,7 +2,9 @@
 
 use anyhow::{bail, ensure};
 use quire_kernels::{DType, WeightFormat};
+use quire_scheduler::{CachePool, kv_capacity};
 
+use crate::cache_layout::CacheLayout;
 use crate::config::{DeviceChoice, EngineConfig, EngineOptions, KvCacheDtype, SimdLevel, Weights};
 use crate::kv_cache::KvCache;
 use crate::machine::Machine;
@@ -24,6 +26,7 @@ pub struct MemoryPlan {
     pub workspace_bytes: u64,
     pub kv_bytes_per_token: u64,
     pub kv_bytes: u64,
+    pub cache_layout: CacheLayout,
     pub available_memory: u64,
     /// Instruction sets of this machine, narrowest first.
     pub simd_levels: Vec<SimdLevel>,
@@ -65,19 +68,22 @@ impl MemoryPlan {
             .saturating_mul(u64::from(max_num_seqs));
         let most_useful = kv_bytes_per_token.saturating_mul(most_tokens);
         let kv_bytes = kv_bytes(options.kv_cache_memory, rest, most_useful)?;
-        let bytes_per_block = kv_bytes_per_token.saturating_mul(u64::from(block_size));
-        let num_blocks = num_blocks(kv_bytes, bytes_per_block)?;
+        let num_at_once = num_at_once(max_num_batched_tokens, options.long_prefill_token_threshold);
+        let layout = CacheLayout::new(&spec);
+        let cache = CachePlan { layout, dtype: kv_dtype, block_size, num_at_once };
+        let wanted_len = options.max_model_len.unwrap_or(spec.context_length);
         // By default ended requests at most double what the model takes, whatever its size.
         let resident_bytes = options.prefix_cache_memory.unwrap_or(weight_bytes);
-        let max_model_len = max_model_len(options, &spec, num_blocks * block_size)?;
+        let cache_pools = cache.pools(kv_bytes, resident_bytes, wanted_len)?;
+        let max_model_len = max_model_len(options, &spec, cache.capacity(&cache_pools))?;
         let config = EngineConfig {
             served_model_name: options.served_model_name.clone(),
             weights: options.weights,
             activations: options.activations,
             kv_dtype,
             block_size,
-            num_blocks,
-            num_resident_blocks: (resident_bytes / bytes_per_block).min(num_blocks.into()) as u32,
+            cache_groups: cache.layout.groups.clone(),
+            cache_pools,
             max_model_len,
             max_num_seqs,
             max_num_batched_tokens,
@@ -97,7 +103,8 @@ impl MemoryPlan {
             weight_bytes,
             workspace_bytes,
             kv_bytes_per_token,
-            kv_bytes: u64::from(num_blocks) * u64::from(block_size) * kv_bytes_per_token,
+            kv_bytes: cache.num_bytes(&config.cache_pools),
+            cache_layout: cache.layout,
             available_memory: machine.available_memory,
             simd_levels: machine.simd_levels.clone(),
             spec,
@@ -108,36 +115,26 @@ impl MemoryPlan {
     /// Name and value of every line that `serve` and `plan` print.
     pub fn table(&self) -> Vec<(&'static str, String)> {
         let (spec, config) = (&self.spec, &self.config);
-        let kv_tokens = u64::from(config.num_blocks) * u64::from(config.block_size);
-        let per_sequence = self.kv_bytes_per_token * u64::from(config.max_model_len);
         vec![
             ("architecture", format!("{}, {} layers", spec.architecture, spec.num_layers())),
             ("weights", weights_line(self.weight_bytes, config)),
             ("workspace", human_bytes(self.workspace_bytes)),
-            (
-                "KV cache",
-                format!(
-                    "{} = {} blocks of {} tokens, {kv_tokens} tokens in {}",
-                    human_bytes(self.kv_bytes),
-                    config.num_blocks,
-                    config.block_size,
-                    dtype_name(config.kv_dtype)
-                ),
-            ),
+            ("KV cache", self.kv_cache_line()),
             ("prefix cache", self.prefix_cache_line()),
             ("KV per token", human_bytes(self.kv_bytes_per_token)),
             (
                 "KV per sequence",
-                format!("{} at {} tokens", human_bytes(per_sequence), config.max_model_len),
+                format!(
+                    "{} at {} tokens",
+                    human_bytes(self.kv_bytes_per_sequence()),
+                    config.max_model_len
+                ),
             ),
             (
                 "context",
                 format!("{} tokens (model: {})", config.max_model_len, spec.context_length),
             ),
-            (
-                "whole contexts",
-                format!("{} fit at once", kv_tokens / u64::from(config.max_model_len)),
-            ),
+            ("whole contexts", format!("{} fit at once", self.num_whole_contexts())),
             (
                 "batch",
                 format!(
@@ -156,9 +153,121 @@ impl MemoryPlan {
         if !config.enable_prefix_caching {
             return "off".into();
         }
-        let num_tokens = u64::from(config.num_resident_blocks) * u64::from(config.block_size);
-        let bytes = human_bytes(num_tokens * self.kv_bytes_per_token);
-        format!("{bytes} of the KV cache, more when prompts come back")
+        let cache = self.cache();
+        let resident = |pool: &CachePool| u64::from(pool.num_resident_blocks);
+        let bytes = cache.bytes_per_block().into_iter().zip(&config.cache_pools);
+        let bytes = bytes.map(|(bytes, pool)| bytes * resident(pool)).sum();
+        format!("{} of the KV cache, more when prompts come back", human_bytes(bytes))
+    }
+
+    fn kv_cache_line(&self) -> String {
+        let config = &self.config;
+        let (bytes, dtype) = (human_bytes(self.kv_bytes), dtype_name(config.kv_dtype));
+        let (num_blocks, block_size) = (config.num_blocks(), config.block_size);
+        if let [_] = &config.cache_groups[..] {
+            let tokens = u64::from(num_blocks) * u64::from(block_size);
+            let held = match self.cache_layout.keeps_everything() {
+                true => format!("{tokens} tokens"),
+                false => self.cache_layout.summary(),
+            };
+            return format!(
+                "{bytes} = {num_blocks} blocks of {block_size} tokens, {held} in {dtype}"
+            );
+        }
+        format!(
+            "{bytes} = {num_blocks} blocks of {block_size} tokens in {dtype}; {}",
+            self.cache_layout.summary()
+        )
+    }
+
+    /// What a sequence of the longest length holds while it runs.
+    fn kv_bytes_per_sequence(&self) -> u64 {
+        let cache = self.cache();
+        let held = cache.blocks_held(self.config.max_model_len);
+        held.iter().zip(cache.bytes_per_block()).map(|(blocks, bytes)| blocks * bytes).sum()
+    }
+
+    fn num_whole_contexts(&self) -> u64 {
+        let held = self.cache().blocks_held(self.config.max_model_len);
+        let pools = self.config.cache_pools.iter().zip(held).filter(|(_, held)| *held > 0);
+        pools.map(|(pool, held)| u64::from(pool.num_blocks) / held).min().unwrap_or(0)
+    }
+
+    fn cache(&self) -> CachePlan {
+        let config = &self.config;
+        CachePlan {
+            layout: self.cache_layout.clone(),
+            dtype: config.kv_dtype,
+            block_size: config.block_size,
+            num_at_once: num_at_once(
+                config.max_num_batched_tokens,
+                config.long_prefill_token_threshold,
+            ),
+        }
+    }
+}
+
+/// The most tokens of one sequence in a step.
+fn num_at_once(max_num_batched_tokens: u32, long_prefill_token_threshold: u32) -> u32 {
+    match long_prefill_token_threshold {
+        0 => max_num_batched_tokens,
+        threshold => threshold.min(max_num_batched_tokens),
+    }
+}
+
+/// What the size of the KV cache follows from.
+struct CachePlan {
+    layout: CacheLayout,
+    dtype: DType,
+    block_size: u32,
+    /// The most tokens of one sequence in a step.
+    num_at_once: u32,
+}
+
+impl CachePlan {
+    fn bytes_per_block(&self) -> Vec<u64> {
+        self.layout.bytes_per_block(self.dtype, self.block_size)
+    }
+
+    /// Blocks of each pool that a sequence holds.
+    fn blocks_held(&self, num_tokens: u32) -> Vec<u64> {
+        self.layout.blocks_held(num_tokens, self.num_at_once, self.block_size)
+    }
+
+    /// Pools of `kv_bytes` together, at least two blocks a group.
+    fn pools(
+        &self,
+        kv_bytes: u64,
+        resident_bytes: u64,
+        max_tokens: u32,
+    ) -> anyhow::Result<Vec<CachePool>> {
+        let bytes_per_block = self.bytes_per_block();
+        let lengths = (max_tokens, self.num_at_once, self.block_size);
+        let num_blocks = self.layout.num_blocks(kv_bytes, &bytes_per_block, lengths);
+        let one_each = self.blocks_held(1);
+        for ((&blocks, &bytes), &groups) in num_blocks.iter().zip(&bytes_per_block).zip(&one_each) {
+            let least: u64 = bytes_per_block.iter().zip(&one_each).map(|(b, n)| 2 * b * n).sum();
+            ensure!(
+                u64::from(blocks) >= 2 * groups,
+                "a KV cache of {} holds {blocks} blocks of {}; give at least {} with \
+                 --kv-cache-memory",
+                human_bytes(kv_bytes),
+                human_bytes(bytes),
+                human_bytes(least)
+            );
+        }
+        Ok(CacheLayout::pools(&num_blocks, &bytes_per_block, resident_bytes))
+    }
+
+    /// Tokens that one sequence can have.
+    fn capacity(&self, pools: &[CachePool]) -> u32 {
+        let capacity = kv_capacity(&self.layout.groups, pools, self.num_at_once, self.block_size);
+        capacity.min(u32::MAX.into()) as u32
+    }
+
+    fn num_bytes(&self, pools: &[CachePool]) -> u64 {
+        let bytes = self.bytes_per_block().into_iter().zip(pools);
+        bytes.map(|(bytes, pool)| bytes * u64::from(pool.num_blocks)).sum()
     }
 }
 
@@ -270,19 +379,6 @@ fn kv_bytes(asked: Option<u64>, rest: u64, most_useful: u64) -> anyhow::Result<u
         Some(bytes) => Ok(bytes),
         None => Ok((rest / DEFAULT_KV_SHARE).min(most_useful)),
     }
-}
-
-fn num_blocks(kv_bytes: u64, bytes_per_block: u64) -> anyhow::Result<u32> {
-    let blocks = kv_bytes / bytes_per_block;
-    ensure!(
-        blocks >= 2,
-        "a KV cache of {} holds {blocks} blocks of {}; give at least {} with --kv-cache-memory",
-        human_bytes(kv_bytes),
-        human_bytes(bytes_per_block),
-        human_bytes(bytes_per_block.saturating_mul(2))
-    );
-    // Block ids and slots are 32 bits wide.
-    Ok(blocks.min(1 << 24) as u32)
 }
 
 fn max_model_len(

@@ -1,8 +1,8 @@
-//! One stable row for each running sequence: its tokens, its block table and how it is sampled.
+//! One stable row for each running sequence: its tokens, its block tables and how it is sampled.
 
 use std::sync::Arc;
 
-use quire_scheduler::{BlockId, Row, TokenId};
+use quire_scheduler::{NewBlock, Row, TokenId};
 
 use crate::request::SamplingParams;
 
@@ -62,23 +62,23 @@ pub struct TableRow {
     pub tokens: Vec<TokenId>,
     pub num_prompt_tokens: usize,
     pub sampling: Arc<RowSampling>,
-    num_blocks: usize,
 }
 
 /// All rows. Nothing of a row's former owner survives `admit`.
 pub struct SequenceTable {
     rows: Vec<Option<TableRow>>,
-    block_tables: Vec<u32>, // [max_num_seqs, max_blocks_per_seq]
+    /// For each cache group `[max_num_seqs, max_blocks_per_seq]`. Entries behind a window are old.
+    block_tables: Vec<Vec<u32>>,
     max_blocks_per_seq: usize,
     max_model_len: usize,
 }
 
 impl SequenceTable {
-    pub fn new(max_num_seqs: u32, max_model_len: u32, block_size: u32) -> Self {
+    pub fn new(max_num_seqs: u32, max_model_len: u32, block_size: u32, num_groups: usize) -> Self {
         let max_blocks_per_seq = max_model_len.div_ceil(block_size) as usize;
         Self {
             rows: (0..max_num_seqs).map(|_| None).collect(),
-            block_tables: vec![0; max_num_seqs as usize * max_blocks_per_seq],
+            block_tables: vec![vec![0; max_num_seqs as usize * max_blocks_per_seq]; num_groups],
             max_blocks_per_seq,
             max_model_len: max_model_len as usize,
         }
@@ -91,23 +91,21 @@ impl SequenceTable {
         let max_tokens = sampling.params.max_tokens.map_or(self.max_model_len, |max| max as usize);
         let most = num_prompt_tokens.saturating_add(max_tokens).min(self.max_model_len) + 1;
         tokens.reserve_exact(most.saturating_sub(tokens.len()));
-        let state = TableRow { tokens, num_prompt_tokens, sampling, num_blocks: 0 };
-        self.rows[row.0 as usize] = Some(state);
+        self.rows[row.0 as usize] = Some(TableRow { tokens, num_prompt_tokens, sampling });
     }
 
     pub fn release(&mut self, row: Row) {
         self.rows[row.0 as usize] = None;
     }
 
-    /// Appends blocks to the row's block table.
-    pub fn append_blocks(&mut self, row: Row, blocks: &[BlockId]) {
-        let index = row.0 as usize;
-        let state = self.rows[index].as_mut().expect("the scheduler gives blocks to admitted rows");
-        let first = index * self.max_blocks_per_seq + state.num_blocks;
-        let entries = &mut self.block_tables[first..first + blocks.len()];
-        entries.iter_mut().zip(blocks).for_each(|(entry, block)| *entry = block.0);
-        state.num_blocks += blocks.len();
-        assert!(state.num_blocks <= self.max_blocks_per_seq, "a row has more blocks than fit");
+    /// Enters blocks into the row's block tables.
+    pub fn enter_blocks(&mut self, row: Row, blocks: &[NewBlock]) {
+        let first = row.0 as usize * self.max_blocks_per_seq;
+        for new in blocks {
+            let index = new.index as usize;
+            assert!(index < self.max_blocks_per_seq, "a row has more blocks than fit");
+            self.block_tables[new.group as usize][first + index] = new.block.0;
+        }
     }
 
     pub fn row(&self, row: Row) -> &TableRow {
@@ -118,14 +116,14 @@ impl SequenceTable {
         self.rows[row.0 as usize].as_mut().expect("the scheduler schedules admitted rows")
     }
 
-    /// Block ids of the row, in the order of positions.
-    pub fn blocks(&self, row: Row) -> &[u32] {
+    /// Block ids of the row in a cache group, in the order of positions.
+    pub fn blocks(&self, row: Row, group: usize) -> &[u32] {
         let first = row.0 as usize * self.max_blocks_per_seq;
-        &self.block_tables[first..first + self.row(row).num_blocks]
+        &self.block_tables[group][first..first + self.max_blocks_per_seq]
     }
 
-    /// `[max_num_seqs, max_blocks_per_seq]`.
-    pub fn block_tables(&self) -> &[u32] {
+    /// For each cache group `[max_num_seqs, max_blocks_per_seq]`.
+    pub fn block_tables(&self) -> &[Vec<u32>] {
         &self.block_tables
     }
 

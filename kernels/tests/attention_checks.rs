@@ -14,6 +14,7 @@ const SPEC: AttentionSpec = AttentionSpec {
     head_dim: 16,
     scale: 0.25,
     window: None,
+    chunk: None,
     softcap: None,
 };
 

@@ -106,8 +106,15 @@ impl Runner {
             rows: (&rows).into(),
             max_blocks_per_seq: self.max_blocks_per_seq,
         };
-        let spec =
-            AttentionSpec { num_q_heads, num_kv_heads, head_dim, scale: 0.7, window, softcap };
+        let spec = AttentionSpec {
+            num_q_heads,
+            num_kv_heads,
+            head_dim,
+            scale: 0.7,
+            window,
+            chunk: None,
+            softcap,
+        };
         let q = qkv.view().columns(0..q_cols);
         attention(&self.device, out.view_mut(), q, &self.kv, &batch, &spec);
         out.f32().chunks(q_cols).map(|row| row.iter().map(|x| x.to_bits()).collect()).collect()

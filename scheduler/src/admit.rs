@@ -29,11 +29,11 @@ impl AdmissionRatio {
         self.0 = self.0.midpoint(Self::MOST);
     }
 
-    /// Blocks of one cache group that the sequence is expected to hold in the end.
-    fn num_expected_blocks(&self, sequence: &Sequence, block_size: u32) -> u32 {
+    /// Tokens that the sequence is expected to have in the end.
+    fn num_expected_tokens(&self, sequence: &Sequence) -> u32 {
         let num_left = sequence.max_num_tokens - sequence.num_total_tokens();
         let num_expected = num_left.min(Self::MAX_EXPECTED_TOKENS) * self.0 / Self::MOST;
-        (sequence.num_total_tokens() + num_expected).div_ceil(block_size)
+        sequence.num_total_tokens() + num_expected
     }
 }
 
@@ -43,72 +43,77 @@ impl Scheduler {
         if self.waiting.is_empty() || plan.token_budget == 0 || self.free_rows.is_empty() {
             return;
         }
-        let mut num_reserved: u64 =
-            self.running.iter().map(|&slot| self.num_blocks_to_come(slot)).sum();
+        let mut reserved = std::mem::take(&mut self.reserved);
+        reserved.clear();
+        reserved.resize(self.pools.len(), 0);
+        self.running.iter().for_each(|&slot| self.add_needs_to_come(slot, &mut reserved));
         while let Some(slot) = self.waiting.first() {
-            if plan.token_budget == 0 || !self.try_admit(plan, slot, num_reserved) {
-                return;
+            if plan.token_budget == 0 || !self.try_admit(plan, slot, Some(&reserved)) {
+                break;
             }
-            num_reserved += self.num_blocks_to_come(slot);
-            self.schedule_sequence(plan, slot, 0);
+            self.add_needs_to_come(slot, &mut reserved);
+            self.schedule_sequence(plan, slot);
         }
+        self.reserved = reserved;
     }
 
     /// One suspect, alone: the rest waits or makes room.
     pub(crate) fn schedule_suspect(&mut self, plan: &mut Plan) {
         let is_suspect = |slot: &Slot| self.sequences[*slot].suspect;
         if let Some(slot) = self.running.iter().copied().find(is_suspect) {
-            let num_blocks = self.sequences[slot].num_blocks();
-            self.schedule_sequence(plan, slot, num_blocks);
+            self.schedule_sequence(plan, slot);
             return;
         }
         let slot = self.waiting.iter().find(is_suspect).expect("a suspect runs or waits");
-        while !self.try_admit(plan, slot, 0) {
+        while !self.try_admit(plan, slot, None) {
             let victim = *self.running.last().expect("a sequence that is alone always fits");
             self.preempt(victim);
         }
-        self.schedule_sequence(plan, slot, 0);
+        self.schedule_sequence(plan, slot);
     }
 
-    /// Moves a waiting sequence to the running ones, with a row, its cached prefix and blocks for
-    /// all its tokens.
+    /// Moves a waiting sequence to the running ones, with a row, its cached prefix and the promise of
+    /// blocks for all its tokens.
     ///
-    /// `num_reserved`: free blocks to leave for the running. One that would run alone needs no more
-    /// than its tokens take.
-    fn try_admit(&mut self, plan: &mut Plan, slot: Slot, num_reserved: u64) -> bool {
+    /// `reserved`: free blocks to leave for the running, a number a pool. One that would run alone, or a
+    /// suspect (`None`), needs no more than its tokens take.
+    fn try_admit(&mut self, plan: &mut Plan, slot: Slot, reserved: Option<&[u64]>) -> bool {
         if self.free_rows.is_empty() {
             return false;
         }
-        let num_cached_blocks = self.find_cached_prefix(slot);
-        let num_to_come = self.num_blocks_to_come(slot);
-        let sequence = &self.sequences[slot];
-        let num_groups = sequence.block_tables.len() as u32;
-        let num_tokens = sequence.num_tokens();
-        let num_held_by_others =
-            self.found_blocks.iter().filter(|&&block| !self.pool.is_free(block)).count() as u64;
-        let num_prompt_blocks = u64::from(num_tokens.div_ceil(self.config.block_size) * num_groups);
-        let num_taken = num_prompt_blocks - num_held_by_others;
-        let num_needed = if self.running.is_empty() || sequence.suspect {
-            num_taken
-        } else {
-            num_to_come - num_held_by_others + num_reserved
+        self.find_cached_prefix(slot);
+        let num_tokens = self.sequences[slot].num_tokens();
+        let start = self.cached_prefix.num_tokens;
+        let reserved =
+            reserved.filter(|_| !self.running.is_empty() && !self.sequences[slot].suspect);
+        let end = match reserved {
+            Some(_) => self.admission_ratio.num_expected_tokens(&self.sequences[slot]),
+            None => num_tokens,
         };
-        if num_needed > u64::from(self.pool.num_free()) {
+        let mut needs = std::mem::take(&mut self.needs);
+        needs.clear();
+        needs.resize(self.pools.len(), 0);
+        self.add_needs(slot, (start, end), &mut needs);
+        self.add_needs_of_found(&mut needs);
+        let fits = self.pools.iter().enumerate().all(|(index, pool)| {
+            let reserved = reserved.map_or(0, |reserved| reserved[index]);
+            needs[index] + reserved <= u64::from(pool.num_available())
+        });
+        self.needs = needs;
+        if !fits {
             return false;
         }
         self.adopt_cached_prefix(slot);
-        assert!(self.grow_block_tables(slot, num_tokens), "the blocks were counted");
-        self.start(plan, slot, num_cached_blocks);
+        assert!(self.entitle(slot, num_tokens), "the blocks were counted");
+        self.start(plan, slot, start);
         true
     }
 
-    fn start(&mut self, plan: &mut Plan, slot: Slot, num_cached_blocks: u32) {
+    fn start(&mut self, plan: &mut Plan, slot: Slot, num_cached_tokens: u32) {
         let row = self.free_rows.pop().expect("a free row was seen");
         let sequence = &mut self.sequences[slot];
-        let num_cached_tokens = num_cached_blocks * self.config.block_size;
         sequence.row = Some(row);
-        sequence.num_published_blocks = num_cached_blocks;
-        sequence.num_scheduled_tokens = num_cached_tokens;
+        sequence.num_published_blocks = num_cached_tokens / self.config.block_size;
         sequence.num_computed_tokens = num_cached_tokens;
         if sequence.num_preemptions == 0
             && self.config.enable_prefix_caching
@@ -124,39 +129,11 @@ impl Scheduler {
         self.running.insert(index, slot);
     }
 
-    /// Fills `found_blocks`. Never finds the last token: the first sample needs its logits.
-    fn find_cached_prefix(&mut self, slot: Slot) -> u32 {
-        self.found_blocks.clear();
-        let sequence = &mut self.sequences[slot];
-        if !self.config.enable_prefix_caching || sequence.skip_prefix_cache {
-            return 0;
-        }
-        let num_tokens = sequence.num_tokens() - 1;
-        sequence.extend_block_hashes(num_tokens, self.config.block_size);
-        let num_full_blocks = (num_tokens / self.config.block_size) as usize;
-        self.pool.cache().longest_prefix(
-            &sequence.block_hashes[..num_full_blocks],
-            sequence.block_tables.len(),
-            &mut self.found_blocks,
-        )
-    }
-
-    fn adopt_cached_prefix(&mut self, slot: Slot) {
-        let tables = &mut self.sequences[slot].block_tables;
-        for blocks in self.found_blocks.chunks_exact(tables.len()) {
-            for (table, &block) in tables.iter_mut().zip(blocks) {
-                self.pool.share(block);
-                table.push(block);
-            }
-        }
-    }
-
-    /// Blocks that the sequence is expected to take beyond those it holds.
-    fn num_blocks_to_come(&self, slot: Slot) -> u64 {
+    /// Adds to `needs`, a number a pool, the blocks that a running sequence is expected to take beyond
+    /// those it is promised.
+    fn add_needs_to_come(&self, slot: Slot, needs: &mut [u64]) {
         let sequence = &self.sequences[slot];
-        let num_expected =
-            self.admission_ratio.num_expected_blocks(sequence, self.config.block_size);
-        u64::from(num_expected.saturating_sub(sequence.num_blocks()))
-            * sequence.block_tables.len() as u64
+        let end = self.admission_ratio.num_expected_tokens(sequence);
+        self.add_needs(slot, (sequence.num_scheduled_tokens, end), needs);
     }
 }

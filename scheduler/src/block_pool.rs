@@ -21,6 +21,8 @@ pub(crate) struct BlockPool {
     previous: Vec<u32>,
     next: Vec<u32>,
     num_free: u32,
+    /// Free blocks that are promised to block tables.
+    num_reserved: u32,
     num_cached_free: u32,
     num_touched: u32,
     /// From so many touched blocks on, the longest unused prefix gives way before another is touched.
@@ -41,6 +43,7 @@ impl BlockPool {
             previous: vec![sentinel; length + 1],
             next: vec![sentinel; length + 1],
             num_free: num_blocks,
+            num_reserved: 0,
             num_cached_free: 0,
             num_touched: 0,
             num_resident,
@@ -49,8 +52,28 @@ impl BlockPool {
         }
     }
 
+    /// Promises free blocks, which [`allocate_reserved`](Self::allocate_reserved) hands out.
+    pub(crate) fn reserve(&mut self, num_blocks: u32) {
+        assert!(num_blocks <= self.num_available(), "{num_blocks} blocks are promised twice");
+        self.num_reserved += num_blocks;
+    }
+
+    pub(crate) fn unreserve(&mut self, num_blocks: u32) {
+        self.num_reserved -= num_blocks;
+    }
+
+    pub(crate) fn allocate_reserved(&mut self) -> BlockId {
+        self.num_reserved -= 1;
+        self.allocate().expect("reserved blocks are free")
+    }
+
+    /// A block that nobody was promised.
+    pub(crate) fn allocate_available(&mut self) -> Option<BlockId> {
+        if self.num_available() == 0 { None } else { self.allocate() }
+    }
+
     /// A block of the caller's own; its old content and name are gone.
-    pub(crate) fn allocate(&mut self) -> Option<BlockId> {
+    fn allocate(&mut self) -> Option<BlockId> {
         let first = BlockId(self.next[self.sentinel()]);
         let hash = self.hashes.get(first.0 as usize).copied();
         let touches_another = match hash {
@@ -113,6 +136,19 @@ impl BlockPool {
         }
     }
 
+    /// Takes a name from whatever block has it.
+    pub(crate) fn forget(&mut self, hash: BlockHash) {
+        let Some(block) = self.cache.get(hash) else { return };
+        if self.is_free(block) {
+            // Without a name it is the next to be reused.
+            self.unlink(block);
+            self.unpublish(block);
+            self.link(block);
+        } else {
+            self.unpublish(block);
+        }
+    }
+
     pub(crate) fn clear_cache(&mut self) {
         self.cache.clear();
         self.forgotten.clear();
@@ -128,8 +164,21 @@ impl BlockPool {
         self.ref_counts[block.0 as usize] == 0
     }
 
+    /// Whether some block has this name.
+    pub(crate) fn has_named(&self, hash: BlockHash) -> bool {
+        self.cache.get(hash).is_some()
+    }
+
+    pub(crate) fn is_named(&self, block: BlockId, hash: BlockHash) -> bool {
+        self.hash(block) == Some(hash)
+    }
+
     pub(crate) fn hash(&self, block: BlockId) -> Option<BlockHash> {
         self.hashes[block.0 as usize]
+    }
+
+    pub(crate) fn num_holders(&self, block: BlockId) -> u32 {
+        self.ref_counts[block.0 as usize]
     }
 
     pub(crate) fn num_blocks(&self) -> u32 {
@@ -138,6 +187,11 @@ impl BlockPool {
 
     pub(crate) fn num_free(&self) -> u32 {
         self.num_free
+    }
+
+    /// Free and not promised.
+    pub(crate) fn num_available(&self) -> u32 {
+        self.num_free - self.num_reserved
     }
 
     pub(crate) fn num_cached_free(&self) -> u32 {
@@ -176,8 +230,14 @@ impl BlockPool {
         self.num_cached_free += u32::from(cached);
     }
 
-    /// Invariants 1 to 3; `num_holders[block]` is counted from the block tables.
-    pub(crate) fn check(&self, num_holders: &[u32]) -> Result<(), String> {
+    /// Invariants 1 to 3; `num_holders[block]` and `num_reserved` are counted from the block tables.
+    pub(crate) fn check(&self, num_holders: &[u32], num_reserved: u32) -> Result<(), String> {
+        if self.num_reserved != num_reserved || num_reserved > self.num_free {
+            return Err(format!(
+                "{} blocks are promised, {num_reserved} by the tables, {} are free",
+                self.num_reserved, self.num_free
+            ));
+        }
         if self.ref_counts != num_holders {
             return Err(format!(
                 "reference counts {:?}, but held {num_holders:?} times",

@@ -1,28 +1,51 @@
 //! The invariants of the crate, executed.
 
+use crate::block_pool::BlockPool;
+use crate::groups::Group;
 use crate::scheduler::{MAX_STEPS_IN_FLIGHT, Scheduler};
 use crate::sequence::{Sequence, Slot};
+use crate::state::StateTable;
 
 impl Scheduler {
     /// Every invariant listed in the crate documentation; the error says which one is broken. For
     /// tests: it takes time in proportion to all blocks and sequences.
     pub fn check(&self) -> Result<(), String> {
-        let mut num_holders = vec![0; self.pool.num_blocks() as usize];
         for &slot in &self.running {
             let sequence = &self.sequences[slot];
             self.check_running(slot)
                 .map_err(|message| format!("sequence {}: {message}", sequence.id.0))?;
-            for block in sequence.block_tables.iter().flat_map(|table| table.iter()) {
-                num_holders[block.0 as usize] += 1;
-            }
         }
-        self.pool.check(&num_holders)?;
+        for (index, pool) in self.pools.iter().enumerate() {
+            self.check_pool(index, pool).map_err(|message| format!("pool {index}: {message}"))?;
+        }
         for slot in self.waiting.iter() {
             let sequence = &self.sequences[slot];
             check_waiting(sequence)
                 .map_err(|message| format!("sequence {}: {message}", sequence.id.0))?;
         }
         self.check_lists()
+    }
+
+    fn check_pool(&self, index: usize, pool: &BlockPool) -> Result<(), String> {
+        let mut num_holders = vec![0; pool.num_blocks() as usize];
+        let mut num_reserved = 0;
+        let of_pool = |group: &Group| group.pool == index;
+        for sequence in self.running.iter().map(|&slot| &self.sequences[slot]) {
+            let tables = self.groups.paged.iter().zip(&sequence.block_tables);
+            for (group, table) in tables.filter(|(group, _)| of_pool(group)) {
+                num_reserved += table.num_reserved();
+                for (_, block) in table.held() {
+                    let num_holders = &mut num_holders[block.0 as usize];
+                    num_reserved += u32::from(group.drops() && *num_holders > 0);
+                    *num_holders += 1;
+                }
+            }
+            let states = self.groups.recurrent.iter().zip(&sequence.states);
+            for (_, state) in states.filter(|(group, _)| of_pool(group)) {
+                state.held().for_each(|block| num_holders[block.0 as usize] += 1);
+            }
+        }
+        pool.check(&num_holders, num_reserved)
     }
 
     fn check_lists(&self) -> Result<(), String> {
@@ -75,27 +98,55 @@ impl Scheduler {
 
     fn check_blocks(&self, sequence: &Sequence) -> Result<(), String> {
         let block_size = self.config.block_size;
-        for (group, table) in sequence.block_tables.iter().enumerate() {
+        for (group, table) in self.groups.paged.iter().zip(&sequence.block_tables) {
+            let num_scheduled = sequence.num_scheduled_tokens;
             ensure(
-                table.num_blocks() >= sequence.num_scheduled_tokens.div_ceil(block_size),
+                table.num_blocks() >= num_scheduled.div_ceil(block_size),
                 "the block table does not cover what is scheduled",
             )?;
             ensure(
                 table.num_blocks() <= sequence.num_total_tokens().div_ceil(block_size),
                 "the block table holds more than is needed",
             )?;
-            let num_known = sequence.num_scheduled_tokens.min(sequence.num_tokens());
-            for (index, &block) in table.iter().enumerate() {
-                let Some(hash) = self.pool.hash(block) else { continue };
+            let range = (0, sequence.num_total_tokens());
+            let at_once = self.config.max_num_tokens_at_once();
+            ensure(
+                table.num_held() <= table.num_entitled()
+                    && table.num_entitled()
+                        <= group.kind.num_blocks_held(range, at_once, block_size),
+                "the block table is promised more than its group sees",
+            )?;
+            let num_dropped = table.num_blocks() - table.num_held();
+            ensure(
+                num_dropped <= group.kind.first_visible(num_scheduled) / block_size,
+                "a block that is still seen was given back",
+            )?;
+            let num_known = num_scheduled.min(sequence.num_tokens());
+            for (index, block) in table.held() {
+                let Some(hash) = self.pools[group.pool].hash(block) else { continue };
                 ensure(
-                    (index as u32 + 1) * block_size <= num_known,
+                    (index + 1) * block_size <= num_known,
                     "a block is published before it is full",
                 )?;
-                ensure(
-                    sequence.block_hashes[index].in_group(group) == hash,
-                    "a block is published under another name",
-                )?;
+                let name = sequence.block_hashes[index as usize].in_group(group.number as usize);
+                ensure(name == hash, "a block is published under another name")?;
             }
+        }
+        self.check_states(sequence)
+    }
+
+    fn check_states(&self, sequence: &Sequence) -> Result<(), String> {
+        for (group, state) in self.groups.recurrent.iter().zip(&sequence.states) {
+            let pool = &self.pools[group.pool];
+            ensure(
+                state.source().is_some() == (sequence.num_scheduled_tokens > 0),
+                "the state does not sum up what is scheduled",
+            )?;
+            let Some(target) = state.target() else {
+                return Err("runs without a state to write".to_owned());
+            };
+            ensure(pool.hash(target).is_none(), "a state that will be written is published")?;
+            ensure(pool.num_holders(target) == 1, "a state that will be written is shared")?;
         }
         Ok(())
     }
@@ -103,7 +154,9 @@ impl Scheduler {
 
 fn check_waiting(sequence: &Sequence) -> Result<(), String> {
     ensure(
-        sequence.row.is_none() && sequence.block_tables.iter().all(|table| table.is_empty()),
+        sequence.row.is_none()
+            && sequence.states.iter().all(StateTable::is_empty)
+            && sequence.block_tables.iter().all(|table| table.num_blocks() == 0),
         "holds something while it waits",
     )?;
     ensure(

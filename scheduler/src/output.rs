@@ -22,8 +22,10 @@ pub struct SchedulerOutput {
     pub step: StepId,
     /// Running ones first (those that lack one token before the rest), then the admitted.
     pub sequences: Vec<ScheduledSequence>,
-    /// The blocks that each sequence's table grows by, flat; see [`ScheduledSequence::new_blocks`].
-    pub new_blocks: Vec<BlockId>,
+    /// The blocks that each sequence's tables grow by, flat; see [`ScheduledSequence::new_blocks`].
+    pub new_blocks: Vec<NewBlock>,
+    /// How each sequence's recurrent states move, flat; see [`ScheduledSequence::state_segments`].
+    pub state_segments: Vec<StateSegment>,
     /// Sequences that got a row in this step, new or resumed after preemption, in the order of
     /// `sequences`.
     pub admitted: Vec<Admitted>,
@@ -38,9 +40,38 @@ impl SchedulerOutput {
         self.sequences.iter().map(|sequence| sequence.num_tokens).sum()
     }
 
-    pub fn new_blocks_of(&self, sequence: &ScheduledSequence) -> &[BlockId] {
+    pub fn new_blocks_of(&self, sequence: &ScheduledSequence) -> &[NewBlock] {
         &self.new_blocks[sequence.new_blocks.start as usize..sequence.new_blocks.end as usize]
     }
+
+    /// Group after group; in a group they follow each other, and their tokens are those of the sequence.
+    pub fn state_segments_of(&self, sequence: &ScheduledSequence) -> &[StateSegment] {
+        let range = &sequence.state_segments;
+        &self.state_segments[range.start as usize..range.end as usize]
+    }
+}
+
+/// An entry of a block table.
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+pub struct NewBlock {
+    /// Index in [`SchedulerConfig::cache_groups`](crate::SchedulerConfig::cache_groups).
+    pub group: u32,
+    /// Index in the table: the block holds positions `index * block_size ..`.
+    pub index: u32,
+    pub block: BlockId,
+}
+
+/// Some tokens of a step and the states before and after them, in one group. Within a step no other sequence reads or
+/// writes `to`, and none writes `from`.
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+pub struct StateSegment {
+    /// Index in [`SchedulerConfig::cache_groups`](crate::SchedulerConfig::cache_groups).
+    pub group: u32,
+    /// `None`: the sequence begins.
+    pub from: Option<BlockId>,
+    pub to: BlockId,
+    /// At least 1.
+    pub num_tokens: u32,
 }
 
 #[derive(Clone, Eq, PartialEq, Debug)]
@@ -55,22 +86,24 @@ pub struct ScheduledSequence {
     /// How many of the last of these tokens are sampled by a step still in flight (0 or 1): the
     /// row's last sample.
     pub num_unknown_tokens: u32,
-    /// Range in [`SchedulerOutput::new_blocks`]; for an admitted row the whole table, cached blocks
-    /// included.
+    /// Range in [`SchedulerOutput::new_blocks`]; for an admitted row whole tables, cached blocks
+    /// included, but none that lies before a window.
     pub new_blocks: Range<u32>,
+    /// Range in [`SchedulerOutput::state_segments`].
+    pub state_segments: Range<u32>,
     /// This step computes the last token of the sequence, so it samples the next.
     pub samples: bool,
     /// Output tokens before this sample, pending ones included: the counter of the sampler.
     pub num_output_tokens: u32,
 }
 
-/// The runner (re)initialises `row` from [`Scheduler::tokens`](crate::Scheduler::tokens), with an
-/// empty block table.
+/// The runner (re)initialises `row` from [`Scheduler::tokens`](crate::Scheduler::tokens), with
+/// empty block tables.
 #[derive(Copy, Clone, Eq, PartialEq, Debug)]
 pub struct Admitted {
     pub id: SequenceId,
     pub row: Row,
-    /// Tokens whose keys and values come from the prefix cache.
+    /// Tokens whose keys, values and states come from the prefix cache.
     pub num_cached_tokens: u32,
 }
 
@@ -163,7 +196,7 @@ impl fmt::Debug for TokenList {
     }
 }
 
-/// Counts for metrics; the last three only grow.
+/// Counts for metrics, blocks of all pools together; the last three only grow.
 #[derive(Copy, Clone, Eq, PartialEq, Default, Debug)]
 pub struct SchedulerStats {
     pub num_running: u32,

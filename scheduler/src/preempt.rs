@@ -1,5 +1,6 @@
 //! Giving things back: preemption, cancelling, the end of a sequence, and a step that failed.
 
+use crate::block_pool::BlockPool;
 use crate::output::{Row, SequenceEvent, TokenList};
 use crate::request::{FinishReason, SequenceId};
 use crate::scheduler::Scheduler;
@@ -52,7 +53,7 @@ impl Scheduler {
         while let Some(&slot) = self.running.last() {
             self.preempt(slot);
         }
-        self.pool.clear_cache();
+        self.pools.iter_mut().for_each(BlockPool::clear_cache);
         events
     }
 
@@ -88,13 +89,8 @@ impl Scheduler {
         let key = self.sequences[slot].key;
         let index = self.running.partition_point(|&other| self.sequences[other].key < key);
         assert_eq!(self.running.remove(index), slot, "the running are ordered by key");
-        let sequence = &mut self.sequences[slot];
-        for table in &mut sequence.block_tables {
-            while let Some(block) = table.pop() {
-                self.pool.release(block);
-            }
-        }
-        let row: Row = sequence.row.take().expect("a running sequence has a row");
+        self.release_blocks(slot);
+        let row: Row = self.sequences[slot].row.take().expect("a running sequence has a row");
         self.free_rows.push(row);
         self.freed_rows.push(row);
     }

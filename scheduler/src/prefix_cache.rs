@@ -43,25 +43,4 @@ impl PrefixCache {
     pub(crate) fn num_blocks(&self) -> usize {
         self.blocks.len()
     }
-
-    /// The longest prefix that each of `num_groups` groups can serve, written to `found`: for each
-    /// block of the prefix one block for each group. Returns the number of blocks in the prefix.
-    pub(crate) fn longest_prefix(
-        &self,
-        hashes: &[BlockHash],
-        num_groups: usize,
-        found: &mut Vec<BlockId>,
-    ) -> u32 {
-        found.clear();
-        for (num_found, hash) in hashes.iter().enumerate() {
-            for group in 0..num_groups {
-                let Some(block) = self.get(hash.in_group(group)) else {
-                    found.truncate(num_found * num_groups);
-                    return num_found as u32;
-                };
-                found.push(block);
-            }
-        }
-        hashes.len() as u32
-    }
 }

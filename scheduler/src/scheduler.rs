@@ -1,15 +1,19 @@
 //! The scheduler: takes sequences, makes one step after the other, answers questions.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use crate::admit::AdmissionRatio;
-use crate::block::{BlockId, BlockTable};
+use crate::block::BlockTable;
 use crate::block_pool::BlockPool;
+use crate::cached_prefix::CachedPrefix;
 use crate::config::SchedulerConfig;
-use crate::output::{Row, ScheduledSequence, SchedulerOutput, SchedulerStats, StepId};
+use crate::groups::Groups;
+use crate::output::{NewBlock, Row, ScheduledSequence, SchedulerOutput, SchedulerStats, StepId};
 use crate::queue::{QueueKey, WaitingQueue};
 use crate::request::{NewSequence, Rejected, SequenceId, TokenId};
 use crate::sequence::{Sequence, Sequences, Slot};
+use crate::state::StateTable;
 
 /// One step runs while the next is scheduled.
 pub const MAX_STEPS_IN_FLIGHT: usize = 2;
@@ -20,7 +24,8 @@ pub struct Scheduler {
     pub(crate) waiting: WaitingQueue,
     /// Ordered by key.
     pub(crate) running: Vec<Slot>,
-    pub(crate) pool: BlockPool,
+    pub(crate) groups: Groups,
+    pub(crate) pools: Vec<BlockPool>,
     pub(crate) free_rows: Vec<Row>,
     /// Released since the last step.
     pub(crate) freed_rows: Vec<Row>,
@@ -28,10 +33,15 @@ pub struct Scheduler {
     pub(crate) next_step: StepId,
     pub(crate) num_suspects: u32,
     pub(crate) admission_ratio: AdmissionRatio,
-    /// Reused by each lookup in the prefix cache.
-    pub(crate) found_blocks: Vec<BlockId>,
+    /// What the last lookup in the prefix cache found.
+    pub(crate) cached_prefix: CachedPrefix,
+    /// Buffers of `admit_waiting`, a number a pool.
+    pub(crate) reserved: Vec<u64>,
+    pub(crate) needs: Vec<u64>,
     /// Buffers of finished steps.
     pub(crate) spare_entries: Vec<Vec<EntryInFlight>>,
+    /// Tokens that one sequence can have computed.
+    kv_capacity: u64,
     num_arrivals: u64,
     pub(crate) num_preemptions: u64,
     pub(crate) prefix_cache_queries: u64,
@@ -68,14 +78,22 @@ impl Scheduler {
             sequences: Sequences::default(),
             waiting: WaitingQueue::default(),
             running: Vec::with_capacity(config.max_num_seqs as usize),
-            pool: BlockPool::new(config.num_blocks, config.num_resident_blocks),
+            groups: Groups::new(&config),
+            pools: config
+                .pools
+                .iter()
+                .map(|pool| BlockPool::new(pool.num_blocks, pool.num_resident_blocks))
+                .collect(),
             free_rows: (0..config.max_num_seqs).rev().map(Row).collect(),
             freed_rows: Vec::new(),
             in_flight: VecDeque::with_capacity(MAX_STEPS_IN_FLIGHT),
             next_step: StepId(0),
             num_suspects: 0,
             admission_ratio: AdmissionRatio::default(),
-            found_blocks: Vec::new(),
+            cached_prefix: CachedPrefix::default(),
+            reserved: Vec::new(),
+            needs: Vec::new(),
+            kv_capacity: config.kv_capacity(),
             spare_entries: Vec::new(),
             num_arrivals: 0,
             num_preemptions: 0,
@@ -101,7 +119,8 @@ impl Scheduler {
             num_scheduled_tokens: 0,
             num_pending_tokens: 0,
             num_preemptions: 0,
-            block_tables: self.config.cache_groups.iter().map(|_| BlockTable::default()).collect(),
+            block_tables: self.groups.paged.iter().map(|_| BlockTable::default()).collect(),
+            states: self.groups.recurrent.iter().map(|_| StateTable::default()).collect(),
             block_hashes: Vec::new(),
             num_published_blocks: 0,
             stop: new.stop,
@@ -120,6 +139,7 @@ impl Scheduler {
         if self.in_flight.len() == MAX_STEPS_IN_FLIGHT {
             return None;
         }
+        self.drop_unneeded();
         let mut plan = self.empty_plan();
         if self.num_suspects > 0 {
             // Alone also in time: when the step fails, the culprit is known.
@@ -138,6 +158,9 @@ impl Scheduler {
         if plan.entries.is_empty() {
             self.spare_entries.push(plan.entries);
             return None;
+        }
+        if !self.groups.recurrent.is_empty() {
+            plan.entries.iter().for_each(|entry| self.publish_states(entry.slot));
         }
         plan.output.freed_rows.append(&mut self.freed_rows);
         self.next_step.0 += 1;
@@ -169,13 +192,14 @@ impl Scheduler {
     }
 
     pub fn stats(&self) -> SchedulerStats {
+        let sum = |count: fn(&BlockPool) -> u32| self.pools.iter().map(count).sum();
         SchedulerStats {
             num_running: self.running.len() as u32,
             num_waiting: self.waiting.num_sequences(),
-            num_blocks: self.pool.num_blocks(),
-            num_used_blocks: self.pool.num_blocks() - self.pool.num_free(),
-            num_cached_free_blocks: self.pool.num_cached_free(),
-            num_touched_blocks: self.pool.num_touched(),
+            num_blocks: sum(BlockPool::num_blocks),
+            num_used_blocks: sum(|pool| pool.num_blocks() - pool.num_free()),
+            num_cached_free_blocks: sum(BlockPool::num_cached_free),
+            num_touched_blocks: sum(BlockPool::num_touched),
             prefix_cache_queries: self.prefix_cache_queries,
             prefix_cache_hits: self.prefix_cache_hits,
             num_preemptions: self.num_preemptions,
@@ -186,7 +210,7 @@ impl Scheduler {
     fn admissible(&self, new: &NewSequence) -> Result<u32, Rejected> {
         let num_tokens = new.prompt.len();
         let limit = self.config.max_model_len - 1;
-        let kv_capacity = self.config.kv_capacity();
+        let kv_capacity = self.kv_capacity;
         if num_tokens == 0 {
             return Err(Rejected::EmptyPrompt);
         }
@@ -221,9 +245,8 @@ impl Scheduler {
             if self.sequences[slot].num_lacking_tokens() != 1 {
                 continue;
             }
-            let num_blocks_before = self.sequences[slot].num_blocks();
             // The last is preempted: never one that this step has already.
-            while !self.grow_block_tables(slot, self.sequences[slot].num_scheduled_tokens + 1) {
+            while !self.entitle(slot, self.sequences[slot].num_scheduled_tokens + 1) {
                 let victim = *self.running.last().expect("this sequence is running");
                 self.preempt(victim);
                 self.admission_ratio.raise();
@@ -231,34 +254,27 @@ impl Scheduler {
                     return;
                 }
             }
-            self.schedule_sequence(plan, slot, num_blocks_before);
+            self.schedule_sequence(plan, slot);
         }
     }
 
-    /// Prompts, which hold all their blocks since their admission.
+    /// Prompts, which are promised all their blocks since their admission.
     fn schedule_chunks(&mut self, plan: &mut Plan) {
         for index in 0..self.running.len() {
             if plan.token_budget == 0 {
                 return;
             }
             let slot = self.running[index];
-            let sequence = &self.sequences[slot];
-            if sequence.num_lacking_tokens() > 1 {
-                self.schedule_sequence(plan, slot, sequence.num_blocks());
+            if self.sequences[slot].num_lacking_tokens() > 1 {
+                self.schedule_sequence(plan, slot);
             }
         }
     }
 
-    /// Gives a running sequence what it lacks, as far as budget and threshold go; its table covers
-    /// that.
-    pub(crate) fn schedule_sequence(
-        &mut self,
-        plan: &mut Plan,
-        slot: Slot,
-        num_blocks_before: u32,
-    ) {
-        let threshold = self.config.long_prefill_token_threshold;
-        let most = if threshold == 0 { u32::MAX } else { threshold };
+    /// Gives a running sequence what it lacks, as far as budget and threshold go; the blocks for that
+    /// are promised.
+    pub(crate) fn schedule_sequence(&mut self, plan: &mut Plan, slot: Slot) {
+        let most = self.config.max_num_tokens_at_once();
         let sequence = &mut self.sequences[slot];
         let start = sequence.num_scheduled_tokens;
         let num_tokens = sequence.num_lacking_tokens().min(plan.token_budget).min(most);
@@ -270,24 +286,38 @@ impl Scheduler {
         sequence.num_pending_tokens += u32::from(samples);
         plan.token_budget -= num_tokens;
 
-        let first_new_block = plan.output.new_blocks.len() as u32;
-        for table in &sequence.block_tables {
-            plan.output.new_blocks.extend_from_slice(&table[num_blocks_before as usize..]);
-        }
+        let id = sequence.id;
+        let row = sequence.row.expect("a running sequence has a row");
+        let first_segment = plan.output.state_segments.len() as u32;
+        self.take_pages(slot, start + num_tokens);
+        self.move_states(slot, (start, start + num_tokens), &mut plan.output.state_segments);
+        let new_blocks = self.send_new_blocks(slot, &mut plan.output.new_blocks);
         plan.output.sequences.push(ScheduledSequence {
-            id: sequence.id,
-            row: sequence.row.expect("a running sequence has a row"),
+            id,
+            row,
             start,
             num_tokens,
             num_drafts: 0,
             num_unknown_tokens,
-            new_blocks: first_new_block..plan.output.new_blocks.len() as u32,
+            new_blocks,
+            state_segments: first_segment..plan.output.state_segments.len() as u32,
             samples,
             num_output_tokens,
         });
         let epoch = self.sequences.epoch(slot);
         plan.entries.push(EntryInFlight { slot, epoch, num_tokens, samples });
         self.publish_blocks(slot);
+    }
+
+    /// The entries that the runner's block tables lack.
+    fn send_new_blocks(&mut self, slot: Slot, new_blocks: &mut Vec<NewBlock>) -> Range<u32> {
+        let first = new_blocks.len() as u32;
+        let tables = &mut self.sequences[slot].block_tables;
+        for (group, table) in self.groups.paged.iter().zip(tables) {
+            let group = group.number;
+            new_blocks.extend(table.send().map(|(index, block)| NewBlock { group, index, block }));
+        }
+        first..new_blocks.len() as u32
     }
 
     /// Offers the full blocks of known and scheduled tokens to the prefix cache.
@@ -302,29 +332,15 @@ impl Scheduler {
             return;
         }
         sequence.extend_block_hashes(num_tokens, self.config.block_size);
-        for index in sequence.num_published_blocks as usize..num_full_blocks as usize {
-            let hash = sequence.block_hashes[index];
-            for (group, table) in sequence.block_tables.iter().enumerate() {
-                self.pool.publish(table[index], hash.in_group(group));
+        let first = sequence.num_published_blocks;
+        for (group, table) in self.groups.paged.iter().zip(&sequence.block_tables) {
+            let full = table.held_from(first).take_while(|&(index, _)| index < num_full_blocks);
+            for (index, block) in full {
+                let hash = sequence.block_hashes[index as usize].in_group(group.number as usize);
+                self.pools[group.pool].publish(block, hash);
             }
         }
         sequence.num_published_blocks = num_full_blocks;
-    }
-
-    /// Takes the blocks that positions below `num_tokens` need; takes none when there are too few.
-    pub(crate) fn grow_block_tables(&mut self, slot: Slot, num_tokens: u32) -> bool {
-        let num_blocks = num_tokens.div_ceil(self.config.block_size);
-        let sequence = &mut self.sequences[slot];
-        let num_missing = num_blocks.saturating_sub(sequence.num_blocks());
-        if num_missing * sequence.block_tables.len() as u32 > self.pool.num_free() {
-            return false;
-        }
-        for table in &mut sequence.block_tables {
-            for _ in 0..num_missing {
-                table.push(self.pool.allocate().expect("there are enough free blocks"));
-            }
-        }
-        true
     }
 
     fn empty_plan(&mut self) -> Plan {
@@ -334,6 +350,7 @@ impl Scheduler {
                 step: self.next_step,
                 sequences: Vec::with_capacity(self.running.len()),
                 new_blocks: Vec::new(),
+                state_segments: Vec::new(),
                 admitted: Vec::new(),
                 block_copies: Vec::new(),
                 freed_rows: Vec::new(),

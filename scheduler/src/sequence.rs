@@ -8,6 +8,7 @@ use crate::block_hash::{BlockHash, BuildIntegerHasher};
 use crate::output::Row;
 use crate::queue::QueueKey;
 use crate::request::{SequenceId, StopRule, TokenId};
+use crate::state::StateTable;
 
 pub(crate) struct Sequence {
     pub(crate) id: SequenceId,
@@ -28,8 +29,10 @@ pub(crate) struct Sequence {
     /// Tokens sampled by the steps in flight.
     pub(crate) num_pending_tokens: u32,
     pub(crate) num_preemptions: u32,
-    /// One for each cache group.
+    /// One for each group of pages.
     pub(crate) block_tables: Vec<BlockTable>,
+    /// One for each group of states.
+    pub(crate) states: Vec<StateTable>,
     /// Hashes of the first full blocks, as far as they were needed; they outlive a preemption.
     pub(crate) block_hashes: Vec<BlockHash>,
     /// Blocks taken from or offered to the prefix cache.
@@ -56,11 +59,6 @@ impl Sequence {
         } else {
             self.num_total_tokens() - self.num_scheduled_tokens
         }
-    }
-
-    /// Blocks of one cache group.
-    pub(crate) fn num_blocks(&self) -> u32 {
-        self.block_tables[0].num_blocks()
     }
 
     /// Names all full blocks within the first `num_tokens` known tokens.

@@ -1,9 +1,10 @@
 //! What a finished step means: tokens accepted, sequences ended.
 
+use crate::block_pool::BlockPool;
 use crate::output::{SampledSequence, SequenceEvent, StepOutput, TokenList};
 use crate::request::{FinishReason, TokenId};
 use crate::scheduler::{EntryInFlight, Scheduler};
-use crate::sequence::{Sequence, Slot};
+use crate::sequence::Sequence;
 
 impl Scheduler {
     /// Takes the result of the oldest step in flight; one event for each sequence that got tokens
@@ -43,7 +44,7 @@ impl Scheduler {
         if self.sequences.epoch(slot) != epoch {
             if sampled.failed {
                 // Its blocks are no longer known, but they may have a name.
-                self.pool.clear_cache();
+                self.pools.iter_mut().for_each(BlockPool::clear_cache);
             }
             return None;
         }
@@ -54,7 +55,7 @@ impl Scheduler {
             Some(SequenceEvent { id, index_in_step: Some(index), new_tokens, finish })
         };
         if sampled.failed {
-            self.unpublish_blocks(slot);
+            self.forget_blocks(slot);
             self.retire(slot);
             return event(TokenList::EMPTY, Some(FinishReason::Error));
         }
@@ -67,17 +68,11 @@ impl Scheduler {
         sequence.num_pending_tokens -= 1;
         let (new_tokens, finish) = sequence.accept(&sampled.tokens);
         self.publish_blocks(slot);
+        self.publish_states(slot);
         if finish.is_some() {
             self.retire(slot);
         }
         event(new_tokens, finish)
-    }
-
-    /// What this sequence computed or read is not to be trusted.
-    fn unpublish_blocks(&mut self, slot: Slot) {
-        for &block in self.sequences[slot].block_tables.iter().flat_map(|table| table.iter()) {
-            self.pool.unpublish(block);
-        }
     }
 }
 

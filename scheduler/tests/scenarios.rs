@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use expect_test::{Expect, expect};
 use quire_scheduler::{
-    CacheGroup, CacheKind, FinishReason, NewSequence, Policy, SampledSequence, Scheduler,
-    SchedulerConfig, SchedulerOutput, SequenceEvent, SequenceId, StepOutput, StopRule, TokenId,
-    TokenList,
+    CacheGroup, CacheKind, CachePool, FinishReason, NewSequence, Policy, SampledSequence,
+    Scheduler, SchedulerConfig, SchedulerOutput, SequenceEvent, SequenceId, StepOutput, StopRule,
+    TokenId, TokenList,
 };
 
 const EOS: TokenId = 0;
@@ -17,8 +17,7 @@ const WORD: TokenId = 500;
 fn config() -> SchedulerConfig {
     SchedulerConfig {
         block_size: 4,
-        num_blocks: 64,
-        num_resident_blocks: 64,
+        pools: vec![pool(64)],
         max_num_seqs: 4,
         max_num_batched_tokens: 16,
         max_model_len: 100,
@@ -26,8 +25,12 @@ fn config() -> SchedulerConfig {
         long_prefill_token_threshold: 0,
         policy: Policy::FirstCome,
         enable_prefix_caching: true,
-        cache_groups: vec![CacheGroup { kind: CacheKind::FullAttention }],
+        cache_groups: vec![CacheGroup { kind: CacheKind::FullAttention, pool: 0 }],
     }
+}
+
+fn pool(num_blocks: u32) -> CachePool {
+    CachePool { num_blocks, num_resident_blocks: num_blocks }
 }
 
 fn scheduler(config: SchedulerConfig) -> Scheduler {
@@ -68,7 +71,7 @@ fn show(output: &SchedulerOutput) -> String {
         .map(|admitted| format!("{} finds {}", admitted.id.0, admitted.num_cached_tokens));
     let scheduled = output.sequences.iter().map(|sequence| {
         let blocks = output.new_blocks_of(sequence).iter();
-        let blocks = blocks.map(|block| format!(" +{}", block.0)).collect::<Vec<_>>().concat();
+        let blocks = blocks.map(|new| format!(" +{}", new.block.0)).collect::<Vec<_>>().concat();
         let end = sequence.start + sequence.num_tokens;
         let sample = if sequence.samples { " *" } else { "" };
         format!("{} @{} [{}, {end}){blocks}{sample}", sequence.id.0, sequence.row.0, sequence.start)
@@ -188,7 +191,10 @@ fn equal_prompts_share_their_full_blocks_even_in_one_step() {
 
 #[test]
 fn unused_prefixes_give_way_until_they_are_missed() {
-    let mut scheduler = scheduler(SchedulerConfig { num_resident_blocks: 4, ..config() });
+    let mut scheduler = scheduler(SchedulerConfig {
+        pools: vec![CachePool { num_blocks: 64, num_resident_blocks: 4 }],
+        ..config()
+    });
     let mut num_sent = 0;
     // Prompts of three blocks, one after the other: (tokens found, blocks that take memory).
     let mut send = |conversation: u32| {
@@ -215,7 +221,7 @@ fn unused_prefixes_give_way_until_they_are_missed() {
 #[test]
 fn the_last_is_preempted_and_comes_back_first() {
     // Two fit if they reach 70 % of their limit, as is expected at first; they reach all of it.
-    let mut scheduler = scheduler(SchedulerConfig { num_blocks: 7, ..config() });
+    let mut scheduler = scheduler(SchedulerConfig { pools: vec![pool(7)], ..config() });
     for id in 1..=3 {
         scheduler.add(sequence(id, 4, 12)).unwrap();
     }
@@ -251,7 +257,7 @@ fn the_last_is_preempted_and_comes_back_first() {
 #[test]
 fn the_lowest_priority_waits_and_is_preempted() {
     let mut scheduler =
-        scheduler(SchedulerConfig { policy: Policy::Priority, num_blocks: 7, ..config() });
+        scheduler(SchedulerConfig { policy: Policy::Priority, pools: vec![pool(7)], ..config() });
     for (id, priority) in [(1, 5), (2, 2)] {
         scheduler.add(NewSequence { priority, ..sequence(id, 4, 12) }).unwrap();
     }
@@ -366,7 +372,7 @@ fn only_the_culprit_of_a_failing_step_fails() {
 
 #[test]
 fn what_does_not_fit_is_rejected_with_the_numbers() {
-    let mut scheduler = scheduler(SchedulerConfig { num_blocks: 5, ..config() });
+    let mut scheduler = scheduler(SchedulerConfig { pools: vec![pool(5)], ..config() });
     let mut text = String::new();
     let mut add = |new: NewSequence| match scheduler.add(new) {
         Ok(()) => text.push_str("taken\n"),
@@ -396,7 +402,7 @@ fn what_does_not_fit_is_rejected_with_the_numbers() {
 
 #[test]
 fn a_full_pool_ends_a_sequence_that_runs_alone() {
-    let mut scheduler = scheduler(SchedulerConfig { num_blocks: 2, ..config() });
+    let mut scheduler = scheduler(SchedulerConfig { pools: vec![pool(2)], ..config() });
     scheduler.add(sequence(1, 7, 50)).unwrap();
     check(
         &mut scheduler,
@@ -412,25 +418,39 @@ fn a_full_pool_ends_a_sequence_that_runs_alone() {
 
 #[test]
 fn wrong_limits_name_the_field() {
-    let group = |kind| vec![CacheGroup { kind }];
+    let group = |kind, pool| vec![CacheGroup { kind, pool }];
+    let window = |window| CacheKind::SlidingWindow { window };
     let mut text = String::new();
     for wrong in [
         SchedulerConfig { block_size: 0, ..config() },
         SchedulerConfig { max_num_batched_tokens: 3, ..config() },
         SchedulerConfig { max_model_len: 1, ..config() },
         SchedulerConfig { cache_groups: vec![], ..config() },
-        SchedulerConfig { cache_groups: group(CacheKind::RecurrentState), ..config() },
-        SchedulerConfig { cache_groups: group(CacheKind::SlidingWindow { window: 9 }), ..config() },
+        SchedulerConfig { cache_groups: group(window(0), 0), ..config() },
+        SchedulerConfig { cache_groups: group(window(9), 1), ..config() },
+        SchedulerConfig { pools: vec![pool(0)], ..config() },
+        SchedulerConfig {
+            pools: vec![pool(1)],
+            cache_groups: group(CacheKind::RecurrentState, 0),
+            ..config()
+        },
+        SchedulerConfig {
+            cache_groups: [group(CacheKind::RecurrentState, 0), group(window(9), 0)].concat(),
+            ..config()
+        },
     ] {
         writeln!(text, "{}", Scheduler::new(wrong).err().unwrap()).unwrap();
     }
-    expect![[r"
+    expect![[r#"
         block_size is 0, but must be at least 1
         max_num_batched_tokens is 3, but must be at least max_num_seqs (4): each running sequence gets a token in each step
         max_model_len is 1, but must be at least 2
-        cache_groups must be one FullAttention group, but is []
-        cache group RecurrentState is not supported
-        cache group SlidingWindow { window: 9 } is not supported
-    "]]
+        cache_groups is empty: a model keeps something for a sequence
+        cache group SlidingWindow { window: 0 } sees nothing
+        cache group SlidingWindow { window: 9 } is of pool 1, which is not there
+        num_blocks of pool 0 is 0, but must be at least 1 and less than 2^32 - 1
+        num_blocks of pool 0 is 1, but must be at least two for each group of states
+        pool 0 is of pages and of states
+    "#]]
     .assert_eq(&text);
 }

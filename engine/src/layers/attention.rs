@@ -57,6 +57,7 @@ impl Attention {
                 head_dim: dims.head_dim,
                 scale: spec.attention_scale,
                 window: layer.window,
+                chunk: layer.chunk,
                 softcap: spec.attention_softcap,
             },
             rope: layer.rope,

@@ -34,6 +34,7 @@ impl<'a> ConfigKeys<'a> {
         let layer = LayerSpec {
             attention,
             window: window(&text)?,
+            chunk: None,
             rope: Some(0),
             shares_key_weight: false,
             ffn: FfnSpec::Dense(text.dimension("intermediate_size")?),

@@ -103,7 +103,9 @@ impl Decoder {
         );
         self.norm_before(0).first(device, ws, n);
         for (index, layer) in self.layers.iter().enumerate() {
-            layer.attention.attend(device, ws, kv.layer_mut(index), step, &self.positions);
+            let step_of_group = step.of_group(kv.group(index));
+            let cache = kv.layer_mut(index);
+            layer.attention.attend(device, ws, cache, &step_of_group, &self.positions);
             // No later layer reads what the other rows would become.
             if index + 1 == self.layers.len() && step.output_rows.len() < n {
                 n = step.output_rows.len();

@@ -130,8 +130,8 @@ impl<'a> Keys<'a> {
                 "{num_heads} heads are not a multiple of {num_kv_heads} KV heads"
             );
             let attention = AttentionDims { num_heads, num_kv_heads, head_dim };
-            let (window, rope, shares_key_weight) = (None, Some(0), false);
-            Ok(LayerSpec { attention, window, rope, shares_key_weight, ffn })
+            let (window, chunk, rope, shares_key_weight) = (None, None, Some(0), false);
+            Ok(LayerSpec { attention, window, chunk, rope, shares_key_weight, ffn })
         };
         per_layer.into_iter().map(layer).collect()
     }

@@ -54,6 +54,8 @@ pub struct LayerSpec {
     pub attention: AttentionDims,
     /// A query sees itself and the `window − 1` positions before it.
     pub window: Option<u32>,
+    /// A query sees itself and those before it in its chunk: positions over `chunk` are the same. Not with a window.
+    pub chunk: Option<u32>,
     /// Index in `DecoderSpec::ropes`; `None`: positions are not encoded (NoPE).
     pub rope: Option<usize>,
     /// Values are projected by the weight of the keys.

@@ -9,8 +9,9 @@ use super::spec::{
     AttentionDims, DecoderSpec, ExpertLayout, FfnSpec, LayerSpec, MoeSpec, QueryScale,
     SharedExpertSpec,
 };
+use crate::cache_layout::CacheLayout;
 use crate::kv_cache::KvCache;
-use crate::step_input::StepInput;
+use crate::step_input::{GroupInputs, StepInput};
 use crate::weights::WeightLoader;
 use crate::workspace::Workspace;
 
@@ -23,6 +24,7 @@ fn spec() -> DecoderSpec {
         layers: vec![LayerSpec {
             attention: AttentionDims { num_heads: 4, num_kv_heads: 2, head_dim: 8 },
             window: None,
+            chunk: None,
             rope: Some(0),
             shares_key_weight: false,
             ffn: FfnSpec::Dense(48),
@@ -57,8 +59,10 @@ fn check(spec: DecoderSpec, expected: Expect) {
     let model = Decoder::load(spec.clone(), &WeightLoader::shape_only(&device), 64)
         .expect("shapes need no file");
     let mut workspace = Workspace::new(&device, &spec, 8, 4).expect("shapes need no memory");
+    let layout = CacheLayout::new(&spec);
+    let (num_blocks, num_groups) = (vec![4; layout.pools.len()], layout.groups.len());
     let mut kv_cache =
-        KvCache::new(&device, &spec, DType::F16, 4, 16).expect("shapes need no memory");
+        KvCache::new(&device, &layout, DType::F16, &num_blocks, 16).expect("shapes need no memory");
     let step = StepInput {
         token_ids: &[1, 2, 3],
         positions: &[0, 1, 17],
@@ -69,6 +73,10 @@ fn check(spec: DecoderSpec, expected: Expect) {
         output_rows: &[1, 2],
         block_tables: &[0, 0, 1, 2],
         max_blocks_per_seq: 2,
+        groups: GroupInputs {
+            slot_mappings: &vec![vec![0, 1, 33]; num_groups],
+            block_tables: &vec![vec![0, 0, 1, 2]; num_groups],
+        },
     };
     model.forward(&device, &mut workspace, &mut kv_cache, &step);
     model.logits(&device, &mut workspace, &[0, 1]);

@@ -26,29 +26,33 @@ struct Shape {
 
 pub fn cases() -> Vec<Case> {
     use DType::{BF16, F16, F32};
-    let none: (Option<u32>, Option<f32>) = (None, None);
+    let none: (Option<u32>, Option<u32>, Option<f32>) = (None, None, None);
     [
         ("mixed", MIXED, (1, 1, 16), 8, F32, none),
         ("mixed", MIXED, (3, 1, 64), 16, F16, none),
-        ("mixed", MIXED, (8, 2, 80), 32, BF16, (Some(50), None)),
-        ("mixed", MIXED, (7, 1, 96), 16, F32, (None, Some(0.5))),
-        ("mixed", MIXED, (8, 1, 128), 8, F16, (Some(1), None)),
-        ("mixed", MIXED, (4, 4, 256), 32, BF16, (None, Some(20.0))),
-        ("mixed", MIXED, (3, 1, 18), 24, F16, (Some(64), Some(2.0))),
+        ("mixed", MIXED, (8, 2, 80), 32, BF16, (Some(50), None, None)),
+        ("mixed", MIXED, (7, 1, 96), 16, F32, (None, None, Some(0.5))),
+        ("mixed", MIXED, (8, 1, 128), 8, F16, (Some(1), None, None)),
+        ("mixed", MIXED, (4, 4, 256), 32, BF16, (None, None, Some(20.0))),
+        ("mixed", MIXED, (3, 1, 18), 24, F16, (Some(64), None, Some(2.0))),
         ("long", LONG, (4, 1, 64), 16, F32, none),
-        ("long", LONG, (3, 3, 80), 8, F16, (Some(1050), None)),
-        ("long", LONG, (70, 1, 16), 64, BF16, (Some(3), None)),
+        ("long", LONG, (3, 3, 80), 8, F16, (Some(1050), None, None)),
+        ("long", LONG, (70, 1, 16), 64, BF16, (Some(3), None, None)),
         ("all", ALL, (3, 1, 16), 32, F32, none),
-        ("all", ALL, (2, 1, 64), 16, F16, (Some(333), None)),
+        ("all", ALL, (2, 1, 64), 16, F16, (Some(333), None, None)),
+        ("mixed", MIXED, (4, 2, 32), 8, F16, (None, Some(48), None)),
+        ("mixed", MIXED, (3, 1, 16), 16, F32, (None, Some(1), Some(2.0))),
+        ("all", ALL, (2, 1, 64), 16, F16, (None, Some(300), None)),
         ("decode", DECODE, (9, 3, 64), 16, F16, none),
         ("prefill", PREFILL, (9, 3, 64), 16, F16, none),
     ]
     .into_iter()
     .map(|(name, lengths, (num_q_heads, num_kv_heads, head_dim), block_size, dtype, limits)| {
-        let (window, softcap) = limits;
+        let (window, chunk, softcap) = limits;
         // Larger than 1/√d, so that weights differ by orders of magnitude.
         let scale = 6.0 / (head_dim as f32).sqrt();
-        let spec = AttentionSpec { num_q_heads, num_kv_heads, head_dim, scale, window, softcap };
+        let spec =
+            AttentionSpec { num_q_heads, num_kv_heads, head_dim, scale, window, chunk, softcap };
         case(&Shape { name, lengths, spec, block_size, dtype })
     })
     .collect()
@@ -66,12 +70,13 @@ fn case(shape: &Shape) -> Case {
     Case {
         op: "attention",
         name: format!(
-            "{} {}/{}x{} block={block_size} {dtype:?} window={:?} softcap={:?}",
+            "{} {}/{}x{} block={block_size} {dtype:?} window={:?} chunk={:?} softcap={:?}",
             shape.name,
             spec.num_q_heads,
             spec.num_kv_heads,
             spec.head_dim,
             spec.window,
+            spec.chunk,
             spec.softcap
         ),
         work: Work {
@@ -103,12 +108,12 @@ fn inputs(lengths: &[Lengths], q_cols: usize, kv_cols: usize) -> (Vec<f32>, Vec<
 
 /// Pairs of query and position seen, and positions that some query of their sequence sees.
 fn amounts(lengths: &[Lengths], spec: &AttentionSpec) -> (usize, usize) {
-    let window = spec.window.map_or(usize::MAX, |window| window as usize);
     let mut amounts = (0, 0);
     for &(context, queries) in lengths {
-        let seen = (context - queries..context).map(|position| (position + 1).min(window));
+        let first_query = context - queries;
+        let seen = (first_query..context).map(|query| query + 1 - spec.first_visible(query));
         amounts.0 += seen.sum::<usize>();
-        amounts.1 += context.min(window.saturating_add(queries - 1));
+        amounts.1 += context - spec.first_visible(first_query);
     }
     amounts
 }

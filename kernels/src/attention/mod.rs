@@ -49,6 +49,9 @@ pub struct AttentionSpec {
     pub scale: f32,
     /// A query sees itself and the `window − 1` positions before it; at least 1.
     pub window: Option<u32>,
+    /// A query sees itself and those before it in its chunk, where position / chunk is the same; at least 1. Not with
+    /// a window.
+    pub chunk: Option<u32>,
     /// Above 0.
     pub softcap: Option<f32>,
 }
@@ -56,7 +59,11 @@ pub struct AttentionSpec {
 impl AttentionSpec {
     /// First position that the query at `position` sees.
     fn first_visible(&self, position: usize) -> usize {
-        self.window.map_or(0, |window| (position + 1).saturating_sub(window as usize))
+        match (self.window, self.chunk) {
+            (Some(window), _) => (position + 1).saturating_sub(window as usize),
+            (None, Some(chunk)) => position - position % chunk as usize,
+            (None, None) => 0,
+        }
     }
 }
 
@@ -85,7 +92,8 @@ fn check(out: &ViewMut, q: &View, kv: &KvLayer, batch: &AttentionBatch, spec: &A
     assert!(out.dtype() == DType::F32 && q.dtype() == DType::F32);
     assert_eq!((kv.num_kv_heads(), kv.head_dim()), (num_kv_heads, head_dim), "kv");
     assert!(num_q_heads.is_multiple_of(num_kv_heads), "{num_q_heads} over {num_kv_heads} heads");
-    assert!(spec.window != Some(0), "a window of 0");
+    assert!(spec.window != Some(0) && spec.chunk != Some(0), "a window or chunk of 0");
+    assert!(spec.window.is_none() || spec.chunk.is_none(), "a window and chunks");
     assert!(spec.softcap.is_none_or(|softcap| softcap > 0.0), "softcap");
 
     let num_seqs = batch.context_lens.len();
@@ -129,9 +137,10 @@ impl<'a> AttentionBatch<'a> {
 fn trace_line(q: &View, kv: &KvLayer, batch: &AttentionBatch, spec: &AttentionSpec) -> String {
     let (q_heads, kv_heads) = (spec.num_q_heads, spec.num_kv_heads);
     let window = spec.window.map_or(String::new(), |window| format!(", window {window}"));
+    let chunk = spec.chunk.map_or(String::new(), |chunk| format!(", chunks of {chunk}"));
     let softcap = spec.softcap.map_or(String::new(), |softcap| format!(", softcap {softcap}"));
     format!(
-        "attention {} rows of {} sequences, {q_heads}/{kv_heads} heads of {}{window}{softcap}, {:?}",
+        "attention {} rows of {} sequences, {q_heads}/{kv_heads} heads of {}{window}{chunk}{softcap}, {:?}",
         q.rows(),
         batch.context_lens.len(),
         spec.head_dim,

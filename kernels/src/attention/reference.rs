@@ -13,7 +13,11 @@ pub fn attention_head(
     let dot = |a: &[f32], b: &[f32]| -> f64 {
         a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
     };
-    let first = spec.window.map_or(0, |window| (position + 1).saturating_sub(window as usize));
+    let sees = |other: &usize| {
+        spec.window.is_none_or(|window| position - other < window as usize)
+            && spec.chunk.is_none_or(|chunk| other / chunk as usize == position / chunk as usize)
+    };
+    let first = (0..=position).find(sees).expect("a query sees itself");
     let scores: Vec<f64> = (first..=position)
         .map(|index| f64::from(spec.scale) * dot(query, row(keys, index, query.len())))
         .map(|score| match spec.softcap {

@@ -11,11 +11,11 @@ mod traffic;
 use std::collections::VecDeque;
 
 use model::Random;
-use quire_scheduler::{Policy, Scheduler, SchedulerOutput, SequenceId, StepOutput};
+use quire_scheduler::{CacheKind, Policy, Scheduler, SchedulerOutput, SequenceId, StepOutput};
 use runner::{FakeRunner, Panicked};
 use traffic::Traffic;
 
-const NUM_SEEDS: u64 = 500;
+const NUM_SEEDS: u64 = 1500;
 const NUM_STEPS: u32 = 200;
 
 #[derive(Copy, Clone, Debug)]
@@ -48,10 +48,15 @@ struct Coverage {
     aborts: u64,
     culprits: u64,
     capped_by_pool: u64,
+    /// Cached prefixes that a group with a window or chunk served a part of.
+    hits_behind_windows: u64,
+    /// Cached prefixes that a snapshot of a state served.
+    hits_by_snapshots: u64,
+    preemptions_with_states: u64,
 }
 
 impl Coverage {
-    fn counts(&self) -> [u64; 9] {
+    fn counts(&self) -> [u64; 12] {
         [
             self.steps,
             self.finished,
@@ -62,6 +67,9 @@ impl Coverage {
             self.aborts,
             self.culprits,
             self.capped_by_pool,
+            self.hits_behind_windows,
+            self.hits_by_snapshots,
+            self.preemptions_with_states,
         ]
     }
 }
@@ -104,6 +112,8 @@ impl Simulation {
         assert_eq!(stats.num_used_blocks + stats.num_running + stats.num_waiting, 0);
         self.traffic.assert_all_ended();
         self.coverage.preemptions = stats.num_preemptions;
+        let has_states = self.has_group(|kind| kind == CacheKind::RecurrentState);
+        self.coverage.preemptions_with_states = if has_states { stats.num_preemptions } else { 0 };
         self.coverage.cached_tokens = stats.prefix_cache_hits;
         self.coverage.finished = self.traffic.num_finished;
         self.coverage.culprits = self.traffic.num_culprits;
@@ -139,6 +149,7 @@ impl Simulation {
         let ids: Vec<SequenceId> = output.sequences.iter().map(|sequence| sequence.id).collect();
         self.check_order(output, &ids);
         self.traffic.assert_may_read_cache(output);
+        self.count_hits(output);
         let faults = self.traffic.faults(output, &mut self.random);
         let num_in_flight = self.in_flight.len() as u64;
         let result = self.runner.launch(output, &self.scheduler, &faults, num_in_flight);
@@ -149,6 +160,27 @@ impl Simulation {
         self.in_flight.push_back((result, ids));
         if panicked_in_launch {
             self.abort();
+        }
+    }
+
+    fn has_group(&self, is_asked: impl Fn(CacheKind) -> bool) -> bool {
+        self.traffic.config.cache_groups.iter().any(|group| is_asked(group.kind))
+    }
+
+    fn count_hits(&mut self, output: &SchedulerOutput) {
+        let block_size = self.traffic.config.block_size;
+        for admitted in output.admitted.iter().filter(|admitted| admitted.num_cached_tokens > 0) {
+            let skips = |first: u32| first >= block_size;
+            let has_window = self.has_group(|kind| match kind {
+                CacheKind::SlidingWindow { window } => {
+                    skips((admitted.num_cached_tokens + 1).saturating_sub(window))
+                }
+                CacheKind::Chunk { chunk } => skips(admitted.num_cached_tokens / chunk * chunk),
+                _ => false,
+            });
+            self.coverage.hits_behind_windows += u64::from(has_window);
+            let has_states = self.has_group(|kind| kind == CacheKind::RecurrentState);
+            self.coverage.hits_by_snapshots += u64::from(has_states);
         }
     }
 
@@ -252,7 +284,7 @@ fn random_traffic_gets_the_tokens_of_isolated_runs() {
         println!("{:?}", run_seed(seed.parse().expect("QUIRE_SIM_SEED is a number")));
         return;
     }
-    let mut total = [0; 9];
+    let mut total = [0; 12];
     for seed in 0..NUM_SEEDS {
         let coverage = run_seed(seed);
         total.iter_mut().zip(coverage.counts()).for_each(|(sum, count)| *sum += count);

@@ -1,7 +1,7 @@
 //! A model whose next token is a pure function of all tokens before it, and the random numbers of a
 //! run.
 
-use quire_scheduler::{FinishReason, NewSequence, SchedulerConfig, TokenId};
+use quire_scheduler::{CacheKind, FinishReason, NewSequence, SchedulerConfig, TokenId};
 
 pub(crate) const NUM_TOKENS_IN_VOCABULARY: u64 = 40;
 pub(crate) const EOS: TokenId = 0;
@@ -57,6 +57,7 @@ pub(crate) fn isolated_run(
     let mut tokens = new.prompt.clone();
     let mut content =
         tokens.iter().fold(Content::root(new.cache_salt), |content, &token| content.then(token));
+    let kv_capacity = kv_capacity(config);
     for num_output_tokens in 0.. {
         let token = content.sample(num_output_tokens);
         content = content.then(token);
@@ -70,12 +71,43 @@ pub(crate) fn isolated_run(
         }
         let at_limit = num_output_tokens + 1 == new.stop.max_tokens
             || tokens.len() == config.max_model_len as usize
-            || tokens.len() > (config.num_blocks * config.block_size) as usize;
+            || tokens.len() > kv_capacity;
         if at_limit {
             return (tokens, FinishReason::Length);
         }
     }
     unreachable!("each sequence has a limit")
+}
+
+/// The most tokens of a sequence that runs alone, found by laying out each length in blocks.
+pub(crate) fn kv_capacity(config: &SchedulerConfig) -> usize {
+    let threshold = match config.long_prefill_token_threshold {
+        0 => u32::MAX,
+        threshold => threshold,
+    };
+    let at_once = config.max_num_batched_tokens.min(threshold);
+    let block_size = config.block_size;
+    // Blocks between the first position that a step sees and its end, in the worst place for the step.
+    let held = |kind: CacheKind, num_tokens: u32| {
+        let reach = |span: u32| (u64::from(span) + u64::from(at_once) - 1).min(num_tokens.into());
+        match kind {
+            CacheKind::RecurrentState => 0,
+            CacheKind::FullAttention => u64::from(num_tokens.div_ceil(block_size)),
+            CacheKind::SlidingWindow { window: span } | CacheKind::Chunk { chunk: span } => {
+                let whole = u64::from(num_tokens.div_ceil(block_size));
+                whole.min((reach(span) - 1).div_ceil(block_size.into()) + 1)
+            }
+        }
+    };
+    let fits = |num_tokens: u32| {
+        config.pools.iter().enumerate().all(|(pool, limits)| {
+            let groups = config.cache_groups.iter().filter(|group| group.pool as usize == pool);
+            let blocks: u64 = groups.map(|group| held(group.kind, num_tokens)).sum();
+            blocks <= u64::from(limits.num_blocks)
+        })
+    };
+    // Beyond the longest sequence nothing changes any more.
+    (1..=config.max_model_len).take_while(|&num_tokens| fits(num_tokens)).count()
 }
 
 fn mix(mut value: u64) -> u64 {

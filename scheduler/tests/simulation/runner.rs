@@ -1,20 +1,23 @@
-//! A device with a KV memory: it stores in each slot what was computed there, and checks on each
+//! A device with a memory of pages and states: it stores in each slot what was computed there, and checks on each
 //! step that all slots a row reads hold exactly the row's own past.
 
 use quire_scheduler::{
-    BlockId, SampledSequence, ScheduledSequence, Scheduler, SchedulerConfig, SchedulerOutput,
-    SequenceId, StepOutput, TokenId, TokenList,
+    BlockId, CacheKind, SampledSequence, ScheduledSequence, Scheduler, SchedulerConfig,
+    SchedulerOutput, SequenceId, StepOutput, TokenId, TokenList,
 };
 
 use crate::model::Content;
 
 pub(crate) struct FakeRunner {
     config: SchedulerConfig,
-    memory: Vec<Slot>,
+    /// For each pool `[num_blocks][block_size]`; a state lies in the first slot of its block.
+    memory: Vec<Vec<Slot>>,
     rows: Vec<Option<RowState>>,
     /// A step panicked: nothing works until `rebuild`.
     broken: bool,
     any_spoiled: bool,
+    /// For each sequence of the step, when the state it read was spoiled.
+    spoiled_states: Vec<Option<u64>>,
 }
 
 /// A step that did not return.
@@ -33,7 +36,8 @@ pub(crate) struct Faults {
 
 #[derive(Copy, Clone)]
 struct Slot {
-    content: Option<Content>,
+    /// With its cache group.
+    content: Option<(usize, Content)>,
     /// The step that wrote something non-finite here.
     spoiled_in: Option<u64>,
 }
@@ -46,7 +50,8 @@ struct RowState {
     /// `contents[i]` follows from `tokens[..=i]`.
     contents: Vec<Content>,
     root: Content,
-    table: Vec<BlockId>,
+    /// For each cache group; entries before a window are missing.
+    tables: Vec<Vec<Option<BlockId>>>,
     next_position: u32,
 }
 
@@ -61,7 +66,12 @@ impl RowState {
 impl FakeRunner {
     pub(crate) fn new(config: &SchedulerConfig) -> Self {
         Self {
-            memory: vec![EMPTY_SLOT; (config.num_blocks * config.block_size) as usize],
+            memory: config
+                .pools
+                .iter()
+                .map(|pool| vec![EMPTY_SLOT; (pool.num_blocks * config.block_size) as usize])
+                .collect(),
+            spoiled_states: Vec::new(),
             rows: (0..config.max_num_seqs).map(|_| None).collect(),
             config: config.clone(),
             broken: false,
@@ -71,7 +81,7 @@ impl FakeRunner {
 
     /// Everything that was computed is lost; the rows wait to be freed.
     pub(crate) fn rebuild(&mut self) {
-        self.memory.fill(EMPTY_SLOT);
+        self.memory.iter_mut().for_each(|pool| pool.fill(EMPTY_SLOT));
         self.broken = false;
         self.any_spoiled = false;
     }
@@ -93,11 +103,15 @@ impl FakeRunner {
         }
         if faults.panic {
             self.broken = true;
-            self.memory.fill(EMPTY_SLOT);
+            self.memory.iter_mut().for_each(|pool| pool.fill(EMPTY_SLOT));
             return Err(Panicked);
         }
+        self.assert_states_apart(output);
+        self.spoiled_states.clear();
         for sequence in &output.sequences {
             self.write(sequence);
+            let spoiled = self.move_states(output, sequence);
+            self.spoiled_states.push(spoiled);
         }
         for sequence in &output.sequences {
             self.verify_context(sequence);
@@ -137,7 +151,7 @@ impl FakeRunner {
                 tokens: Vec::new(),
                 contents: Vec::new(),
                 root: Content::root(cache_salt),
-                table: Vec::new(),
+                tables: vec![Vec::new(); self.config.cache_groups.len()],
                 next_position: admitted.num_cached_tokens,
             };
             let tokens = scheduler.tokens(admitted.id).expect("an admitted sequence is unfinished");
@@ -160,11 +174,15 @@ impl FakeRunner {
         assert_eq!(same, 1, "a sequence is in a step twice");
         let row = self.rows[sequence.row.0 as usize].as_mut().expect("the row is in use");
         assert_eq!(row.id, sequence.id);
-        row.table.extend_from_slice(output.new_blocks_of(sequence));
+        for new in output.new_blocks_of(sequence) {
+            let (table, index) = (&mut row.tables[new.group as usize], new.index as usize);
+            assert!(index >= table.len(), "an entry is sent twice");
+            table.resize(index, None);
+            table.push(Some(new.block));
+        }
         assert_eq!(row.next_position, sequence.start, "a position is skipped or repeated");
         row.next_position += sequence.num_tokens;
         let end = row.next_position;
-        assert!(end.div_ceil(self.config.block_size) as usize <= row.table.len(), "no block");
         assert_eq!(sequence.samples, end as usize == row.tokens.len());
         let threshold = self.config.long_prefill_token_threshold;
         assert!(threshold == 0 || sequence.num_tokens <= threshold, "over the threshold");
@@ -181,28 +199,117 @@ impl FakeRunner {
         self.rows[sequence.row.0 as usize].as_ref().expect("the row is in use")
     }
 
-    fn address(&self, table: &[BlockId], position: u32) -> usize {
-        let BlockId(block) = table[(position / self.config.block_size) as usize];
-        (block * self.config.block_size + position % self.config.block_size) as usize
+    /// Pool and slot of a position in a group of pages.
+    fn address(&self, row: &RowState, group: usize, position: u32) -> (usize, usize) {
+        let block_size = self.config.block_size;
+        let block = row.tables[group][(position / block_size) as usize].expect("a dropped block");
+        let slot = block.0 * block_size + position % block_size;
+        (self.config.cache_groups[group].pool as usize, slot as usize)
+    }
+
+    /// Pool and slot of a state.
+    fn state_address(&self, group: usize, block: BlockId) -> (usize, usize) {
+        let pool = self.config.cache_groups[group].pool as usize;
+        (pool, (block.0 * self.config.block_size) as usize)
+    }
+
+    fn groups_of_pages(&self) -> impl Iterator<Item = usize> + use<> {
+        let kinds: Vec<CacheKind> =
+            self.config.cache_groups.iter().map(|group| group.kind).collect();
+        (0..kinds.len()).filter(move |&group| kinds[group] != CacheKind::RecurrentState)
+    }
+
+    /// Every slot that the queries of a step read.
+    fn reads(&self, sequence: &ScheduledSequence) -> Vec<(usize, u32, (usize, usize))> {
+        let row = self.row(sequence);
+        let mut reads = Vec::new();
+        for group in self.groups_of_pages() {
+            let first = match self.config.cache_groups[group].kind {
+                CacheKind::SlidingWindow { window } => (sequence.start + 1).saturating_sub(window),
+                CacheKind::Chunk { chunk } => sequence.start - sequence.start % chunk,
+                _ => 0,
+            };
+            let positions = first..sequence.start + sequence.num_tokens;
+            reads.extend(
+                positions.map(|position| (group, position, self.address(row, group, position))),
+            );
+        }
+        reads
     }
 
     fn write(&mut self, sequence: &ScheduledSequence) {
-        for position in sequence.start..sequence.start + sequence.num_tokens {
-            let row = self.row(sequence);
-            let address = self.address(&row.table, position);
-            let content = Some(row.contents[position as usize]);
-            self.memory[address] = Slot { content, spoiled_in: None };
+        for group in self.groups_of_pages() {
+            for position in sequence.start..sequence.start + sequence.num_tokens {
+                let row = self.row(sequence);
+                let (pool, slot) = self.address(row, group, position);
+                let content = Some((group, row.contents[position as usize]));
+                self.memory[pool][slot] = Slot { content, spoiled_in: None };
+            }
         }
+    }
+
+    /// Rows run in any order, so no row may write a state that another one reads or writes.
+    fn assert_states_apart(&self, output: &SchedulerOutput) {
+        let segments = |sequence| output.state_segments_of(sequence).iter();
+        for writer in &output.sequences {
+            for written in segments(writer) {
+                let written_at = self.state_address(written.group as usize, written.to);
+                for other in output.sequences.iter().filter(|other| other.id != writer.id) {
+                    for segment in segments(other) {
+                        let touched = segment.from.into_iter().chain([segment.to]);
+                        let mut touched =
+                            touched.map(|block| self.state_address(segment.group as usize, block));
+                        assert!(touched.all(|at| at != written_at), "two rows share a state");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Follows the segments of a row; returns when the state that it began with was spoiled.
+    fn move_states(
+        &mut self,
+        output: &SchedulerOutput,
+        sequence: &ScheduledSequence,
+    ) -> Option<u64> {
+        let mut spoiled_in = None;
+        let groups = &self.config.cache_groups;
+        let is_state = |group: &usize| groups[*group].kind == CacheKind::RecurrentState;
+        let groups: Vec<usize> = (0..groups.len()).filter(is_state).collect();
+        let mut segments = output.state_segments_of(sequence).iter();
+        for group in groups {
+            let mut position = sequence.start;
+            while position < sequence.start + sequence.num_tokens {
+                let segment = segments.next().expect("segments for each token");
+                assert_eq!(segment.group as usize, group);
+                assert!(segment.num_tokens > 0, "an empty segment");
+                let before = segment.from.map(|block| {
+                    let (pool, slot) = self.state_address(group, block);
+                    self.memory[pool][slot]
+                });
+                let row = self.row(sequence);
+                let expected =
+                    position.checked_sub(1).map(|last| (group, row.contents[last as usize]));
+                assert_eq!(before.and_then(|slot| slot.content), expected, "a foreign state");
+                spoiled_in = spoiled_in.or(before.and_then(|slot| slot.spoiled_in));
+                position += segment.num_tokens;
+                let content = Some((group, row.contents[position as usize - 1]));
+                let (pool, slot) = self.state_address(group, segment.to);
+                self.memory[pool][slot] = Slot { content, spoiled_in: None };
+            }
+            assert_eq!(position, sequence.start + sequence.num_tokens, "a segment is too long");
+        }
+        assert!(segments.next().is_none(), "more segments than tokens");
+        spoiled_in
     }
 
     fn verify_context(&self, sequence: &ScheduledSequence) {
         let row = self.row(sequence);
-        for position in 0..sequence.start + sequence.num_tokens {
-            let slot = self.memory[self.address(&row.table, position)];
+        for (group, position, (pool, slot)) in self.reads(sequence) {
             assert_eq!(
-                slot.content,
-                Some(row.contents[position as usize]),
-                "sequence {} reads foreign content at position {position}",
+                self.memory[pool][slot].content,
+                Some((group, row.contents[position as usize])),
+                "sequence {} reads foreign content at position {position} of group {group}",
                 sequence.id.0
             );
         }
@@ -224,9 +331,14 @@ impl FakeRunner {
         while let Some(index) = next {
             failed[index] = true;
             let sequence = &output.sequences[index];
-            for position in sequence.start..sequence.start + sequence.num_tokens {
-                let address = self.address(&self.row(sequence).table, position);
-                self.memory[address].spoiled_in = Some(output.step.0);
+            let pages = self.reads(sequence).into_iter();
+            let written = pages.filter(|&(_, position, _)| position >= sequence.start);
+            let states = output.state_segments_of(sequence).iter();
+            let states =
+                states.map(|segment| self.state_address(segment.group as usize, segment.to));
+            let addresses: Vec<_> = written.map(|(.., address)| address).chain(states).collect();
+            for (pool, slot) in addresses {
+                self.memory[pool][slot].spoiled_in = Some(output.step.0);
             }
             next = self.next_reader_of_spoiled(output, &failed, num_in_flight);
         }
@@ -246,9 +358,10 @@ impl FakeRunner {
         num_in_flight: u64,
     ) -> Option<usize> {
         for (index, sequence) in output.sequences.iter().enumerate().filter(|(i, _)| !failed[*i]) {
-            let table = &self.row(sequence).table;
-            let spoiled_in = (0..sequence.start + sequence.num_tokens)
-                .find_map(|position| self.memory[self.address(table, position)].spoiled_in);
+            let reads = self.reads(sequence);
+            let mut pages = reads.iter().map(|&(.., (pool, slot))| self.memory[pool][slot]);
+            let spoiled_in =
+                self.spoiled_states[index].or_else(|| pages.find_map(|slot| slot.spoiled_in));
             if let Some(step) = spoiled_in {
                 let admitted = output.admitted.iter().any(|other| other.id == sequence.id);
                 let unknown = step + num_in_flight >= output.step.0;

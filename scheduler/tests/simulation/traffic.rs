@@ -4,20 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use quire_scheduler::{
-    CacheGroup, CacheKind, FinishReason, NewSequence, Policy, Rejected, Scheduler, SchedulerConfig,
-    SchedulerOutput, SequenceEvent, SequenceId, StepOutput, StopRule, TokenId,
+    CacheGroup, CacheKind, CachePool, FinishReason, NewSequence, Policy, Rejected, Scheduler,
+    SchedulerConfig, SchedulerOutput, SequenceEvent, SequenceId, StepOutput, StopRule, TokenId,
 };
 
-use crate::model::{EOS, NUM_TOKENS_IN_VOCABULARY, Random, STOP_TOKEN, isolated_run};
+use crate::model::{EOS, NUM_TOKENS_IN_VOCABULARY, Random, STOP_TOKEN, isolated_run, kv_capacity};
 use crate::runner::Faults;
 
 pub(crate) fn random_config(random: &mut Random) -> SchedulerConfig {
     let max_num_seqs = random.within(1, 8);
-    let num_blocks = random.within(2, 40);
+    let (pools, cache_groups) = random_groups(random);
     SchedulerConfig {
         block_size: random.within(1, 5),
-        num_blocks,
-        num_resident_blocks: random.within(0, num_blocks),
+        pools,
         max_num_seqs,
         max_num_batched_tokens: max_num_seqs + random.within(0, 24),
         max_model_len: random.within(4, 70),
@@ -25,8 +24,47 @@ pub(crate) fn random_config(random: &mut Random) -> SchedulerConfig {
         long_prefill_token_threshold: if random.one_in(2) { 0 } else { random.within(1, 9) },
         policy: if random.one_in(2) { Policy::FirstCome } else { Policy::Priority },
         enable_prefix_caching: !random.one_in(5),
-        cache_groups: vec![CacheGroup { kind: CacheKind::FullAttention }],
+        cache_groups,
     }
+}
+
+/// Full attention alone in half of the runs; else up to four groups of any kind, which may share pools.
+fn random_groups(random: &mut Random) -> (Vec<CachePool>, Vec<CacheGroup>) {
+    let pool = |num_blocks, random: &mut Random| CachePool {
+        num_blocks,
+        num_resident_blocks: random.within(0, num_blocks),
+    };
+    let num_blocks = random.within(2, 40);
+    if random.one_in(2) {
+        let group = CacheGroup { kind: CacheKind::FullAttention, pool: 0 };
+        return (vec![pool(num_blocks, random)], vec![group]);
+    }
+    let num_groups = random.within(1, 4);
+    let more_blocks = random.within(2, 30);
+    let num_states = random.within(2, 20);
+    let pools = [num_blocks * num_groups, more_blocks, num_states].map(|n| pool(n, random)).into();
+    let mut groups = Vec::new();
+    for _ in 0..num_groups {
+        let span = random.within(1, 20);
+        let kind = match random.below(5) {
+            0 | 1 => CacheKind::FullAttention,
+            2 => CacheKind::SlidingWindow { window: span },
+            3 => CacheKind::Chunk { chunk: span },
+            _ => CacheKind::RecurrentState,
+        };
+        let num_of_states =
+            groups.iter().filter(|group: &&CacheGroup| group.kind == CacheKind::RecurrentState);
+        let kind = match kind {
+            // Each needs two blocks.
+            CacheKind::RecurrentState if num_of_states.count() as u32 * 2 + 2 > num_states => {
+                CacheKind::FullAttention
+            }
+            kind => kind,
+        };
+        let pool = if kind == CacheKind::RecurrentState { 2 } else { random.below(2) as u32 };
+        groups.push(CacheGroup { kind, pool });
+    }
+    (pools, groups)
 }
 
 pub(crate) struct Traffic {
@@ -118,7 +156,7 @@ impl Traffic {
 
     fn add(&mut self, new: &NewSequence, scheduler: &mut Scheduler, random: &mut Random) {
         let num_tokens = new.prompt.len();
-        let kv_capacity = (self.config.num_blocks * self.config.block_size) as usize;
+        let kv_capacity = kv_capacity(&self.config);
         let fits = (1..self.config.max_model_len as usize).contains(&num_tokens)
             && num_tokens <= kv_capacity;
         let is_full = scheduler.stats().num_waiting >= self.config.max_num_queued_seqs;

@@ -1,0 +1,219 @@
+//! What each layer keeps of a sequence: in which cache group, and where in the blocks of a pool.
+//!
+//! Layers that see the same of the past are a group. Groups whose pages have the same shape share one pool of blocks:
+//! short sequences need as many pages of a group with a window as of one without, long ones far fewer, and no fixed
+//! division of the memory serves both. For that a block must be of the same bytes in every group, so layers with a
+//! window are divided into groups of about as many layers as those without.
+
+use quire_kernels::{DType, KvLayer};
+use quire_scheduler::{CacheGroup, CacheKind, CachePool};
+
+use crate::models::DecoderSpec;
+use crate::models::spec::LayerSpec;
+
+/// Groups, pools, and each layer's place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheLayout {
+    pub groups: Vec<CacheGroup>,
+    pub pools: Vec<PoolLayout>,
+    /// For each layer.
+    pub places: Vec<Place>,
+}
+
+/// What one block of a pool holds: pages of so many layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolLayout {
+    pub num_layers: usize,
+    pub num_kv_heads: usize,
+    pub head_dim: usize,
+}
+
+/// Where a layer's pages are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Index in `CacheLayout::groups`.
+    pub group: usize,
+    /// Index in `CacheLayout::pools`.
+    pub pool: usize,
+    /// Which of a block's pages.
+    pub page: usize,
+}
+
+/// What a table of block ids costs beside padding: a part of the memory.
+const COST_OF_A_GROUP: f64 = 0.02;
+
+/// Layers of one shape that see the same of the past.
+struct Class {
+    kind: CacheKind,
+    layers: Vec<usize>,
+}
+
+impl CacheLayout {
+    pub fn new(spec: &DecoderSpec) -> Self {
+        let mut shapes: Vec<((usize, usize), Vec<Class>)> = Vec::new();
+        for (index, layer) in spec.layers.iter().enumerate() {
+            let shape = (layer.attention.num_kv_heads, layer.attention.head_dim);
+            let at = shapes.iter().position(|(other, _)| *other == shape).unwrap_or_else(|| {
+                shapes.push((shape, Vec::new()));
+                shapes.len() - 1
+            });
+            let (classes, kind) = (&mut shapes[at].1, kind_of(layer));
+            match classes.iter_mut().find(|class| class.kind == kind) {
+                Some(class) => class.layers.push(index),
+                None => classes.push(Class { kind, layers: vec![index] }),
+            }
+        }
+        let nowhere = Place { group: 0, pool: 0, page: 0 };
+        let mut layout = Self {
+            groups: Vec::new(),
+            pools: Vec::new(),
+            places: vec![nowhere; spec.num_layers()],
+        };
+        for ((num_kv_heads, head_dim), classes) in shapes {
+            let num_layers = layers_per_block(&classes);
+            let pool = layout.pools.len();
+            layout.pools.push(PoolLayout { num_layers, num_kv_heads, head_dim });
+            for class in classes {
+                for layers in class.layers.chunks(num_layers) {
+                    let group = layout.groups.len();
+                    layout.groups.push(CacheGroup { kind: class.kind, pool: pool as u32 });
+                    for (page, &layer) in layers.iter().enumerate() {
+                        layout.places[layer] = Place { group, pool, page };
+                    }
+                }
+            }
+        }
+        layout
+    }
+
+    /// Bytes of a block of each pool.
+    pub fn bytes_per_block(&self, dtype: DType, block_size: u32) -> Vec<u64> {
+        let bytes = |pool: &PoolLayout| {
+            let (heads, head_dim) = (pool.num_kv_heads, pool.head_dim);
+            let page = KvLayer::bytes_per_block(dtype, block_size as usize, heads, head_dim);
+            (pool.num_layers * page) as u64
+        };
+        self.pools.iter().map(bytes).collect()
+    }
+
+    /// Blocks of each pool that one sequence of `num_tokens` holds, computed `num_at_once` in a step.
+    pub fn blocks_held(&self, num_tokens: u32, num_at_once: u32, block_size: u32) -> Vec<u64> {
+        let mut held = vec![0; self.pools.len()];
+        for group in &self.groups {
+            let blocks = group.kind.num_blocks_held((0, num_tokens), num_at_once, block_size);
+            held[group.pool as usize] += u64::from(blocks);
+        }
+        held
+    }
+
+    /// Blocks of each pool for `bytes` in all. With pools of several shapes one half is divided as short sequences need
+    /// it, the other as sequences of `max_tokens` do.
+    pub fn num_blocks(
+        &self,
+        bytes: u64,
+        bytes_per_block: &[u64],
+        (max_tokens, num_at_once, block_size): (u32, u32, u32),
+    ) -> Vec<u32> {
+        let short = self.blocks_held(block_size, num_at_once, block_size);
+        let long = self.blocks_held(max_tokens, num_at_once, block_size);
+        let total = |blocks: &[u64]| -> u64 {
+            blocks.iter().zip(bytes_per_block).map(|(blocks, bytes)| blocks * bytes).sum()
+        };
+        let (of_short, of_long) = (total(&short), total(&long));
+        let share = |pool: usize| {
+            let half = u128::from(bytes / 2);
+            let part = |blocks: u64, total: u64| u128::from(blocks) * half / u128::from(total);
+            part(short[pool], of_short) + part(long[pool], of_long)
+        };
+        // Block ids and slots are 32 bits wide.
+        let limit = |blocks: u128| blocks.min(1 << 24) as u32;
+        match bytes_per_block {
+            [of_one] => vec![limit(u128::from(bytes / of_one))],
+            _ => (0..self.pools.len()).map(|pool| limit(share(pool))).collect(),
+        }
+    }
+
+    /// Pools of so many blocks, of which ended requests leave a part resident.
+    pub fn pools(
+        num_blocks: &[u32],
+        bytes_per_block: &[u64],
+        resident_bytes: u64,
+    ) -> Vec<CachePool> {
+        let bytes = |(&blocks, &bytes): (&u32, &u64)| u64::from(blocks) * bytes;
+        let total: u64 = num_blocks.iter().zip(bytes_per_block).map(bytes).sum();
+        let resident = |num_blocks: u32| {
+            let blocks =
+                u128::from(num_blocks) * u128::from(resident_bytes) / u128::from(total.max(1));
+            blocks.min(num_blocks.into()) as u32
+        };
+        let pool =
+            |&num_blocks| CachePool { num_blocks, num_resident_blocks: resident(num_blocks) };
+        num_blocks.iter().map(pool).collect()
+    }
+
+    /// No layer has a window, chunks or a state.
+    pub fn keeps_everything(&self) -> bool {
+        self.groups.iter().all(|group| group.kind == CacheKind::FullAttention)
+    }
+
+    /// "3 layers keep everything, 15 the last 512 tokens".
+    pub fn summary(&self) -> String {
+        let mut kinds: Vec<(CacheKind, usize)> = Vec::new();
+        for place in &self.places {
+            let kind = self.groups[place.group].kind;
+            match kinds.iter_mut().find(|(other, _)| *other == kind) {
+                Some((_, count)) => *count += 1,
+                None => kinds.push((kind, 1)),
+            }
+        }
+        let parts = kinds.iter().enumerate().map(|(index, (kind, count))| {
+            let verb = if index == 0 { "layers keep " } else { "" };
+            let what = match kind {
+                CacheKind::FullAttention => "everything".to_owned(),
+                CacheKind::SlidingWindow { window } => format!("the last {window} tokens"),
+                CacheKind::Chunk { chunk } => format!("the last chunk of {chunk} tokens"),
+                CacheKind::RecurrentState => "a state".to_owned(),
+            };
+            format!("{count} {verb}{what}")
+        });
+        parts.collect::<Vec<_>>().join(", ")
+    }
+}
+
+fn kind_of(layer: &LayerSpec) -> CacheKind {
+    match (layer.window, layer.chunk) {
+        (Some(window), _) => CacheKind::SlidingWindow { window },
+        (None, Some(chunk)) => CacheKind::Chunk { chunk },
+        (None, None) => CacheKind::FullAttention,
+    }
+}
+
+/// How many layers' pages make a block, so that padding and the number of groups cost least.
+fn layers_per_block(classes: &[Class]) -> usize {
+    let cost = |num_layers: usize| {
+        let groups = classes.iter().map(|class| class.layers.len().div_ceil(num_layers));
+        let num_groups = groups.sum::<usize>() as f64;
+        num_groups * num_layers as f64 * (1.0 + COST_OF_A_GROUP * num_groups)
+    };
+    let most = classes.iter().map(|class| class.layers.len()).max().unwrap_or(1);
+    (1..=most).min_by(|&a, &b| cost(a).total_cmp(&cost(b))).unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_are_of_about_equal_size() {
+        let of = |sizes: &[usize]| {
+            let class = |&size: &usize| Class {
+                kind: CacheKind::FullAttention,
+                layers: (0..size).collect(),
+            };
+            layers_per_block(&sizes.iter().map(class).collect::<Vec<_>>())
+        };
+        // Llama 3.1 8B, Gemma 3 270M, 1B, 4B and 27B, gpt-oss 20B, Llama 4 Scout.
+        let models = [&[32][..], &[15, 3], &[22, 4], &[29, 5], &[52, 10], &[12, 12], &[36, 12]];
+        assert_eq!(models.map(of), [32, 3, 4, 5, 13, 12, 12]);
+    }
+}
