@@ -36,16 +36,16 @@ pub use combine_experts::{SharedExpert, combine_experts};
 pub use copy_blocks::copy_blocks;
 pub use device::{Device, DeviceError};
 pub use embedding::embedding;
-pub use gated_mul::{Activation, gated_mul};
+pub use gated_mul::{Activation, Gated, gated_mul};
 pub use gather_rows::gather_rows;
 pub use indices::Indices;
 pub use kv_layer::KvLayer;
 pub use linear::{
-    ActivationPrecision, ExpertInput, ExpertWeights, LinearError, LinearWeight, WeightFormat,
-    WeightPolicy, dequantize_row, expert_linear, linear,
+    ActivationPrecision, ExpertInput, ExpertWeights, Input, LinearError, LinearWeight,
+    WeightFormat, WeightPolicy, dequantize_row, expert_linear, linear,
 };
 pub use mapped_file::{FileBytes, MappedFile};
-pub use rms_norm::{add_rms_norm, rms_norm};
+pub use rms_norm::{AddNorm, add_rms_norm, rms_norm};
 pub use rope_write_kv::{HeadNorm, RopeStyle, RopeTable, RopeWriteKv, rope_write_kv};
 pub use route_experts::{
     ExpertGroups, ExpertRouting, RouteExperts, RouterScores, RouterSpec, route_experts,

@@ -466,6 +466,12 @@ impl<'a> ViewMut<'a> {
             && (self.row_stride * self.dtype.size()).is_multiple_of(bytes)
     }
 
+    /// The same rectangle, from now on to read.
+    pub fn into_view(self) -> View<'a> {
+        let Self { data, dtype, rows, cols, row_stride, is_host, .. } = self;
+        View { data, dtype, rows, cols, row_stride, is_host, life: PhantomData }
+    }
+
     /// Row `row` of an F32 view.
     pub fn row_f32_mut(&mut self, row: usize) -> &mut [f32] {
         // SAFETY: `self` is borrowed exclusively, so no other slice of it is alive.

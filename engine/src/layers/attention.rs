@@ -5,7 +5,7 @@ use quire_kernels::{
     gather_rows, linear, rope_write_kv, scale_by_position,
 };
 
-use super::Positions;
+use super::{BlockNorm, Positions};
 use crate::models::spec::{AttentionDims, DecoderSpec, LayerSpec};
 use crate::step_input::StepInput;
 use crate::weights::WeightLoader;
@@ -76,20 +76,22 @@ impl Attention {
         [&mut self.qkv, &mut self.output]
     }
 
-    /// `ws.hidden` → `ws.attention_out`, writing this step's keys and values into `cache`.
+    /// The rows of the step after `norm` → `ws.attention_out`, writing this step's keys and values into `cache`.
     pub fn attend(
         &self,
         device: &Device,
         ws: &mut Workspace,
+        norm: BlockNorm,
         cache: &mut KvLayer,
-        step: &StepInput,
-        positions: &Positions,
+        (step, positions): (&StepInput, &Positions),
     ) {
         let n = step.num_tokens();
         let dims = self.dims;
         let qkv_columns = 0..dims.qkv_size();
-        let qkv = ws.qkv.first_rows_mut(n).columns(qkv_columns.clone());
-        linear(device, qkv, ws.hidden.first_rows(n), &self.qkv, self.qkv_bias.as_ref());
+        let Workspace { hidden, residual, block_out, qkv, .. } = ws;
+        let input = norm.input(device, (hidden, residual), block_out, n);
+        let qkv = qkv.first_rows_mut(n).columns(qkv_columns.clone());
+        linear(device, qkv, input, &self.qkv, self.qkv_bias.as_ref());
         let (v, eps) = (self.value_norm.as_ref(), self.norm_eps);
         let norm = self.qk_norm.as_ref().map(|(q, k)| HeadNorm { q, k, v, eps });
         let args = RopeWriteKv {

@@ -1,7 +1,8 @@
 //! The gated MLP: `down(activation(gate(x)) · up(x))` (Shazeer 2020).
 
-use quire_kernels::{Activation, Device, LinearWeight, gated_mul, linear};
+use quire_kernels::{Activation, Device, Gated, Input, LinearWeight, linear};
 
+use super::BlockNorm;
 use crate::models::spec::DecoderSpec;
 use crate::weights::WeightLoader;
 use crate::workspace::Workspace;
@@ -54,15 +55,21 @@ impl Mlp {
         [&mut self.gate_up, &mut self.down]
     }
 
-    /// The first `n` rows of `ws.hidden` → `ws.block_out`.
-    pub fn forward(&self, device: &Device, ws: &mut Workspace, n: usize) {
-        let (hidden, size) = (ws.hidden.first_rows(n), self.down.in_features());
-        let gate_up = ws.gate_up.first_rows_mut(n).columns(0..2 * size);
-        linear(device, gate_up, hidden, &self.gate_up, None);
-        let gate_up = ws.gate_up.first_rows(n).columns(0..2 * size);
-        let activated = ws.activated.first_rows_mut(n).columns(0..size);
-        gated_mul(device, activated, gate_up, self.activation);
-        let activated = ws.activated.first_rows(n).columns(0..size);
-        linear(device, ws.block_out.first_rows_mut(n), activated, &self.down, None);
+    /// The first `n` rows after `norm`, or those of `ws.hidden` → `ws.block_out`.
+    pub fn forward(&self, device: &Device, ws: &mut Workspace, n: usize, norm: Option<BlockNorm>) {
+        let Workspace { hidden, residual, block_out, gate_up, activated, .. } = ws;
+        let input = match &norm {
+            Some(norm) => norm.input(device, (hidden, residual), block_out, n),
+            None => Input::Rows(hidden.first_rows(n)),
+        };
+        let size = self.down.in_features();
+        let both = gate_up.first_rows_mut(n).columns(0..2 * size);
+        linear(device, both, input, &self.gate_up, None);
+        let gated = Gated {
+            out: activated.first_rows_mut(n).columns(0..size),
+            gate_up: gate_up.first_rows(n).columns(0..2 * size),
+            activation: self.activation,
+        };
+        linear(device, block_out.first_rows_mut(n), Input::Gated(gated), &self.down, None);
     }
 }

@@ -9,5 +9,5 @@ mod positions;
 pub use attention::Attention;
 pub use mlp::Mlp;
 pub use moe::Moe;
-pub use norms::{Norm, PostNorm};
+pub use norms::{Before, BlockNorm, Norm, PostNorm};
 pub use positions::Positions;

@@ -56,7 +56,7 @@ impl Moe {
     /// The first `n` rows of `ws.hidden` → `ws.block_out`.
     pub fn forward(&self, device: &Device, ws: &mut Workspace, n: usize) {
         if let Some(shared) = &self.shared {
-            shared.forward(device, ws, n);
+            shared.forward(device, ws, n, None);
         }
         let experts = ws.experts.as_mut().expect("planned for models with experts");
         let (hidden, block_out) = (&ws.hidden, &mut ws.block_out);

@@ -5,7 +5,7 @@ use quire_kernels::{Device, LinearWeight, embedding, gather_rows, linear, softca
 
 use super::spec::{DecoderSpec, FfnSpec, LayerSpec};
 use crate::kv_cache::KvCache;
-use crate::layers::{Attention, Mlp, Moe, Norm, Positions, PostNorm};
+use crate::layers::{Attention, Before, BlockNorm, Mlp, Moe, Norm, Positions, PostNorm};
 use crate::step_input::StepInput;
 use crate::weights::WeightLoader;
 use crate::workspace::Workspace;
@@ -101,11 +101,12 @@ impl Decoder {
             &self.embedding,
             scale,
         );
-        self.norm_before(0).first(device, ws, n);
+        let mut before = Before::Embedding;
         for (index, layer) in self.layers.iter().enumerate() {
             let step_of_group = step.of_group(kv.group(index));
-            let cache = kv.layer_mut(index);
-            layer.attention.attend(device, ws, cache, &step_of_group, &self.positions);
+            let norm = BlockNorm { norm: &layer.attention_norm, before };
+            let at = (&step_of_group, &self.positions);
+            layer.attention.attend(device, ws, norm, kv.layer_mut(index), at);
             // No later layer reads what the other rows would become.
             if index + 1 == self.layers.len() && step.output_rows.len() < n {
                 n = step.output_rows.len();
@@ -116,10 +117,11 @@ impl Decoder {
             } else {
                 layer.attention.project(device, ws, n);
             }
-            layer.mlp_norm.next(device, ws, n, layer.post_attention_norm.as_ref());
-            layer.ffn.forward(device, ws, n);
-            self.norm_before(index + 1).next(device, ws, n, layer.post_mlp_norm.as_ref());
+            before = Before::block(layer.post_attention_norm.as_ref());
+            layer.ffn.forward(device, ws, n, BlockNorm { norm: &layer.mlp_norm, before });
+            before = Before::block(layer.post_mlp_norm.as_ref());
         }
+        BlockNorm { norm: &self.final_norm, before }.apply(device, ws, n);
     }
 
     /// Logits of the given rows of `ws.hidden`, at most as many as `ws.logits` has: `ws.logits[i]` for `rows[i]`.
@@ -131,11 +133,6 @@ impl Decoder {
         if let Some(cap) = self.spec.logits_softcap {
             softcap(device, ws.logits.first_rows_mut(n), cap);
         }
-    }
-
-    /// The norm before that layer's attention; after the last layer, the model's last one.
-    fn norm_before(&self, layer: usize) -> &Norm {
-        self.layers.get(layer).map_or(&self.final_norm, |layer| &layer.attention_norm)
     }
 }
 
@@ -182,11 +179,14 @@ impl Ffn {
         }
     }
 
-    /// The first `n` rows of `ws.hidden` → `ws.block_out`.
-    fn forward(&self, device: &Device, ws: &mut Workspace, n: usize) {
+    /// The first `n` rows after `norm` → `ws.block_out`.
+    fn forward(&self, device: &Device, ws: &mut Workspace, n: usize, norm: BlockNorm) {
         match self {
-            Self::Dense(mlp) => mlp.forward(device, ws, n),
-            Self::Experts(moe) => moe.forward(device, ws, n),
+            Self::Dense(mlp) => mlp.forward(device, ws, n, Some(norm)),
+            Self::Experts(moe) => {
+                norm.apply(device, ws, n);
+                moe.forward(device, ws, n);
+            }
         }
     }
 }

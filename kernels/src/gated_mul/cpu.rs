@@ -4,7 +4,8 @@
     reason = "a body takes the instruction set of the function it is inlined into"
 )]
 
-use super::Activation;
+use super::{Activation, Gated};
+use crate::cpu::SimdLevel;
 use crate::cpu::math::{exp, mul_add, per_simd_level};
 use crate::device::CpuDevice;
 use crate::tensor::{View, ViewMut};
@@ -18,10 +19,6 @@ const SMALLEST_TASK: usize = 4;
 pub(super) fn gated_mul(cpu: &CpuDevice, out: &ViewMut, gate_up: View, activation: Activation) {
     let cols = out.cols();
     let pieces_per_row = cols.div_ceil(PIECE_COLS);
-    let row_part = match activation {
-        Activation::Silu => silu_mul,
-        Activation::GeluTanh => gelu_tanh_mul,
-    };
     cpu.pool.run_ranges(out.rows() * pieces_per_row, SMALLEST_TASK, &|pieces| {
         for piece in pieces {
             let (row, part) = (piece / pieces_per_row, piece % pieces_per_row);
@@ -29,9 +26,30 @@ pub(super) fn gated_mul(cpu: &CpuDevice, out: &ViewMut, gate_up: View, activatio
             let (gate, up) = gate_up.row_f32(row).split_at(cols);
             // SAFETY: each task writes its own columns of its rows.
             let out = unsafe { out.columns_f32_shared(row, range.clone()) };
-            row_part(cpu.simd, out, &gate[range.clone()], &up[range]);
+            activate(cpu.simd, activation, out, &gate[range.clone()], &up[range]);
         }
     });
+}
+
+impl Gated<'_> {
+    /// One row of `gated_mul`.
+    ///
+    /// # Safety
+    /// Nobody else uses this row of `out` at the same time.
+    pub(crate) unsafe fn make_row(&self, simd: SimdLevel, row: usize) {
+        // SAFETY: the caller's promise.
+        let out = unsafe { self.out.row_f32_shared(row) };
+        let (gate, up) = self.gate_up.row_f32(row).split_at(out.len());
+        activate(simd, self.activation, out, gate, up);
+    }
+}
+
+/// `out = activation(gate) · up`, element by element.
+fn activate(simd: SimdLevel, activation: Activation, out: &mut [f32], gate: &[f32], up: &[f32]) {
+    match activation {
+        Activation::Silu => silu_mul(simd, out, gate, up),
+        Activation::GeluTanh => gelu_tanh_mul(simd, out, gate, up),
+    }
 }
 
 per_simd_level! {

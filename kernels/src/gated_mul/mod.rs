@@ -17,6 +17,13 @@ pub enum Activation {
     GeluTanh,
 }
 
+/// The arguments of `gated_mul`, for ops that make its rows on their way.
+pub struct Gated<'a> {
+    pub out: ViewMut<'a>,
+    pub gate_up: View<'a>,
+    pub activation: Activation,
+}
+
 /// `out`: `[rows, cols]` F32; `gate_up`: `[rows, 2·cols]` F32, the gate first.
 pub fn gated_mul(device: &Device, out: ViewMut, gate_up: View, activation: Activation) {
     assert_eq!((out.rows(), 2 * out.cols()), (gate_up.rows(), gate_up.cols()), "gate_up");

@@ -5,6 +5,11 @@ use super::{dense, packed};
 use crate::device::CpuDevice;
 use crate::tensor::{View, ViewMut};
 
+/// The whole weight.
+pub(super) fn is_packed(weight: &LinearWeight) -> bool {
+    weight.parts().iter().all(Part::is_packed)
+}
+
 pub(super) fn linear(
     cpu: &CpuDevice,
     out: &ViewMut,
@@ -12,11 +17,10 @@ pub(super) fn linear(
     weight: &LinearWeight,
     bias: Option<&[f32]>,
 ) {
-    let is_packed = |part: &Part| matches!(part, Part::Packed(_));
-    if weight.parts().iter().any(is_packed) {
-        packed::linear(cpu, out, x, weight, bias);
+    if weight.parts().iter().any(Part::is_packed) {
+        packed::linear(cpu, out, &x.into(), weight, bias);
     }
-    if !weight.parts().iter().all(is_packed) {
+    if !is_packed(weight) {
         dense::linear(cpu, out, x, weight, bias);
     }
 }

@@ -15,6 +15,7 @@ mod experts;
 mod float16;
 mod float32;
 mod format;
+mod input;
 mod iq;
 mod iq1_m;
 mod iq1_s;
@@ -49,21 +50,24 @@ mod weight;
 
 pub use experts::{ExpertInput, ExpertWeights, expert_linear};
 pub use format::{WeightFormat, dequantize_row};
+pub use input::Input;
 pub use packed::ActivationPrecision;
 pub use weight::{LinearError, LinearWeight, WeightPolicy};
 
 use crate::device::Device;
-use crate::tensor::{DType, Tensor, View, ViewMut};
+use crate::tensor::{DType, Tensor, ViewMut};
 
 /// `out = x · weightᵀ + bias`. `out`: `[n, out_features]` F32, rows may be strided; `x`: `[n, in_features]` F32; `bias`:
 /// `[1, out_features]` F32.
-pub fn linear(
+pub fn linear<'a>(
     device: &Device,
     out: ViewMut,
-    x: View,
+    x: impl Into<Input<'a>>,
     weight: &LinearWeight,
     bias: Option<&Tensor>,
 ) {
+    let mut input = x.into();
+    let x = input.rows();
     assert_eq!(x.cols(), weight.in_features(), "in_features");
     assert_eq!((out.rows(), out.cols()), (x.rows(), weight.out_features()), "out");
     assert!(out.dtype() == DType::F32 && x.dtype() == DType::F32);
@@ -71,6 +75,12 @@ pub fn linear(
         assert_eq!((bias.rows(), bias.cols()), (1, weight.out_features()), "bias");
         assert!(bias.dtype() == DType::F32);
     }
+    if let Device::Cpu(cpu) = device
+        && cpu::is_packed(weight)
+    {
+        return packed::linear(cpu, &out, &input, weight, bias.map(Tensor::f32));
+    }
+    let x = input.make(device);
     match device {
         Device::Cpu(cpu) => cpu::linear(cpu, &out, x, weight, bias.map(Tensor::f32)),
         Device::Cuda(_) => crate::cuda::missing("linear"),

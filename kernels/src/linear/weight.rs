@@ -252,6 +252,10 @@ impl LinearWeight {
 }
 
 impl Part {
+    pub(super) fn is_packed(&self) -> bool {
+        matches!(self, Self::Packed(_))
+    }
+
     pub(super) fn features(&self) -> usize {
         match self {
             Self::Packed(part) => part.features(),

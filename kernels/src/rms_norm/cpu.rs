@@ -4,6 +4,8 @@
     reason = "a body takes the instruction set of the function it is inlined into"
 )]
 
+use super::AddNorm;
+use crate::cpu::SimdLevel;
 use crate::cpu::math::{inverse_root_mean_square, per_simd_level};
 use crate::device::CpuDevice;
 use crate::tensor::{View, ViewMut};
@@ -31,10 +33,34 @@ pub(super) fn add_rms_norm(
             // SAFETY: each task writes its own rows of either matrix.
             let (out, residual) =
                 unsafe { (out.row_f32_shared(row), residual.row_f32_shared(row)) };
-            residual.iter_mut().zip(x.row_f32(row)).for_each(|(r, &x)| *r += x);
-            normalise(cpu.simd, out, residual, weight, eps);
+            add_normalise(cpu.simd, out, residual, x.row_f32(row), weight, eps);
         }
     });
+}
+
+impl AddNorm<'_> {
+    /// One row of `add_rms_norm`.
+    ///
+    /// # Safety
+    /// Nobody else uses this row of `out` and `residual` at the same time.
+    pub(crate) unsafe fn make_row(&self, simd: SimdLevel, row: usize) {
+        // SAFETY: the caller's promise.
+        let (out, residual) =
+            unsafe { (self.out.row_f32_shared(row), self.residual.row_f32_shared(row)) };
+        add_normalise(simd, out, residual, self.x.row_f32(row), self.weight.f32(), self.eps);
+    }
+}
+
+fn add_normalise(
+    simd: SimdLevel,
+    out: &mut [f32],
+    residual: &mut [f32],
+    x: &[f32],
+    weight: &[f32],
+    eps: f32,
+) {
+    residual.iter_mut().zip(x).for_each(|(r, &x)| *r += x);
+    normalise(simd, out, residual, weight, eps);
 }
 
 /// Rows that are some microseconds of work.

@@ -43,6 +43,15 @@ pub fn add_rms_norm(
     }
 }
 
+/// The arguments of `add_rms_norm`, for ops that make its rows on their way.
+pub struct AddNorm<'a> {
+    pub out: ViewMut<'a>,
+    pub residual: ViewMut<'a>,
+    pub x: View<'a>,
+    pub weight: &'a Tensor,
+    pub eps: f32,
+}
+
 fn check(device: &Device, out: &ViewMut, x: &View, weight: &Tensor) {
     assert_eq!((out.rows(), out.cols()), (x.rows(), x.cols()), "out");
     assert_eq!((weight.rows(), weight.cols()), (1, x.cols()), "weight");

@@ -10,6 +10,7 @@ use super::weight::PackedWeight;
 use super::{BLOCK, TILE};
 use crate::cpu::{Phase, ReadAhead, ThreadPool};
 use crate::device::CpuDevice;
+use crate::linear::input::Input;
 use crate::linear::scratch::with_scratch;
 use crate::linear::weight::{LinearWeight, Part};
 use crate::tensor::{View, ViewMut};
@@ -34,10 +35,11 @@ const MAX_PARTS: usize = 4;
 pub(in crate::linear) fn linear(
     cpu: &CpuDevice,
     out: &ViewMut,
-    x: View,
+    input: &Input,
     weight: &LinearWeight,
     bias: Option<&[f32]>,
 ) {
+    let x = input.rows();
     thread_local! {
         static BUFFERS: RefCell<[ActivationBuffer; 2]> = RefCell::default();
     }
@@ -48,7 +50,7 @@ pub(in crate::linear) fn linear(
                 let extras = extras(None, &parts, precision)?;
                 Some(buffer.prepare(x.rows(), x.cols(), precision, extras))
             });
-        Product { cpu, out, x, activations, weight, bias, parts, first_row: 0 }.run();
+        Product { cpu, out, x, activations, weight, bias, parts, first_row: 0 }.run(input);
     });
 }
 
@@ -125,12 +127,12 @@ pub(super) struct PartJob<'a> {
 }
 
 impl Product<'_> {
-    fn run(&self) {
+    fn run(&self, input: &Input) {
         let num_rows = self.x.rows();
         let num_tiles = self.parts.iter().flatten().map(|job| job.part.num_tiles()).sum::<usize>();
         let (num_row_blocks, rows_at_once) = row_blocks(&self.activations, num_rows);
         let num_items = num_row_blocks * num_tiles;
-        let quantize = |panel| self.quantize(panel);
+        let quantize = |panel| self.quantize(panel, input);
         let multiply = |item| {
             let (block, tile) = (item / num_tiles, item % num_tiles);
             let rows = block * rows_at_once..num_rows.min((block + 1) * rows_at_once);
@@ -161,8 +163,12 @@ impl Product<'_> {
         (bytes / BYTES_PER_NS).max(products / PRODUCTS_PER_NS) < SINGLE_NS
     }
 
-    fn quantize(&self, panel: usize) {
+    fn quantize(&self, panel: usize, input: &Input) {
         let rows = panel * PANEL..self.x.rows().min((panel + 1) * PANEL);
+        for row in rows.clone() {
+            // SAFETY: each panel is one task's, and so are the rows in it.
+            unsafe { input.make_row(self.cpu.simd, row) };
+        }
         let rows = rows.map(|row| self.x.row_f32(row));
         for activations in self.activations.iter().flatten() {
             // SAFETY: each panel is one task's.
