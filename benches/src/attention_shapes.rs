@@ -79,6 +79,7 @@ fn case(
                 &kv,
                 &batch,
                 &spec,
+                None,
             );
         }),
     }

@@ -34,7 +34,7 @@ fn is_accepted(block_table: &[u32], context_len: u32, window: Option<u32>) -> bo
     };
     let spec = AttentionSpec { window, ..SPEC };
     catch_unwind(AssertUnwindSafe(|| {
-        attention(&device, out.view_mut(), q.view(), &kv, &batch, &spec);
+        attention(&device, out.view_mut(), q.view(), &kv, &batch, &spec, None);
     }))
     .is_ok()
 }
@@ -77,9 +77,9 @@ fn a_trace_names_shapes_and_settings() {
         max_blocks_per_seq: 2,
     };
     let q = qkv.view().columns(0..64);
-    attention(&device, out.view_mut(), q, &kv, &batch, &SPEC);
+    attention(&device, out.view_mut(), q, &kv, &batch, &SPEC, None);
     let spec = AttentionSpec { window: Some(8), softcap: Some(50.0), ..SPEC };
-    attention(&device, out.view_mut(), q, &kv, &batch, &spec);
+    attention(&device, out.view_mut(), q, &kv, &batch, &spec, None);
     gated_mul(&device, out.view_mut(), qkv.view(), Activation::Silu);
     gather_rows(&device, out.first_rows_mut(2), qkv.view().columns(0..64), (&[2, 0]).into());
     copy_blocks(&device, &mut kv, &[(0, 9)]);

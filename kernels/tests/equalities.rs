@@ -116,7 +116,10 @@ impl Runner {
             softcap,
         };
         let q = qkv.view().columns(0..q_cols);
-        attention(&self.device, out.view_mut(), q, &self.kv, &batch, &spec);
+        // Odd numbers of heads have sinks.
+        let sinks = random_f32(9, num_q_heads);
+        let sinks = (num_q_heads % 2 == 1).then(|| Tensor::from_f32(&sinks, 1, num_q_heads));
+        attention(&self.device, out.view_mut(), q, &self.kv, &batch, &spec, sinks.as_ref());
         out.f32().chunks(q_cols).map(|row| row.iter().map(|x| x.to_bits()).collect()).collect()
     }
 }

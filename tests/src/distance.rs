@@ -35,13 +35,14 @@ pub fn prompts() -> Vec<String> {
 
 /// Prompt log probabilities, 16 greedy tokens and the whole distribution at each, against the golden ones.
 /// Where the golden logits of the two likeliest lie within `min_gap`, the token may differ, and the rest is skipped.
-pub fn check_prompt(
+/// Says at which greedy step another token was chosen.
+pub fn first_difference(
     handle: &EngineHandle,
     golden: &Safetensors,
     prompt: &str,
     min_gap: f32,
     distance: &mut Distance,
-) {
+) -> Option<usize> {
     let params = SamplingParams {
         logprobs: Some(VOCAB_SIZE),
         prompt_logprobs: Some(0),
@@ -62,9 +63,11 @@ pub fn check_prompt(
     let steps = greedy_logits.chunks(VOCAB_SIZE as usize).zip(&answer.tokens).zip(&greedy_ids);
     for (step, ((logits, output), &id)) in steps.enumerate() {
         if gap(logits) < min_gap {
-            return;
+            return None;
         }
-        assert_eq!(output.token, id, "{prompt}, greedy step {step}");
+        if output.token != id {
+            return Some(step);
+        }
         let logsumexp = logits.iter().map(|&logit| f64::from(logit).exp()).sum::<f64>().ln();
         let top = &output.logprobs.as_ref().expect("asked for").top;
         assert_eq!(top.len(), VOCAB_SIZE as usize, "the whole distribution");
@@ -72,6 +75,19 @@ pub fn check_prompt(
             distance.add(logprob, (f64::from(logits[token as usize]) - logsumexp) as f32);
         }
     }
+    None
+}
+
+/// As `first_difference`, which must be none.
+pub fn check_prompt(
+    handle: &EngineHandle,
+    golden: &Safetensors,
+    prompt: &str,
+    min_gap: f32,
+    distance: &mut Distance,
+) {
+    let step = first_difference(handle, golden, prompt, min_gap, distance);
+    assert_eq!(step, None, "{prompt}: the greedy step that differs");
 }
 
 fn gap(logits: &[f32]) -> f32 {

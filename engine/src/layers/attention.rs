@@ -25,6 +25,8 @@ pub struct Attention {
     /// Ones.
     value_norm: Option<Tensor>,
     norm_eps: f32,
+    /// `[1, num_heads]`
+    sinks: Option<Tensor>,
     output: LinearWeight,
     output_bias: Option<Tensor>,
 }
@@ -44,6 +46,7 @@ impl Attention {
         let qkv_bias = spec.qkv_bias.then(|| loader.stacked_vector("attn_qkv.bias", &bias_parts));
         let output_bias =
             spec.attention_output_bias.then(|| loader.vector("attn_output.bias", hidden));
+        let sinks = spec.sinks.then(|| loader.vector("attn_sinks.weight", dims.num_heads));
         let head_norm = |name| loader.vector(name, dims.head_dim);
         let qk_norm = match spec.qk_norm {
             true => Some((head_norm("attn_q_norm.weight")?, head_norm("attn_k_norm.weight")?)),
@@ -66,6 +69,7 @@ impl Attention {
             qk_norm,
             value_norm: spec.value_norm.then(|| loader.ones(dims.head_dim)),
             norm_eps: spec.norm_eps,
+            sinks: sinks.transpose()?,
             output: loader.linear("attn_output.weight", hidden, q_size)?,
             output_bias: output_bias.transpose()?,
         })
@@ -110,7 +114,7 @@ impl Attention {
         }
         let q = ws.qkv.first_rows(n).columns(0..dims.q_size());
         let out = ws.attention_out.first_rows_mut(n).columns(0..dims.q_size());
-        attention(device, out, q, cache, &step.batch(), &self.spec);
+        attention(device, out, q, cache, &step.batch(), &self.spec, self.sinks.as_ref());
     }
 
     /// `ws.attention_out` → `ws.block_out`.

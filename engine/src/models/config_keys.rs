@@ -52,6 +52,7 @@ impl<'a> ConfigKeys<'a> {
             attention_output_bias: false,
             qk_norm: false,
             value_norm: false,
+            sinks: false,
             post_norms: false,
             layer_scales: false,
             activation: Activation::Silu,

@@ -62,6 +62,7 @@ impl<'a> Keys<'a> {
             attention_output_bias: self.has_tensor("blk.0.attn_output.bias"),
             qk_norm: false,
             value_norm: false,
+            sinks: false,
             post_norms: false,
             layer_scales: false,
             activation: Activation::Silu,

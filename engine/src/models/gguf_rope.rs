@@ -56,6 +56,7 @@ impl Keys<'_> {
                 original_context_length: self.original_context_length()?.unwrap_or(context_length),
                 beta_fast: self.positive("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
                 beta_slow: self.positive("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
+                truncate: true,
             },
             Some(other) => bail!("{key} is \"{other}\", which is not supported yet"),
         };

@@ -9,6 +9,8 @@ mod gemma4;
 mod gguf_keys;
 mod gguf_moe;
 mod gguf_rope;
+mod glm4moe;
+mod gpt_oss;
 mod llama;
 mod mistral3;
 mod phi3;
@@ -38,7 +40,7 @@ type SpecReader = fn(&Keys) -> anyhow::Result<DecoderSpec>;
 type ConfigReader = fn(&ConfigKeys) -> anyhow::Result<DecoderSpec>;
 
 /// `general.architecture` → how to read its spec.
-const ARCHITECTURES: [(&str, SpecReader); 11] = [
+const ARCHITECTURES: [(&str, SpecReader); 13] = [
     ("llama", llama::spec),
     ("qwen2", qwen2::spec),
     ("qwen2moe", qwen2moe::spec),
@@ -47,6 +49,8 @@ const ARCHITECTURES: [(&str, SpecReader); 11] = [
     ("gemma2", gemma2::spec),
     ("gemma3", gemma3::spec),
     ("gemma4", gemma4::spec),
+    ("glm4moe", glm4moe::spec),
+    ("gpt-oss", gpt_oss::spec),
     ("phi3", phi3::spec),
     ("smollm3", smollm3::spec),
     ("mistral3", mistral3::spec),

@@ -41,6 +41,8 @@ pub enum RopeScaling {
         original_context_length: u32,
         beta_fast: f32,
         beta_slow: f32,
+        /// The ramp begins and ends at whole pairs.
+        truncate: bool,
     },
     /// Divisors for contexts up to the original one and for longer ones (Ding et al. 2024). Cached keys cannot change
     /// their rotation, so the longest context that the engine serves decides for all.
@@ -90,7 +92,8 @@ impl RopeSpec {
 
     /// 0 where `YaRN` keeps frequency i, 1 where it divides it.
     fn yarn_ramp(&self, i: usize) -> f64 {
-        let RopeScaling::Yarn { original_context_length, beta_fast, beta_slow, .. } = self.scaling
+        let RopeScaling::Yarn { original_context_length, beta_fast, beta_slow, truncate, .. } =
+            self.scaling
         else {
             return 0.0;
         };
@@ -100,8 +103,12 @@ impl RopeSpec {
             let length = f64::from(original_context_length);
             dim * (length / (2.0 * PI * f64::from(turns))).ln() / (2.0 * f64::from(self.theta).ln())
         };
-        let low = pair_of(beta_fast).floor().max(0.0);
-        let high = pair_of(beta_slow).ceil().min(dim - 1.0).max(low + 0.001);
+        let (mut low, mut high) = (pair_of(beta_fast), pair_of(beta_slow));
+        if truncate {
+            (low, high) = (low.floor(), high.ceil());
+        }
+        let low = low.max(0.0);
+        let high = high.min(dim - 1.0).max(low + 0.001);
         ((i as f64 - low) / (high - low)).clamp(0.0, 1.0)
     }
 }
@@ -134,13 +141,20 @@ mod tests {
         assert_eq!(longrope.inverse_frequencies(2049), [1.0, 0.05, 0.0025, 0.000_125]);
 
         // In 2048 positions, pair 1.01 makes 32 turns and pair 2.51 makes one: the ramp is from 1 to 3.
-        let (beta_fast, beta_slow) = (32.0, 1.0);
-        let scaling =
-            RopeScaling::Yarn { factor: 4.0, original_context_length, beta_fast, beta_slow };
-        let yarn = rope(scaling).inverse_frequencies(4096);
+        let scaling = |truncate| RopeScaling::Yarn {
+            factor: 4.0,
+            original_context_length,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            truncate,
+        };
+        let yarn = rope(scaling(true)).inverse_frequencies(4096);
         assert_eq!(yarn[..2], [1.0, 0.1], "fast pairs are kept");
         assert!((yarn[2] - 0.01 * (0.5 + 0.5 / 4.0)).abs() < 1e-8, "half way: {}", yarn[2]);
         assert!((yarn[3] - 0.001 / 4.0).abs() < 1e-9, "slow pairs are divided: {}", yarn[3]);
+        let share = (2.0 - 1.008) / (2.513 - 1.008);
+        let yarn = rope(scaling(false)).inverse_frequencies(4096);
+        assert!((yarn[2] - 0.01 * (1.0 - share * 0.75)).abs() < 1e-5, "within: {}", yarn[2]);
         assert!((yarn_mscale(4.0, 1.0) - 1.138_629_4).abs() < 1e-6);
     }
 }

@@ -30,6 +30,8 @@ pub struct DecoderSpec {
     pub qk_norm: bool,
     /// So for v, without weights; needs `qk_norm`.
     pub value_norm: bool,
+    /// Each head has one more score in its softmax, of nothing.
+    pub sinks: bool,
     /// The output of attention and of the MLP is normalised before it is added to the residual stream.
     pub post_norms: bool,
     /// A number of the file multiplies the output of each layer; needs `post_norms`.

@@ -36,6 +36,7 @@ fn spec() -> DecoderSpec {
         attention_output_bias: false,
         qk_norm: false,
         value_norm: false,
+        sinks: false,
         post_norms: false,
         layer_scales: false,
         activation: Activation::Silu,

@@ -5,7 +5,7 @@ use crate::cases::{Case, Work, random_f32};
 use crate::device::Device;
 use crate::kv_layer::{KvLayer, rounded};
 use crate::rope_write_kv::{RopeWriteKv, rope_write_kv};
-use crate::tensor::{DType, View, ViewMut};
+use crate::tensor::{DType, Tensor, View, ViewMut};
 
 /// Positions of a sequence and how many of the last ones are queries.
 type Lengths = (usize, usize);
@@ -67,6 +67,10 @@ fn case(shape: &Shape) -> Case {
     pages.fill(&spec, &keys, &values);
     let (visible, positions) = amounts(lengths, &spec);
     let (case_queries, size) = (queries.clone(), dtype.size());
+    // Of a size that matters beside the scores, for some shapes.
+    let sink_values: Option<Vec<f32>> = (spec.num_q_heads % 4 == 3)
+        .then(|| random_f32(54, spec.num_q_heads).iter().map(|x| 20.0 * x).collect());
+    let sinks = sink_values.as_ref().map(|sinks| Tensor::from_f32(sinks, 1, sinks.len()));
     Case {
         op: "attention",
         name: format!(
@@ -89,9 +93,12 @@ fn case(shape: &Shape) -> Case {
         run: Box::new(move |device, output| {
             let q = View::from_f32(&case_queries, num_rows, q_cols + 3).columns(2..2 + q_cols);
             let out = ViewMut::from_f32(output, num_rows, q_cols);
-            attention(device, out, q, &pages.kv, &pages.batch(), &spec);
+            attention(device, out, q, &pages.kv, &pages.batch(), &spec, sinks.as_ref());
         }),
-        reference: Box::new(move || expected(lengths, &spec, &queries, &keys, &values, dtype)),
+        reference: Box::new(move || {
+            let sinks = sink_values.as_deref();
+            expected(lengths, &spec, &queries, &keys, &values, dtype, sinks)
+        }),
     }
 }
 
@@ -213,6 +220,7 @@ fn expected(
     keys: &[f32],
     values: &[f32],
     dtype: DType,
+    sinks: Option<&[f32]>,
 ) -> Vec<f32> {
     let (num_q_heads, head_dim) = (spec.num_q_heads, spec.head_dim);
     let kv_cols = spec.num_kv_heads * head_dim;
@@ -233,7 +241,8 @@ fn expected(
             let query = &queries.next().expect("a row for each query")[2..];
             for (head, query) in query.chunks_exact(head_dim).take(num_q_heads).enumerate() {
                 let (keys, values) = &heads[head * spec.num_kv_heads / num_q_heads];
-                out.extend(reference::attention_head(query, position, keys, values, spec));
+                let sink = sinks.map(|sinks| sinks[head]);
+                out.extend(reference::attention_head(query, position, keys, values, spec, sink));
             }
         }
         first += context;

@@ -23,11 +23,12 @@ pub(super) fn attention(
     kv: &KvLayer,
     batch: &AttentionBatch,
     spec: &AttentionSpec,
+    sinks: Option<&[f32]>,
 ) {
     let mut plan = PLAN.take();
     plan.make(cpu.pool.num_threads(), batch, spec);
     let mut partials = std::mem::take(&mut plan.partials);
-    let call = Call { cpu, out, q, kv, batch, spec, plan: &plan };
+    let call = Call { cpu, out, q, kv, batch, spec, sinks, plan: &plan };
     let partial_cols = spec.head_dim + STATE;
     let used = &mut partials[..plan.num_partials * partial_cols];
     let shared = ViewMut::from_f32(used, plan.num_partials, partial_cols);
@@ -59,6 +60,7 @@ struct Call<'a> {
     kv: &'a KvLayer,
     batch: &'a AttentionBatch<'a>,
     spec: &'a AttentionSpec,
+    sinks: Option<&'a [f32]>,
     plan: &'a Plan,
 }
 
@@ -140,6 +142,7 @@ impl Call<'_> {
         let context_len = self.batch.context_lens[sequence] as usize;
         Tile {
             spec: self.spec,
+            sinks: self.sinks,
             simd: self.cpu.simd,
             kv: self.kv,
             kv_head,
@@ -189,6 +192,7 @@ impl Call<'_> {
                 let next = Running { maximum: state[0], sum: state[1] };
                 fold(total, &mut running, weighted, next);
             }
+            let running = tile.with_sink(row, running);
             let (out_row, columns) = tile.place(row);
             // SAFETY: as above.
             let out = unsafe { self.out.columns_f32_shared(out_row, columns) };

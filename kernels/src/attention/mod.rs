@@ -1,7 +1,8 @@
 //! Causal attention over paged keys and values: prefill, chunked prefill and decode of many sequences in one call.
 //!
 //! For the query at position p of a sequence and each position j ≤ p that it sees:
-//! `s_j = scale · q·k_j` (then `softcap · tanh(s_j / softcap)`), `out = Σ_j softmax(s)_j · v_j`.
+//! `s_j = scale · q·k_j` (then `softcap · tanh(s_j / softcap)`), `out = Σ_j softmax(s)_j · v_j`. A sink is one more score
+//! of its head, of a position without a value (gpt-oss).
 #![allow(clippy::needless_pass_by_value, reason = "an op takes the view that it writes")]
 
 #[cfg(target_arch = "x86_64")]
@@ -22,7 +23,7 @@ mod tile;
 use crate::device::Device;
 use crate::indices::Indices;
 use crate::kv_layer::KvLayer;
-use crate::tensor::{DType, View, ViewMut};
+use crate::tensor::{DType, Tensor, View, ViewMut};
 
 /// The sequences of one call. Sequence s owns the query rows `query_start_loc[s]..query_start_loc[s + 1]`; they are
 /// its last positions: row i of n has position `context_lens[s] − n + i`.
@@ -67,7 +68,7 @@ impl AttentionSpec {
     }
 }
 
-/// `out`, `q`: `[rows, num_q_heads · head_dim]` F32, `q` rotated. Heads `g·h..g·(h + 1)` read KV head `h`, with
+/// `out`, `q`: `[rows, num_q_heads · head_dim]` F32, `q` rotated; `sinks`: `[1, num_q_heads]` F32. Heads `g·h..g·(h + 1)` read KV head `h`, with
 /// g = num_q_heads / num_kv_heads.
 pub fn attention(
     device: &Device,
@@ -76,12 +77,19 @@ pub fn attention(
     kv: &KvLayer,
     batch: &AttentionBatch,
     spec: &AttentionSpec,
+    sinks: Option<&Tensor>,
 ) {
     check(&out, &q, kv, batch, spec);
+    if let Some(sinks) = sinks {
+        assert_eq!((sinks.rows(), sinks.cols()), (1, spec.num_q_heads), "sinks");
+        assert_eq!(sinks.dtype(), DType::F32, "sinks");
+    }
     match device {
-        Device::Cpu(cpu) => cpu::attention(cpu, &out, q, kv, batch, spec),
+        Device::Cpu(cpu) => {
+            cpu::attention(cpu, &out, q, kv, batch, spec, sinks.map(Tensor::f32));
+        }
         Device::Cuda(_) => crate::cuda::missing("attention"),
-        Device::Trace(log) => log.push(trace_line(&q, kv, batch, spec)),
+        Device::Trace(log) => log.push(trace_line(&q, kv, batch, spec, sinks.is_some())),
     }
 }
 
@@ -134,13 +142,20 @@ impl<'a> AttentionBatch<'a> {
     }
 }
 
-fn trace_line(q: &View, kv: &KvLayer, batch: &AttentionBatch, spec: &AttentionSpec) -> String {
+fn trace_line(
+    q: &View,
+    kv: &KvLayer,
+    batch: &AttentionBatch,
+    spec: &AttentionSpec,
+    has_sinks: bool,
+) -> String {
     let (q_heads, kv_heads) = (spec.num_q_heads, spec.num_kv_heads);
     let window = spec.window.map_or(String::new(), |window| format!(", window {window}"));
     let chunk = spec.chunk.map_or(String::new(), |chunk| format!(", chunks of {chunk}"));
     let softcap = spec.softcap.map_or(String::new(), |softcap| format!(", softcap {softcap}"));
+    let sinks = if has_sinks { ", sinks" } else { "" };
     format!(
-        "attention {} rows of {} sequences, {q_heads}/{kv_heads} heads of {}{window}{chunk}{softcap}, {:?}",
+        "attention {} rows of {} sequences, {q_heads}/{kv_heads} heads of {}{window}{chunk}{softcap}{sinks}, {:?}",
         q.rows(),
         batch.context_lens.len(),
         spec.head_dim,

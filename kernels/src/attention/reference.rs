@@ -2,13 +2,14 @@
 
 use super::AttentionSpec;
 
-/// One query head at `position`, in f64. `keys`, `values`: `[positions][head_dim]` of its KV head, without pages.
+/// One query head at `position`, in f64; `sink` is its head's. `keys`, `values`: `[positions][head_dim]` of its KV head, without pages.
 pub fn attention_head(
     query: &[f32],
     position: usize,
     keys: &[f32],
     values: &[f32],
     spec: &AttentionSpec,
+    sink: Option<f32>,
 ) -> Vec<f32> {
     let dot = |a: &[f32], b: &[f32]| -> f64 {
         a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
@@ -25,8 +26,10 @@ pub fn attention_head(
             None => score,
         })
         .collect();
-    let maximum = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let sum: f64 = scores.iter().map(|score| (score - maximum).exp()).sum();
+    let sink = sink.map(f64::from);
+    let all = || scores.iter().copied().chain(sink);
+    let maximum = all().fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = all().map(|score| (score - maximum).exp()).sum();
     let mut out = vec![0.0_f64; query.len()];
     for (index, score) in (first..=position).zip(scores) {
         let probability = (score - maximum).exp() / sum;

@@ -27,6 +27,8 @@ pub(super) const RANGE: usize = 1024;
 /// The queries of a tile and what they see.
 pub(super) struct Tile<'a> {
     pub spec: &'a AttentionSpec,
+    /// A score for each query head.
+    pub sinks: Option<&'a [f32]>,
     pub simd: SimdLevel,
     pub kv: &'a KvLayer,
     pub kv_head: usize,
@@ -57,6 +59,21 @@ impl Tile<'_> {
     pub(super) fn ranges(&self) -> Range<usize> {
         let positions = self.positions();
         positions.start / RANGE..positions.end.div_ceil(RANGE)
+    }
+
+    /// The softmax of tile row `row` with its head's sink.
+    pub(super) fn with_sink(&self, row: usize, running: Running) -> Running {
+        let head = self.kv_head * self.group() + row % self.group();
+        let Some(sink) = self.sinks.map(|sinks| sinks[head] * std::f32::consts::LOG2_E) else {
+            return running;
+        };
+        let Running { maximum, sum } = running;
+        let of_sink = match sink <= maximum {
+            true => exp2::<false>(sink - maximum),
+            // So that a sink far above all scores leaves nothing of them.
+            false => 1.0 / exp2::<false>(maximum - sink),
+        };
+        Running { maximum, sum: sum + of_sink }
     }
 
     /// The query and the columns that tile row `row` reads in q and writes in the output.
@@ -338,6 +355,7 @@ impl Scratch {
         let padded = head_dim.next_multiple_of(STRIP);
         for row in 0..tile.num_rows() {
             let running = if is_total { self.total_running[row] } else { self.running(row) };
+            let running = tile.with_sink(row, running);
             let weighted = if is_total { &mut self.total } else { &mut self.weighted };
             let (out_row, columns) = tile.place(row);
             // SAFETY: one tile alone holds these queries of these heads.

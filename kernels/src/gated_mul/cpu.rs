@@ -26,7 +26,7 @@ pub(super) fn gated_mul(cpu: &CpuDevice, out: &ViewMut, gate_up: View, activatio
             let (gate, up) = gate_up.row_f32(row).split_at(cols);
             // SAFETY: each task writes its own columns of its rows.
             let out = unsafe { out.columns_f32_shared(row, range.clone()) };
-            activate(cpu.simd, activation, out, &gate[range.clone()], &up[range]);
+activate(cpu.simd, activation, out, &gate[range.clone()], &up[range]);
         }
     });
 }
@@ -49,6 +49,9 @@ fn activate(simd: SimdLevel, activation: Activation, out: &mut [f32], gate: &[f3
     match activation {
         Activation::Silu => silu_mul(simd, out, gate, up),
         Activation::GeluTanh => gelu_tanh_mul(simd, out, gate, up),
+        Activation::ClampedSwiglu { alpha, limit } => {
+            clamped_swiglu(simd, out, gate, up, alpha, limit);
+        }
     }
 }
 
@@ -74,5 +77,27 @@ fn gelu_tanh_mul_body<const FMA: bool>(out: &mut [f32], gate: &[f32], up: &[f32]
     for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
         let cubic = mul_add::<FMA>(0.044_715 * gate * gate, gate, gate);
         *out = gate / (1.0 + exp::<FMA>(MINUS_TWO_SQRT_2_OVER_PI * cubic)) * up;
+    }
+}
+
+per_simd_level! {
+    fn clamped_swiglu(out: &mut [f32], gate: &[f32], up: &[f32], alpha: f32, limit: f32) =
+        clamped_swiglu_body
+}
+
+/// Comparisons and not `min`: a number that is none must stay so.
+#[inline(always)]
+fn clamped_swiglu_body<const FMA: bool>(
+    out: &mut [f32],
+    gate: &[f32],
+    up: &[f32],
+    alpha: f32,
+    limit: f32,
+) {
+    for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
+        let gate = if gate > limit { limit } else { gate };
+        let up = if up > limit { limit } else { up };
+        let up = if up < -limit { -limit } else { up };
+        *out = gate / (1.0 + exp::<FMA>(-alpha * gate)) * (up + 1.0);
     }
 }

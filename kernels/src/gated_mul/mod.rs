@@ -9,12 +9,14 @@ use crate::device::Device;
 use crate::tensor::{DType, View, ViewMut};
 
 /// What the gate goes through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Activation {
     /// `x / (1 + e⁻ˣ)` (SwiGLU).
     Silu,
     /// `x/2 · (1 + tanh(√(2/π) · (x + 0.044715·x³)))` (Hendrycks & Gimpel 2016; GeGLU).
     GeluTanh,
+    /// `g / (1 + e^(−alpha·g)) · (u + 1)` with g = min(gate, limit) and u = up within ±limit (gpt-oss).
+    ClampedSwiglu { alpha: f32, limit: f32 },
 }
 
 /// The arguments of `gated_mul`, for ops that make its rows on their way.
