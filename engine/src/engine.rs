@@ -50,6 +50,12 @@ impl Engine {
         let loader = WeightLoader::new(files, &device, policy, on_progress);
         let loader = loader.with_activations(config.activations);
         let model = Decoder::load(plan.spec.clone(), &loader, config.max_model_len as usize)?;
+        if let Some(tensor) = files.unused_tensor() {
+            let architecture = plan.spec.architecture;
+            anyhow::bail!(
+                "tensor {tensor:?} has no place in a {architecture} model of this config.json"
+            );
+        }
         let runner = ModelRunner::new(device, model, &config).map_err(|error| {
             anyhow::anyhow!("{error}; lower --kv-cache-memory or --max-num-batched-tokens")
         })?;

@@ -128,15 +128,14 @@ impl ExpertWorkspace {
 
     fn shapes(moe: &MoeSpec, hidden_size: usize, n: usize) -> [(usize, usize); 6] {
         let places = n * moe.router.num_chosen;
-        let shared_rows = if moe.shared.is_some() { n } else { 0 };
         [
             (n, moe.router.num_experts),
             (places, 2 * moe.intermediate_size),
             (places, moe.intermediate_size),
             (places, hidden_size),
             // Changes places with `Workspace::block_out`.
-            (shared_rows, hidden_size),
-            (shared_rows, 1),
+            (n, hidden_size),
+            (n, 1),
         ]
     }
 }

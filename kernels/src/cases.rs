@@ -170,6 +170,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(crate::sandwich_norm::cases::cases());
     cases.extend(crate::scale_by_position::cases::cases());
     cases.extend(crate::softcap::cases::cases());
+    cases.extend(crate::weigh_experts::cases::cases());
     cases
 }
 

@@ -30,6 +30,7 @@ pub mod sandwich_norm;
 pub mod scale_by_position;
 pub mod softcap;
 pub mod tensor;
+pub mod weigh_experts;
 
 pub use attention::{AttentionBatch, AttentionSpec, attention};
 pub use combine_experts::{SharedExpert, combine_experts};
@@ -55,3 +56,4 @@ pub use sandwich_norm::{SandwichNorm, sandwich_norm};
 pub use scale_by_position::scale_by_position;
 pub use softcap::softcap;
 pub use tensor::{DType, Tensor, View, ViewMut};
+pub use weigh_experts::weigh_experts;

@@ -33,7 +33,12 @@ const COMMITTED: Family = Family {
 const BESIDE: Family = Family { is_committed: false, ..COMMITTED };
 const BESIDE_EXPERTS: Family = Family { has_experts: true, ..BESIDE };
 
-const FAMILIES: [Family; 18] = [
+const LLAMA4_KEYS: &[(&str, KeyValue)] = &[
+    ("llama4.attention.chunk_size", KeyValue::U32(64)),
+    ("llama4.attention.temperature_length", KeyValue::U32(32)),
+];
+
+const FAMILIES: [Family; 23] = [
     Family { name: "llama3", ..COMMITTED },
     Family { name: "llama3_k256", ..COMMITTED },
     Family { name: "smollm2", ..COMMITTED },
@@ -59,6 +64,11 @@ const FAMILIES: [Family; 18] = [
     Family { name: "gpt_oss", ..BESIDE_EXPERTS },
     Family { name: "gpt_oss_mxfp4", activations: Activations::INT16, ..BESIDE_EXPERTS },
     Family { name: "glm4_moe", ..BESIDE_EXPERTS },
+    Family { name: "llama4_scout", missing_keys: LLAMA4_KEYS, ..BESIDE_EXPERTS },
+    Family { name: "llama4_scout_vl", missing_keys: LLAMA4_KEYS, ..BESIDE_EXPERTS },
+    Family { name: "llama4_maverick", missing_keys: LLAMA4_KEYS, ..BESIDE_EXPERTS },
+    Family { name: "gemma4_26b", ..BESIDE_EXPERTS },
+    Family { name: "gemma4_26b_vl", ..BESIDE_EXPERTS },
     Family { name: "phi3", ..BESIDE },
     Family { name: "smollm3", ..BESIDE },
 ];

@@ -1,13 +1,60 @@
 //! Directories with safetensors: the golden numbers, and the answers of the GGUF file made of the same model.
 
-use quire_engine::config::Weights;
+use quire_engine::config::{Activations, Weights};
 use quire_engine::request::TokenLogprobs;
 use quire_engine::{EngineOptions, SamplingParams};
-use quire_tests::distance::{Distance, VOCAB_SIZE, check_prompt, prompts};
+use quire_tests::distance::{Distance, VOCAB_SIZE, check_prompt, first_difference, prompts};
 use quire_tests::safetensors::Safetensors;
 use quire_tests::{Answer, ask, options, repository, start, tiny_directory, tiny_model};
 
 const FAMILIES: [&str; 5] = ["llama3", "llama3_k256", "smollm2", "qwen2", "qwen3"];
+
+/// Those with experts, and the activations that quantized ones need; see `conformance.rs`.
+const EXPERTS: [(&str, Activations); 8] = [
+    ("mixtral", Activations::INT8),
+    ("qwen3_moe", Activations::INT8),
+    ("gpt_oss", Activations::INT8),
+    ("gpt_oss_mxfp4", Activations::INT16),
+    ("glm4_moe", Activations::INT8),
+    ("llama4_scout", Activations::INT8),
+    ("llama4_scout_vl", Activations::INT8),
+    ("llama4_maverick", Activations::INT8),
+];
+
+#[test]
+fn directories_with_experts_reproduce_the_golden_numbers() {
+    for (family, activations) in EXPERTS {
+        let Some(path) = tiny_directory(family) else {
+            println!("not run: {family} as safetensors, which is not here");
+            continue;
+        };
+        for (weights, min_gap) in [(Weights::Float32, 0.0), (Weights::Packed, 0.1)] {
+            let options = EngineOptions { weights, activations, ..options() };
+            let handle = start(&path, &options, &[]);
+            let mut distance = Distance::default();
+            let differs = |prompt: &String| {
+                let golden = golden_of(family);
+                first_difference(&handle, &golden, prompt, min_gap, &mut distance).is_some()
+            };
+            let num_others = prompts().into_iter().filter(differs).count();
+            println!("{family} {}: mean {}, {distance:?}", weights.name(), distance.mean());
+            let (largest, mean) = (distance.largest, distance.mean());
+            match weights {
+                Weights::Float32 => assert!(largest <= 2e-3 && num_others == 0, "{family}"),
+                // Rounding may lead a row to another expert.
+                Weights::Packed => assert!(mean < 0.05 && num_others <= 1, "{family}"),
+            }
+        }
+    }
+}
+
+/// Of a family that need not be committed.
+fn golden_of(family: &str) -> Safetensors {
+    let committed = repository(&format!("tests/data/conformance/{family}.safetensors"));
+    let beside = format!("../shared/data/conformance/models/{family}/golden.safetensors");
+    let path = if committed.exists() { committed } else { repository(&beside) };
+    Safetensors::open(&path)
+}
 
 #[test]
 fn directories_reproduce_the_golden_numbers() {

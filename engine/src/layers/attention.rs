@@ -22,6 +22,7 @@ pub struct Attention {
     qkv_bias: Option<Tensor>,
     /// Weights of the q and k head norms.
     qk_norm: Option<(Tensor, Tensor)>,
+    scales_queries: bool,
     /// Ones.
     value_norm: Option<Tensor>,
     norm_eps: f32,
@@ -48,10 +49,13 @@ impl Attention {
             spec.attention_output_bias.then(|| loader.vector("attn_output.bias", hidden));
         let sinks = spec.sinks.then(|| loader.vector("attn_sinks.weight", dims.num_heads));
         let head_norm = |name| loader.vector(name, dims.head_dim);
-        let qk_norm = match spec.qk_norm {
-            true => Some((head_norm("attn_q_norm.weight")?, head_norm("attn_k_norm.weight")?)),
-            false => None,
+        let qk_norm = match (spec.qk_norm, spec.plain_qk_norm && layer.rope.is_some()) {
+            (true, _) => Some((head_norm("attn_q_norm.weight")?, head_norm("attn_k_norm.weight")?)),
+            // A rotation keeps the norm, so before it is as good as after.
+            (false, true) => Some((loader.ones(dims.head_dim), loader.ones(dims.head_dim))),
+            (false, false) => None,
         };
+        let query_scale = spec.query_scale.filter(|s| !s.without_rope || layer.rope.is_none());
         Ok(Self {
             dims,
             spec: AttentionSpec {
@@ -67,6 +71,7 @@ impl Attention {
             qkv: loader.stacked("attn_qkv.weight", &parts, hidden)?,
             qkv_bias: qkv_bias.transpose()?,
             qk_norm,
+            scales_queries: query_scale.is_some(),
             value_norm: spec.value_norm.then(|| loader.ones(dims.head_dim)),
             norm_eps: spec.norm_eps,
             sinks: sinks.transpose()?,
@@ -108,7 +113,7 @@ impl Attention {
             norm,
         };
         rope_write_kv(device, ws.qkv.first_rows_mut(n).columns(qkv_columns), cache, &args);
-        if let Some(factors) = &positions.query_scales {
+        if let Some(factors) = positions.query_scales.as_ref().filter(|_| self.scales_queries) {
             let q = ws.qkv.first_rows_mut(n).columns(0..dims.q_size());
             scale_by_position(device, q, step.positions.into(), factors);
         }

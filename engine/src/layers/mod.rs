@@ -4,10 +4,12 @@ mod attention;
 mod mlp;
 mod moe;
 mod norms;
+mod parallel_moe;
 mod positions;
 
 pub use attention::Attention;
 pub use mlp::Mlp;
 pub use moe::Moe;
 pub use norms::{Before, BlockNorm, Norm, PostNorm};
+pub use parallel_moe::ParallelMoe;
 pub use positions::Positions;

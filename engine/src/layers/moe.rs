@@ -2,7 +2,7 @@
 
 use quire_kernels::{
     Activation, Device, ExpertInput, ExpertWeights, LinearWeight, RouteExperts, SharedExpert,
-    Tensor, combine_experts, expert_linear, gated_mul, linear, route_experts,
+    Tensor, combine_experts, expert_linear, gated_mul, linear, route_experts, weigh_experts,
 };
 
 use super::Mlp;
@@ -16,6 +16,7 @@ pub struct Moe {
     router: LinearWeight,
     router_bias: Option<Tensor>,
     choice_bias: Option<Tensor>,
+    expert_scales: Option<Tensor>,
     /// gate and up of each expert, stacked.
     gate_up: ExpertWeights,
     activation: Activation,
@@ -39,6 +40,7 @@ impl Moe {
             router: loader.linear("ffn_gate_inp.weight", num_experts, hidden)?,
             router_bias: per_expert(moe.router_bias, "ffn_gate_inp.bias")?,
             choice_bias: per_expert(moe.choice_bias, "exp_probs_b.bias")?,
+            expert_scales: per_expert(moe.expert_scales, "ffn_down_exps.scale")?,
             gate_up,
             activation: spec.activation,
             down,
@@ -63,7 +65,8 @@ impl Moe {
         if self.shared.is_some() {
             std::mem::swap(&mut experts.shared_out, block_out);
         }
-        self.compute_experts(device, experts, hidden, n);
+        self.route(device, experts, hidden, n);
+        self.compute(device, experts, hidden, n);
         if let Some(gate) = &self.shared_gate {
             let out = experts.shared_gate.first_rows_mut(n);
             linear(device, out, hidden.first_rows(n), gate, None);
@@ -74,11 +77,12 @@ impl Moe {
         });
         let routing = &experts.routing;
         let x = experts.out.first_rows(routing.num_places());
-        combine_experts(device, block_out.first_rows_mut(n), x, routing, true, shared);
+        let weighted = !self.spec.weighs_input;
+        combine_experts(device, block_out.first_rows_mut(n), x, routing, weighted, shared);
     }
 
-    /// `hidden` → `experts.out`, a row for each row and each of its experts.
-    fn compute_experts(
+    /// `hidden` → `experts.routing`.
+    pub(super) fn route(
         &self,
         device: &Device,
         experts: &mut ExpertWorkspace,
@@ -91,13 +95,29 @@ impl Moe {
         let args = RouteExperts {
             spec: &self.spec.router,
             choice_bias: self.choice_bias.as_ref(),
-            expert_scales: None,
+            expert_scales: self.expert_scales.as_ref(),
         };
-        let ExpertWorkspace { router_logits, routing, gate_up, activated, out, .. } = experts;
-        route_experts(device, routing, router_logits.first_rows(n), &args);
+        let logits = experts.router_logits.first_rows(n);
+        route_experts(device, &mut experts.routing, logits, &args);
+    }
+
+    /// `hidden` → `experts.out`, a row for each row and each of its experts.
+    pub(super) fn compute(
+        &self,
+        device: &Device,
+        experts: &mut ExpertWorkspace,
+        hidden: &Tensor,
+        n: usize,
+    ) {
+        let hidden = hidden.first_rows(n);
+        let ExpertWorkspace { routing, gate_up, activated, out, .. } = experts;
         let places = routing.num_places();
         let rows = ExpertInput::Rows;
         expert_linear(device, gate_up.first_rows_mut(places), hidden, rows, &self.gate_up, routing);
+        if self.spec.weighs_input {
+            // The product is linear, so the weight may follow it.
+            weigh_experts(device, gate_up.first_rows_mut(places), routing);
+        }
         let (gate_up, activation) = (gate_up.first_rows(places), self.activation);
         gated_mul(device, activated.first_rows_mut(places), gate_up, activation);
         let (out, activated) = (out.first_rows_mut(places), activated.first_rows(places));

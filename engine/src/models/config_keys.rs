@@ -3,11 +3,14 @@
 use anyhow::{bail, ensure};
 use quire_kernels::{Activation, RopeStyle};
 
-use super::rope::{RopeScaling, RopeSpec};
+use super::rope::{RopeScaling, RopeSpec, yarn_mscale};
 use super::spec::{AttentionDims, DecoderSpec, FfnSpec, LayerSpec};
 use crate::weights::directory::{ConfigSection, ModelDirectory};
 
 const DEFAULT_THETA: f32 = 10_000.0;
+
+/// Most layers of a model.
+const MAX_LAYERS: usize = 4096;
 
 /// A model directory and the architecture that it is read as.
 pub(super) struct ConfigKeys<'a> {
@@ -20,42 +23,46 @@ impl<'a> ConfigKeys<'a> {
         Self { directory, architecture }
     }
 
+    pub(super) fn text(&self) -> ConfigSection<'a> {
+        self.directory.config().text()
+    }
+
+    pub(super) fn has_tensor(&self, name: &str) -> bool {
+        self.directory.has_tensor(name)
+    }
+
     /// The spec without architecture-specific switches.
     pub(super) fn llama_like(&self) -> anyhow::Result<DecoderSpec> {
         let text = self.directory.config().text();
-        let activation = text.string("hidden_act")?.unwrap_or("silu");
-        ensure!(
-            activation == "silu",
-            "{} is \"{activation}\"; only silu is supported",
-            text.name_of("hidden_act")
-        );
         let hidden_size = text.dimension("hidden_size")?;
         let attention = attention(&text, hidden_size)?;
         let layer = LayerSpec {
             attention,
-            window: window(&text)?,
+            window: None,
             chunk: None,
             rope: Some(0),
             shares_key_weight: false,
             ffn: FfnSpec::Dense(text.dimension("intermediate_size")?),
         };
+        let num_layers = text.dimension("num_hidden_layers")?;
         Ok(DecoderSpec {
             architecture: self.architecture,
             hidden_size,
             vocab_size: text.dimension("vocab_size")?,
             context_length: text.dimension("max_position_embeddings")? as u32,
-            layers: vec![layer; text.dimension("num_hidden_layers")?],
+            layers: layers(&text, layer, num_layers)?,
             ropes: vec![rope(&text, attention.head_dim)?],
             moe: None,
             norm_eps: text.require_positive("rms_norm_eps")?,
-            qkv_bias: self.directory.has_tensor("blk.0.attn_q.bias"),
-            attention_output_bias: false,
+            qkv_bias: self.has_tensor("blk.0.attn_q.bias"),
+            attention_output_bias: self.has_tensor("blk.0.attn_output.bias"),
             qk_norm: false,
+            plain_qk_norm: false,
             value_norm: false,
             sinks: false,
             post_norms: false,
             layer_scales: false,
-            activation: Activation::Silu,
+            activation: activation(&text)?,
             embedding_scale: 1.0,
             attention_scale: 1.0 / (attention.head_dim as f32).sqrt(),
             attention_softcap: None,
@@ -74,6 +81,52 @@ impl<'a> ConfigKeys<'a> {
         };
         Ok(said.unwrap_or_else(|| !self.directory.has_tensor("output.weight")))
     }
+}
+
+fn activation(text: &ConfigSection) -> anyhow::Result<Activation> {
+    let keys = ["hidden_act", "hidden_activation"];
+    for key in keys {
+        match text.string(key)? {
+            None => {}
+            Some("silu") => return Ok(Activation::Silu),
+            Some("gelu_pytorch_tanh") => return Ok(Activation::GeluTanh),
+            Some(other) => bail!(
+                "{} is \"{other}\"; only silu and gelu_pytorch_tanh are supported",
+                text.name_of(key)
+            ),
+        }
+    }
+    Ok(Activation::Silu)
+}
+
+/// Layers like `layer`, with the window where `layer_types` says so, or else on all of them.
+fn layers(
+    text: &ConfigSection,
+    layer: LayerSpec,
+    num_layers: usize,
+) -> anyhow::Result<Vec<LayerSpec>> {
+    ensure!(
+        num_layers <= MAX_LAYERS,
+        "{} is {num_layers}, above the limit of {MAX_LAYERS}",
+        text.name_of("num_hidden_layers")
+    );
+    let window = window(text)?;
+    let Some(kinds) = text.strings("layer_types")? else {
+        return Ok(vec![LayerSpec { window, ..layer }; num_layers]);
+    };
+    let name = text.name_of("layer_types");
+    ensure!(
+        kinds.len() == num_layers,
+        "{name} has {} entries for {num_layers} layers",
+        kinds.len()
+    );
+    let of_kind = |&kind: &&str| match kind {
+        "full_attention" | "chunked_attention" => Ok(layer),
+        "sliding_attention" if window.is_some() => Ok(LayerSpec { window, ..layer }),
+        "sliding_attention" => bail!("{name} has windows, but sliding_window is not set"),
+        other => bail!("{name} has \"{other}\", which is not supported"),
+    };
+    kinds.iter().map(of_kind).collect()
 }
 
 fn attention(text: &ConfigSection, hidden_size: usize) -> anyhow::Result<AttentionDims> {
@@ -115,13 +168,37 @@ fn rope(text: &ConfigSection, head_dim: usize) -> anyhow::Result<RopeSpec> {
         rotary_dim.is_multiple_of(2) && (2..=head_dim).contains(&rotary_dim),
         "{rotary_dim} of a head's {head_dim} channels cannot be rotated"
     );
+    let (scaling, attention_factor) = match scaling {
+        None => (RopeScaling::None, 1.0),
+        Some(section) => {
+            let scaling = rope_scaling(&section, text)?;
+            let factor = match &scaling {
+                RopeScaling::Yarn { factor, .. } => yarn_attention_factor(*factor, &section)?,
+                _ => 1.0,
+            };
+            (scaling, factor)
+        }
+    };
     Ok(RopeSpec {
         theta: number("rope_theta")?.unwrap_or(DEFAULT_THETA),
         rotary_dim,
         // These checkpoints pair the halves of a head, whatever converters make of them.
         style: RopeStyle::Neox,
-        scaling: scaling.map_or(Ok(RopeScaling::None), |section| rope_scaling(&section, text))?,
-        attention_factor: 1.0,
+        scaling,
+        attention_factor,
+    })
+}
+
+/// What multiplies cosines and sines: said, or the paper's growth with the factor, where two scales give their quotient.
+fn yarn_attention_factor(factor: f32, section: &ConfigSection) -> anyhow::Result<f32> {
+    if let Some(said) = section.positive("attention_factor")? {
+        return Ok(said);
+    }
+    // 0 counts as absent.
+    let scale = |key| anyhow::Ok(section.number(key)?.filter(|&scale| scale != 0.0));
+    Ok(match (scale("mscale")?, scale("mscale_all_dim")?) {
+        (Some(one), Some(all)) => yarn_mscale(factor, one as f32) / yarn_mscale(factor, all as f32),
+        _ => yarn_mscale(factor, 1.0),
     })
 }
 
@@ -152,6 +229,20 @@ fn rope_scaling(section: &ConfigSection, text: &ConfigSection) -> anyhow::Result
                 low_freq_factor,
                 high_freq_factor,
                 original_context_length,
+            }
+        }
+        "yarn" => {
+            let inside = section.positive("original_max_position_embeddings")?;
+            let length = match inside {
+                Some(length) => length as u32,
+                None => text.dimension("max_position_embeddings")? as u32,
+            };
+            RopeScaling::Yarn {
+                factor: section.require_positive("factor")?,
+                original_context_length: length,
+                beta_fast: section.positive("beta_fast")?.unwrap_or(32.0),
+                beta_slow: section.positive("beta_slow")?.unwrap_or(1.0),
+                truncate: section.bool("truncate")?.unwrap_or(true),
             }
         }
         other => bail!("{} is \"{other}\", which is not supported yet", section.name_of(key)),

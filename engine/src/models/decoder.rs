@@ -5,7 +5,9 @@ use quire_kernels::{Device, LinearWeight, embedding, gather_rows, linear, softca
 
 use super::spec::{DecoderSpec, FfnSpec, LayerSpec};
 use crate::kv_cache::KvCache;
-use crate::layers::{Attention, Before, BlockNorm, Mlp, Moe, Norm, Positions, PostNorm};
+use crate::layers::{
+    Attention, Before, BlockNorm, Mlp, Moe, Norm, ParallelMoe, Positions, PostNorm,
+};
 use crate::step_input::StepInput;
 use crate::weights::WeightLoader;
 use crate::workspace::Workspace;
@@ -34,6 +36,7 @@ struct Layer {
 enum Ffn {
     Dense(Mlp),
     Experts(Moe),
+    Parallel(ParallelMoe),
 }
 
 impl Decoder {
@@ -167,7 +170,12 @@ impl Ffn {
         match (layer.ffn, &spec.moe) {
             (FfnSpec::Dense(size), _) => Mlp::load(spec, size, loader).map(Self::Dense),
             (FfnSpec::Experts, Some(moe)) => Moe::load(spec, moe, loader).map(Self::Experts),
-            (FfnSpec::Experts, None) => bail!("a layer has experts, but the model has none"),
+            (FfnSpec::Parallel(size), Some(moe)) => {
+                ParallelMoe::load(spec, size, moe, loader).map(Self::Parallel)
+            }
+            (FfnSpec::Experts | FfnSpec::Parallel(_), None) => {
+                bail!("a layer has experts, but the model has none")
+            }
         }
     }
 
@@ -176,6 +184,7 @@ impl Ffn {
         match self {
             Self::Dense(mlp) => mlp.weights_mut().into(),
             Self::Experts(moe) => moe.weights_mut().collect(),
+            Self::Parallel(block) => block.weights_mut().collect(),
         }
     }
 
@@ -186,6 +195,10 @@ impl Ffn {
             Self::Experts(moe) => {
                 norm.apply(device, ws, n);
                 moe.forward(device, ws, n);
+            }
+            Self::Parallel(block) => {
+                norm.apply(device, ws, n);
+                block.forward(device, ws, n);
             }
         }
     }

@@ -1,13 +1,16 @@
-//! Gemma 4 (dense, text): as Gemma 3, with wider heads in the layers without a window, normalised values, values that
+//! Gemma 4 (text): as Gemma 3, with wider heads in the layers without a window, normalised values, values that
 //! may share the weight of keys, and a scale for each layer's output.
 
 use anyhow::ensure;
-use quire_kernels::RopeStyle;
+use quire_kernels::{RopeStyle, RouterScores};
 
 use super::gemma::gemma_like;
 use super::gguf_keys::Keys;
+use super::gguf_moe::RouterDefaults;
 use super::rope::{RopeScaling, RopeSpec};
-use super::spec::DecoderSpec;
+use super::spec::{DecoderSpec, FfnSpec, MoeSpec};
+
+const ROUTER: RouterDefaults = RouterDefaults { scores: RouterScores::Softmax, normalises: true };
 
 pub(super) fn spec(keys: &Keys) -> anyhow::Result<DecoderSpec> {
     for suffix in ["embedding_length_per_layer_input", "attention.shared_kv_layers"] {
@@ -36,5 +39,19 @@ pub(super) fn spec(keys: &Keys) -> anyhow::Result<DecoderSpec> {
         }
         layer.shares_key_weight = !keys.has_tensor(&format!("blk.{index}.attn_v.weight"));
     }
-    Ok(spec)
+    match keys.optional_dimension("expert_count")? {
+        None => Ok(spec),
+        Some(_) => Ok(beside_mlp(keys.with_experts(spec.clone(), ROUTER)?, &spec)),
+    }
+}
+
+/// The experts stand beside the MLP that `dense` has in their place.
+fn beside_mlp(mut spec: DecoderSpec, dense: &DecoderSpec) -> DecoderSpec {
+    for (layer, dense) in spec.layers.iter_mut().zip(&dense.layers) {
+        if let (FfnSpec::Experts, FfnSpec::Dense(size)) = (layer.ffn, dense.ffn) {
+            layer.ffn = FfnSpec::Parallel(size);
+        }
+    }
+    let moe = spec.moe.map(|moe| MoeSpec { expert_scales: true, ..moe });
+    DecoderSpec { moe, ..spec }
 }

@@ -61,6 +61,7 @@ impl<'a> Keys<'a> {
                 .any(|name| self.has_tensor(name)),
             attention_output_bias: self.has_tensor("blk.0.attn_output.bias"),
             qk_norm: false,
+            plain_qk_norm: false,
             value_norm: false,
             sinks: false,
             post_norms: false,

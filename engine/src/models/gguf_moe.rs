@@ -7,13 +7,28 @@ use super::gguf_keys::Keys;
 use super::spec::{DecoderSpec, ExpertLayout, FfnSpec, MoeSpec, SharedExpertSpec};
 
 /// Most experts of a layer.
-const MAX_EXPERTS: usize = 4096;
+pub(super) const MAX_EXPERTS: usize = 4096;
 
 /// What an architecture does where its files do not say it.
 #[derive(Clone, Copy)]
 pub(super) struct RouterDefaults {
     pub scores: RouterScores,
     pub normalises: bool,
+}
+
+/// Gives experts to the layers that have a router, and says which is the first.
+pub(super) fn first_expert_layer(
+    spec: &mut DecoderSpec,
+    has_tensor: impl Fn(&str) -> bool,
+) -> Option<usize> {
+    let mut first = None;
+    for (index, layer) in spec.layers.iter_mut().enumerate() {
+        if has_tensor(&format!("blk.{index}.ffn_gate_inp.weight")) {
+            layer.ffn = FfnSpec::Experts;
+            first.get_or_insert(index);
+        }
+    }
+    first
 }
 
 impl Keys<'_> {
@@ -23,13 +38,7 @@ impl Keys<'_> {
         mut spec: DecoderSpec,
         defaults: RouterDefaults,
     ) -> anyhow::Result<DecoderSpec> {
-        let mut first = None;
-        for (index, layer) in spec.layers.iter_mut().enumerate() {
-            if self.has_tensor(&format!("blk.{index}.ffn_gate_inp.weight")) {
-                layer.ffn = FfnSpec::Experts;
-                first.get_or_insert(index);
-            }
-        }
+        let first = first_expert_layer(&mut spec, |name| self.has_tensor(name));
         let first = first.with_context(|| {
             format!("{} is set, but no layer has a router", self.key("expert_count"))
         })?;
@@ -51,6 +60,8 @@ impl Keys<'_> {
             shared,
             router_bias: has("ffn_gate_inp.bias"),
             choice_bias: has("exp_probs_b.bias"),
+            expert_scales: false,
+            weighs_input: false,
             expert_biases: has("ffn_down_exps.bias"),
             layout: ExpertLayout::Rows,
         });

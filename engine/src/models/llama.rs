@@ -5,7 +5,7 @@ use quire_kernels::{RopeStyle, RouterScores};
 use super::config_keys::ConfigKeys;
 use super::gguf_keys::Keys;
 use super::gguf_moe::RouterDefaults;
-use super::spec::DecoderSpec;
+use super::spec::{DecoderSpec, ExpertLayout};
 
 /// Mixtral's.
 pub(super) const ROUTER: RouterDefaults =
@@ -22,4 +22,8 @@ pub(super) fn spec(keys: &Keys) -> anyhow::Result<DecoderSpec> {
 
 pub(super) fn spec_of_config(keys: &ConfigKeys) -> anyhow::Result<DecoderSpec> {
     keys.llama_like()
+}
+
+pub(super) fn mixtral_of_config(keys: &ConfigKeys) -> anyhow::Result<DecoderSpec> {
+    keys.with_experts(keys.llama_like()?, ROUTER, ExpertLayout::Rows)
 }

@@ -16,7 +16,8 @@ pub(super) fn spec(keys: &Keys) -> anyhow::Result<DecoderSpec> {
             let original_context_length = length.context(
                 "attention.temperature_scale needs rope.scaling.original_context_length",
             )?;
-            Some(QueryScale { beta, original_context_length })
+            let (offset, without_rope) = (0, false);
+            Some(QueryScale { beta, original_context_length, offset, without_rope })
         }
     };
     Ok(DecoderSpec { query_scale, ..spec })

@@ -1,6 +1,7 @@
 //! The registry: one small file an architecture, mapping a file's keys to a `DecoderSpec`.
 
 mod config_keys;
+mod config_moe;
 pub mod decoder;
 mod gemma;
 mod gemma2;
@@ -12,6 +13,7 @@ mod gguf_rope;
 mod glm4moe;
 mod gpt_oss;
 mod llama;
+mod llama4;
 mod mistral3;
 mod phi3;
 mod qwen2;
@@ -40,8 +42,9 @@ type SpecReader = fn(&Keys) -> anyhow::Result<DecoderSpec>;
 type ConfigReader = fn(&ConfigKeys) -> anyhow::Result<DecoderSpec>;
 
 /// `general.architecture` → how to read its spec.
-const ARCHITECTURES: [(&str, SpecReader); 13] = [
+const ARCHITECTURES: [(&str, SpecReader); 14] = [
     ("llama", llama::spec),
+    ("llama4", llama4::spec),
     ("qwen2", qwen2::spec),
     ("qwen2moe", qwen2moe::spec),
     ("qwen3", qwen3::spec),
@@ -57,11 +60,17 @@ const ARCHITECTURES: [(&str, SpecReader); 13] = [
 ];
 
 /// `model_type` of a config.json → the architecture, and how to read its spec.
-const MODEL_TYPES: [(&str, &str, ConfigReader); 4] = [
+const MODEL_TYPES: [(&str, &str, ConfigReader); 10] = [
     ("llama", "llama", llama::spec_of_config),
     ("mistral", "llama", llama::spec_of_config),
     ("qwen2", "qwen2", qwen2::spec_of_config),
     ("qwen3", "qwen3", qwen3::spec_of_config),
+    ("mixtral", "llama", llama::mixtral_of_config),
+    ("qwen2_moe", "qwen2moe", qwen2moe::spec_of_config),
+    ("qwen3_moe", "qwen3moe", qwen3moe::spec_of_config),
+    ("glm4_moe", "glm4moe", glm4moe::spec_of_config),
+    ("gpt_oss", "gpt-oss", gpt_oss::spec_of_config),
+    ("llama4_text", "llama4", llama4::spec_of_config),
 ];
 
 /// What of a class name in `architectures` tells a model that writes text.
@@ -113,6 +122,9 @@ fn spec_of_directory(directory: &ModelDirectory) -> anyhow::Result<DecoderSpec> 
     for section in [&top, &text] {
         if let Some(quantization) = section.section("quantization_config")? {
             let method = quantization.string("quant_method")?.unwrap_or("unknown");
+            if method == "mxfp4" {
+                continue;
+            }
             bail!(
                 "{}: weights quantized by \"{method}\" are not supported yet; \
                  use the BF16 or F16 model, or a GGUF file",

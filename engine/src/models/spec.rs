@@ -28,6 +28,8 @@ pub struct DecoderSpec {
     pub attention_output_bias: bool,
     /// RMS norm over each head of q and k before the rotation.
     pub qk_norm: bool,
+    /// RMS norm over each head of q and k without weights, in layers that encode positions (Llama 4).
+    pub plain_qk_norm: bool,
     /// So for v, without weights; needs `qk_norm`.
     pub value_norm: bool,
     /// Each head has one more score in its softmax, of nothing.
@@ -72,6 +74,8 @@ pub enum FfnSpec {
     Dense(usize),
     /// The experts of `DecoderSpec::moe`.
     Experts,
+    /// A gated MLP of so many channels beside the experts, both with norms of their own (Gemma 4).
+    Parallel(usize),
 }
 
 /// A mixture of experts: gated MLPs, of which each row uses a few.
@@ -85,6 +89,10 @@ pub struct MoeSpec {
     pub router_bias: bool,
     /// A bias on the scores, for the choice alone.
     pub choice_bias: bool,
+    /// A number an expert multiplies its weight.
+    pub expert_scales: bool,
+    /// A row's weights multiply what its experts read, not what they write.
+    pub weighs_input: bool,
     /// Biases on gate, up and down of each expert.
     pub expert_biases: bool,
     /// How files have gate and up of all experts in one tensor, and down.
@@ -135,16 +143,20 @@ impl AttentionDims {
     }
 }
 
-/// Queries grow with their position p: `q · (1 + beta · ln(1 + ⌊p / original_context_length⌋))`.
+/// Queries grow with their position p: `q · (1 + beta · ln(1 + ⌊(p + offset) / original_context_length⌋))`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct QueryScale {
     pub beta: f32,
     pub original_context_length: u32,
+    pub offset: u32,
+    /// Only in layers that do not encode positions (Llama 4).
+    pub without_rope: bool,
 }
 
 impl QueryScale {
     pub fn factor(&self, position: usize) -> f32 {
-        let contexts = position / self.original_context_length as usize;
+        let length = self.original_context_length as usize;
+        let contexts = (position + self.offset as usize) / length;
         (1.0 + f64::from(self.beta) * (contexts as f64).ln_1p()) as f32
     }
 }
@@ -162,7 +174,7 @@ impl DecoderSpec {
     /// Channels of the widest MLP outside the experts.
     pub fn intermediate_size(&self) -> usize {
         let dense = self.layers.iter().map(|layer| match layer.ffn {
-            FfnSpec::Dense(size) => size,
+            FfnSpec::Dense(size) | FfnSpec::Parallel(size) => size,
             FfnSpec::Experts => 0,
         });
         let shared = self.moe.and_then(|moe| moe.shared).map(|shared| shared.intermediate_size);

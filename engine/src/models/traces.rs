@@ -35,6 +35,7 @@ fn spec() -> DecoderSpec {
         qkv_bias: false,
         attention_output_bias: false,
         qk_norm: false,
+        plain_qk_norm: false,
         value_norm: false,
         sinks: false,
         post_norms: false,
@@ -299,7 +300,8 @@ fn smollm3_has_layers_without_positions() {
 
 #[test]
 fn mistral3_scales_queries() {
-    let query_scale = Some(QueryScale { beta: 0.1, original_context_length: 16 });
+    let query_scale =
+        Some(QueryScale { beta: 0.1, original_context_length: 16, offset: 0, without_rope: false });
     check(
         DecoderSpec {
             architecture: "mistral3",
@@ -390,6 +392,8 @@ fn qwen2moe_has_experts_and_one_for_every_row() {
         shared: Some(SharedExpertSpec { intermediate_size: 24, is_gated: true }),
         router_bias: false,
         choice_bias: false,
+        expert_scales: false,
+        weighs_input: false,
         expert_biases: false,
         layout: ExpertLayout::Rows,
     };

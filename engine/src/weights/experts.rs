@@ -30,7 +30,8 @@ impl WeightLoader<'_> {
             in_features,
             layout,
         };
-        let gate_up = if self.has("ffn_gate_up_exps.weight") {
+        let is_fused = ["ffn_gate_up_exps.weight", "ffn_gate_up_exps.blocks"];
+        let gate_up = if is_fused.iter().any(|name| self.has(name)) {
             let fused = projection(2 * size, hidden_size, moe.layout);
             self.projection(["ffn_gate_up_exps.weight", "ffn_gate_up"], &fused)?
         } else {
@@ -67,6 +68,9 @@ impl WeightLoader<'_> {
         };
         let full_name = self.full_name(all);
         let is_split = || self.has(&format!("{one}.0.weight"));
+        if source.has(&self.full_name(&all.replace(".weight", ".blocks"))) {
+            return self.mxfp4_projection(all, projection);
+        }
         let Some(tensor) = source.tensor(&full_name)? else {
             ensure!(is_split(), "the file has no tensor \"{}\"", source.name_in_file(&full_name));
             let names = (0..num_experts).map(|expert| format!("{one}.{expert}.weight"));
@@ -96,6 +100,53 @@ impl WeightLoader<'_> {
                 Some(factors) => weight.with_factor(factors[index]),
                 None => weight,
             })
+        };
+        (0..num_experts).map(expert).collect()
+    }
+
+    /// Blocks `[num_experts, out_features, in_features / 32, 16]` and scales `[num_experts, out_features, in_features /
+    /// 32]`, as gpt-oss has them: the low half of byte i is element 2i, the high half element 2i + 1.
+    fn mxfp4_projection(
+        &self,
+        all: &str,
+        projection: &Projection,
+    ) -> anyhow::Result<Vec<LinearWeight>> {
+        let &Projection { num_experts, out_features, in_features, .. } = projection;
+        let source = self.source().context("only files have blocks")?;
+        let bytes = |part: &str, block: &[usize]| {
+            let name = self.full_name(&all.replace("weight", part));
+            let shown = source.name_in_file(&name);
+            let found = source.blocks(&name);
+            let (shape, bytes) = found.with_context(|| format!("tensor \"{shown}\" is not U8"))?;
+            let expected = [&[num_experts, out_features, in_features / 32][..], block].concat();
+            ensure!(
+                in_features % 32 == 0
+                    && shape.iter().copied().eq(expected.iter().map(|&d| d as u64)),
+                "tensor \"{shown}\" is {shape:?}, but the model's keys ask for {expected:?}"
+            );
+            Ok(bytes)
+        };
+        let (blocks, scales) = (bytes("blocks", &[16])?, bytes("scales", &[])?);
+        let blocks_of_row = in_features / 32;
+        let rows = match projection.layout {
+            ExpertLayout::InterleavedColumns => projection.order().context("an order")?,
+            ExpertLayout::Rows | ExpertLayout::Columns => (0..out_features).collect(),
+        };
+        let expert = |expert: usize| {
+            let mut packed = Vec::with_capacity(out_features * blocks_of_row * 17);
+            for row in &rows {
+                for block in 0..blocks_of_row {
+                    let at = (expert * out_features + row) * blocks_of_row + block;
+                    packed.push(scales[at]);
+                    let codes = blocks[16 * at..].first_chunk().expect("16 bytes");
+                    packed.extend_from_slice(&halves_apart(codes));
+                }
+            }
+            let done =
+                expert * out_features * blocks_of_row..(expert + 1) * out_features * blocks_of_row;
+            blocks.slice(16 * done.start..16 * done.end).expect("inside").release();
+            self.pack(all, WeightFormat::Mxfp4, (&packed).into(), out_features, in_features)
+                .with_context(|| format!("tensor \"{}\"", self.full_name(all)))
         };
         (0..num_experts).map(expert).collect()
     }
@@ -167,6 +218,12 @@ impl Projection {
             }
         }
     }
+}
+
+/// Codes of elements 2i and 2i + 1 in byte i, as those of i and i + 16.
+fn halves_apart(codes: &[u8; 16]) -> [u8; 16] {
+    let code = |element: usize| codes[element / 2] >> (4 * (element % 2)) & 15;
+    std::array::from_fn(|i| code(i) | code(i + 16) << 4)
 }
 
 /// Rows of the columns that `order` names; `bytes` has rows of `cols` elements.

@@ -24,6 +24,17 @@ pub trait WeightSource: Sync {
     /// `None`: no such tensor. An error: it is there but cannot be used.
     fn tensor(&self, name: &str) -> anyhow::Result<Option<HostTensor<'_>>>;
 
+    /// Whether there is a tensor of that name, which counts as used only when it is read.
+    fn has(&self, name: &str) -> bool {
+        !matches!(self.tensor(name), Ok(None))
+    }
+
+    /// Shape and bytes of a tensor of blocks or their scales (U8), of files that have the parts of a format in tensors of
+    /// their own.
+    fn blocks(&self, _name: &str) -> Option<(&[u64], FileBytes<'_>)> {
+        None
+    }
+
     /// How the file itself calls the tensor, for messages.
     fn name_in_file(&self, name: &str) -> String {
         name.to_owned()
@@ -90,7 +101,7 @@ impl<'a> WeightLoader<'a> {
     /// Whether the file has a tensor of that name; of shapes only, none has another name than the first tried.
     pub fn has(&self, name: &str) -> bool {
         let name = self.full_name(name);
-        self.source.is_none_or(|source| !matches!(source.tensor(&name), Ok(None)))
+        self.source.is_none_or(|source| source.has(&name))
     }
 
     /// Says that `done` of `total` layers are loaded.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use quire_kernels::WeightFormat;
+use quire_kernels::{FileBytes, WeightFormat};
 
 use super::directory::ModelDirectory;
 use super::gguf::{GgufFile, type_layout};
@@ -71,11 +71,19 @@ impl ModelFiles {
         }
     }
 
+    /// After a load: a tensor of a directory that no part of the model asked for.
+    pub fn unused_tensor(&self) -> Option<&str> {
+        match self {
+            Self::Gguf(_) => None,
+            Self::Directory(directory) => directory.unused_tensor(),
+        }
+    }
+
     /// All tensors of the text model.
     pub fn tensors(&self) -> Vec<TensorSummary<'_>> {
         match self {
             Self::Gguf(file) => file.tensors().map(of_gguf).collect(),
-            Self::Directory(directory) => directory.tensors().map(of_safetensors).collect(),
+            Self::Directory(directory) => directory.tensors().filter_map(of_safetensors).collect(),
         }
     }
 }
@@ -91,6 +99,20 @@ impl WeightSource for ModelFiles {
         match self {
             Self::Gguf(file) => WeightSource::tensor(file, name),
             Self::Directory(directory) => directory.tensor(name),
+        }
+    }
+
+    fn has(&self, name: &str) -> bool {
+        match self {
+            Self::Gguf(file) => WeightSource::has(file, name),
+            Self::Directory(directory) => directory.has(name),
+        }
+    }
+
+    fn blocks(&self, name: &str) -> Option<(&[u64], FileBytes<'_>)> {
+        match self {
+            Self::Gguf(file) => file.blocks(name),
+            Self::Directory(directory) => directory.blocks(name),
         }
     }
 
@@ -115,17 +137,35 @@ fn of_gguf(tensor: &super::gguf::TensorInfo) -> TensorSummary<'_> {
     }
 }
 
+/// `None`: it is counted with another one.
 fn of_safetensors<'a>(
     (name, tensor): (&'a str, &'a super::safetensors::TensorInfo),
-) -> TensorSummary<'a> {
-    TensorSummary {
+) -> Option<TensorSummary<'a>> {
+    let num_matrices = if tensor.shape.len() > 2 { tensor.shape[0] } else { 1 };
+    if name.ends_with(".scales") {
+        return None;
+    }
+    if name.ends_with(".blocks") {
+        let in_features = 32 * tensor.shape.get(2).copied().unwrap_or(1);
+        return Some(TensorSummary {
+            name,
+            type_name: "MXFP4",
+            format: Some(WeightFormat::Mxfp4),
+            num_elements: tensor.num_elements().saturating_mul(2),
+            num_bytes: tensor.num_bytes / 16 * 17,
+            is_matrix: true,
+            num_matrices,
+            in_features,
+        });
+    }
+    Some(TensorSummary {
         name,
         type_name: &tensor.dtype,
         format: weight_format(&tensor.dtype),
         num_elements: tensor.num_elements(),
         num_bytes: tensor.num_bytes,
         is_matrix: tensor.shape.len() > 1,
-        num_matrices: if tensor.shape.len() == 3 { tensor.shape[0] } else { 1 },
+        num_matrices,
         in_features: tensor.shape.last().copied().unwrap_or(1),
-    }
+    })
 }

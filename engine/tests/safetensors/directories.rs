@@ -59,7 +59,8 @@ fn keys_of_old_and_new_files() {
     let linear = rope(&[("rope_scaling", linear), ("partial_rotary_factor", json!(0.5))]).unwrap();
     assert_eq!((linear.scaling, linear.rotary_dim), (RopeScaling::Linear { factor: 2.0 }, 4));
     for (scaling, expected) in [
-        (json!({"rope_type": "yarn", "factor": 4.0}), "rope_scaling.rope_type is \"yarn\""),
+        (json!({"rope_type": "wavy", "factor": 4.0}), "rope_scaling.rope_type is \"wavy\""),
+        (json!({"rope_type": "yarn"}), "rope_scaling.factor is missing"),
         (json!({"rope_type": "linear"}), "rope_scaling.factor is missing"),
         (json!({"rope_type": "linear", "factor": -1}), "rope_scaling.factor is -1"),
         (json!({"sliding": {"rope_type": "default"}}), "by kind of layer"),
@@ -115,8 +116,12 @@ fn tensors_that_contradict_the_configuration_are_named() {
     );
     check(|m| _ = m.set("num_hidden_layers", json!(2)), "no tensor \"model.layers.1.");
     check(|m| _ = m.set("tie_word_embeddings", json!(false)), "no tensor \"lm_head.weight\"");
-    let bias = "model.layers.0.self_attn.o_proj.bias";
-    check(|m| _ = m.tensor(bias, &[32]), "o_proj.bias\" has no place in a llama model");
+    let sinks = "model.layers.0.self_attn.sinks";
+    check(|m| _ = m.tensor(sinks, &[4]), "self_attn.sinks\" has no place in a llama model");
+    let router = "model.layers.0.mlp.gate.weight";
+    check(|m| _ = m.tensor(router, &[4, 32]), "mlp.gate.weight\" has no place in a llama model");
+    let unknown = "model.layers.0.self_attn.rotation.weight";
+    check(|m| _ = m.tensor(unknown, &[32]), "rotation.weight\" has no place in a llama model");
     let norm = "model.layers.0.self_attn.q_norm.weight";
     check(|m| _ = m.tensor(norm, &[8]), "has no norms of q and k");
     check(

@@ -26,7 +26,7 @@ pub(super) fn gated_mul(cpu: &CpuDevice, out: &ViewMut, gate_up: View, activatio
             let (gate, up) = gate_up.row_f32(row).split_at(cols);
             // SAFETY: each task writes its own columns of its rows.
             let out = unsafe { out.columns_f32_shared(row, range.clone()) };
-activate(cpu.simd, activation, out, &gate[range.clone()], &up[range]);
+            activate(cpu.simd, activation, out, &gate[range.clone()], &up[range]);
         }
     });
 }

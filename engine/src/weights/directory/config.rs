@@ -104,6 +104,18 @@ impl<'a> ConfigSection<'a> {
         Ok(value.map(|value| ConfigSection { path: self.path, prefix, value }))
     }
 
+    /// The array of strings under `key`.
+    pub fn strings(&self, key: &str) -> anyhow::Result<Option<Vec<&'a str>>> {
+        let strings = |value: &'a Value| value.as_array()?.iter().map(Value::as_str).collect();
+        self.typed(key, "an array of strings", strings)
+    }
+
+    /// The array of counts under `key`.
+    pub fn counts(&self, key: &str) -> anyhow::Result<Option<Vec<u64>>> {
+        let counts = |value: &'a Value| value.as_array()?.iter().map(Value::as_u64).collect();
+        self.typed(key, "an array of counts", counts)
+    }
+
     /// The first string of the array under `key`.
     pub fn first_string(&self, key: &str) -> Option<&'a str> {
         self.get(key)?.as_array()?.first()?.as_str()

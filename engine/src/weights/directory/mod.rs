@@ -5,8 +5,10 @@ mod names;
 mod shards;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, bail};
+use quire_kernels::FileBytes;
 
 use super::quoted;
 use super::safetensors::{SafetensorsFile, TensorInfo, weight_format};
@@ -32,6 +34,8 @@ struct NamedTensor {
     name: String,
     file: usize,
     info: TensorInfo,
+    /// Someone asked for its data.
+    is_used: AtomicBool,
 }
 
 impl ModelDirectory {
@@ -54,7 +58,8 @@ impl ModelDirectory {
             match prefixes.meaning(&info.name) {
                 Meaning::Layer { index, .. } if index >= num_layers => num_skipped += 1,
                 Meaning::Layer { name, .. } | Meaning::Model { name } => {
-                    tensors.push(NamedTensor { name, file, info: info.clone() });
+                    let (info, is_used) = (info.clone(), AtomicBool::new(false));
+                    tensors.push(NamedTensor { name, file, info, is_used });
                 }
                 Meaning::OtherPart => num_skipped += 1,
                 Meaning::Nothing => {}
@@ -91,6 +96,15 @@ impl ModelDirectory {
         self.unknown.first().map(String::as_str)
     }
 
+    /// A tensor that nothing asked for, after a model was loaded: leaving it out would change the answers unseen.
+    pub fn unused_tensor(&self) -> Option<&str> {
+        let unused = |tensor: &&NamedTensor| {
+            // With tied embeddings a head is only the embedding table once more.
+            !tensor.is_used.load(Ordering::Relaxed) && tensor.name != "output.weight"
+        };
+        self.tensors.iter().find(unused).map(|tensor| tensor.info.name.as_str())
+    }
+
     /// The tensors that a loader may ask for, each with its name there.
     pub fn tensors(&self) -> impl ExactSizeIterator<Item = (&str, &TensorInfo)> {
         self.tensors.iter().map(|tensor| (tensor.name.as_str(), &tensor.info))
@@ -109,7 +123,10 @@ impl ModelDirectory {
 
 impl WeightSource for ModelDirectory {
     fn tensor(&self, name: &str) -> anyhow::Result<Option<HostTensor<'_>>> {
-        let Some(NamedTensor { file, info, .. }) = self.find(name) else { return Ok(None) };
+        let Some(NamedTensor { file, info, is_used, .. }) = self.find(name) else {
+            return Ok(None);
+        };
+        is_used.store(true, Ordering::Relaxed);
         let format = weight_format(&info.dtype).with_context(|| {
             let name = quoted(&info.name);
             format!(
@@ -131,6 +148,16 @@ impl WeightSource for ModelDirectory {
         let num_matrices = num_matrices as usize;
         let bytes = self.files[*file].file_bytes(info);
         Ok(Some(HostTensor { format, num_matrices, out_features, in_features, bytes }))
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.find(name).is_some()
+    }
+
+    fn blocks(&self, name: &str) -> Option<(&[u64], FileBytes<'_>)> {
+        let NamedTensor { file, info, is_used, .. } = self.find(name)?;
+        is_used.store(true, Ordering::Relaxed);
+        (info.dtype == "U8").then(|| (&info.shape[..], self.files[*file].file_bytes(info)))
     }
 
     fn name_in_file(&self, name: &str) -> String {
