@@ -31,6 +31,7 @@ const COMMITTED: Family = Family {
     activations: Activations::INT8,
 };
 const BESIDE: Family = Family { is_committed: false, ..COMMITTED };
+const COMMITTED_EXPERTS: Family = Family { has_experts: true, ..COMMITTED };
 const BESIDE_EXPERTS: Family = Family { has_experts: true, ..BESIDE };
 
 const LLAMA4_KEYS: &[(&str, KeyValue)] = &[
@@ -62,12 +63,12 @@ const FAMILIES: [Family; 23] = [
     Family { name: "mixtral", ..BESIDE_EXPERTS },
     Family { name: "qwen3_moe", ..BESIDE_EXPERTS },
     Family { name: "gpt_oss", ..BESIDE_EXPERTS },
-    Family { name: "gpt_oss_mxfp4", activations: Activations::INT16, ..BESIDE_EXPERTS },
+    Family { name: "gpt_oss_mxfp4", activations: Activations::INT16, ..COMMITTED_EXPERTS },
     Family { name: "glm4_moe", ..BESIDE_EXPERTS },
-    Family { name: "llama4_scout", missing_keys: LLAMA4_KEYS, ..BESIDE_EXPERTS },
+    Family { name: "llama4_scout", ..COMMITTED_EXPERTS },
     Family { name: "llama4_scout_vl", missing_keys: LLAMA4_KEYS, ..BESIDE_EXPERTS },
     Family { name: "llama4_maverick", missing_keys: LLAMA4_KEYS, ..BESIDE_EXPERTS },
-    Family { name: "gemma4_26b", ..BESIDE_EXPERTS },
+    Family { name: "gemma4_26b", ..COMMITTED_EXPERTS },
     Family { name: "gemma4_26b_vl", ..BESIDE_EXPERTS },
     Family { name: "phi3", ..BESIDE },
     Family { name: "smollm3", ..BESIDE },

@@ -75,7 +75,7 @@ fn uncached() -> EngineOptions {
 
 #[test]
 fn answers_do_not_depend_on_how_they_are_computed() {
-    for family in ["llama3", "qwen2", "qwen3", "gemma3"] {
+    for family in ["llama3", "qwen2", "qwen3", "gemma3", "gpt_oss_mxfp4", "llama4_scout"] {
         let model = tiny_model(family);
         let requests = requests(512, 90);
         let expected = one_by_one(&start(&model, &uncached(), &[3]), &requests);
@@ -105,7 +105,7 @@ fn answers_do_not_depend_on_how_they_are_computed() {
 
 #[test]
 fn the_prefix_cache_changes_nothing_but_the_work() {
-    for family in ["llama3", "gemma3"] {
+    for family in ["llama3", "gemma3", "gpt_oss_mxfp4", "gemma4_26b"] {
         let model = tiny_model(family);
         let requests = requests(512, 90);
         let expected = one_by_one(&start(&model, &uncached(), &[3]), &requests);
@@ -123,7 +123,9 @@ fn preemption_changes_nothing() {
     // Short prompts that grow far: what the scheduler admits by its estimate outgrows the pool.
     let mut requests = requests(512, 12);
     requests.iter_mut().for_each(|request| request.params.max_tokens = Some(100));
-    for (family, async_scheduling) in [("llama3", false), ("llama3", true), ("gemma3", true)] {
+    for (family, async_scheduling) in
+        [("llama3", false), ("llama3", true), ("gemma3", true), ("gpt_oss_mxfp4", false)]
+    {
         let model = tiny_model(family);
         let expected = one_by_one(&start(&model, &uncached(), &[3]), &requests);
         // 4 layers x 2 heads x 16 channels of float16 for keys and values: 512 bytes a token, room for 320 tokens.
@@ -169,6 +171,7 @@ fn every_instruction_set_answers_alike_alone_and_among_neighbours() {
         for (model, requests) in [
             (tiny_model("llama3_k256"), &long),
             (tiny_model("gemma3"), &long),
+            (tiny_model("gpt_oss_mxfp4"), &long),
             (default_model(), &short),
         ] {
             let handle = start(&model, &options, &[3]);

@@ -236,3 +236,39 @@ fn columns_as_rows(bytes: &[u8], element: usize, cols: usize, order: Vec<usize>)
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_become_rows_in_their_order() {
+        // Two inputs, four outputs of two bytes: gate, up, gate, up.
+        let bytes: Vec<u8> = (0..16).collect();
+        let projection =
+            |layout| Projection { num_experts: 1, out_features: 4, in_features: 2, layout };
+        let rows = |layout| {
+            let order = projection(layout).order().expect("columns");
+            let rows = columns_as_rows(&bytes, 2, 4, order);
+            rows.chunks(2).map(|pair| pair[0] / 2).collect::<Vec<_>>()
+        };
+        assert_eq!(rows(ExpertLayout::Columns), [0, 4, 1, 5, 2, 6, 3, 7]);
+        assert_eq!(rows(ExpertLayout::InterleavedColumns), [0, 4, 2, 6, 1, 5, 3, 7]);
+        assert!(projection(ExpertLayout::Rows).order().is_none());
+    }
+
+    #[test]
+    fn codes_of_neighbours_move_to_their_halves() {
+        // Element i has the code i % 16.
+        let codes = std::array::from_fn(|i| ((2 * i) % 16 + 16 * ((2 * i + 1) % 16)) as u8);
+        let apart = halves_apart(&codes);
+        for (i, byte) in apart.into_iter().enumerate() {
+            assert_eq!(
+                [byte & 15, byte >> 4].map(usize::from),
+                [i, i],
+                "elements {i} and {}",
+                i + 16
+            );
+        }
+    }
+}

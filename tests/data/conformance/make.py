@@ -13,8 +13,11 @@ import sys
 import gguf
 import numpy as np
 
-FAMILIES = ["llama3", "llama3_k256", "smollm2", "qwen2", "qwen3", "gemma3", "phi4mini", "ministral3"]
-DIRECTORIES = ["llama3", "qwen3"]
+FAMILIES = [
+    "llama3", "llama3_k256", "smollm2", "qwen2", "qwen3", "gemma3", "phi4mini", "ministral3",
+    "gpt_oss_mxfp4", "llama4_scout", "gemma4_26b",
+]
+DIRECTORIES = ["llama3", "qwen3", "gpt_oss_mxfp4"]
 FILES = ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 
 
@@ -27,6 +30,9 @@ def copy_key(writer, field):
 
 
 def add_missing_keys(writer, architecture, config):
+    if "attention_chunk_size" in config:
+        writer.add_uint32(f"{architecture}.attention.chunk_size", config["attention_chunk_size"])
+        writer.add_uint32(f"{architecture}.attention.temperature_length", config["floor_scale"])
     if "query_pre_attn_scalar" in config:
         writer.add_float32(f"{architecture}.attention.scale", config["query_pre_attn_scalar"] ** -0.5)
         windows = [kind == "sliding_attention" for kind in config["layer_types"]]
@@ -43,8 +49,11 @@ def convert(source, config, target):
             copy_key(writer, field)
     for tensor in reader.tensors:
         values = np.array(tensor.data)
+        if tensor.tensor_type != gguf.GGMLQuantizationType.F32:
+            writer.add_tensor(tensor.name, values, raw_dtype=tensor.tensor_type)
+            continue
         bits = values.view(np.uint32)
-        if values.ndim == 2 and not (bits & 0xFFFF).any():
+        if values.ndim > 1 and not (bits & 0xFFFF).any():
             packed = (bits >> 16).astype(np.uint16)
             writer.add_tensor(tensor.name, packed.view(np.uint8), raw_dtype=gguf.GGMLQuantizationType.BF16)
         else:
