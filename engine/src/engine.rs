@@ -43,6 +43,7 @@ impl Engine {
     ) -> anyhow::Result<Self> {
         let config = plan.config.clone();
         let device = Device::cpu_with(config.threads, config.cpu_isa);
+        let _near = device.stay_near();
         let policy = match config.weights {
             Weights::Packed => WeightPolicy::Packed,
             Weights::Float32 => WeightPolicy::Float32,
@@ -137,6 +138,7 @@ struct Loop {
 
 impl Loop {
     fn run(&mut self) {
+        let _near = self.runner.stay_near();
         while self.admit_waiting_requests() {
             self.cancel_abandoned();
             let next = self.scheduler.schedule();

@@ -1,9 +1,8 @@
 //! What this machine offers: memory that is free, cores that compute and their instruction sets.
 
-use std::collections::BTreeSet;
 use std::fs;
 
-use quire_kernels::cpu::SimdLevel;
+use quire_kernels::cpu::{SimdLevel, Topology};
 
 /// Memory and cores, as far as this process may use them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +20,7 @@ impl Machine {
     pub fn detect() -> Self {
         Self {
             available_memory: available_memory(),
-            num_cores: num_cores(),
+            num_cores: Topology::detect().num_cores(),
             simd_levels: SimdLevel::available(),
         }
     }
@@ -39,18 +38,6 @@ fn available_memory() -> u64 {
 fn meminfo_available(text: &str) -> Option<u64> {
     let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
     line.split_whitespace().nth(1)?.parse::<u64>().ok()?.checked_mul(1024)
-}
-
-fn num_cores() -> usize {
-    let allowed = std::thread::available_parallelism().map_or(1, usize::from);
-    // One compute thread a physical core: two hardware threads of a core share its multipliers.
-    let physical: BTreeSet<String> = (0..allowed)
-        .filter_map(|cpu| {
-            let path = format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list");
-            fs::read_to_string(path).ok()
-        })
-        .collect();
-    if physical.is_empty() { allowed } else { physical.len().min(allowed) }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Runs one step: owns the model, its memory and the rows.
 
+use quire_kernels::cpu::StayNear;
 use quire_kernels::{Device, DeviceError};
 use quire_scheduler::{SampledSequence, SchedulerOutput, SequenceId, StepId, StepOutput};
 
@@ -83,6 +84,11 @@ impl ModelRunner {
     /// Forgets every row: the scheduler will admit all sequences anew.
     pub fn reset(&mut self) {
         self.table = new_table(&self.config);
+    }
+
+    /// Keeps the calling thread, which is to run steps, near its memory as long as the result lives.
+    pub fn stay_near(&self) -> Option<StayNear> {
+        self.device.stay_near()
     }
 
     /// One step: rows, forward pass, sampling. `result` is filled anew.

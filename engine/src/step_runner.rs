@@ -7,6 +7,8 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
+use quire_kernels::cpu::StayNear;
+
 use crate::model_runner::{ModelRunner, StepJob, StepResult};
 use crate::sequence_table::RowInit;
 
@@ -33,6 +35,14 @@ impl StepRunner {
             Self::Threaded(RunnerThread::spawn(runner))
         } else {
             Self::Inline(Box::new(InlineRunner { runner, launched: VecDeque::new() }))
+        }
+    }
+
+    /// Keeps the calling thread near the memory of the steps that it will run, if it runs them.
+    pub fn stay_near(&self) -> Option<StayNear> {
+        match self {
+            Self::Inline(inline) => inline.runner.runner.stay_near(),
+            Self::Threaded(_) => None,
         }
     }
 
@@ -140,6 +150,7 @@ impl Drop for RunnerThread {
 
 /// Runs commands until their sender is gone.
 fn serve(mut runner: GuardedRunner, inbox: &Receiver<Command>, outbox: &Sender<Reply>) {
+    let _near = runner.runner.stay_near();
     for command in inbox {
         match command {
             Command::Reset => runner.reset(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::cpu::{SimdLevel, ThreadPool};
+use crate::cpu::{SimdLevel, StayNear, ThreadPool};
 pub use crate::cuda::CudaDevice;
 use crate::cuda::DeviceBuffer;
 use crate::tensor::{DType, Tensor};
@@ -124,6 +124,14 @@ impl Device {
     /// GPU number `ordinal`.
     pub fn cuda(ordinal: usize) -> Result<Self, DeviceError> {
         CudaDevice::open(ordinal).map(Self::Cuda)
+    }
+
+    /// Keeps the calling thread, which is to run ops, near its memory as long as the result lives.
+    pub fn stay_near(&self) -> Option<StayNear> {
+        match self {
+            Self::Cpu(cpu) => cpu.pool.stay_near(),
+            Self::Cuda(_) | Self::Trace(_) => None,
+        }
     }
 
     pub fn trace() -> (Self, TraceLog) {

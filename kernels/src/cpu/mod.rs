@@ -5,8 +5,10 @@ pub(crate) mod math;
 mod pool;
 mod prefetch;
 mod simd;
+mod topology;
 
 pub use pool::ThreadPool;
 pub(crate) use pool::{Phase, ReadAhead, share};
 pub(crate) use prefetch::{CACHE_LINE, prefetch_line, prefetch_lines};
 pub use simd::SimdLevel;
+pub use topology::{StayNear, Topology};

@@ -344,23 +344,33 @@ impl DensePart {
 }
 
 /// Calls `copy(i, part)` for each part of `part_bytes` (the last may be shorter), on all threads, and gives back the
-/// pages of the file behind it.
+/// pages of the file behind it. Each thread copies what it will multiply with: memory lies near who writes it first.
 pub(super) fn copy_in_parts(
     cpu: &CpuDevice,
     bytes: FileBytes,
     part_bytes: usize,
     copy: &(dyn Fn(usize, &[u8]) + Sync),
 ) {
-    let parts_at_once = (BYTES_IN_FLIGHT / part_bytes).max(4 * cpu.pool.num_threads());
+    let num_threads = cpu.pool.num_threads();
+    let parts_at_once = (BYTES_IN_FLIGHT / part_bytes / num_threads).max(4);
     let num_parts = bytes.len().div_ceil(part_bytes);
-    for first in (0..num_parts).step_by(parts_at_once) {
-        let end = num_parts.min(first + parts_at_once);
-        cpu.pool.run(end - first, &|index| {
-            let start = (first + index) * part_bytes;
-            copy(first + index, &bytes[start..bytes.len().min(start + part_bytes)]);
+    let largest_share = num_parts.div_ceil(num_threads);
+    let bytes_of =
+        |parts: Range<usize>| parts.start * part_bytes..bytes.len().min(parts.end * part_bytes);
+    for done in (0..largest_share).step_by(parts_at_once) {
+        let next = |thread| {
+            let share = share(thread, num_threads, num_parts);
+            let first = share.end.min(share.start + done);
+            first..share.end.min(first + parts_at_once)
+        };
+        // Shares of these items are the threads' too.
+        cpu.pool.run(num_threads * parts_at_once, &|item| {
+            let part = next(item / parts_at_once).nth(item % parts_at_once);
+            part.into_iter().for_each(|part| copy(part, &bytes[bytes_of(part..part + 1)]));
         });
-        let range = first * part_bytes..bytes.len().min(end * part_bytes);
-        bytes.slice(range).expect("inside").release();
+        for parts in (0..num_threads).map(next).filter(|parts| !parts.is_empty()) {
+            bytes.slice(bytes_of(parts)).expect("inside").release();
+        }
     }
 }
 

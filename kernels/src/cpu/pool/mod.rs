@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::topology::{StayNear, Topology};
 pub(crate) use claims::share;
 use claims::{Alone, Claims, MAX_ITEMS};
 pub(crate) use read_ahead::ReadAhead;
@@ -77,14 +78,19 @@ unsafe impl Send for Shared {}
 /// `num_threads` threads, the caller of `run` included.
 pub struct ThreadPool {
     shared: Arc<Shared>,
+    /// Processors near the memory that the caller of `run` reads most; empty: any.
+    near_caller: Vec<usize>,
     workers: Vec<JoinHandle<()>>,
     /// One job at a time; the epoch that the next one begins with.
     next_epoch: Mutex<u64>,
 }
 
 impl ThreadPool {
+    /// On machines with several nodes of memory each thread stays on the processors of one.
     pub fn new(num_threads: usize) -> Self {
         let num_threads = num_threads.max(1);
+        let mut placement = Topology::detect().placement(num_threads).into_iter();
+        let near_caller = placement.next().unwrap_or_default();
         let shared = Arc::new(Shared {
             generation: AtomicU64::new(0),
             closed: AtomicU64::new(0),
@@ -102,18 +108,27 @@ impl ThreadPool {
         let workers = (1..num_threads)
             .map(|index| {
                 let shared = Arc::clone(&shared);
+                let near = placement.next().unwrap_or_default();
                 std::thread::Builder::new()
                     .name(format!("quire-compute-{index}"))
-                    .spawn(move || shared.work(index))
+                    .spawn(move || {
+                        let _near = StayNear::new(&near);
+                        shared.work(index);
+                    })
                     .expect("the operating system can start a thread at start-up")
             })
             .collect();
-        Self { shared, workers, next_epoch: Mutex::new(1) }
+        Self { shared, near_caller, workers, next_epoch: Mutex::new(1) }
     }
 
     /// Threads that share a job, the caller included.
     pub fn num_threads(&self) -> usize {
         self.workers.len() + 1
+    }
+
+    /// Keeps the calling thread, which is to call `run`, near the memory of its share.
+    pub fn stay_near(&self) -> Option<StayNear> {
+        StayNear::new(&self.near_caller)
     }
 
     /// Index of the calling thread: 0 for who calls `run`.
