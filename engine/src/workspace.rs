@@ -3,7 +3,7 @@
 use quire_kernels::{DType, Device, DeviceError, ExpertRouting, Tensor};
 
 use crate::models::DecoderSpec;
-use crate::models::spec::{AttentionDims, MoeSpec};
+use crate::models::spec::{AttentionDims, LatentSpec, MoeSpec};
 
 /// Named activation buffers; n = tokens of the step, at most `max_num_batched_tokens`.
 pub struct Workspace {
@@ -18,6 +18,15 @@ pub struct Workspace {
     pub logits: Tensor,        // [logits rows, vocab_size]
     /// Of models with experts.
     pub experts: Option<ExpertWorkspace>,
+    /// Of models whose keys and values are made of a latent vector.
+    pub latent: Option<LatentWorkspace>,
+}
+
+/// What latent attention needs.
+pub struct LatentWorkspace {
+    pub down: Tensor,    // [n, what queries are made of + kept_dim]
+    pub normed: Tensor,  // [n, what queries are made of]
+    pub queries: Tensor, // [n, num_heads key_dim], later [n, num_heads value_dim]
 }
 
 /// What a layer with experts needs; p = n · the experts of a row.
@@ -63,6 +72,12 @@ impl Workspace {
                 )?),
                 None => None,
             },
+            latent: match &spec.latent {
+                Some(latent) => {
+                    Some(LatentWorkspace::new(device, spec, latent, max_num_batched_tokens)?)
+                }
+                None => None,
+            },
         })
     }
 
@@ -76,7 +91,11 @@ impl Workspace {
         let experts = spec.moe.map_or(0, |moe| {
             ExpertWorkspace::num_bytes(&moe, spec.hidden_size, max_num_batched_tokens)
         });
-        shapes.iter().map(f32_bytes).fold(experts, u64::saturating_add)
+        let latent = spec
+            .latent
+            .map(|latent| LatentWorkspace::shapes(spec, &latent, max_num_batched_tokens));
+        let all = shapes.iter().chain(latent.iter().flatten());
+        all.map(f32_bytes).fold(experts, u64::saturating_add)
     }
 
     /// `[rows, cols]` of each buffer, in the order of the fields.
@@ -94,6 +113,26 @@ impl Workspace {
             (logits_rows, hidden),
             (logits_rows, spec.vocab_size),
         ]
+    }
+}
+
+impl LatentWorkspace {
+    fn new(
+        device: &Device,
+        spec: &DecoderSpec,
+        latent: &LatentSpec,
+        num_tokens: usize,
+    ) -> Result<Self, DeviceError> {
+        let [down, normed, queries] = Self::shapes(spec, latent, num_tokens)
+            .map(|(rows, cols)| device.allocate(DType::F32, rows, cols));
+        Ok(Self { down: down?, normed: normed?, queries: queries? })
+    }
+
+    fn shapes(spec: &DecoderSpec, latent: &LatentSpec, n: usize) -> [(usize, usize); 3] {
+        let num_heads = spec.largest(|dims| dims.num_heads);
+        let made_of = latent.query_rank.unwrap_or(num_heads * latent.key_dim());
+        let head = latent.key_dim().max(latent.value_dim);
+        [(n, made_of + latent.kept_dim()), (n, made_of), (n, num_heads * head)]
     }
 }
 

@@ -158,6 +158,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(crate::attention::cases::cases());
     cases.extend(crate::combine_experts::cases::cases());
     cases.extend(crate::copy_blocks::cases::cases());
+    cases.extend(crate::copy_heads::cases::cases());
     cases.extend(crate::embedding::cases::cases());
     cases.extend(crate::gated_mul::cases::cases());
     cases.extend(crate::gather_rows::cases::cases());

@@ -39,7 +39,7 @@ const LLAMA4_KEYS: &[(&str, KeyValue)] = &[
     ("llama4.attention.temperature_length", KeyValue::U32(32)),
 ];
 
-const FAMILIES: [Family; 23] = [
+const FAMILIES: [Family; 26] = [
     Family { name: "llama3", ..COMMITTED },
     Family { name: "llama3_k256", ..COMMITTED },
     Family { name: "smollm2", ..COMMITTED },
@@ -65,6 +65,13 @@ const FAMILIES: [Family; 23] = [
     Family { name: "gpt_oss", ..BESIDE_EXPERTS },
     Family { name: "gpt_oss_mxfp4", activations: Activations::INT16, ..COMMITTED_EXPERTS },
     Family { name: "glm4_moe", ..BESIDE_EXPERTS },
+    Family { name: "deepseek_v3", ..COMMITTED_EXPERTS },
+    Family { name: "glm4_moe_lite", ..BESIDE_EXPERTS },
+    Family {
+        name: "mistral4_vl",
+        missing_keys: &[("mistral4.attention.temperature_scale", KeyValue::F32(0.1))],
+        ..BESIDE_EXPERTS
+    },
     Family { name: "llama4_scout", ..COMMITTED_EXPERTS },
     Family { name: "llama4_scout_vl", missing_keys: LLAMA4_KEYS, ..BESIDE_EXPERTS },
     Family { name: "llama4_maverick", missing_keys: LLAMA4_KEYS, ..BESIDE_EXPERTS },

@@ -10,12 +10,16 @@ use quire_tests::{Answer, ask, options, repository, start, tiny_directory, tiny_
 const FAMILIES: [&str; 5] = ["llama3", "llama3_k256", "smollm2", "qwen2", "qwen3"];
 
 /// Those with experts, and the activations that quantized ones need; see `conformance.rs`.
-const EXPERTS: [(&str, Activations); 8] = [
+const EXPERTS: [(&str, Activations); 12] = [
     ("mixtral", Activations::INT8),
     ("qwen3_moe", Activations::INT8),
     ("gpt_oss", Activations::INT8),
     ("gpt_oss_mxfp4", Activations::INT16),
     ("glm4_moe", Activations::INT8),
+    ("deepseek_v3", Activations::INT8),
+    ("glm4_moe_lite", Activations::INT8),
+    ("mistral4", Activations::INT8),
+    ("mistral4_vl", Activations::INT8),
     ("llama4_scout", Activations::INT8),
     ("llama4_scout_vl", Activations::INT8),
     ("llama4_maverick", Activations::INT8),

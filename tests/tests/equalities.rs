@@ -75,7 +75,9 @@ fn uncached() -> EngineOptions {
 
 #[test]
 fn answers_do_not_depend_on_how_they_are_computed() {
-    for family in ["llama3", "qwen2", "qwen3", "gemma3", "gpt_oss_mxfp4", "llama4_scout"] {
+    for family in
+        ["llama3", "qwen2", "qwen3", "gemma3", "gpt_oss_mxfp4", "llama4_scout", "deepseek_v3"]
+    {
         let model = tiny_model(family);
         let requests = requests(512, 90);
         let expected = one_by_one(&start(&model, &uncached(), &[3]), &requests);
@@ -105,7 +107,7 @@ fn answers_do_not_depend_on_how_they_are_computed() {
 
 #[test]
 fn the_prefix_cache_changes_nothing_but_the_work() {
-    for family in ["llama3", "gemma3", "gpt_oss_mxfp4", "gemma4_26b"] {
+    for family in ["llama3", "gemma3", "gpt_oss_mxfp4", "gemma4_26b", "deepseek_v3"] {
         let model = tiny_model(family);
         let requests = requests(512, 90);
         let expected = one_by_one(&start(&model, &uncached(), &[3]), &requests);

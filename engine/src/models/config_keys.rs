@@ -1,10 +1,10 @@
 //! Reads what Llama-style config.json files share, with the checks that keep later arithmetic safe.
 
-use anyhow::{bail, ensure};
+use anyhow::{Context, bail, ensure};
 use quire_kernels::{Activation, RopeStyle};
 
 use super::rope::{RopeScaling, RopeSpec, yarn_mscale};
-use super::spec::{AttentionDims, DecoderSpec, FfnSpec, LayerSpec};
+use super::spec::{AttentionDims, DecoderSpec, FfnSpec, LayerSpec, QueryScale};
 use crate::weights::directory::{ConfigSection, ModelDirectory};
 
 const DEFAULT_THETA: f32 = 10_000.0;
@@ -31,6 +31,27 @@ impl<'a> ConfigKeys<'a> {
         self.directory.has_tensor(name)
     }
 
+    /// A number of `rope_parameters`, or of older files `rope_scaling`.
+    pub(super) fn rope_scale(&self, key: &str) -> anyhow::Result<Option<f32>> {
+        let text = self.text();
+        let section = match text.section("rope_parameters")? {
+            Some(section) => Some(section),
+            None => text.section("rope_scaling")?,
+        };
+        let number = section.map(|section| section.number(key)).transpose()?.flatten();
+        Ok(number.map(|number| number as f32).filter(|number| number.is_finite()))
+    }
+
+    /// How Ministral 3 and Mistral Small 4 let queries grow.
+    pub(super) fn query_scale(&self) -> anyhow::Result<Option<QueryScale>> {
+        let Some(beta) = self.rope_scale("llama_4_scaling_beta")? else { return Ok(None) };
+        let length = self.rope_scale("original_max_position_embeddings")?;
+        let length = length.filter(|&length| length >= 1.0);
+        let length = length.context("original_max_position_embeddings is missing")?;
+        let original_context_length = length as u32;
+        Ok(Some(QueryScale { beta, original_context_length, offset: 0, without_rope: false }))
+    }
+
     /// The spec without architecture-specific switches.
     pub(super) fn llama_like(&self) -> anyhow::Result<DecoderSpec> {
         let text = self.directory.config().text();
@@ -52,6 +73,7 @@ impl<'a> ConfigKeys<'a> {
             context_length: text.dimension("max_position_embeddings")? as u32,
             layers: layers(&text, layer, num_layers)?,
             ropes: vec![rope(&text, attention.head_dim)?],
+            latent: None,
             moe: None,
             norm_eps: text.require_positive("rms_norm_eps")?,
             qkv_bias: self.has_tensor("blk.0.attn_q.bias"),

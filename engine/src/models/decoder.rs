@@ -1,12 +1,12 @@
 //! The generic decoder: one forward pass for every architecture a `DecoderSpec` can describe, on every device.
 
 use anyhow::bail;
-use quire_kernels::{Device, LinearWeight, embedding, gather_rows, linear, softcap};
+use quire_kernels::{Device, KvLayer, LinearWeight, embedding, gather_rows, linear, softcap};
 
 use super::spec::{DecoderSpec, FfnSpec, LayerSpec};
 use crate::kv_cache::KvCache;
 use crate::layers::{
-    Attention, Before, BlockNorm, Mlp, Moe, Norm, ParallelMoe, Positions, PostNorm,
+    Attention, Before, BlockNorm, LatentAttention, Mlp, Moe, Norm, ParallelMoe, Positions, PostNorm,
 };
 use crate::step_input::StepInput;
 use crate::weights::WeightLoader;
@@ -25,11 +25,16 @@ pub struct Decoder {
 
 struct Layer {
     attention_norm: Norm,
-    attention: Attention,
+    attention: AnyAttention,
     post_attention_norm: Option<PostNorm>,
     mlp_norm: Norm,
     ffn: Ffn,
     post_mlp_norm: Option<PostNorm>,
+}
+
+enum AnyAttention {
+    Heads(Attention),
+    Latent(LatentAttention),
 }
 
 #[expect(clippy::large_enum_variant, reason = "one a layer")]
@@ -156,12 +161,60 @@ impl Layer {
         };
         Ok(Self {
             attention_norm: load_norm(spec, loader, "attn_norm.weight")?,
-            attention: Attention::load(spec, layer, loader)?,
+            attention: AnyAttention::load(spec, layer, loader)?,
             post_attention_norm: post_norm("post_attention_norm.weight", 1.0)?,
             mlp_norm: load_norm(spec, loader, mlp_norm)?,
             ffn: Ffn::load(spec, layer, loader)?,
             post_mlp_norm: post_norm("post_ffw_norm.weight", scale)?,
         })
+    }
+}
+
+impl AnyAttention {
+    fn load(spec: &DecoderSpec, layer: &LayerSpec, loader: &WeightLoader) -> anyhow::Result<Self> {
+        Ok(match &spec.latent {
+            Some(latent) => Self::Latent(LatentAttention::load(spec, layer, latent, loader)?),
+            None => Self::Heads(Attention::load(spec, layer, loader)?),
+        })
+    }
+
+    /// In the order of their use.
+    fn weights_mut(&mut self) -> Vec<&mut LinearWeight> {
+        match self {
+            Self::Heads(attention) => attention.weights_mut().into(),
+            Self::Latent(attention) => attention.weights_mut(),
+        }
+    }
+
+    /// The rows of the step after `norm` → `ws.attention_out`.
+    fn attend(
+        &self,
+        device: &Device,
+        ws: &mut Workspace,
+        norm: BlockNorm,
+        cache: &mut KvLayer,
+        at: (&StepInput, &Positions),
+    ) {
+        match self {
+            Self::Heads(attention) => attention.attend(device, ws, norm, cache, at),
+            Self::Latent(attention) => attention.attend(device, ws, norm, cache, at),
+        }
+    }
+
+    /// `ws.attention_out` → `ws.block_out`.
+    fn project(&self, device: &Device, ws: &mut Workspace, n: usize) {
+        match self {
+            Self::Heads(attention) => attention.project(device, ws, n),
+            Self::Latent(attention) => attention.project(device, ws, n),
+        }
+    }
+
+    /// As `project`, with only the rows `kept` of the step from here on.
+    fn project_rows(&self, device: &Device, ws: &mut Workspace, kept: &[u32]) {
+        match self {
+            Self::Heads(attention) => attention.project_rows(device, ws, kept),
+            Self::Latent(attention) => attention.project_rows(device, ws, kept),
+        }
     }
 }
 

@@ -31,6 +31,19 @@ impl<'a> Keys<'a> {
     pub(super) fn llama_like(&self, style: RopeStyle) -> anyhow::Result<DecoderSpec> {
         let hidden_size = self.dimension("embedding_length")?;
         let num_heads = self.dimension("attention.head_count")?;
+        let (key_length, value_length) = ("attention.key_length", "attention.value_length");
+        let head_dim = self.head_dim(key_length, value_length, hidden_size / num_heads)?;
+        self.with_head_dim(style, head_dim)
+    }
+
+    /// As `llama_like`, with heads of so many channels.
+    pub(super) fn with_head_dim(
+        &self,
+        style: RopeStyle,
+        head_dim: usize,
+    ) -> anyhow::Result<DecoderSpec> {
+        let hidden_size = self.dimension("embedding_length")?;
+        let num_heads = self.dimension("attention.head_count")?;
         let embedding = self.file.tensor("token_embd.weight");
         let embedding = embedding.context("the file has no tensor \"token_embd.weight\"")?;
         let vocab_size = *embedding.dims.get(1).context("\"token_embd.weight\" is not a matrix")?;
@@ -45,8 +58,6 @@ impl<'a> Keys<'a> {
             self.key("block_count")
         );
         let context_length = self.dimension("context_length")? as u32;
-        let (key_length, value_length) = ("attention.key_length", "attention.value_length");
-        let head_dim = self.head_dim(key_length, value_length, hidden_size / num_heads)?;
         Ok(DecoderSpec {
             architecture: self.architecture,
             hidden_size,
@@ -54,6 +65,7 @@ impl<'a> Keys<'a> {
             context_length,
             layers: self.layers(num_layers, num_heads, head_dim)?,
             ropes: vec![self.rope(head_dim, context_length, style)?],
+            latent: None,
             moe: None,
             norm_eps: self.norm_eps()?,
             qkv_bias: ["blk.0.attn_q.bias", "blk.0.attn_qkv.bias"]

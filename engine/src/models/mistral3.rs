@@ -9,7 +9,11 @@ use super::spec::{DecoderSpec, QueryScale};
 pub(super) fn spec(keys: &Keys) -> anyhow::Result<DecoderSpec> {
     // Converters permute q and k, so that neighbouring channels form the pairs.
     let spec = keys.llama_like(RopeStyle::Interleaved)?.with_window(keys.window()?, |_| true);
-    let query_scale = match keys.number("attention.temperature_scale")? {
+    Ok(DecoderSpec { query_scale: query_scale(keys)?, ..spec })
+}
+
+pub(super) fn query_scale(keys: &Keys) -> anyhow::Result<Option<QueryScale>> {
+    Ok(match keys.number("attention.temperature_scale")? {
         None | Some(0.0) => None,
         Some(beta) => {
             let length = keys.original_context_length()?;
@@ -19,6 +23,5 @@ pub(super) fn spec(keys: &Keys) -> anyhow::Result<DecoderSpec> {
             let (offset, without_rope) = (0, false);
             Some(QueryScale { beta, original_context_length, offset, without_rope })
         }
-    };
-    Ok(DecoderSpec { query_scale, ..spec })
+    })
 }

@@ -3,6 +3,7 @@
 mod config_keys;
 mod config_moe;
 pub mod decoder;
+mod deepseek2;
 mod gemma;
 mod gemma2;
 mod gemma3;
@@ -42,7 +43,7 @@ type SpecReader = fn(&Keys) -> anyhow::Result<DecoderSpec>;
 type ConfigReader = fn(&ConfigKeys) -> anyhow::Result<DecoderSpec>;
 
 /// `general.architecture` → how to read its spec.
-const ARCHITECTURES: [(&str, SpecReader); 14] = [
+const ARCHITECTURES: [(&str, SpecReader); 16] = [
     ("llama", llama::spec),
     ("llama4", llama4::spec),
     ("qwen2", qwen2::spec),
@@ -52,6 +53,8 @@ const ARCHITECTURES: [(&str, SpecReader); 14] = [
     ("gemma2", gemma2::spec),
     ("gemma3", gemma3::spec),
     ("gemma4", gemma4::spec),
+    ("deepseek2", deepseek2::spec),
+    ("mistral4", deepseek2::mistral4),
     ("glm4moe", glm4moe::spec),
     ("gpt-oss", gpt_oss::spec),
     ("phi3", phi3::spec),
@@ -60,7 +63,7 @@ const ARCHITECTURES: [(&str, SpecReader); 14] = [
 ];
 
 /// `model_type` of a config.json → the architecture, and how to read its spec.
-const MODEL_TYPES: [(&str, &str, ConfigReader); 10] = [
+const MODEL_TYPES: [(&str, &str, ConfigReader); 13] = [
     ("llama", "llama", llama::spec_of_config),
     ("mistral", "llama", llama::spec_of_config),
     ("qwen2", "qwen2", qwen2::spec_of_config),
@@ -70,6 +73,9 @@ const MODEL_TYPES: [(&str, &str, ConfigReader); 10] = [
     ("qwen3_moe", "qwen3moe", qwen3moe::spec_of_config),
     ("glm4_moe", "glm4moe", glm4moe::spec_of_config),
     ("gpt_oss", "gpt-oss", gpt_oss::spec_of_config),
+    ("deepseek_v3", "deepseek2", deepseek2::spec_of_config),
+    ("glm4_moe_lite", "deepseek2", deepseek2::spec_of_config),
+    ("mistral4", "mistral4", deepseek2::mistral4_of_config),
     ("llama4_text", "llama4", llama4::spec_of_config),
 ];
 

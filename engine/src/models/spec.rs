@@ -19,6 +19,8 @@ pub struct DecoderSpec {
     pub layers: Vec<LayerSpec>,
     /// The rotations that layers refer to.
     pub ropes: Vec<RopeSpec>,
+    /// Keys and values of all layers come from a latent vector.
+    pub latent: Option<LatentSpec>,
     /// The experts of all layers that have some.
     pub moe: Option<MoeSpec>,
     pub norm_eps: f32,
@@ -65,6 +67,37 @@ pub struct LayerSpec {
     /// Values are projected by the weight of the keys.
     pub shares_key_weight: bool,
     pub ffn: FfnSpec,
+}
+
+/// Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): keys and values of all heads are projections of one latent
+/// vector a position, and so only that is kept, beside a rotated key that all heads share. In `LayerSpec::attention` this
+/// is one KV head of `kept_dim` channels: the rotated ones, then the latent ones.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LatentSpec {
+    /// Channels of the vector that queries are projections of; none: they come from the residual stream.
+    pub query_rank: Option<usize>,
+    /// Channels of the latent vector.
+    pub rank: usize,
+    /// Channels of a head that rotate.
+    pub rope_dim: usize,
+    /// Channels of a head's key that do not.
+    pub nope_dim: usize,
+    /// Channels of a head's value.
+    pub value_dim: usize,
+    /// Of the norms of both vectors.
+    pub norm_eps: f32,
+}
+
+impl LatentSpec {
+    /// Channels of a head's query and key.
+    pub fn key_dim(&self) -> usize {
+        self.nope_dim + self.rope_dim
+    }
+
+    /// Channels that are kept of a position.
+    pub fn kept_dim(&self) -> usize {
+        self.rope_dim + self.rank
+    }
 }
 
 /// What follows the attention in a layer.

@@ -6,7 +6,7 @@ use quire_kernels::{Activation, DType, Device, RopeStyle, RouterScores, RouterSp
 use super::Decoder;
 use super::rope::{RopeScaling, RopeSpec};
 use super::spec::{
-    AttentionDims, DecoderSpec, ExpertLayout, FfnSpec, LayerSpec, MoeSpec, QueryScale,
+    AttentionDims, DecoderSpec, ExpertLayout, FfnSpec, LatentSpec, LayerSpec, MoeSpec, QueryScale,
     SharedExpertSpec,
 };
 use crate::cache_layout::CacheLayout;
@@ -30,6 +30,7 @@ fn spec() -> DecoderSpec {
             ffn: FfnSpec::Dense(48),
         }],
         ropes: vec![rope(8, RopeStyle::Interleaved)],
+        latent: None,
         moe: None,
         norm_eps: 1e-5,
         qkv_bias: false,
@@ -420,6 +421,52 @@ fn qwen2moe_has_experts_and_one_for_every_row() {
             expert_linear 4 of 4x16 -> 32, 8 experts
             linear 2x32 -> 1
             combine_experts 2x32 of 4, gated shared
+            add_rms_norm 2x32
+            gather_rows 2 of 8x32
+            linear 2x32 -> 100"#]],
+    );
+}
+
+#[test]
+fn deepseek2_keeps_latent_vectors() {
+    let latent = LatentSpec {
+        query_rank: Some(12),
+        rank: 16,
+        rope_dim: 4,
+        nope_dim: 6,
+        value_dim: 8,
+        norm_eps: 1e-6,
+    };
+    let attention = AttentionDims { num_heads: 2, num_kv_heads: 1, head_dim: 20 };
+    let layers = vec![LayerSpec { attention, ..spec().layers[0] }];
+    let ropes = vec![rope(4, RopeStyle::Interleaved)];
+    let latent = Some(latent);
+    check(
+        DecoderSpec { architecture: "deepseek2", layers, ropes, latent, ..spec() },
+        expect![[r#"
+            embedding 3x32
+            rms_norm 3x32
+            linear 3x32 -> 32
+            rms_norm 3x12
+            linear 3x12 -> 20
+            copy_heads 3 rows, 1 heads of 4
+            rms_norm 3x16
+            copy_heads 3 rows, 1 heads of 4
+            rms_norm 3x16
+            copy_heads 3 rows, 2 heads of 4
+            linear 3x6 -> 16
+            linear 3x6 -> 16
+            rope_write_kv 3 rows, 2+1 heads of 20, Interleaved 4, F16
+            attention 3 rows of 2 sequences, 2/1 heads of 20, F16
+            gather_rows 2 of 8x32
+            gather_rows 2 of 8x40
+            linear 2x16 -> 8
+            linear 2x16 -> 8
+            linear 2x16 -> 32
+            add_rms_norm 2x32
+            linear 2x32 -> 96
+            gated_mul 2x48 Silu
+            linear 2x48 -> 32
             add_rms_norm 2x32
             gather_rows 2 of 8x32
             linear 2x32 -> 100"#]],

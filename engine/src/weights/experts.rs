@@ -6,7 +6,7 @@ use quire_kernels::{
 };
 
 use super::loader::{HostTensor, WeightLoader, factors_beside, find};
-use crate::models::spec::{ExpertLayout, MoeSpec};
+use crate::models::spec::{ExpertLayout, LatentSpec, MoeSpec};
 
 /// A projection of all experts.
 struct Projection {
@@ -53,6 +53,54 @@ impl WeightLoader<'_> {
             down_bias = Some(self.matrix("ffn_down_exps.bias", num_experts, hidden_size)?);
         }
         Ok((ExpertWeights::new(gate_up, gate_up_bias), ExpertWeights::new(down, down_bias)))
+    }
+
+    /// What makes a latent vector of a head's query, and a head's value of a latent vector. Files have the two apart, or
+    /// as what makes keys and values (`attn_kv_b.weight`), where the first lies transposed.
+    pub fn latent(
+        &self,
+        latent: &LatentSpec,
+        num_heads: usize,
+    ) -> anyhow::Result<(Vec<LinearWeight>, Vec<LinearWeight>)> {
+        let &LatentSpec { rank, nope_dim, value_dim, .. } = latent;
+        let (name, heads) = ("attn_kv_b.weight", num_heads);
+        if !self.has(name) || self.source().is_none() {
+            let layout = ExpertLayout::Rows;
+            let of_heads = |out_features, in_features| Projection {
+                num_experts: heads,
+                out_features,
+                in_features,
+                layout,
+            };
+            let keys =
+                self.projection(["attn_k_b.weight", "attn_k_b"], &of_heads(rank, nope_dim))?;
+            let values =
+                self.projection(["attn_v_b.weight", "attn_v_b"], &of_heads(value_dim, rank))?;
+            return Ok((keys, values));
+        }
+        let source = self.source().context("only files have weights")?;
+        let tensor = find(source, &self.full_name(name), heads * (nope_dim + value_dim), rank)?;
+        ensure!(
+            tensor.format.block_elements() == 1,
+            "tensor \"{}\" is {}, which cannot be transposed",
+            source.name_in_file(&self.full_name(name)),
+            tensor.format
+        );
+        let element = tensor.format.block_bytes();
+        let row_bytes = rank * element;
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        for head in 0..heads {
+            let first = head * (nope_dim + value_dim);
+            let rows = |from: usize, count: usize| {
+                let bytes = from * row_bytes..(from + count) * row_bytes;
+                tensor.bytes.slice(bytes).expect("checked")
+            };
+            let key = columns_as_rows(&rows(first, nope_dim), element, rank, (0..rank).collect());
+            keys.push(self.pack(name, tensor.format, (&key).into(), rank, nope_dim)?);
+            let value = rows(first + nope_dim, value_dim);
+            values.push(self.pack(name, tensor.format, value, value_dim, rank)?);
+        }
+        Ok((keys, values))
     }
 
     /// The weight of each expert: of the tensor of all of them, or of `<one>.<expert>.weight`.

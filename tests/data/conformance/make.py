@@ -15,7 +15,7 @@ import numpy as np
 
 FAMILIES = [
     "llama3", "llama3_k256", "smollm2", "qwen2", "qwen3", "gemma3", "phi4mini", "ministral3",
-    "gpt_oss_mxfp4", "llama4_scout", "gemma4_26b",
+    "gpt_oss_mxfp4", "llama4_scout", "gemma4_26b", "deepseek_v3",
 ]
 DIRECTORIES = ["llama3", "qwen3", "gpt_oss_mxfp4"]
 FILES = ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
