@@ -7,11 +7,13 @@
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
 
+use crate::cuda::Pointer;
 use crate::device::{Device, DeviceError};
 use crate::tensor::{DType, Tensor};
 
 /// Keys `[num_blocks][num_kv_heads][head_dim][block_size]` and values `[num_blocks][num_kv_heads][block_size][head_dim]`,
-/// of F32, F16 or BF16. Scores add up channels and the output adds up positions: so both read vectors as they lie.
+/// of F32, F16 or BF16. Scores add up channels and the output adds up positions: so both read vectors as they lie. On
+/// CUDA keys lie as values do: a tile of them goes into matrix instructions as it is.
 #[derive(Debug)]
 pub struct KvLayer {
     keys: Tensor,
@@ -93,10 +95,23 @@ impl KvLayer {
         let size = self.dtype().size();
         let (key, value) = self.first_elements(block, kv_head, offset);
         let elements = |tensor: &Tensor, start: usize, stride: usize| {
-            let starts = (0..self.head_dim).map(|d| (start + d * stride) * size);
-            starts.map(|at| widen(&tensor.bytes()[at..at + size], tensor.dtype())).collect()
+            let len = ((self.head_dim - 1) * stride + 1) * size;
+            let bytes = tensor.read_range(start * size..start * size + len);
+            let elements = bytes.chunks(size).step_by(stride);
+            elements.map(|element| widen(element, tensor.dtype())).collect()
         };
-        (elements(&self.keys, key, self.block_size), elements(&self.values, value, 1))
+        let key_stride = if self.keys.is_on_cuda() { 1 } else { self.block_size };
+        (elements(&self.keys, key, key_stride), elements(&self.values, value, 1))
+    }
+
+    /// Where the keys begin in the memory of a GPU: `[num_blocks][num_kv_heads][block_size][head_dim]` there.
+    pub(crate) fn key_pointer(&self) -> Pointer {
+        self.keys.view().pointer()
+    }
+
+    /// Where the values begin in the memory of a GPU, laid out as the keys are there.
+    pub(crate) fn value_pointer(&self) -> Pointer {
+        self.values.view().pointer()
     }
 
     /// Copies whole blocks, in order.
@@ -105,7 +120,7 @@ impl KvLayer {
             let size = tensor.cols() * tensor.dtype().size();
             for &(source, destination) in copies {
                 let start = source as usize * size;
-                tensor.bytes_mut().copy_within(start..start + size, destination as usize * size);
+                tensor.copy_within(start..start + size, destination as usize * size);
             }
         }
     }
@@ -145,7 +160,8 @@ impl KvLayer {
     /// The index of channel 0 of a key and of a value.
     fn first_elements(&self, block: usize, kv_head: usize, offset: usize) -> (usize, usize) {
         let page = (block * self.num_kv_heads + kv_head) * self.block_size * self.head_dim;
-        (page + offset, page + offset * self.head_dim)
+        let value = page + offset * self.head_dim;
+        (if self.keys.is_on_cuda() { value } else { page + offset }, value)
     }
 }
 

@@ -7,6 +7,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use crate::cuda::{DeviceBuffer, Pointer};
+use crate::device::DeviceError;
 
 /// Element type of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -161,6 +162,44 @@ impl Tensor {
             Some(Storage::Cuda(buffer)) => buffer.write(start, bytes),
             None => panic!("only traced ops touch tensors without memory"),
         }
+    }
+
+    /// As `read_bytes`, of `range`.
+    pub(crate) fn read_range(&self, range: Range<usize>) -> Vec<u8> {
+        match &self.storage {
+            Some(Storage::Cuda(buffer)) => {
+                let mut bytes = vec![0; range.len()];
+                buffer.read(range.start, &mut bytes);
+                bytes
+            }
+            _ => self.bytes()[range].to_vec(),
+        }
+    }
+
+    /// Copies bytes to another place of the same tensor.
+    pub(crate) fn copy_within(&mut self, range: Range<usize>, start: usize) {
+        match &mut self.storage {
+            Some(Storage::Cuda(buffer)) => {
+                if range.start != start {
+                    buffer.copy(start, buffer, range.start, range.len());
+                }
+            }
+            _ => self.bytes_mut().copy_within(range, start),
+        }
+    }
+
+    /// Tensors of one type and width on one GPU, as one with all their rows.
+    pub(crate) fn stacked_on_cuda(parts: &[&Self]) -> Result<Self, DeviceError> {
+        let buffers: Vec<&DeviceBuffer> = parts
+            .iter()
+            .map(|part| match &part.storage {
+                Some(Storage::Cuda(buffer)) => buffer,
+                _ => panic!("{part:?} is not on a GPU"),
+            })
+            .collect();
+        let rows = parts.iter().map(|part| part.rows).sum();
+        let buffer = DeviceBuffer::concatenated(&buffers)?;
+        Ok(Self::on_cuda(buffer, parts[0].dtype, rows, parts[0].cols))
     }
 
     /// All elements, wherever they lie, widened; of F32, F16 and BF16.

@@ -1,11 +1,11 @@
 //! Shapes that test and time `copy_blocks`.
 
 use super::{copy_blocks, reference};
-use crate::cases::{Case, Work, random_f32};
+use crate::cases::{Case, Kind, Work, in_place, random_activations};
 use crate::device::Device;
 use crate::kv_layer::{KvLayer, rounded};
 use crate::rope_write_kv::{RopeWriteKv, rope_write_kv};
-use crate::tensor::{DType, ViewMut};
+use crate::tensor::DType;
 
 const NUM_BLOCKS: usize = 6;
 /// A chain, a block onto itself, and one source for two.
@@ -18,7 +18,7 @@ pub fn cases() -> Vec<Case> {
 fn case(dtype: DType, block_size: usize, num_kv_heads: usize, head_dim: usize) -> Case {
     let num_slots = NUM_BLOCKS * block_size;
     let cols = 2 * num_kv_heads * head_dim;
-    let kv = random_f32(41, num_slots * cols);
+    let kv = random_activations(41, num_slots * cols);
     let start = kv.clone();
     let copied = COPIES.len() * KvLayer::bytes_per_block(dtype, block_size, num_kv_heads, head_dim);
     Case {
@@ -29,6 +29,7 @@ fn case(dtype: DType, block_size: usize, num_kv_heads: usize, head_dim: usize) -
         cuda_tolerance: 0.0,
         output_len: num_slots * cols,
         run: Box::new(move |device, output| {
+            let dtype = if let Device::Cuda(_) = device { DType::BF16 } else { dtype };
             let mut cache =
                 KvLayer::new(device, dtype, NUM_BLOCKS, block_size, num_kv_heads, head_dim)
                     .expect("a small cache");
@@ -61,7 +62,9 @@ fn fill(device: &Device, cache: &mut KvLayer, kv: &[f32]) {
         norm: None,
     };
     let mut kv = kv.to_vec();
-    rope_write_kv(device, ViewMut::from_f32(&mut kv, slots.len(), cols), cache, &args);
+    in_place(device, Kind::Activations, &mut kv, (slots.len(), cols), |kv| {
+        rope_write_kv(device, kv, cache, &args);
+    });
 }
 
 fn read(cache: &KvLayer, output: &mut [f32]) {

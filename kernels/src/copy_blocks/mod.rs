@@ -2,6 +2,7 @@
 
 pub mod cases;
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use crate::device::Device;
@@ -15,7 +16,7 @@ pub fn copy_blocks(device: &Device, cache: &mut KvLayer, copies: &[(u32, u32)]) 
     assert!(copies.iter().all(|&(from, to)| is_inside(from) && is_inside(to)), "of {num_blocks}");
     match device {
         Device::Cpu(_) => cpu::copy_blocks(cache, copies),
-        Device::Cuda(_) => crate::cuda::missing("copy_blocks"),
+        Device::Cuda(_) => cuda::copy_blocks(cache, copies),
         Device::Trace(log) => log.push(format!("copy_blocks {}", copies.len())),
     }
 }

@@ -1,7 +1,5 @@
 //! Matrix products of dense weights, by cuBLASLt: its descriptors and algorithms are chosen once for each shape.
 
-#![allow(dead_code, reason = "the op that multiplies follows")]
-
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -48,6 +46,8 @@ struct Shape {
     x_stride: usize,
     out_dtype: DType,
     has_bias: bool,
+    /// Bytes that weight, x and out are aligned to, at most 256.
+    alignments: [u32; 3],
 }
 
 /// Descriptors and the algorithm of one shape.
@@ -150,6 +150,11 @@ impl Product {
             x_stride: self.x_stride,
             out_dtype: self.out_dtype,
             has_bias: self.bias.is_some(),
+            alignments: [
+                alignment(self.weight, self.in_features, DType::BF16),
+                alignment(self.x, self.x_stride, DType::BF16),
+                alignment(self.out, self.out_stride, self.out_dtype),
+            ],
         }
     }
 }
@@ -198,11 +203,15 @@ impl Plan {
             out: layout(out_type, out_features, rows, out_stride)?,
             algorithm: Algorithm { data: [0; 8] },
         };
-        plan.algorithm = plan.best_algorithm(handle)?;
+        plan.algorithm = plan.best_algorithm(handle, shape.alignments)?;
         Ok(plan)
     }
 
-    fn best_algorithm(&self, handle: cublasLtHandle_t) -> Result<Algorithm, DeviceError> {
+    fn best_algorithm(
+        &self,
+        handle: cublasLtHandle_t,
+        [weight, x, out]: [u32; 3],
+    ) -> Result<Algorithm, DeviceError> {
         let mut preference = std::ptr::null_mut();
         let bytes = WORKSPACE_BYTES;
         let mut count = 0;
@@ -222,6 +231,18 @@ impl Plan {
                     size_of::<usize>(),
                 ),
             )?;
+            for (attribute, alignment) in [
+                (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, weight),
+                (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, x),
+                (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, out),
+                (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, out),
+            ] {
+                let value = (&raw const alignment).cast();
+                check(
+                    "cublasLtMatmulPreferenceSetAttribute",
+                    sys::cublasLtMatmulPreferenceSetAttribute(preference, attribute, value, 4),
+                )?;
+            }
             let result = sys::cublasLtMatmulAlgoGetHeuristic(
                 handle,
                 self.operation,
@@ -281,6 +302,12 @@ fn set<T>(
         let value: *const T = value;
         sys::cublasLtMatmulDescSetAttribute(operation, attribute, value.cast(), size_of::<T>())
     })
+}
+
+/// What the beginning of every row is a multiple of, in bytes, at most 256.
+fn alignment(pointer: Pointer, stride: usize, dtype: DType) -> u32 {
+    let bits = pointer.0 | (stride * dtype.size()) as u64 | 256;
+    1 << bits.trailing_zeros()
 }
 
 fn address(pointer: Pointer) -> *mut c_void {

@@ -17,6 +17,9 @@ const MAX_ARGUMENTS: usize = 32;
 /// Dynamic shared memory that a kernel has without asking for it, in bytes.
 const PLAIN_SHARED_BYTES: usize = 48 << 10;
 
+/// Where the second dimension of a grid ends.
+const MAX_GRID_ROWS: usize = 65_535;
+
 /// A kernel that is loaded.
 pub(super) struct Kernel {
     function: CUfunction,
@@ -41,6 +44,14 @@ pub(crate) struct Grid {
 impl Grid {
     pub(crate) fn new(blocks: usize, threads: usize) -> Self {
         Self { blocks: [blocks, 1, 1], threads, shared_bytes: 0 }
+    }
+
+    /// A thread for each `at_once` columns, a row of blocks for each row.
+    pub(crate) fn elementwise(rows: usize, cols: usize, at_once: usize) -> Self {
+        const THREADS: usize = 256;
+        assert!(rows <= MAX_GRID_ROWS, "{rows} rows in one launch");
+        let blocks = [cols.div_ceil(at_once * THREADS), rows, 1];
+        Self { blocks, threads: THREADS, shared_bytes: 0 }
     }
 }
 

@@ -75,6 +75,36 @@ impl DeviceBuffer {
     }
 }
 
+impl DeviceBuffer {
+    /// Copies bytes of `from`, which may be this buffer, after everything that was launched.
+    pub(crate) fn copy(&self, start: usize, from: &Self, from_start: usize, bytes: usize) {
+        assert!(
+            start + bytes <= self.bytes && from_start + bytes <= from.bytes,
+            "beyond the buffer"
+        );
+        if bytes == 0 {
+            return;
+        }
+        let (to, source) = (self.address + start as u64, from.address + from_start as u64);
+        // SAFETY: inside both buffers, which live until the driver has freed them behind this copy.
+        expect("cuMemcpyDtoDAsync", unsafe {
+            sys::cuMemcpyDtoDAsync_v2(to, source, bytes, self.context.stream())
+        });
+    }
+
+    /// All bytes of the buffers, one after the other.
+    pub(crate) fn concatenated(buffers: &[&Self]) -> Result<Self, DeviceError> {
+        let context = &buffers.first().expect("some buffers").context;
+        let all = Self::zeroed(context, buffers.iter().map(|buffer| buffer.bytes).sum())?;
+        let mut start = 0;
+        for buffer in buffers {
+            all.copy(start, buffer, 0, buffer.bytes);
+            start += buffer.bytes;
+        }
+        Ok(all)
+    }
+}
+
 impl Drop for DeviceBuffer {
     fn drop(&mut self) {
         if self.address != 0 {

@@ -1,10 +1,9 @@
 //! Shapes that test and time `embedding`.
 
 use super::{embedding, reference};
-use crate::cases::{Case, Work};
+use crate::cases::{Case, Kind, Work, in_place};
 use crate::linear::cases::random_weight_bytes;
 use crate::linear::{LinearWeight, WeightFormat, WeightPolicy, dequantize_row};
-use crate::tensor::ViewMut;
 
 const VOCABULARY: usize = 23;
 const HIDDEN: usize = 512;
@@ -39,7 +38,9 @@ fn case(n: usize, format: WeightFormat, scale: f32) -> Case {
                 LinearWeight::from_gguf(device, format, bytes, rows, HIDDEN, policy).expect("valid")
             };
             let table = LinearWeight::stack(parts.iter().zip(&bytes).map(load).collect());
-            embedding(device, ViewMut::from_f32(output, n, HIDDEN), (&input).into(), &table, scale);
+            in_place(device, Kind::Numbers, output, (n, HIDDEN), |out| {
+                embedding(device, out, (&input).into(), &table, scale);
+            });
         }),
         reference: Box::new(move || reference::embedding(&ids, &table, HIDDEN, scale)),
     }

@@ -3,6 +3,7 @@
 
 pub mod cases;
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use crate::device::Device;
@@ -17,7 +18,7 @@ pub fn embedding(device: &Device, out: ViewMut, ids: Indices, table: &LinearWeig
     assert!(ids.iter().all(|&id| (id as usize) < table.out_features()), "token id out of range");
     match device {
         Device::Cpu(cpu) => cpu::embedding(cpu, &out, ids.host(), table, scale),
-        Device::Cuda(_) => crate::cuda::missing("embedding"),
+        Device::Cuda(cuda) => cuda::embedding(cuda, &out, ids, table, scale),
         Device::Trace(log) => log.push(format!("embedding {}x{}", out.rows(), out.cols())),
     }
 }

@@ -1,8 +1,7 @@
 //! Shapes that test and time `gated_mul`.
 
 use super::{Activation, gated_mul, reference};
-use crate::cases::{Case, Work, random_f32};
-use crate::tensor::{View, ViewMut};
+use crate::cases::{Case, Input, Kind, Work, in_place, random_f32, rounded_to_bf16};
 
 const SHAPES: [(usize, usize); 5] = [(1, 1), (3, 7), (5, 65), (1, 5000), (512, 1536)];
 
@@ -15,9 +14,9 @@ pub fn cases() -> Vec<Case> {
 
 fn case(rows: usize, cols: usize, activation: Activation) -> Case {
     // Up to ±120, so that both ends of the exponential are met.
-    let gate_up: Vec<f32> =
-        random_f32(21, rows * 2 * cols).iter().map(|x| x.powi(3) * 120.0).collect();
-    let input = gate_up.clone();
+    let gate_up = random_f32(21, rows * 2 * cols).iter().map(|x| x.powi(3) * 120.0).collect();
+    let gate_up = rounded_to_bf16(gate_up);
+    let mut input = Input::new(Kind::Activations, gate_up.clone(), rows, 2 * cols);
     let num_elements = (rows * cols) as u64;
     Case {
         op: "gated_mul",
@@ -27,8 +26,10 @@ fn case(rows: usize, cols: usize, activation: Activation) -> Case {
         cuda_tolerance: crate::cases::BF16_TOLERANCE,
         output_len: rows * cols,
         run: Box::new(move |device, output| {
-            let gate_up = View::from_f32(&input, rows, 2 * cols);
-            gated_mul(device, ViewMut::from_f32(output, rows, cols), gate_up, activation);
+            let gate_up = input.view(device);
+            in_place(device, Kind::Activations, output, (rows, cols), |out| {
+                gated_mul(device, out, gate_up, activation);
+            });
         }),
         reference: Box::new(move || {
             let row = |row: &[f32]| {

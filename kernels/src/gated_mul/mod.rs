@@ -3,10 +3,11 @@
 
 pub mod cases;
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use crate::device::Device;
-use crate::tensor::{DType, View, ViewMut};
+use crate::tensor::{View, ViewMut};
 
 /// What the gate goes through.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -26,13 +27,13 @@ pub struct Gated<'a> {
     pub activation: Activation,
 }
 
-/// `out`: `[rows, cols]` F32; `gate_up`: `[rows, 2·cols]` F32, the gate first.
+/// `out`: `[rows, cols]`, `gate_up`: `[rows, 2·cols]`, the gate first; activations.
 pub fn gated_mul(device: &Device, out: ViewMut, gate_up: View, activation: Activation) {
     assert_eq!((out.rows(), 2 * out.cols()), (gate_up.rows(), gate_up.cols()), "gate_up");
-    assert!(out.dtype() == DType::F32 && gate_up.dtype() == DType::F32);
+    assert_eq!([out.dtype(), gate_up.dtype()], [device.activation_dtype(); 2], "out, gate_up");
     match device {
         Device::Cpu(cpu) => cpu::gated_mul(cpu, &out, gate_up, activation),
-        Device::Cuda(_) => crate::cuda::missing("gated_mul"),
+        Device::Cuda(cuda) => cuda::gated_mul(cuda, &out, &gate_up, activation),
         Device::Trace(log) => {
             log.push(format!("gated_mul {}x{} {activation:?}", out.rows(), out.cols()));
         }

@@ -4,13 +4,7 @@ use crate::cuda::{CudaDevice, Grid};
 use crate::indices::Indices;
 use crate::tensor::{View, ViewMut};
 
-const THREADS: usize = 256;
-
-/// Rows of one launch: the second dimension of a grid ends there.
-const MAX_ROWS: usize = 65_535;
-
 pub(super) fn gather_rows(cuda: &CudaDevice, out: &ViewMut, x: &View, rows: Indices) {
-    assert!(rows.len() <= MAX_ROWS, "{} rows", rows.len());
     let size = x.dtype().size();
     let row_bytes = x.cols() * size;
     let is_aligned = out.is_aligned_to(16) && x.is_aligned_to(16);
@@ -22,7 +16,7 @@ pub(super) fn gather_rows(cuda: &CudaDevice, out: &ViewMut, x: &View, rows: Indi
     let uploaded = rows.on(cuda);
     cuda.launch(
         kernel,
-        Grid { blocks: [cols.div_ceil(THREADS), rows.len(), 1], threads: THREADS, shared_bytes: 0 },
+        Grid::elementwise(rows.len(), cols, 1),
         &[
             out.pointer().into(),
             x.pointer().into(),

@@ -4,7 +4,9 @@ use super::{
     ActivationPrecision, ExpertInput, ExpertWeights, LinearWeight, WeightFormat, WeightPolicy,
     dequantize_row, expert_linear, linear, reference,
 };
-use crate::cases::{Case, Work, random_f32};
+use crate::cases::{
+    Case, Input, Kind, Work, in_place, random_activations, random_f32, rounded_to_bf16,
+};
 use crate::device::Device;
 use crate::route_experts::cases::some_routing;
 use crate::tensor::{Tensor, View, ViewMut};
@@ -84,6 +86,9 @@ impl Mode {
 /// The output is a column slice of a wider matrix: it starts at column 3, and 2 columns follow.
 const MARGIN: (usize, usize) = (3, 2);
 
+/// What lies beside it, exact in every type.
+const BESIDE: f32 = 8192.0;
+
 fn case(n: usize, k: usize, parts: &[(WeightFormat, usize)], mode: Mode, with_bias: bool) -> Case {
     let out_features: usize = parts.iter().map(|part| part.1).sum();
     let bytes: Vec<Vec<u8>> =
@@ -95,11 +100,13 @@ fn case(n: usize, k: usize, parts: &[(WeightFormat, usize)], mode: Mode, with_bi
         weights.extend(values);
     }
     // Weights lie in about [-1, 1], so that the sum of |x · w| is about 1: the tolerance is relative to it.
-    let x: Vec<f32> = random_f32(8, n * k).iter().map(|x| 4.0 * x / k as f32).collect();
-    let bias = with_bias.then(|| random_f32(9, out_features));
+    let x = random_f32(8, n * k).iter().map(|x| 4.0 * x / k as f32).collect();
+    let x = rounded_to_bf16(x);
+    let bias = with_bias.then(|| random_activations(9, out_features));
     let names: Vec<&str> = parts.iter().map(|part| part.0.name()).collect();
-    let (input, bias_tensor) =
-        (x.clone(), bias.as_ref().map(|bias| Tensor::from_f32(bias, 1, out_features)));
+    let mut input = Input::new(Kind::Activations, x.clone(), n, k);
+    let mut bias_input =
+        bias.clone().map(|bias| Input::new(Kind::Activations, bias, 1, out_features));
     let num_weight_bytes: usize = bytes.iter().map(Vec::len).sum();
     let parts = parts.to_vec();
     Case {
@@ -116,8 +123,8 @@ fn case(n: usize, k: usize, parts: &[(WeightFormat, usize)], mode: Mode, with_bi
             let parts = parts.iter().zip(&bytes);
             let load = parts.map(|(&part, bytes)| mode.load(device, part, bytes, k));
             let weight = LinearWeight::stack(load.collect());
-            let x = View::from_f32(&input, n, k);
-            run_strided(device, output, x, &weight, bias_tensor.as_ref());
+            let bias = bias_input.as_mut().map(|bias| bias.on(device));
+            run_strided(device, output, input.view(device), &weight, bias);
         }),
         reference: Box::new(move || {
             x.chunks(k).flat_map(|x| reference::linear_row(x, &weights, bias.as_deref())).collect()
@@ -227,13 +234,14 @@ fn run_strided(
 ) {
     let width = MARGIN.0 + weight.out_features() + MARGIN.1;
     let columns = MARGIN.0..width - MARGIN.1;
-    let mut wide = vec![f32::MAX; x.rows() * width];
-    let out = ViewMut::from_f32(&mut wide, x.rows(), width).columns(columns.clone());
-    linear(device, out, x, weight, bias);
+    let mut wide = vec![BESIDE; x.rows() * width];
+    in_place(device, Kind::Activations, &mut wide, (x.rows(), width), |out| {
+        linear(device, out.columns(columns.clone()), x, weight, bias);
+    });
     for (row, output) in wide.chunks(width).zip(output.chunks_mut(weight.out_features())) {
         output.copy_from_slice(&row[columns.clone()]);
         let beside = row[..columns.start].iter().chain(&row[columns.end..]);
-        assert!(beside.clone().all(|&v| v == f32::MAX), "linear wrote beside its output");
+        assert!(beside.clone().all(|&v| v == BESIDE), "linear wrote beside its output");
     }
 }
 

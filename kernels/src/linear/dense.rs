@@ -96,7 +96,7 @@ impl Call<'_> {
             Part::Dense(part) => {
                 part.features().div_ceil(features_per_task(self.cpu, part, self.rows.len()))
             }
-            Part::Packed(_) => 0,
+            Part::Packed(_) | Part::Cuda(_) => 0,
         }
     }
 

@@ -10,6 +10,7 @@ mod block;
 mod bytes;
 pub mod cases;
 mod cpu;
+mod cuda;
 mod dense;
 mod experts;
 mod float16;
@@ -57,8 +58,8 @@ pub use weight::{LinearError, LinearWeight, WeightPolicy};
 use crate::device::Device;
 use crate::tensor::{DType, Tensor, ViewMut};
 
-/// `out = x · weightᵀ + bias`. `out`: `[n, out_features]` F32, rows may be strided; `x`: `[n, in_features]` F32; `bias`:
-/// `[1, out_features]` F32.
+/// `out = x · weightᵀ + bias`. `out`: `[n, out_features]` activations or F32, rows may be strided;
+/// `x`: `[n, in_features]`, `bias`: `[1, out_features]`, activations.
 pub fn linear<'a>(
     device: &Device,
     out: ViewMut,
@@ -70,10 +71,12 @@ pub fn linear<'a>(
     let x = input.rows();
     assert_eq!(x.cols(), weight.in_features(), "in_features");
     assert_eq!((out.rows(), out.cols()), (x.rows(), weight.out_features()), "out");
-    assert!(out.dtype() == DType::F32 && x.dtype() == DType::F32);
+    let activations = device.activation_dtype();
+    assert!(out.dtype() == DType::F32 || out.dtype() == activations, "out");
+    assert_eq!(x.dtype(), activations, "x");
     if let Some(bias) = bias {
         assert_eq!((bias.rows(), bias.cols()), (1, weight.out_features()), "bias");
-        assert!(bias.dtype() == DType::F32);
+        assert_eq!((bias.dtype(), out.dtype()), (activations, activations), "bias, out");
     }
     if let Device::Cpu(cpu) = device
         && cpu::is_packed(weight)
@@ -83,7 +86,7 @@ pub fn linear<'a>(
     let x = input.make(device);
     match device {
         Device::Cpu(cpu) => cpu::linear(cpu, &out, x, weight, bias.map(Tensor::f32)),
-        Device::Cuda(_) => crate::cuda::missing("linear"),
+        Device::Cuda(cuda) => cuda::linear(cuda, &out, &x, weight, bias),
         Device::Trace(log) => {
             let bias = if bias.is_some() { " bias" } else { "" };
             log.push(format!("linear {}x{} -> {}{bias}", x.rows(), x.cols(), out.cols()));

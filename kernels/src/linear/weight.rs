@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::cuda;
 use super::format::{WeightFormat, dequantize_with};
 use super::packed::{ActivationPrecision, PackedWeight};
 use crate::cpu::{SimdLevel, prefetch_lines, share};
@@ -92,6 +93,8 @@ pub(super) enum Part {
     Packed(PackedWeight),
     /// Floats of any size, row after row.
     Dense(DensePart),
+    /// BF16 `[features, in_features]` on a GPU.
+    Cuda(Tensor),
 }
 
 /// Rows of one format.
@@ -131,7 +134,10 @@ impl LinearWeight {
         }
         let cpu = match device {
             Device::Cpu(cpu) => cpu,
-            Device::Cuda(_) => crate::cuda::missing("linear"),
+            Device::Cuda(cuda) => {
+                let rows = cuda::load(cuda, format, bytes, out_features, in_features)?;
+                return Ok(Self::of_parts(vec![Part::Cuda(rows)], out_features, in_features));
+            }
             Device::Trace(_) => return Ok(Self::shape_only(out_features, in_features)),
         };
         let part = match (policy, format.packing()) {
@@ -172,6 +178,10 @@ impl LinearWeight {
                     assert_eq!(part.format, WeightFormat::F32, "a factor needs float32");
                     part.rows.f32_mut().iter_mut().for_each(|weight| *weight *= factor);
                 }
+                Part::Cuda(rows) => {
+                    let weights: Vec<f32> = rows.read_f32().iter().map(|w| w * factor).collect();
+                    rows.write_f32(&weights);
+                }
             }
         }
         self
@@ -183,7 +193,14 @@ impl LinearWeight {
         let in_features = parts.first().expect("a stack has parts").in_features;
         assert!(parts.iter().all(|part| part.in_features == in_features), "in_features differ");
         let out_features = parts.iter().map(|part| part.out_features).sum();
-        let parts = parts.into_iter().flat_map(|part| part.parts).collect();
+        let mut parts: Vec<Part> = parts.into_iter().flat_map(|part| part.parts).collect();
+        let on_cuda: Vec<&Tensor> = parts.iter().filter_map(Part::cuda_rows).collect();
+        if on_cuda.len() > 1 {
+            // One product computes all.
+            let all = Tensor::stacked_on_cuda(&on_cuda)
+                .expect("as much as the parts take fits beside them");
+            parts = vec![Part::Cuda(all)];
+        }
         Self::of_parts(parts, out_features, in_features)
     }
 
@@ -196,7 +213,7 @@ impl LinearWeight {
     pub fn set_next(&mut self, next: &Self) {
         let span = |part: &Part| match part {
             Part::Packed(part) => Some(part.span()),
-            Part::Dense(_) => None,
+            Part::Dense(_) | Part::Cuda(_) => None,
         };
         self.next = next.parts.iter().filter_map(span).collect();
     }
@@ -238,6 +255,14 @@ impl LinearWeight {
         &self.parts
     }
 
+    /// BF16 `[out_features, in_features]` of a weight on a GPU.
+    pub(crate) fn cuda_rows(&self) -> &Tensor {
+        match self.parts() {
+            [Part::Cuda(rows)] => rows,
+            _ => panic!("a weight in host memory was given to a GPU"),
+        }
+    }
+
     /// The weights of one output feature as float32; `out` has `in_features` elements.
     pub(crate) fn dequantize_feature(&self, simd: SimdLevel, feature: usize, out: &mut [f32]) {
         let mut local = feature;
@@ -260,6 +285,7 @@ impl Part {
         match self {
             Self::Packed(part) => part.features(),
             Self::Dense(part) => part.features(),
+            Self::Cuda(rows) => rows.rows(),
         }
     }
 
@@ -267,6 +293,7 @@ impl Part {
         match self {
             Self::Packed(part) => part.num_bytes(),
             Self::Dense(part) => part.rows.num_bytes(),
+            Self::Cuda(rows) => rows.num_bytes(),
         }
     }
 
@@ -274,6 +301,14 @@ impl Part {
         match self {
             Self::Packed(part) => part.dequantize(simd, feature, out),
             Self::Dense(part) => part.dequantize(simd, feature, out),
+            Self::Cuda(rows) => panic!("{rows:?} is on a GPU"),
+        }
+    }
+
+    fn cuda_rows(&self) -> Option<&Tensor> {
+        match self {
+            Self::Cuda(rows) => Some(rows),
+            _ => None,
         }
     }
 }
@@ -400,7 +435,7 @@ mod tests {
                     let span = part.span();
                     (0..span.num_tiles).map(move |tile| span.address + tile * span.tile_bytes)
                 }
-                Part::Dense(_) => panic!("Q4_1 is packed"),
+                Part::Dense(_) | Part::Cuda(_) => panic!("Q4_1 is packed"),
             })
             .collect();
         for num_threads in 1..6 {

@@ -3,8 +3,8 @@
 use crate::cuda::{CudaDevice, Grid};
 use crate::tensor::{Tensor, View, ViewMut};
 
-/// Pieces that a thread holds in `rms_norm.cu`.
-const PIECES: usize = 4;
+/// Pieces that a thread holds in `rms_norm.cu`, of 1 number and of 8.
+const PIECES: [usize; 2] = [8, 2];
 
 pub(super) fn rms_norm(cuda: &CudaDevice, out: &ViewMut, x: &View, weight: &Tensor, eps: f32) {
     let rows = Rows::new(x.rows(), x.cols(), out.is_aligned_to(16) && x.is_aligned_to(16));
@@ -62,7 +62,8 @@ impl Rows {
     pub(crate) fn new(count: usize, cols: usize, is_aligned: bool) -> Self {
         let at_once = if is_aligned && cols.is_multiple_of(8) { 8 } else { 1 };
         let threads = cols.div_ceil(at_once).next_multiple_of(32).min(1024);
-        assert!(cols <= PIECES * threads * at_once, "a norm over {cols} numbers");
+        let pieces = PIECES[usize::from(at_once == 8)];
+        assert!(cols <= pieces * threads * at_once, "a norm over {cols} numbers");
         Self { count, threads, at_once }
     }
 

@@ -8,6 +8,8 @@ mod cpu;
 mod cuda;
 pub mod reference;
 
+pub(crate) use cuda::Rows;
+
 use crate::device::Device;
 use crate::tensor::{DType, Tensor, View, ViewMut};
 

@@ -1,8 +1,9 @@
 // rms_norm and add_rms_norm: a block a row, the row in registers, sums in f32.
 #include "vectors.cuh"
 
-// Numbers a thread holds at most, in pieces of N.
-constexpr int PIECES = 4;
+// Pieces of N numbers that a thread holds at most.
+template <int N>
+constexpr int PIECES = N == 8 ? 2 : 8;
 
 // out = norm(residual) · weight; with ADDS, residual += x before. Strides are in elements.
 template <int N, bool ADDS>
@@ -11,9 +12,9 @@ __device__ __forceinline__ void norm_row(bf16* out, float* residual, const bf16*
     __shared__ float partial[32];
     size_t row = blockIdx.x;
     float* residual_row = residual + row * residual_stride;
-    float held[PIECES][N], sum = 0.0f;
+    float held[PIECES<N>][N], sum = 0.0f;
 #pragma unroll
-    for (int piece = 0; piece < PIECES; piece++) {
+    for (int piece = 0; piece < PIECES<N>; piece++) {
         int first = (piece * blockDim.x + threadIdx.x) * N;
         if (first >= cols) break;
         load_numbers(held[piece], (const float*)residual_row + first);
@@ -29,7 +30,7 @@ __device__ __forceinline__ void norm_row(bf16* out, float* residual, const bf16*
     }
     float scale = rsqrtf(block_sum(sum, partial) / (float)cols + eps);
 #pragma unroll
-    for (int piece = 0; piece < PIECES; piece++) {
+    for (int piece = 0; piece < PIECES<N>; piece++) {
         int first = (piece * blockDim.x + threadIdx.x) * N;
         if (first >= cols) break;
         float factor[N];

@@ -1,10 +1,10 @@
 //! Shapes that test and time `rope_write_kv`.
 
 use super::{HeadNorm, RopeStyle, RopeTable, RopeWriteKv, reference, rope_write_kv};
-use crate::cases::{Case, Work, random_f32};
+use crate::cases::{Case, Input, Kind, Work, in_place, random_activations, random_f32};
 use crate::device::Device;
 use crate::kv_layer::{KvLayer, rounded};
-use crate::tensor::{DType, Tensor, ViewMut};
+use crate::tensor::DType;
 
 const EPS: f32 = 1e-6;
 const ATTENTION_FACTOR: f32 = 1.25;
@@ -23,6 +23,16 @@ struct Shape {
     /// Of q and k; of v too where there is no rotation.
     norm: bool,
     dtype: DType,
+}
+
+impl Shape {
+    fn name(&self) -> String {
+        let &Self { rows, num_q_heads, num_kv_heads, head_dim, rotary_dim, .. } = self;
+        let Self { style, norm, dtype, .. } = self;
+        format!(
+            "{rows}x({num_q_heads}+{num_kv_heads})x{head_dim} {style:?} {rotary_dim} norm={norm} {dtype:?}"
+        )
+    }
 }
 
 pub fn cases() -> Vec<Case> {
@@ -53,58 +63,75 @@ pub fn cases() -> Vec<Case> {
     .collect()
 }
 
+/// A number at the middle between two of the page's type may round either way.
+fn tolerance(pages: DType) -> f32 {
+    match pages {
+        DType::F32 => 2e-6,
+        DType::F16 => 1e-3,
+        _ => 8e-3,
+    }
+}
+
 fn case(shape: Shape) -> Case {
     let Shape { rows, num_q_heads, num_kv_heads, head_dim, rotary_dim, style, norm, dtype } = shape;
     let cols = (num_q_heads + 2 * num_kv_heads) * head_dim;
-    let input = random_f32(11, rows * cols);
+    let input = random_activations(11, rows * cols);
     let start = input.clone();
     let frequencies: Vec<f32> =
         (0..rotary_dim / 2).map(|i| 0.1_f32.powf(8.0 * i as f32 / rotary_dim as f32)).collect();
     let table = RopeTable::new(&frequencies, ATTENTION_FACTOR, NUM_POSITIONS, style)
         .expect("a small table");
-    let weights =
-        [12, 13, 14].map(|seed| Tensor::from_f32(&random_f32(seed, head_dim), 1, head_dim));
+    let mut weights =
+        [12, 13, 14].map(|seed| Input::new(Kind::Numbers, random_f32(seed, head_dim), 1, head_dim));
     let positions: Vec<u32> = (0..rows).map(|r| (r * 37 % NUM_POSITIONS) as u32).collect();
     let slots = slot_mapping(rows);
-    let mut cache =
-        KvLayer::new(&Device::cpu(1), dtype, slots.1, BLOCK_SIZE, num_kv_heads, head_dim)
-            .expect("a small cache");
+    let pages = move |device: &Device, dtype| {
+        KvLayer::new(device, dtype, slots.1, BLOCK_SIZE, num_kv_heads, head_dim)
+            .expect("a small cache")
+    };
+    let mut cache = pages(&Device::cpu(1), dtype);
     let case_positions = positions.clone();
     Case {
         op: "rope_write_kv",
-        name: format!(
-            "{rows}x({num_q_heads}+{num_kv_heads})x{head_dim} {style:?} {rotary_dim} norm={norm} {dtype:?}"
-        ),
+        name: shape.name(),
         work: Work {
             bytes: (8 * rows * cols + 2 * rows * num_kv_heads * head_dim * dtype.size()) as u64,
             operations: (6 * rows * (num_q_heads + num_kv_heads) * head_dim) as u64,
         },
-        // A number at the middle between two of the page's type may round either way.
-        tolerance: match dtype {
-            DType::F32 => 2e-6,
-            DType::F16 => 1e-3,
-            _ => 8e-3,
-        },
+        tolerance: tolerance(dtype),
         cuda_tolerance: crate::cases::BF16_TOLERANCE,
         output_len: rows * cols,
         run: Box::new(move |device, output| {
             output.copy_from_slice(&start);
+            let [q, k, v] = weights.each_mut().map(|weight| weight.on(device));
+            let on_device;
+            let mut cuda_cache;
+            let (table, cache) = match device {
+                Device::Cuda(_) => {
+                    on_device = table.copied_to(device).expect("a small table");
+                    cuda_cache = pages(device, DType::BF16);
+                    (&on_device, &mut cuda_cache)
+                }
+                _ => (&table, &mut cache),
+            };
             let args = RopeWriteKv {
                 head_dim,
                 num_q_heads,
                 num_kv_heads,
                 positions: (&case_positions).into(),
                 slot_mapping: (&slots.0).into(),
-                rope: (rotary_dim > 0).then_some(&table),
+                rope: (rotary_dim > 0).then_some(table),
                 norm: norm.then_some(HeadNorm {
-                    q: &weights[0],
-                    k: &weights[1],
-                    v: (rotary_dim == 0).then_some(&weights[2]),
+                    q,
+                    k,
+                    v: (rotary_dim == 0).then_some(v),
                     eps: EPS,
                 }),
             };
-            rope_write_kv(device, ViewMut::from_f32(output, rows, cols), &mut cache, &args);
-            read_back(output, &cache, &args);
+            in_place(device, Kind::Activations, output, (rows, cols), |qkv| {
+                rope_write_kv(device, qkv, cache, &args);
+            });
+            read_back(output, cache, &args);
         }),
         reference: Box::new(move || {
             let rows = input.chunks(cols).zip(&positions).enumerate();

@@ -6,9 +6,10 @@
 
 pub mod cases;
 mod cpu;
+mod cuda;
 pub mod reference;
 
-use crate::device::Device;
+use crate::device::{Device, DeviceError};
 use crate::indices::Indices;
 use crate::kv_layer::KvLayer;
 use crate::tensor::{DType, Tensor, ViewMut};
@@ -54,6 +55,14 @@ impl RopeTable {
         Some(Self { cos, sin, style, rotary_dim: 2 * half })
     }
 
+    /// The same table in the memory of `device`.
+    pub fn copied_to(&self, device: &Device) -> Result<Self, DeviceError> {
+        let copy =
+            |table: &Tensor| device.tensor(DType::F32, table.f32(), table.rows(), table.cols());
+        let (cos, sin) = (copy(&self.cos)?, copy(&self.sin)?);
+        Ok(Self { cos, sin, style: self.style, rotary_dim: self.rotary_dim })
+    }
+
     /// A shape without memory, for `Device::Trace`.
     pub fn shape_only(rotary_dim: usize, num_positions: usize, style: RopeStyle) -> Self {
         let empty = || Tensor::shape_only(DType::F32, num_positions, rotary_dim / 2);
@@ -88,24 +97,24 @@ pub struct RopeWriteKv<'a> {
     pub norm: Option<HeadNorm<'a>>,
 }
 
-/// `qkv`: `[rows, (num_q_heads + 2·num_kv_heads) · head_dim]` F32. q is normalised and rotated in place; k (also
+/// `qkv`: `[rows, (num_q_heads + 2·num_kv_heads) · head_dim]` activations. q is normalised and rotated in place; k (also
 /// normalised and rotated in place) and v (normalised in place) go to `cache`, rounded to its type.
 pub fn rope_write_kv(device: &Device, qkv: ViewMut, cache: &mut KvLayer, args: &RopeWriteKv) {
-    check(&qkv, cache, args);
+    check(device, &qkv, cache, args);
     match device {
         Device::Cpu(cpu) => {
             cache.check_slots(args.slot_mapping.host());
             cpu::rope_write_kv(cpu, &qkv, cache, args);
         }
-        Device::Cuda(_) => crate::cuda::missing("rope_write_kv"),
+        Device::Cuda(cuda) => cuda::rope_write_kv(cuda, &qkv, cache, args),
         Device::Trace(log) => log.push(trace_line(&qkv, cache, args)),
     }
 }
 
-fn check(qkv: &ViewMut, cache: &KvLayer, args: &RopeWriteKv) {
+fn check(device: &Device, qkv: &ViewMut, cache: &KvLayer, args: &RopeWriteKv) {
     let &RopeWriteKv { head_dim, num_q_heads, num_kv_heads, positions, slot_mapping, .. } = args;
     assert_eq!(qkv.cols(), (num_q_heads + 2 * num_kv_heads) * head_dim, "qkv");
-    assert_eq!(qkv.dtype(), DType::F32, "qkv");
+    assert_eq!(qkv.dtype(), device.activation_dtype(), "qkv");
     assert_eq!((positions.len(), slot_mapping.len()), (qkv.rows(), qkv.rows()), "rows");
     assert_eq!((cache.head_dim(), cache.num_kv_heads()), (head_dim, num_kv_heads), "cache");
     if let Some(rope) = args.rope {

@@ -1,8 +1,7 @@
 //! Shapes that test and time `sandwich_norm`.
 
 use super::{SandwichNorm, reference, sandwich_norm};
-use crate::cases::{Case, Work, random_f32};
-use crate::tensor::{Tensor, View, ViewMut};
+use crate::cases::{Case, Input, Kind, Work, in_place, random_activations, random_f32};
 
 const SHAPES: [(usize, usize, f32); 5] =
     [(1, 1, 1.0), (3, 7, 0.5), (5, 65, 1.0), (32, 640, 0.75), (512, 2048, 1.0)];
@@ -14,10 +13,11 @@ pub fn cases() -> Vec<Case> {
 
 /// The output is the new residual, then `out`.
 fn case(rows: usize, cols: usize, scale: f32) -> Case {
-    let (x, residual) = (random_f32(31, rows * cols), random_f32(32, rows * cols));
+    let (x, residual) = (random_activations(31, rows * cols), random_f32(32, rows * cols));
     let weights = [33, 34].map(|seed| random_f32(seed, cols));
-    let tensors = weights.clone().map(|weight| Tensor::from_f32(&weight, 1, cols));
-    let (input, start) = (x.clone(), residual.clone());
+    let mut tensors = weights.clone().map(|weight| Input::new(Kind::Numbers, weight, 1, cols));
+    let mut input = Input::new(Kind::Activations, x.clone(), rows, cols);
+    let start = residual.clone();
     Case {
         op: "sandwich_norm",
         name: format!("{rows}x{cols} scale {scale}"),
@@ -28,11 +28,15 @@ fn case(rows: usize, cols: usize, scale: f32) -> Case {
         run: Box::new(move |device, output| {
             let (residual, out) = output.split_at_mut(rows * cols);
             residual.copy_from_slice(&start);
-            let norm =
-                SandwichNorm { post_weight: &tensors[0], scale, weight: &tensors[1], eps: EPS };
-            let out = ViewMut::from_f32(out, rows, cols);
-            let residual = ViewMut::from_f32(residual, rows, cols);
-            sandwich_norm(device, out, residual, View::from_f32(&input, rows, cols), norm);
+            let [post_weight, weight] = &mut tensors;
+            let (post_weight, weight) = (post_weight.on(device), weight.on(device));
+            let norm = SandwichNorm { post_weight, scale, weight, eps: EPS };
+            let x = input.view(device);
+            in_place(device, Kind::Numbers, residual, (rows, cols), |residual| {
+                in_place(device, Kind::Activations, out, (rows, cols), |out| {
+                    sandwich_norm(device, out, residual, x, norm);
+                });
+            });
         }),
         reference: Box::new(move || {
             let (mut all_residual, mut all_out) = (Vec::new(), Vec::new());

@@ -4,6 +4,7 @@
 
 pub mod cases;
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use crate::device::Device;
@@ -21,7 +22,7 @@ pub struct SandwichNorm<'a> {
     pub eps: f32,
 }
 
-/// `out`, `residual`, `x`: `[rows, cols]` F32.
+/// `out`, `x`: `[rows, cols]` activations; `residual`: the same in F32.
 pub fn sandwich_norm(
     device: &Device,
     out: ViewMut,
@@ -32,14 +33,15 @@ pub fn sandwich_norm(
     let shape = (x.rows(), x.cols());
     assert_eq!((out.rows(), out.cols()), shape, "out");
     assert_eq!((residual.rows(), residual.cols()), shape, "residual");
-    assert!([out.dtype(), residual.dtype(), x.dtype()] == [DType::F32; 3]);
+    assert_eq!(residual.dtype(), DType::F32, "residual");
+    assert_eq!([out.dtype(), x.dtype()], [device.activation_dtype(); 2], "out, x");
     for weight in [norm.post_weight, norm.weight] {
         assert_eq!((weight.rows(), weight.cols()), (1, x.cols()), "weight");
         assert_eq!(weight.dtype(), DType::F32, "weight");
     }
     match device {
         Device::Cpu(cpu) => cpu::sandwich_norm(cpu, &out, &residual, x, norm),
-        Device::Cuda(_) => crate::cuda::missing("sandwich_norm"),
+        Device::Cuda(cuda) => cuda::sandwich_norm(cuda, &out, &residual, &x, norm),
         Device::Trace(log) => log.push(trace_line(&x, norm.scale)),
     }
 }

@@ -4,22 +4,23 @@
 
 pub mod cases;
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use crate::device::Device;
 use crate::indices::Indices;
 use crate::tensor::{DType, Tensor, ViewMut};
 
-/// `x`: `[positions.len(), cols]` F32; `factors`: `[1, num_positions]` F32, longer than every position.
+/// `x`: `[positions.len(), cols]` activations; `factors`: `[1, num_positions]` F32, longer than every position.
 pub fn scale_by_position(device: &Device, x: ViewMut, positions: Indices, factors: &Tensor) {
     assert_eq!(positions.len(), x.rows(), "positions");
-    assert!(x.dtype() == DType::F32 && factors.dtype() == DType::F32);
+    assert_eq!((x.dtype(), factors.dtype()), (device.activation_dtype(), DType::F32), "x, factors");
     assert_eq!(factors.rows(), 1, "factors");
     let is_known = |&position: &u32| (position as usize) < factors.cols();
     assert!(positions.iter().all(is_known), "a position beyond {}", factors.cols());
     match device {
         Device::Cpu(cpu) => cpu::scale_by_position(cpu, &x, positions.host(), factors.f32()),
-        Device::Cuda(_) => crate::cuda::missing("scale_by_position"),
+        Device::Cuda(cuda) => cuda::scale_by_position(cuda, &x, positions, factors),
         Device::Trace(log) => log.push(format!("scale_by_position {}x{}", x.rows(), x.cols())),
     }
 }

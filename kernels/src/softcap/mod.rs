@@ -3,6 +3,7 @@
 
 pub mod cases;
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use crate::device::Device;
@@ -13,7 +14,7 @@ pub fn softcap(device: &Device, x: ViewMut, cap: f32) {
     assert!(x.dtype() == DType::F32 && cap > 0.0);
     match device {
         Device::Cpu(cpu) => cpu::softcap(cpu, &x, cap),
-        Device::Cuda(_) => crate::cuda::missing("softcap"),
+        Device::Cuda(cuda) => cuda::softcap(cuda, &x, cap),
         Device::Trace(log) => log.push(format!("softcap {}x{}, {cap}", x.rows(), x.cols())),
     }
 }

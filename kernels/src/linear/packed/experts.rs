@@ -152,7 +152,7 @@ impl ExpertProduct<'_> {
         let parts = self.job.weight(segment.expert).parts();
         let first = parts.iter().find_map(|part| match part {
             Part::Packed(part) => Some(part.tiles_from(0).as_ptr_range()),
-            Part::Dense(_) => None,
+            Part::Dense(_) | Part::Cuda(_) => None,
         });
         first.unwrap_or(NOTHING)
     }

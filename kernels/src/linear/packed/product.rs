@@ -86,7 +86,7 @@ fn packed_parts(weight: &LinearWeight) -> impl Iterator<Item = (usize, &PackedWe
         end += part.features();
         match part {
             Part::Packed(part) => Some((first, part)),
-            Part::Dense(_) => None,
+            Part::Dense(_) | Part::Cuda(_) => None,
         }
     })
 }

@@ -1,0 +1,27 @@
+//! `gated_mul` on a GPU: 8 elements a thread where rows are aligned.
+
+use super::Activation;
+use crate::cuda::{CudaDevice, Grid};
+use crate::tensor::{View, ViewMut};
+
+pub(super) fn gated_mul(cuda: &CudaDevice, out: &ViewMut, gate_up: &View, activation: Activation) {
+    let cols = out.cols();
+    let is_aligned = out.is_aligned_to(16) && gate_up.is_aligned_to(16) && cols.is_multiple_of(8);
+    let (kernel, at_once) = match (activation, is_aligned) {
+        (Activation::Silu, true) => ("silu_mul_8", 8),
+        (Activation::Silu, false) => ("silu_mul_1", 1),
+        (Activation::GeluTanh, true) => ("gelu_tanh_mul_8", 8),
+        (Activation::GeluTanh, false) => ("gelu_tanh_mul_1", 1),
+    };
+    cuda.launch(
+        kernel,
+        Grid::elementwise(out.rows(), cols, at_once),
+        &[
+            out.pointer().into(),
+            gate_up.pointer().into(),
+            cols.into(),
+            out.row_stride().into(),
+            gate_up.row_stride().into(),
+        ],
+    );
+}

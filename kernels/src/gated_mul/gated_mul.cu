@@ -1,0 +1,39 @@
+// gated_mul: out = activation(gate) · up, element by element.
+#include "vectors.cuh"
+
+struct Silu {
+    static __device__ __forceinline__ float of(float x) { return x / (1.0f + __expf(-x)); }
+};
+
+// As (1 + tanh y) / 2 = 1 / (1 + e^-2y), which does not cancel for negative x.
+struct GeluTanh {
+    static __device__ __forceinline__ float of(float x) {
+        float cubic = fmaf(0.044715f * x * x, x, x);
+        return x / (1.0f + __expf(-1.5957691216f * cubic));
+    }
+};
+
+template <int N, class Activation>
+__device__ __forceinline__ void gated_mul(bf16* out, const bf16* gate_up, int cols, int out_stride, int gate_up_stride) {
+    int column = (blockIdx.x * blockDim.x + threadIdx.x) * N;
+    if (column >= cols) return;
+    const bf16* row = gate_up + (size_t)blockIdx.y * gate_up_stride;
+    float gate[N], up[N];
+    load_numbers(gate, row + column);
+    load_numbers(up, row + cols + column);
+#pragma unroll
+    for (int i = 0; i < N; i++) up[i] *= Activation::of(gate[i]);
+    store_numbers(out + (size_t)blockIdx.y * out_stride + column, up);
+}
+
+#define GATED_MUL(name, N, Activation)                                                            \
+    extern "C" __global__ void __launch_bounds__(256)                                             \
+        name(bf16* out, const bf16* gate_up, int cols, int out_stride, int gate_up_stride) {      \
+        gated_mul<N, Activation>(out, gate_up, cols, out_stride, gate_up_stride);                 \
+    }                                                                                             \
+    KERNEL_EXPORT(name)
+
+GATED_MUL(silu_mul_8, 8, Silu);
+GATED_MUL(silu_mul_1, 1, Silu);
+GATED_MUL(gelu_tanh_mul_8, 8, GeluTanh);
+GATED_MUL(gelu_tanh_mul_1, 1, GeluTanh);
