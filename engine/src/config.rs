@@ -84,6 +84,8 @@ pub struct EngineOptions {
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
     pub served_model_name: String,
+    /// The GPU that the model runs on; `None`: the CPU.
+    pub gpu: Option<usize>,
     pub weights: Weights,
     pub activations: Activations,
     pub kv_dtype: quire_kernels::DType,

@@ -42,7 +42,10 @@ impl Engine {
         on_progress: &(dyn Fn(usize, usize) + Sync),
     ) -> anyhow::Result<Self> {
         let config = plan.config.clone();
-        let device = Device::cpu_with(config.threads, config.cpu_isa);
+        let device = match config.gpu {
+            Some(ordinal) => Device::cuda(ordinal)?,
+            None => Device::cpu_with(config.threads, config.cpu_isa),
+        };
         let _near = device.stay_near();
         let policy = match config.weights {
             Weights::Packed => WeightPolicy::Packed,

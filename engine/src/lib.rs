@@ -11,6 +11,7 @@ mod activations;
 mod cache_layout;
 pub mod config;
 pub mod engine;
+mod gpu;
 pub mod handle;
 mod kv_cache;
 mod layers;

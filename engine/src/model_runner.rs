@@ -67,12 +67,12 @@ impl ModelRunner {
             config.cache_pools.iter().map(|pool| pool.num_blocks as usize).collect();
         let block_size = config.block_size as usize;
         let kv_cache = KvCache::new(&device, &layout, config.kv_dtype, &num_blocks, block_size)?;
-        let num_groups = layout.groups.len();
+        let buffers = StepBuffers::new(&device, config, layout.groups.len())?;
         Ok(Self {
             workspace,
             kv_cache,
-            table: new_table(config),
-            buffers: StepBuffers::new(max_tokens, max_num_seqs, config.block_size, num_groups),
+            table: new_table(config, &buffers),
+            buffers,
             sampler: Sampler::new(),
             tasks: Vec::with_capacity(max_num_seqs),
             config: config.clone(),
@@ -83,7 +83,7 @@ impl ModelRunner {
 
     /// Forgets every row: the scheduler will admit all sequences anew.
     pub fn reset(&mut self) {
-        self.table = new_table(&self.config);
+        self.table = new_table(&self.config, &self.buffers);
     }
 
     /// Keeps the calling thread, which is to run steps, near its memory as long as the result lives.
@@ -99,19 +99,19 @@ impl ModelRunner {
         for sequence in &output.sequences {
             self.table.enter_blocks(sequence.row, output.new_blocks_of(sequence));
         }
-        let input = self.buffers.gather(output, &self.table);
-        plant_panic(&self.config.faults, input.token_ids);
+        let input = self.buffers.gather(&self.device, output, &self.table);
+        plant_panic(&self.config.faults, input.token_ids.host());
         self.model.forward(&self.device, &mut self.workspace, &mut self.kv_cache, &input);
+        self.table.clear_changes();
         self.prompt_logprobs(output, result);
         self.sample(output, result);
     }
 
     fn sample(&mut self, output: &SchedulerOutput, result: &mut StepResult) {
         self.tasks.clear();
-        let ends = &self.buffers.output_start_loc()[1..];
-        for (index, (sequence, end)) in output.sequences.iter().zip(ends).enumerate() {
+        for (index, sequence) in output.sequences.iter().enumerate() {
             if sequence.samples {
-                self.tasks.push(SampleTask { index: index as u32, hidden_row: end - 1 });
+                self.tasks.push(SampleTask { index: index as u32 });
             }
         }
         result.output.step = output.step;
@@ -130,7 +130,7 @@ impl ModelRunner {
         self.sampler.sample(
             (&self.device, &self.model),
             &mut self.workspace,
-            (&self.tasks, sequences),
+            (&self.tasks, self.buffers.sample_rows(), sequences),
             table,
             is_poisoned,
             |task, sampled| {
@@ -179,9 +179,11 @@ impl ModelRunner {
     }
 }
 
-fn new_table(config: &EngineConfig) -> SequenceTable {
-    let num_groups = config.cache_groups.len();
-    SequenceTable::new(config.max_num_seqs, config.max_model_len, config.block_size, num_groups)
+fn new_table(config: &EngineConfig, buffers: &StepBuffers) -> SequenceTable {
+    let (max_num_seqs, num_groups) = (config.max_num_seqs, config.cache_groups.len());
+    let (max_model_len, block_size) = (config.max_model_len, config.block_size);
+    let table = SequenceTable::new(max_num_seqs, max_model_len, block_size, num_groups);
+    if buffers.follows_changes() { table.with_changes() } else { table }
 }
 
 fn plant_panic(faults: &Faults, token_ids: &[u32]) {

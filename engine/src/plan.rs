@@ -5,7 +5,8 @@ use quire_kernels::{DType, WeightFormat};
 use quire_scheduler::{CachePool, kv_capacity};
 
 use crate::cache_layout::CacheLayout;
-use crate::config::{DeviceChoice, EngineConfig, EngineOptions, KvCacheDtype, SimdLevel, Weights};
+use crate::config::{EngineConfig, EngineOptions, KvCacheDtype, SimdLevel, Weights};
+use crate::gpu::{self, Place};
 use crate::kv_cache::KvCache;
 use crate::machine::Machine;
 use crate::models::{DecoderSpec, spec_of};
@@ -15,7 +16,7 @@ use crate::workspace::Workspace;
 const DEFAULT_BLOCK_SIZE: u32 = 16;
 const DEFAULT_MAX_NUM_SEQS: u32 = 256;
 const DEFAULT_MAX_NUM_BATCHED_TOKENS: u32 = 256;
-/// Part of the memory left beside weights and workspace that the KV cache takes by default.
+/// Part of the memory left beside weights and workspace that the KV cache takes by default on a CPU.
 const DEFAULT_KV_SHARE: u64 = 4;
 
 /// Bytes of everything, and the decisions they lead to.
@@ -28,6 +29,7 @@ pub struct MemoryPlan {
     pub kv_bytes: u64,
     pub cache_layout: CacheLayout,
     pub available_memory: u64,
+    pub place: Place,
     /// Instruction sets of this machine, narrowest first.
     pub simd_levels: Vec<SimdLevel>,
     pub config: EngineConfig,
@@ -41,33 +43,33 @@ impl MemoryPlan {
         machine: &Machine,
     ) -> anyhow::Result<Self> {
         let spec = spec_of(files)?;
-        if let DeviceChoice::Cuda(_) = options.device {
-            bail!("this build of quire has no CUDA kernels; start it with --device cpu");
-        }
-        let kv_dtype = kv_dtype(options);
+        let place = Place::find(options, &spec)?;
+        let available_memory =
+            place.gpu().map_or(machine.available_memory, |gpu| gpu.available_memory);
+        let kv_dtype = if place.gpu().is_some() { gpu::KV_DTYPE } else { kv_dtype(options) };
         let (max_num_seqs, max_num_batched_tokens) = batch_limits(options)?;
         let block_size = at_least_one("--block-size", options.block_size, DEFAULT_BLOCK_SIZE)?;
         ensure!(block_size <= 1024, "--block-size {block_size} is above 1024");
         let threads = options.threads.unwrap_or(machine.num_cores);
         ensure!((1..=1024).contains(&threads), "--threads {threads} is not between 1 and 1024");
         let cpu_isa = cpu_isa(options, machine)?;
-        let weight_bytes = weight_bytes(files, &spec, options.weights)?;
-        let workspace_bytes =
-            Workspace::num_bytes(&spec, max_num_batched_tokens as usize, max_num_seqs as usize);
+        let weight_bytes = weight_bytes(files, &spec, options.weights, &place)?;
+        let workspace_bytes = workspace_bytes(&spec, max_num_batched_tokens, max_num_seqs, &place);
         let kv_bytes_per_token = KvCache::bytes_per_token(&spec, kv_dtype);
         let need = weight_bytes.saturating_add(workspace_bytes);
-        let Some(rest) = machine.available_memory.checked_sub(need) else {
+        let Some(rest) = available_memory.checked_sub(need) else {
             bail!(
                 "the model needs {} for weights and workspace, but {} is free; \
                  use a smaller or more quantized model",
                 human_bytes(need),
-                human_bytes(machine.available_memory)
+                human_bytes(available_memory)
             );
         };
         let most_tokens = u64::from(options.max_model_len.unwrap_or(spec.context_length))
             .saturating_mul(u64::from(max_num_seqs));
         let most_useful = kv_bytes_per_token.saturating_mul(most_tokens);
-        let kv_bytes = kv_bytes(options.kv_cache_memory, rest, most_useful)?;
+        let default_kv_bytes = default_kv_bytes(rest, &place).min(most_useful);
+        let kv_bytes = kv_bytes(options.kv_cache_memory, rest, default_kv_bytes)?;
         let num_at_once = num_at_once(max_num_batched_tokens, options.long_prefill_token_threshold);
         let layout = CacheLayout::new(&spec);
         let cache = CachePlan { layout, dtype: kv_dtype, block_size, num_at_once };
@@ -78,6 +80,7 @@ impl MemoryPlan {
         let max_model_len = max_model_len(options, &spec, cache.capacity(&cache_pools))?;
         let config = EngineConfig {
             served_model_name: options.served_model_name.clone(),
+            gpu: place.gpu().map(|gpu| gpu.ordinal),
             weights: options.weights,
             activations: options.activations,
             kv_dtype,
@@ -105,7 +108,8 @@ impl MemoryPlan {
             kv_bytes_per_token,
             kv_bytes: cache.num_bytes(&config.cache_pools),
             cache_layout: cache.layout,
-            available_memory: machine.available_memory,
+            available_memory,
+            place,
             simd_levels: machine.simd_levels.clone(),
             spec,
             config,
@@ -116,6 +120,7 @@ impl MemoryPlan {
     pub fn table(&self) -> Vec<(&'static str, String)> {
         let (spec, config) = (&self.spec, &self.config);
         vec![
+            ("device", self.place.line()),
             ("architecture", format!("{}, {} layers", spec.architecture, spec.num_layers())),
             ("weights", weights_line(self.weight_bytes, config)),
             ("workspace", human_bytes(self.workspace_bytes)),
@@ -274,6 +279,7 @@ impl CachePlan {
 fn weights_line(bytes: u64, config: &EngineConfig) -> String {
     let weights = config.weights.name();
     match config.weights {
+        Weights::Packed if config.gpu.is_some() => format!("{} (bf16)", human_bytes(bytes)),
         Weights::Packed => {
             format!("{} ({weights}, {} activations)", human_bytes(bytes), config.activations)
         }
@@ -338,7 +344,12 @@ fn batch_limits(options: &EngineOptions) -> anyhow::Result<(u32, u32)> {
 }
 
 /// Bytes of all tensors as they will lie in memory.
-fn weight_bytes(files: &ModelFiles, spec: &DecoderSpec, weights: Weights) -> anyhow::Result<u64> {
+fn weight_bytes(
+    files: &ModelFiles,
+    spec: &DecoderSpec,
+    weights: Weights,
+    place: &Place,
+) -> anyhow::Result<u64> {
     let mut total = 0_u64;
     for tensor in files.tensors() {
         // Directories may hold a head that is only the embedding table once more.
@@ -354,7 +365,10 @@ fn weight_bytes(files: &ModelFiles, spec: &DecoderSpec, weights: Weights) -> any
         };
         let is_float32 =
             !tensor.is_matrix || format == WeightFormat::F32 || weights == Weights::Float32;
-        let bytes = if is_float32 {
+        let bytes = if place.gpu().is_some() && tensor.is_matrix {
+            // BF16, whatever the file has.
+            tensor.num_elements * 2
+        } else if is_float32 {
             tensor.num_elements * 4
         } else {
             let (in_features, num_matrices) =
@@ -368,8 +382,27 @@ fn weight_bytes(files: &ModelFiles, spec: &DecoderSpec, weights: Weights) -> any
     Ok(total)
 }
 
-/// Bytes of the KV cache: those asked for, or a part of the `rest` of memory, `most_useful` at most.
-fn kv_bytes(asked: Option<u64>, rest: u64, most_useful: u64) -> anyhow::Result<u64> {
+fn workspace_bytes(
+    spec: &DecoderSpec,
+    max_num_batched_tokens: u32,
+    max_num_seqs: u32,
+    place: &Place,
+) -> u64 {
+    let activations = if place.gpu().is_some() { DType::BF16 } else { DType::F32 };
+    let (num_tokens, num_seqs) = (max_num_batched_tokens as usize, max_num_seqs as usize);
+    Workspace::num_bytes(spec, num_tokens, num_seqs, activations)
+}
+
+/// A part of the `rest` of memory: of a GPU, which has nothing else to do, most of it.
+fn default_kv_bytes(rest: u64, place: &Place) -> u64 {
+    match place {
+        Place::Cpu { .. } => rest / DEFAULT_KV_SHARE,
+        Place::Gpu(_) => rest / 10 * 9,
+    }
+}
+
+/// Bytes of the KV cache: those asked for, if they fit the `rest` of memory.
+fn kv_bytes(asked: Option<u64>, rest: u64, default: u64) -> anyhow::Result<u64> {
     match asked {
         Some(bytes) if bytes > rest => bail!(
             "--kv-cache-memory asks for {}, but {} is free beside the weights",
@@ -377,7 +410,7 @@ fn kv_bytes(asked: Option<u64>, rest: u64, most_useful: u64) -> anyhow::Result<u
             human_bytes(rest)
         ),
         Some(bytes) => Ok(bytes),
-        None => Ok((rest / DEFAULT_KV_SHARE).min(most_useful)),
+        None => Ok(default),
     }
 }
 

@@ -1,6 +1,6 @@
 //! From the last hidden states of a step to tokens and log probabilities.
 
-use quire_kernels::{Device, SampleRow, Sampled, logprobs, sample};
+use quire_kernels::{Device, Indices, SampleRow, Sampled, logprobs, sample};
 use quire_scheduler::ScheduledSequence;
 
 use crate::models::Decoder;
@@ -16,13 +16,11 @@ pub struct Sampler {
     num_top: Vec<u32>,
 }
 
-/// A row of `ws.hidden` to sample from, and the sequence it belongs to.
+/// A sequence that gets a token.
 #[derive(Clone, Copy)]
 pub struct SampleTask {
     /// Index in the step's sequences.
     pub index: u32,
-    /// Row of `ws.hidden`.
-    pub hidden_row: u32,
 }
 
 impl Sampler {
@@ -35,23 +33,24 @@ impl Sampler {
         }
     }
 
-    /// Samples one token for each task and hands it to `take`, in order. `is_poisoned` says for which tasks a test
+    /// Samples one token for each task, from its row of `ws.hidden`, and hands it to `take`, in order. `is_poisoned` says for which tasks a test
     /// wants logits that are not numbers.
     pub fn sample(
         &mut self,
         (device, model): (&Device, &Decoder),
         ws: &mut Workspace,
-        (tasks, sequences): (&[SampleTask], &[ScheduledSequence]),
+        (tasks, hidden_rows, sequences): (&[SampleTask], Indices, &[ScheduledSequence]),
         table: &SequenceTable,
         is_poisoned: impl Fn(&SampleTask) -> bool,
         mut take: impl FnMut(SampleTask, &Sampled),
     ) {
+        let mut first = 0;
         for tasks in tasks.chunks(ws.logits.rows()) {
-            self.rows.clear();
-            self.rows.extend(tasks.iter().map(|task| task.hidden_row));
-            model.logits(device, ws, &self.rows);
+            model.logits(device, ws, hidden_rows.slice(first..first + tasks.len()));
+            first += tasks.len();
             for (row, _) in tasks.iter().enumerate().filter(|(_, task)| is_poisoned(task)) {
-                ws.logits.view_mut().row_f32_mut(row)[0] = f32::NAN;
+                let start = row * ws.logits.cols() * size_of::<f32>();
+                ws.logits.write_bytes(start, &f32::NAN.to_le_bytes());
             }
             let mut rows = [SampleRow::default(); MAX_LOGITS_ROWS];
             for (row, task) in rows.iter_mut().zip(tasks) {
@@ -80,7 +79,7 @@ impl Sampler {
             let first = first_hidden_row + (turn * chunk) as u32;
             self.rows.clear();
             self.rows.extend(first..first + targets.len() as u32);
-            model.logits(device, ws, &self.rows);
+            model.logits(device, ws, (&self.rows).into());
             self.targets.clear();
             self.targets.extend_from_slice(targets);
             self.num_top.clear();

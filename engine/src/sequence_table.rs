@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use quire_kernels::TableChange;
 use quire_scheduler::{NewBlock, Row, TokenId};
 
 use crate::request::SamplingParams;
@@ -71,6 +72,8 @@ pub struct SequenceTable {
     block_tables: Vec<Vec<u32>>,
     max_blocks_per_seq: usize,
     max_model_len: usize,
+    /// For each cache group what was entered since `clear_changes`, where a device has tables of its own.
+    changes: Option<Vec<Vec<TableChange>>>,
 }
 
 impl SequenceTable {
@@ -81,7 +84,24 @@ impl SequenceTable {
             block_tables: vec![vec![0; max_num_seqs as usize * max_blocks_per_seq]; num_groups],
             max_blocks_per_seq,
             max_model_len: max_model_len as usize,
+            changes: None,
         }
+    }
+
+    /// The same table, which also remembers what is entered.
+    #[must_use]
+    pub fn with_changes(self) -> Self {
+        let changes = self.block_tables.iter().map(|_| Vec::new()).collect();
+        Self { changes: Some(changes), ..self }
+    }
+
+    /// For each cache group the entries that are new; nothing without `with_changes`.
+    pub fn changes(&self) -> &[Vec<TableChange>] {
+        self.changes.as_deref().unwrap_or_default()
+    }
+
+    pub fn clear_changes(&mut self) {
+        self.changes.iter_mut().flatten().for_each(Vec::clear);
     }
 
     /// Gives the row to a sequence, whose tokens will not be moved until it leaves.
@@ -104,7 +124,11 @@ impl SequenceTable {
         for new in blocks {
             let index = new.index as usize;
             assert!(index < self.max_blocks_per_seq, "a row has more blocks than fit");
-            self.block_tables[new.group as usize][first + index] = new.block.0;
+            let (group, index) = (new.group as usize, first + index);
+            self.block_tables[group][index] = new.block.0;
+            if let Some(changes) = &mut self.changes {
+                changes[group].push(TableChange { index: index as u32, block: new.block.0 });
+            }
         }
     }
 

@@ -1,11 +1,12 @@
 //! From rows to the flat arrays of a step: token ids, positions, slots, and where each sequence lies in them.
 
-use quire_kernels::AttentionBatch;
+use quire_kernels::{AttentionBatch, Device, DeviceError, Indices, StepArrays};
 use quire_scheduler::SchedulerOutput;
 
+use crate::config::EngineConfig;
 use crate::sequence_table::SequenceTable;
 
-/// The arrays, kept from step to step so that none is allocated anew.
+/// The arrays, kept from step to step so that none is allocated anew, and their copies on a GPU.
 pub struct StepBuffers {
     token_ids: Vec<u32>,
     positions: Vec<u32>,
@@ -14,22 +15,24 @@ pub struct StepBuffers {
     context_lens: Vec<u32>,
     rows: Vec<u32>,
     output_rows: Vec<u32>,
+    sample_rows: Vec<u32>,
     output_start_loc: Vec<u32>,
     block_size: u32,
+    arrays: StepArrays,
 }
 
 /// One step's input; n = its tokens, s = its sequences, m = the rows that logits are computed from. Slots and block
 /// tables are those of one cache group.
 #[derive(Clone, Copy)]
 pub struct StepInput<'a> {
-    pub token_ids: &'a [u32],       // [n]
-    pub positions: &'a [u32],       // [n]
-    pub slot_mapping: &'a [u32],    // [n]: block · block_size + offset
-    pub query_start_loc: &'a [u32], // [s + 1]
-    pub context_lens: &'a [u32],    // [s]: positions after this step
-    pub rows: &'a [u32],            // [s]: rows of `block_tables`
-    pub output_rows: &'a [u32],     // [m]: rows of the n that logits need, ascending
-    pub block_tables: &'a [u32],    // [max_num_seqs, max_blocks_per_seq]
+    pub token_ids: Indices<'a>,       // [n]
+    pub positions: Indices<'a>,       // [n]
+    pub slot_mapping: Indices<'a>,    // [n]: block · block_size + offset
+    pub query_start_loc: Indices<'a>, // [s + 1]
+    pub context_lens: Indices<'a>,    // [s]: positions after this step
+    pub rows: Indices<'a>,            // [s]: rows of `block_tables`
+    pub output_rows: Indices<'a>,     // [m]: rows of the n that logits need, ascending
+    pub block_tables: Indices<'a>,    // [max_num_seqs, max_blocks_per_seq]
     pub max_blocks_per_seq: usize,
     pub groups: GroupInputs<'a>,
 }
@@ -39,7 +42,19 @@ pub struct StepInput<'a> {
 pub struct GroupInputs<'a> {
     pub slot_mappings: &'a [Vec<u32>],
     pub block_tables: &'a [Vec<u32>],
+    /// Where the device has them.
+    pub arrays: Option<&'a StepArrays>,
 }
+
+/// The arrays in the order of their upload; a slot mapping of each cache group follows.
+const TOKEN_IDS: usize = 0;
+const POSITIONS: usize = 1;
+const QUERY_START_LOC: usize = 2;
+const CONTEXT_LENS: usize = 3;
+const ROWS: usize = 4;
+const OUTPUT_ROWS: usize = 5;
+const SAMPLE_ROWS: usize = 6;
+const SLOT_MAPPINGS: usize = 7;
 
 impl StepInput<'_> {
     pub fn num_tokens(&self) -> usize {
@@ -49,17 +64,23 @@ impl StepInput<'_> {
     /// As seen by the layers of that cache group.
     #[must_use]
     pub fn of_group(&self, group: usize) -> Self {
-        let (slots, tables) = (self.groups.slot_mappings, self.groups.block_tables);
-        Self { slot_mapping: &slots[group], block_tables: &tables[group], ..*self }
+        let (slots, tables) = (&self.groups.slot_mappings[group], &self.groups.block_tables[group]);
+        let (slot_mapping, block_tables) = match self.groups.arrays {
+            Some(arrays) => {
+                (arrays.array(SLOT_MAPPINGS + group, slots), arrays.table(group, tables))
+            }
+            None => (slots.into(), tables.into()),
+        };
+        Self { slot_mapping, block_tables, ..*self }
     }
 
     /// What the attention op wants to know.
     pub fn batch(&self) -> AttentionBatch<'_> {
         AttentionBatch {
-            query_start_loc: self.query_start_loc.into(),
-            context_lens: self.context_lens.into(),
-            block_tables: self.block_tables.into(),
-            rows: self.rows.into(),
+            query_start_loc: self.query_start_loc,
+            context_lens: self.context_lens,
+            block_tables: self.block_tables,
+            rows: self.rows,
             max_blocks_per_seq: self.max_blocks_per_seq,
         }
     }
@@ -67,28 +88,39 @@ impl StepInput<'_> {
 
 impl StepBuffers {
     pub fn new(
-        max_num_batched_tokens: usize,
-        max_num_seqs: usize,
-        block_size: u32,
+        device: &Device,
+        config: &EngineConfig,
         num_groups: usize,
-    ) -> Self {
-        let slot_mapping = || Vec::with_capacity(max_num_batched_tokens);
-        Self {
-            token_ids: Vec::with_capacity(max_num_batched_tokens),
-            positions: Vec::with_capacity(max_num_batched_tokens),
-            slot_mappings: (0..num_groups).map(|_| slot_mapping()).collect(),
-            query_start_loc: Vec::with_capacity(max_num_seqs + 1),
-            context_lens: Vec::with_capacity(max_num_seqs),
-            rows: Vec::with_capacity(max_num_seqs),
-            output_rows: Vec::with_capacity(max_num_batched_tokens),
-            output_start_loc: Vec::with_capacity(max_num_seqs + 1),
-            block_size,
-        }
+    ) -> Result<Self, DeviceError> {
+        let num_tokens = config.max_num_batched_tokens as usize;
+        let num_seqs = config.max_num_seqs as usize;
+        let of_tokens = || Vec::with_capacity(num_tokens);
+        let blocks_per_seq = config.max_model_len.div_ceil(config.block_size) as usize;
+        let capacity = (3 + num_groups) * num_tokens + 4 * num_seqs + 1;
+        Ok(Self {
+            token_ids: of_tokens(),
+            positions: of_tokens(),
+            slot_mappings: (0..num_groups).map(|_| of_tokens()).collect(),
+            query_start_loc: Vec::with_capacity(num_seqs + 1),
+            context_lens: Vec::with_capacity(num_seqs),
+            rows: Vec::with_capacity(num_seqs),
+            output_rows: of_tokens(),
+            sample_rows: Vec::with_capacity(num_seqs),
+            output_start_loc: Vec::with_capacity(num_seqs + 1),
+            block_size: config.block_size,
+            arrays: StepArrays::new(device, capacity, num_groups, num_seqs * blocks_per_seq)?,
+        })
     }
 
-    /// Fills the arrays from the rows' present tokens and blocks.
+    /// Whether the device has block tables of its own, which follow the changes of the host's.
+    pub fn follows_changes(&self) -> bool {
+        self.arrays.is_uploaded()
+    }
+
+    /// Fills the arrays from the rows' present tokens and blocks, and takes them to the device.
     pub fn gather<'a>(
         &'a mut self,
+        device: &Device,
         output: &SchedulerOutput,
         table: &'a SequenceTable,
     ) -> StepInput<'a> {
@@ -115,23 +147,64 @@ impl StepBuffers {
                 None => u32::from(sequence.samples),
             };
             self.output_rows.extend(end_row - num_output_rows..end_row);
+            if sequence.samples {
+                self.sample_rows.push(self.output_rows.len() as u32 - 1);
+            }
             self.output_start_loc.push(self.output_rows.len() as u32);
         }
+        self.upload(device, table);
+        self.input(table)
+    }
+
+    fn upload(&mut self, device: &Device, table: &SequenceTable) {
+        if !self.arrays.is_uploaded() {
+            return;
+        }
+        let arrays: [&[u32]; SLOT_MAPPINGS] = [
+            &self.token_ids,
+            &self.positions,
+            &self.query_start_loc,
+            &self.context_lens,
+            &self.rows,
+            &self.output_rows,
+            &self.sample_rows,
+        ];
+        let slot_mappings = self.slot_mappings.iter().map(Vec::as_slice);
+        let arrays: Vec<&[u32]> = arrays.into_iter().chain(slot_mappings).collect();
+        self.arrays.upload(device, &arrays, table.changes());
+    }
+
+    fn input<'a>(&'a self, table: &'a SequenceTable) -> StepInput<'a> {
+        let arrays = &self.arrays;
+        let slots = self.slot_mappings.first().map_or(&[][..], Vec::as_slice);
+        let tables = table.block_tables().first().map_or(&[][..], Vec::as_slice);
         StepInput {
-            token_ids: &self.token_ids,
-            positions: &self.positions,
-            slot_mapping: self.slot_mappings.first().map_or(&[], Vec::as_slice),
-            query_start_loc: &self.query_start_loc,
-            context_lens: &self.context_lens,
-            rows: &self.rows,
-            output_rows: &self.output_rows,
-            block_tables: table.block_tables().first().map_or(&[], Vec::as_slice),
+            token_ids: arrays.array(TOKEN_IDS, &self.token_ids),
+            positions: arrays.array(POSITIONS, &self.positions),
+            slot_mapping: match self.slot_mappings.is_empty() {
+                true => slots.into(),
+                false => arrays.array(SLOT_MAPPINGS, slots),
+            },
+            query_start_loc: arrays.array(QUERY_START_LOC, &self.query_start_loc),
+            context_lens: arrays.array(CONTEXT_LENS, &self.context_lens),
+            rows: arrays.array(ROWS, &self.rows),
+            output_rows: arrays.array(OUTPUT_ROWS, &self.output_rows),
+            block_tables: match self.slot_mappings.is_empty() {
+                true => tables.into(),
+                false => arrays.table(0, tables),
+            },
             max_blocks_per_seq: table.max_blocks_per_seq(),
             groups: GroupInputs {
                 slot_mappings: &self.slot_mappings,
                 block_tables: table.block_tables(),
+                arrays: Some(arrays),
             },
         }
+    }
+
+    /// Rows of the last layer's output that tokens are sampled from, in the step gathered last.
+    pub fn sample_rows(&self) -> Indices<'_> {
+        self.arrays.array(SAMPLE_ROWS, &self.sample_rows)
     }
 
     /// Where each sequence's rows begin among the output rows of the step gathered last: `[s + 1]`.
@@ -147,6 +220,7 @@ impl StepBuffers {
             &mut self.context_lens,
             &mut self.rows,
             &mut self.output_rows,
+            &mut self.sample_rows,
             &mut self.output_start_loc,
         ] {
             array.clear();

@@ -5,17 +5,20 @@ use quire_kernels::{DType, Device, DeviceError, ExpertRouting, Tensor};
 use crate::models::DecoderSpec;
 use crate::models::spec::{AttentionDims, LatentSpec, MoeSpec};
 
-/// Named activation buffers; n = tokens of the step, at most `max_num_batched_tokens`.
+/// Named activation buffers; n = tokens of the step, at most `max_num_batched_tokens`. The residual stream and the logits
+/// are F32, the rest is of the device's type for activations.
 pub struct Workspace {
-    pub residual: Tensor,      // [n, hidden_size]
-    pub hidden: Tensor,        // [n, hidden_size]
-    pub block_out: Tensor,     // [n, hidden_size]
-    pub qkv: Tensor,           // [n, (num_heads + 2 num_kv_heads) head_dim]
+    pub residual: Tensor, // [n, hidden_size]
+    pub hidden: Tensor,   // [n, hidden_size]
+    /// Changes places with `residual` when rows are left out.
+    pub kept: Tensor, // [n, hidden_size]
+    pub block_out: Tensor, // [n, hidden_size]
+    pub qkv: Tensor,      // [n, (num_heads + 2 num_kv_heads) head_dim]
     pub attention_out: Tensor, // [n, num_heads head_dim]
-    pub gate_up: Tensor,       // [n, 2 intermediate_size]
-    pub activated: Tensor,     // [n, intermediate_size]
-    pub gathered: Tensor,      // [logits rows, hidden_size]
-    pub logits: Tensor,        // [logits rows, vocab_size]
+    pub gate_up: Tensor,  // [n, 2 intermediate_size]
+    pub activated: Tensor, // [n, intermediate_size]
+    pub gathered: Tensor, // [logits rows, hidden_size]
+    pub logits: Tensor,   // [logits rows, vocab_size]
     /// Of models with experts.
     pub experts: Option<ExpertWorkspace>,
     /// Of models whose keys and values are made of a latent vector.
@@ -50,11 +53,23 @@ impl Workspace {
         max_num_batched_tokens: usize,
         max_num_seqs: usize,
     ) -> Result<Self, DeviceError> {
-        let [residual, hidden, block_out, qkv, attention_out, gate_up, activated, gathered, logits] =
-            Self::shapes(spec, max_num_batched_tokens, max_num_seqs)
-                .map(|(rows, cols)| device.allocate(DType::F32, rows, cols));
+        let activations = device.activation_dtype();
+        let [
+            residual,
+            kept,
+            hidden,
+            block_out,
+            qkv,
+            attention_out,
+            gate_up,
+            activated,
+            gathered,
+            logits,
+        ] = Self::shapes(spec, max_num_batched_tokens, max_num_seqs, activations)
+            .map(|(dtype, rows, cols)| device.allocate(dtype, rows, cols));
         Ok(Self {
             residual: residual?,
+            kept: kept?,
             hidden: hidden?,
             block_out: block_out?,
             qkv: qkv?,
@@ -86,32 +101,40 @@ impl Workspace {
         spec: &DecoderSpec,
         max_num_batched_tokens: usize,
         max_num_seqs: usize,
+        activations: DType,
     ) -> u64 {
-        let shapes = Self::shapes(spec, max_num_batched_tokens, max_num_seqs);
+        let shapes = Self::shapes(spec, max_num_batched_tokens, max_num_seqs, activations);
         let experts = spec.moe.map_or(0, |moe| {
             ExpertWorkspace::num_bytes(&moe, spec.hidden_size, max_num_batched_tokens)
         });
         let latent = spec
             .latent
             .map(|latent| LatentWorkspace::shapes(spec, &latent, max_num_batched_tokens));
-        let all = shapes.iter().chain(latent.iter().flatten());
-        all.map(f32_bytes).fold(experts, u64::saturating_add)
+        let latent = latent.iter().flatten();
+        let latent = latent.map(|&(rows, cols)| num_bytes(&(DType::F32, rows, cols)));
+        shapes.iter().map(num_bytes).chain(latent).fold(experts, u64::saturating_add)
     }
 
-    /// `[rows, cols]` of each buffer, in the order of the fields.
-    fn shapes(spec: &DecoderSpec, num_tokens: usize, max_num_seqs: usize) -> [(usize, usize); 9] {
+    /// Type, rows and columns of each buffer.
+    fn shapes(
+        spec: &DecoderSpec,
+        num_tokens: usize,
+        max_num_seqs: usize,
+        activations: DType,
+    ) -> [(DType, usize, usize); 10] {
         let (n, hidden) = (num_tokens, spec.hidden_size);
         let logits_rows = max_num_seqs.clamp(1, MAX_LOGITS_ROWS);
         [
-            (n, hidden),
-            (n, hidden),
-            (n, hidden),
-            (n, spec.largest(AttentionDims::qkv_size)),
-            (n, spec.largest(AttentionDims::q_size)),
-            (n, 2 * spec.intermediate_size()),
-            (n, spec.intermediate_size()),
-            (logits_rows, hidden),
-            (logits_rows, spec.vocab_size),
+            (DType::F32, n, hidden),
+            (DType::F32, n, hidden),
+            (activations, n, hidden),
+            (activations, n, hidden),
+            (activations, n, spec.largest(AttentionDims::qkv_size)),
+            (activations, n, spec.largest(AttentionDims::q_size)),
+            (activations, n, 2 * spec.intermediate_size()),
+            (activations, n, spec.intermediate_size()),
+            (activations, logits_rows, hidden),
+            (DType::F32, logits_rows, spec.vocab_size),
         ]
     }
 }
@@ -162,7 +185,8 @@ impl ExpertWorkspace {
         let (num_experts, num_chosen) = (moe.router.num_experts, moe.router.num_chosen);
         let shapes = Self::shapes(moe, hidden_size, num_tokens);
         let routing = ExpertRouting::num_bytes(num_tokens, num_experts, num_chosen);
-        shapes.iter().map(f32_bytes).fold(routing, u64::saturating_add)
+        let bytes = shapes.map(|(rows, cols)| num_bytes(&(DType::F32, rows, cols)));
+        bytes.into_iter().fold(routing, u64::saturating_add)
     }
 
     fn shapes(moe: &MoeSpec, hidden_size: usize, n: usize) -> [(usize, usize); 6] {
@@ -179,6 +203,6 @@ impl ExpertWorkspace {
     }
 }
 
-fn f32_bytes(&(rows, cols): &(usize, usize)) -> u64 {
-    (rows as u64).saturating_mul(cols as u64).saturating_mul(4)
+fn num_bytes(&(dtype, rows, cols): &(DType, usize, usize)) -> u64 {
+    (rows as u64).saturating_mul(cols as u64).saturating_mul(dtype.size() as u64)
 }

@@ -1,6 +1,6 @@
 //! Whole numbers that a step brings along (token ids, positions, slots): on the host, and on a GPU there too.
 
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 
 use crate::cuda::{CudaDevice, DeviceBuffer, Pointer};
 use crate::tensor::{DType, Tensor};
@@ -26,6 +26,16 @@ impl<'a> Indices<'a> {
     /// The numbers on the host.
     pub fn host(&self) -> &'a [u32] {
         self.host
+    }
+
+    /// Those of `range` alone.
+    #[must_use]
+    pub fn slice(&self, range: Range<usize>) -> Self {
+        let start = (range.start * DType::U32.size()) as u64;
+        Self {
+            host: &self.host[range],
+            on_cuda: self.on_cuda.map(|Pointer(first)| Pointer(first + start)),
+        }
     }
 
     /// The numbers on `cuda`.

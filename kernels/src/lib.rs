@@ -30,6 +30,7 @@ pub mod sample;
 pub mod sandwich_norm;
 pub mod scale_by_position;
 pub mod softcap;
+pub mod step_arrays;
 pub mod tensor;
 pub mod weigh_experts;
 
@@ -57,5 +58,6 @@ pub use sample::{SampleRow, Sampled, logprobs, sample};
 pub use sandwich_norm::{SandwichNorm, sandwich_norm};
 pub use scale_by_position::scale_by_position;
 pub use softcap::softcap;
+pub use step_arrays::{StepArrays, TableChange};
 pub use tensor::{DType, Tensor, View, ViewMut};
 pub use weigh_experts::weigh_experts;

@@ -1,8 +1,8 @@
 //! Self-attention over the paged KV cache.
 
 use quire_kernels::{
-    AttentionSpec, Device, HeadNorm, KvLayer, LinearWeight, RopeWriteKv, Tensor, attention,
-    gather_rows, linear, rope_write_kv, scale_by_position,
+    AttentionSpec, Device, HeadNorm, Indices, KvLayer, LinearWeight, RopeWriteKv, Tensor,
+    attention, gather_rows, linear, rope_write_kv, scale_by_position,
 };
 
 use super::{BlockNorm, Positions};
@@ -44,15 +44,15 @@ impl Attention {
         let parts = [("attn_q.weight", q_size), ("attn_k.weight", kv_size), (v_name, kv_size)];
         let bias_parts =
             [("attn_q.bias", q_size), ("attn_k.bias", kv_size), ("attn_v.bias", kv_size)];
-        let qkv_bias = spec.qkv_bias.then(|| loader.stacked_vector("attn_qkv.bias", &bias_parts));
+        let qkv_bias = spec.qkv_bias.then(|| loader.stacked_bias("attn_qkv.bias", &bias_parts));
         let output_bias =
-            spec.attention_output_bias.then(|| loader.vector("attn_output.bias", hidden));
+            spec.attention_output_bias.then(|| loader.bias("attn_output.bias", hidden));
         let sinks = spec.sinks.then(|| loader.vector("attn_sinks.weight", dims.num_heads));
         let head_norm = |name| loader.vector(name, dims.head_dim);
         let qk_norm = match (spec.qk_norm, spec.plain_qk_norm && layer.rope.is_some()) {
             (true, _) => Some((head_norm("attn_q_norm.weight")?, head_norm("attn_k_norm.weight")?)),
             // A rotation keeps the norm, so before it is as good as after.
-            (false, true) => Some((loader.ones(dims.head_dim), loader.ones(dims.head_dim))),
+            (false, true) => Some((loader.ones(dims.head_dim)?, loader.ones(dims.head_dim)?)),
             (false, false) => None,
         };
         let query_scale = spec.query_scale.filter(|s| !s.without_rope || layer.rope.is_none());
@@ -72,7 +72,7 @@ impl Attention {
             qkv_bias: qkv_bias.transpose()?,
             qk_norm,
             scales_queries: query_scale.is_some(),
-            value_norm: spec.value_norm.then(|| loader.ones(dims.head_dim)),
+            value_norm: spec.value_norm.then(|| loader.ones(dims.head_dim)).transpose()?,
             norm_eps: spec.norm_eps,
             sinks: sinks.transpose()?,
             output: loader.linear("attn_output.weight", hidden, q_size)?,
@@ -107,15 +107,15 @@ impl Attention {
             head_dim: dims.head_dim,
             num_q_heads: dims.num_heads,
             num_kv_heads: dims.num_kv_heads,
-            positions: step.positions.into(),
-            slot_mapping: step.slot_mapping.into(),
+            positions: step.positions,
+            slot_mapping: step.slot_mapping,
             rope: self.rope.map(|index| &positions.ropes[index]),
             norm,
         };
         rope_write_kv(device, ws.qkv.first_rows_mut(n).columns(qkv_columns), cache, &args);
         if let Some(factors) = positions.query_scales.as_ref().filter(|_| self.scales_queries) {
             let q = ws.qkv.first_rows_mut(n).columns(0..dims.q_size());
-            scale_by_position(device, q, step.positions.into(), factors);
+            scale_by_position(device, q, step.positions, factors);
         }
         let q = ws.qkv.first_rows(n).columns(0..dims.q_size());
         let out = ws.attention_out.first_rows_mut(n).columns(0..dims.q_size());
@@ -128,13 +128,13 @@ impl Attention {
     }
 
     /// As `project`, with only the rows `kept` of the step, and those of `ws.residual`, from here on.
-    pub fn project_rows(&self, device: &Device, ws: &mut Workspace, kept: &[u32]) {
+    pub fn project_rows(&self, device: &Device, ws: &mut Workspace, kept: Indices) {
         let (n, q_columns) = (kept.len(), 0..self.dims.q_size());
-        gather_rows(device, ws.hidden.first_rows_mut(n), ws.residual.view(), kept.into());
-        std::mem::swap(&mut ws.hidden, &mut ws.residual);
+        gather_rows(device, ws.kept.first_rows_mut(n), ws.residual.view(), kept);
+        std::mem::swap(&mut ws.kept, &mut ws.residual);
         // q, k and v have been read.
         let attended = ws.qkv.first_rows_mut(n).columns(q_columns.clone());
-        gather_rows(device, attended, ws.attention_out.view().columns(q_columns), kept.into());
+        gather_rows(device, attended, ws.attention_out.view().columns(q_columns), kept);
         self.project_from(device, &mut ws.block_out, &ws.qkv, n);
     }
 

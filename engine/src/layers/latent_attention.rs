@@ -2,8 +2,8 @@
 //! vector, so that all heads attend to one KV head and the cache holds latent vectors alone.
 
 use quire_kernels::{
-    AttentionSpec, CopyHeads, Device, KvLayer, LinearWeight, RopeWriteKv, Tensor, attention,
-    copy_heads, gather_rows, linear, rms_norm, rope_write_kv, scale_by_position,
+    AttentionSpec, CopyHeads, Device, Indices, KvLayer, LinearWeight, RopeWriteKv, Tensor,
+    attention, copy_heads, gather_rows, linear, rms_norm, rope_write_kv, scale_by_position,
 };
 
 use super::{BlockNorm, Positions};
@@ -100,8 +100,8 @@ impl LatentAttention {
             head_dim: self.dims.head_dim,
             num_q_heads: self.dims.num_heads,
             num_kv_heads: 1,
-            positions: step.positions.into(),
-            slot_mapping: step.slot_mapping.into(),
+            positions: step.positions,
+            slot_mapping: step.slot_mapping,
             rope: self.rope.map(|index| &positions.ropes[index]),
             norm: None,
         };
@@ -109,7 +109,7 @@ impl LatentAttention {
         let q_columns = 0..self.dims.q_size();
         if let Some(factors) = &positions.query_scales {
             let q = ws.qkv.first_rows_mut(n).columns(q_columns.clone());
-            scale_by_position(device, q, step.positions.into(), factors);
+            scale_by_position(device, q, step.positions, factors);
         }
         let q = ws.qkv.first_rows(n).columns(q_columns.clone());
         let out = ws.attention_out.first_rows_mut(n).columns(q_columns);
@@ -175,13 +175,13 @@ impl LatentAttention {
     }
 
     /// As `project`, with only the rows `kept` of the step, and those of `ws.residual`, from here on.
-    pub fn project_rows(&self, device: &Device, ws: &mut Workspace, kept: &[u32]) {
+    pub fn project_rows(&self, device: &Device, ws: &mut Workspace, kept: Indices) {
         let (n, q_columns) = (kept.len(), 0..self.dims.q_size());
-        gather_rows(device, ws.hidden.first_rows_mut(n), ws.residual.view(), kept.into());
-        std::mem::swap(&mut ws.hidden, &mut ws.residual);
+        gather_rows(device, ws.kept.first_rows_mut(n), ws.residual.view(), kept);
+        std::mem::swap(&mut ws.kept, &mut ws.residual);
         // q, k and v have been read.
         let attended = ws.qkv.first_rows_mut(n).columns(q_columns.clone());
-        gather_rows(device, attended, ws.attention_out.view().columns(q_columns), kept.into());
+        gather_rows(device, attended, ws.attention_out.view().columns(q_columns), kept);
         let Workspace { qkv, latent, block_out, .. } = ws;
         let values = &mut latent.as_mut().expect("as above").queries;
         self.project_from(device, block_out, values, qkv, n);

@@ -1,7 +1,7 @@
 //! What attention looks up by position: rotations, and how much queries grow.
 
 use anyhow::Context;
-use quire_kernels::{DType, RopeTable, Tensor};
+use quire_kernels::{DType, Device, RopeTable, Tensor};
 
 use crate::models::DecoderSpec;
 
@@ -14,16 +14,23 @@ pub struct Positions {
 }
 
 impl Positions {
-    pub fn new(spec: &DecoderSpec, max_model_len: usize) -> anyhow::Result<Self> {
+    pub fn new(spec: &DecoderSpec, max_model_len: usize, device: &Device) -> anyhow::Result<Self> {
         let table = |rope: &crate::models::rope::RopeSpec| rope.table(max_model_len);
         let ropes: Option<Vec<RopeTable>> = spec.ropes.iter().map(table).collect();
         let query_scales = spec.query_scale.map(|scale| {
             let factors: Vec<f32> = (0..max_model_len).map(|p| scale.factor(p)).collect();
-            Tensor::from_f32(&factors, 1, max_model_len)
+            device.tensor(DType::F32, &factors, 1, max_model_len)
         });
         let ropes = ropes
             .with_context(|| format!("no memory for the rotations of {max_model_len} positions"))?;
-        Ok(Self { ropes, query_scales })
+        let ropes = match device {
+            Device::Cuda(_) => {
+                let copies = ropes.iter().map(|table| table.copied_to(device));
+                copies.collect::<Result<_, _>>()?
+            }
+            _ => ropes,
+        };
+        Ok(Self { ropes, query_scales: query_scales.transpose()? })
     }
 
     /// Shapes without memory, for `Device::Trace`.

@@ -1,7 +1,9 @@
 //! The generic decoder: one forward pass for every architecture a `DecoderSpec` can describe, on every device.
 
 use anyhow::bail;
-use quire_kernels::{Device, KvLayer, LinearWeight, embedding, gather_rows, linear, softcap};
+use quire_kernels::{
+    Device, Indices, KvLayer, LinearWeight, embedding, gather_rows, linear, softcap,
+};
 
 use super::spec::{DecoderSpec, FfnSpec, LayerSpec};
 use crate::kv_cache::KvCache;
@@ -68,7 +70,7 @@ impl Decoder {
             lm_head,
             positions: match loader.is_shape_only() {
                 true => Positions::shape_only(&spec, max_model_len),
-                false => Positions::new(&spec, max_model_len)?,
+                false => Positions::new(&spec, max_model_len, loader.device())?,
             },
             spec,
         };
@@ -102,13 +104,7 @@ impl Decoder {
     pub fn forward(&self, device: &Device, ws: &mut Workspace, kv: &mut KvCache, step: &StepInput) {
         let mut n = step.num_tokens();
         let scale = self.spec.embedding_scale;
-        embedding(
-            device,
-            ws.residual.first_rows_mut(n),
-            step.token_ids.into(),
-            &self.embedding,
-            scale,
-        );
+        embedding(device, ws.residual.first_rows_mut(n), step.token_ids, &self.embedding, scale);
         let mut before = Before::Embedding;
         for (index, layer) in self.layers.iter().enumerate() {
             let step_of_group = step.of_group(kv.group(index));
@@ -133,9 +129,9 @@ impl Decoder {
     }
 
     /// Logits of the given rows of `ws.hidden`, at most as many as `ws.logits` has: `ws.logits[i]` for `rows[i]`.
-    pub fn logits(&self, device: &Device, ws: &mut Workspace, rows: &[u32]) {
+    pub fn logits(&self, device: &Device, ws: &mut Workspace, rows: Indices) {
         let n = rows.len();
-        gather_rows(device, ws.gathered.first_rows_mut(n), ws.hidden.view(), rows.into());
+        gather_rows(device, ws.gathered.first_rows_mut(n), ws.hidden.view(), rows);
         let head = self.lm_head.as_ref().unwrap_or(&self.embedding);
         linear(device, ws.logits.first_rows_mut(n), ws.gathered.first_rows(n), head, None);
         if let Some(cap) = self.spec.logits_softcap {
@@ -210,7 +206,7 @@ impl AnyAttention {
     }
 
     /// As `project`, with only the rows `kept` of the step from here on.
-    fn project_rows(&self, device: &Device, ws: &mut Workspace, kept: &[u32]) {
+    fn project_rows(&self, device: &Device, ws: &mut Workspace, kept: Indices) {
         match self {
             Self::Heads(attention) => attention.project_rows(device, ws, kept),
             Self::Latent(attention) => attention.project_rows(device, ws, kept),

@@ -67,22 +67,23 @@ fn check(spec: DecoderSpec, expected: Expect) {
     let mut kv_cache =
         KvCache::new(&device, &layout, DType::F16, &num_blocks, 16).expect("shapes need no memory");
     let step = StepInput {
-        token_ids: &[1, 2, 3],
-        positions: &[0, 1, 17],
-        slot_mapping: &[0, 1, 33],
-        query_start_loc: &[0, 2, 3],
-        context_lens: &[2, 18],
-        rows: &[0, 1],
-        output_rows: &[1, 2],
-        block_tables: &[0, 0, 1, 2],
+        token_ids: (&[1, 2, 3]).into(),
+        positions: (&[0, 1, 17]).into(),
+        slot_mapping: (&[0, 1, 33]).into(),
+        query_start_loc: (&[0, 2, 3]).into(),
+        context_lens: (&[2, 18]).into(),
+        rows: (&[0, 1]).into(),
+        output_rows: (&[1, 2]).into(),
+        block_tables: (&[0, 0, 1, 2]).into(),
         max_blocks_per_seq: 2,
         groups: GroupInputs {
             slot_mappings: &vec![vec![0, 1, 33]; num_groups],
             block_tables: &vec![vec![0, 0, 1, 2]; num_groups],
+            arrays: None,
         },
     };
     model.forward(&device, &mut workspace, &mut kv_cache, &step);
-    model.logits(&device, &mut workspace, &[0, 1]);
+    model.logits(&device, &mut workspace, (&[0, 1]).into());
     expected.assert_eq(&log.lines().join("\n"));
 }
 

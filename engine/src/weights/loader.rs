@@ -2,7 +2,7 @@
 
 use anyhow::{Context, bail, ensure};
 use quire_kernels::{
-    Device, FileBytes, LinearError, LinearWeight, Tensor, WeightFormat, WeightPolicy,
+    DType, Device, FileBytes, LinearError, LinearWeight, Tensor, WeightFormat, WeightPolicy,
     dequantize_row,
 };
 
@@ -164,11 +164,28 @@ impl<'a> WeightLoader<'a> {
 
     /// A vector as `[1, len]` float32.
     pub fn vector(&self, name: &str, len: usize) -> anyhow::Result<Tensor> {
-        let Some(source) = self.source else {
-            return Ok(Tensor::shape_only(quire_kernels::DType::F32, 1, len));
-        };
-        let values = read_vector(source, &format!("{}{name}", self.scope), len)?;
-        Ok(Tensor::from_f32(&values, 1, len))
+        self.row(DType::F32, &[(name, len)])
+    }
+
+    /// A vector as `[1, len]` in the device's type for activations.
+    pub fn bias(&self, name: &str, len: usize) -> anyhow::Result<Tensor> {
+        self.row(self.device.activation_dtype(), &[(name, len)])
+    }
+
+    /// Vectors end to end, as `[1, sum of lengths]`.
+    fn row(&self, dtype: DType, parts: &[(&str, usize)]) -> anyhow::Result<Tensor> {
+        let total = parts.iter().map(|&(_, len)| len).sum();
+        let Some(source) = self.source else { return Ok(Tensor::shape_only(dtype, 1, total)) };
+        let mut values = Vec::with_capacity(total);
+        for &(name, len) in parts {
+            values.extend(read_vector(source, &format!("{}{name}", self.scope), len)?);
+        }
+        Ok(self.device.tensor(dtype, &values, 1, total)?)
+    }
+
+    /// Where the weights go.
+    pub fn device(&self) -> &Device {
+        self.device
     }
 
     /// A tensor of one number.
@@ -178,25 +195,18 @@ impl<'a> WeightLoader<'a> {
     }
 
     /// The weight of a norm without one, as `[1, len]` float32.
-    pub fn ones(&self, len: usize) -> Tensor {
-        match self.is_shape_only() {
-            true => Tensor::shape_only(quire_kernels::DType::F32, 1, len),
-            false => Tensor::from_f32(&vec![1.0; len], 1, len),
-        }
+    pub fn ones(&self, len: usize) -> anyhow::Result<Tensor> {
+        Ok(self.device.tensor(DType::F32, &vec![1.0; len], 1, len)?)
     }
 
-    /// Several vectors end to end, as `[1, sum of lengths]` float32. A file may have them in one tensor, `fused`.
-    pub fn stacked_vector(&self, fused: &str, parts: &[(&str, usize)]) -> anyhow::Result<Tensor> {
+    /// Several biases end to end, as `[1, sum of lengths]`. A file may have them in one tensor, `fused`.
+    pub fn stacked_bias(&self, fused: &str, parts: &[(&str, usize)]) -> anyhow::Result<Tensor> {
+        let dtype = self.device.activation_dtype();
         let total = parts.iter().map(|&(_, len)| len).sum();
-        let Some(source) = self.source else { return self.vector(fused, total) };
-        if self.has_shape(fused, 1, total)? {
-            return self.vector(fused, total);
+        match self.has_shape(fused, 1, total)? {
+            true => self.row(dtype, &[(fused, total)]),
+            false => self.row(dtype, parts),
         }
-        let mut values = Vec::with_capacity(total);
-        for &(name, len) in parts {
-            values.extend(read_vector(source, &format!("{}{name}", self.scope), len)?);
-        }
-        Ok(Tensor::from_f32(&values, 1, total))
     }
 
     /// Whether the file has a tensor of that name and shape.

@@ -7,16 +7,20 @@ mod arguments;
 mod context;
 mod cublaslt;
 mod driver;
+mod graph;
 mod images;
 mod launch;
 mod memory;
+mod pinned;
 
 pub(crate) use arguments::{Argument, Pointer};
 pub(crate) use context::Context;
 pub(crate) use cublaslt::Product;
+pub use graph::Graph;
 pub use images::{IS_BUILT, PTXAS_REPORT};
 pub(crate) use launch::Grid;
 pub(crate) use memory::DeviceBuffer;
+pub(crate) use pinned::PinnedBuffer;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,7 +30,7 @@ use launch::Kernel;
 
 /// Ops that have no kernel yet: until this list is empty no model can start on a GPU.
 pub const MISSING: &[&str] =
-    &["attention", "sample", "combine_experts", "expert_linear", "route_experts"];
+    &["attention", "sample", "combine_experts", "expert_linear", "route_experts", "weigh_experts"];
 
 /// What an op of that list does: nothing reaches it, since the engine asks the list first.
 pub(crate) fn missing(op: &str) -> ! {
@@ -40,6 +44,23 @@ pub struct CudaDevice {
     blas: cublaslt::CublasLt,
 }
 
+/// What a GPU is, and how much of its memory is free.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GpuInfo {
+    /// As "NVIDIA H200, compute capability 9.0".
+    pub name: String,
+    pub free_memory: u64,
+    pub total_memory: u64,
+}
+
+/// Looks at GPU number `ordinal`: an error says why it cannot be used.
+pub fn probe(ordinal: usize) -> Result<GpuInfo, DeviceError> {
+    let context = Context::open(ordinal)?;
+    launch::load_kernels(&context)?;
+    let (free_memory, total_memory) = context.memory();
+    Ok(GpuInfo { name: context.name().to_owned(), free_memory, total_memory })
+}
+
 impl CudaDevice {
     /// GPU number `ordinal`, with every kernel loaded.
     pub(crate) fn open(ordinal: usize) -> Result<Self, DeviceError> {
@@ -47,16 +68,6 @@ impl CudaDevice {
         let kernels = launch::load_kernels(&context)?;
         let blas = cublaslt::CublasLt::new(&context)?;
         Ok(Self { context, kernels, blas })
-    }
-
-    /// As "NVIDIA H200, compute capability 9.0".
-    pub fn name(&self) -> &str {
-        self.context.name()
-    }
-
-    /// Bytes free now, and of the whole device.
-    pub fn memory(&self) -> (u64, u64) {
-        self.context.memory()
     }
 
     pub(crate) fn context(&self) -> &Arc<Context> {

@@ -12,6 +12,12 @@ pub(super) fn gated_mul(cuda: &CudaDevice, out: &ViewMut, gate_up: &View, activa
         (Activation::Silu, false) => ("silu_mul_1", 1),
         (Activation::GeluTanh, true) => ("gelu_tanh_mul_8", 8),
         (Activation::GeluTanh, false) => ("gelu_tanh_mul_1", 1),
+        (Activation::ClampedSwiglu { .. }, true) => ("clamped_swiglu_8", 8),
+        (Activation::ClampedSwiglu { .. }, false) => ("clamped_swiglu_1", 1),
+    };
+    let (alpha, limit) = match activation {
+        Activation::ClampedSwiglu { alpha, limit } => (alpha, limit),
+        Activation::Silu | Activation::GeluTanh => (1.0, f32::INFINITY),
     };
     cuda.launch(
         kernel,
@@ -22,6 +28,8 @@ pub(super) fn gated_mul(cuda: &CudaDevice, out: &ViewMut, gate_up: &View, activa
             cols.into(),
             out.row_stride().into(),
             gate_up.row_stride().into(),
+            alpha.into(),
+            limit.into(),
         ],
     );
 }

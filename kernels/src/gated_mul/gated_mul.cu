@@ -2,19 +2,28 @@
 #include "vectors.cuh"
 
 struct Silu {
-    static __device__ __forceinline__ float of(float x) { return x / (1.0f + __expf(-x)); }
+    static __device__ __forceinline__ float of(float gate, float up, float, float) { return gate / (1.0f + __expf(-gate)) * up; }
 };
 
-// As (1 + tanh y) / 2 = 1 / (1 + e^-2y), which does not cancel for negative x.
+// As (1 + tanh y) / 2 = 1 / (1 + e^-2y), which does not cancel for negative gates.
 struct GeluTanh {
-    static __device__ __forceinline__ float of(float x) {
-        float cubic = fmaf(0.044715f * x * x, x, x);
-        return x / (1.0f + __expf(-1.5957691216f * cubic));
+    static __device__ __forceinline__ float of(float gate, float up, float, float) {
+        float cubic = fmaf(0.044715f * gate * gate, gate, gate);
+        return gate / (1.0f + __expf(-1.5957691216f * cubic)) * up;
+    }
+};
+
+struct ClampedSwiglu {
+    static __device__ __forceinline__ float of(float gate, float up, float alpha, float limit) {
+        gate = fminf(gate, limit);
+        up = fminf(fmaxf(up, -limit), limit) + 1.0f;
+        return gate / (1.0f + __expf(-alpha * gate)) * up;
     }
 };
 
 template <int N, class Activation>
-__device__ __forceinline__ void gated_mul(bf16* out, const bf16* gate_up, int cols, int out_stride, int gate_up_stride) {
+__device__ __forceinline__ void gated_mul(bf16* out, const bf16* gate_up, int cols, int out_stride, int gate_up_stride, float alpha,
+                                          float limit) {
     int column = (blockIdx.x * blockDim.x + threadIdx.x) * N;
     if (column >= cols) return;
     const bf16* row = gate_up + (size_t)blockIdx.y * gate_up_stride;
@@ -22,18 +31,20 @@ __device__ __forceinline__ void gated_mul(bf16* out, const bf16* gate_up, int co
     load_numbers(gate, row + column);
     load_numbers(up, row + cols + column);
 #pragma unroll
-    for (int i = 0; i < N; i++) up[i] *= Activation::of(gate[i]);
+    for (int i = 0; i < N; i++) up[i] = Activation::of(gate[i], up[i], alpha, limit);
     store_numbers(out + (size_t)blockIdx.y * out_stride + column, up);
 }
 
-#define GATED_MUL(name, N, Activation)                                                            \
-    extern "C" __global__ void __launch_bounds__(256)                                             \
-        name(bf16* out, const bf16* gate_up, int cols, int out_stride, int gate_up_stride) {      \
-        gated_mul<N, Activation>(out, gate_up, cols, out_stride, gate_up_stride);                 \
-    }                                                                                             \
+#define GATED_MUL(name, N, Activation)                                                                                        \
+    extern "C" __global__ void __launch_bounds__(256)                                                                         \
+        name(bf16* out, const bf16* gate_up, int cols, int out_stride, int gate_up_stride, float alpha, float limit) {        \
+        gated_mul<N, Activation>(out, gate_up, cols, out_stride, gate_up_stride, alpha, limit);                               \
+    }                                                                                                                         \
     KERNEL_EXPORT(name)
 
 GATED_MUL(silu_mul_8, 8, Silu);
 GATED_MUL(silu_mul_1, 1, Silu);
 GATED_MUL(gelu_tanh_mul_8, 8, GeluTanh);
 GATED_MUL(gelu_tanh_mul_1, 1, GeluTanh);
+GATED_MUL(clamped_swiglu_8, 8, ClampedSwiglu);
+GATED_MUL(clamped_swiglu_1, 1, ClampedSwiglu);

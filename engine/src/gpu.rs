@@ -1,0 +1,99 @@
+//! Where the model runs: on the CPU or on a GPU, and why; what a GPU cannot do for a model yet.
+
+use anyhow::{bail, ensure};
+use quire_kernels::{DType, cuda};
+
+use crate::config::{DeviceChoice, EngineOptions, KvCacheDtype, Weights};
+use crate::models::DecoderSpec;
+
+/// Bytes that the driver, cuBLAS and graphs take beside what is planned.
+const RESERVED_BYTES: u64 = 512 << 20;
+
+/// A GPU that was found and can run the model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gpu {
+    pub ordinal: usize,
+    /// With its compute capability.
+    pub name: String,
+    /// Bytes that weights, workspace and KV cache may take.
+    pub available_memory: u64,
+}
+
+/// What `--device` came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    Cpu {
+        /// Empty when it was asked for.
+        why: String,
+    },
+    Gpu(Gpu),
+}
+
+impl Place {
+    /// Finds the GPU that was asked for, or looks whether there is one that can run the model. Errors name the flag.
+    pub fn find(options: &EngineOptions, spec: &DecoderSpec) -> anyhow::Result<Self> {
+        match options.device {
+            DeviceChoice::Cpu => Ok(Self::Cpu { why: String::new() }),
+            DeviceChoice::Cuda(ordinal) => find_gpu(ordinal, options, spec).map(Self::Gpu),
+            DeviceChoice::Auto => Ok(match find_gpu(0, options, spec) {
+                Ok(gpu) => Self::Gpu(gpu),
+                Err(error) => Self::Cpu { why: first_clause(&error.to_string()) },
+            }),
+        }
+    }
+
+    pub fn gpu(&self) -> Option<&Gpu> {
+        match self {
+            Self::Cpu { .. } => None,
+            Self::Gpu(gpu) => Some(gpu),
+        }
+    }
+
+    /// The line that `serve` and `plan` print.
+    pub fn line(&self) -> String {
+        match self {
+            Self::Cpu { why } if why.is_empty() => "CPU".into(),
+            Self::Cpu { why } => format!("CPU ({why})"),
+            Self::Gpu(Gpu { ordinal, name, .. }) => format!("GPU {ordinal}: {name}"),
+        }
+    }
+}
+
+fn find_gpu(ordinal: usize, options: &EngineOptions, spec: &DecoderSpec) -> anyhow::Result<Gpu> {
+    let info = cuda::probe(ordinal)?;
+    if let Some(missing) = missing(spec) {
+        bail!("CUDA has no kernel yet for {missing}; start with --device cpu");
+    }
+    ensure!(
+        options.weights != Weights::Float32,
+        "--weights float32 runs on the CPU alone; start with --device cpu"
+    );
+    ensure!(
+        matches!(options.kv_cache_dtype, KvCacheDtype::Auto | KvCacheDtype::BF16),
+        "on CUDA the KV cache is bf16; leave --kv-cache-dtype out"
+    );
+    Ok(Gpu {
+        ordinal,
+        name: info.name,
+        available_memory: info.free_memory.saturating_sub(RESERVED_BYTES),
+    })
+}
+
+/// What of the model has no kernel.
+fn missing(spec: &DecoderSpec) -> Option<String> {
+    let of_experts = ["route_experts", "weigh_experts", "combine_experts", "expert_linear"];
+    let needs = |op: &&str| match *op {
+        "copy_heads" => spec.latent.is_some(),
+        op => spec.moe.is_some() || !of_experts.contains(&op),
+    };
+    let ops: Vec<&str> = cuda::MISSING.iter().copied().filter(needs).collect();
+    (!ops.is_empty()).then(|| ops.join(", "))
+}
+
+/// "no CUDA driver was found (libcuda.so)" of a sentence that goes on with what to do.
+fn first_clause(sentence: &str) -> String {
+    sentence.split([':', ';']).next().unwrap_or(sentence).to_owned()
+}
+
+/// Element type of the KV cache on a GPU.
+pub const KV_DTYPE: DType = DType::BF16;
