@@ -45,8 +45,8 @@ pub use gather_rows::gather_rows;
 pub use indices::Indices;
 pub use kv_layer::KvLayer;
 pub use linear::{
-    ActivationPrecision, ExpertInput, ExpertWeights, Input, LinearError, LinearWeight,
-    WeightFormat, WeightPolicy, dequantize_row, expert_linear, linear,
+    ActivationPrecision, ExpertInput, ExpertWeights, HeadStrides, Input, LinearError, LinearWeight,
+    WeightFormat, WeightPolicy, dequantize_row, expert_linear, head_linear, linear,
 };
 pub use mapped_file::{FileBytes, MappedFile};
 pub use rms_norm::{AddNorm, add_rms_norm, rms_norm};

@@ -420,6 +420,14 @@ impl<'a> ViewMut<'a> {
         View { data, dtype, rows, cols, row_stride, is_host, life: PhantomData }
     }
 
+    /// The same rectangle once more, for workers that write disjoint parts.
+    ///
+    /// # Safety
+    /// No two slices alive at once may overlap.
+    pub(crate) unsafe fn alias(&self) -> ViewMut<'a> {
+        ViewMut { life: PhantomData, ..*self }
+    }
+
     /// Row `row` of an F32 view.
     pub fn row_f32_mut(&mut self, row: usize) -> &mut [f32] {
         // SAFETY: `self` is borrowed exclusively, so no other slice of it is alive.

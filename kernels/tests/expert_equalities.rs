@@ -5,9 +5,9 @@ use quire_kernels::cases::random_f32;
 use quire_kernels::cpu::SimdLevel;
 use quire_kernels::linear::cases::random_weight_bytes;
 use quire_kernels::{
-    ActivationPrecision, Device, ExpertInput, ExpertRouting, ExpertWeights, LinearWeight,
-    RouteExperts, RouterScores, RouterSpec, Tensor, View, ViewMut, WeightFormat, WeightPolicy,
-    expert_linear, linear, route_experts,
+    Activation, ActivationPrecision, Device, ExpertInput, ExpertRouting, ExpertWeights, Gated,
+    HeadStrides, LinearWeight, RouteExperts, RouterScores, RouterSpec, Tensor, View, ViewMut,
+    WeightFormat, WeightPolicy, expert_linear, gated_mul, head_linear, linear, route_experts,
 };
 
 const NUM_EXPERTS: usize = 7;
@@ -60,7 +60,7 @@ fn a_place_has_the_bits_of_its_expert_alone() {
             let mut out = vec![f32::NAN; places * FEATURES];
             let view = ViewMut::from_f32(&mut out, places, FEATURES);
             let rows = View::from_f32(&x[..n * K], n, K);
-            expert_linear(&device, view, rows, ExpertInput::Rows, &weights, &routing);
+            expert_linear(&device, view, ExpertInput::Rows(rows), &weights, &routing);
             for (expert, weight) in single.iter().enumerate() {
                 let bias = &bias[expert * FEATURES..][..FEATURES];
                 let bias = Tensor::from_f32(bias, 1, FEATURES);
@@ -79,4 +79,63 @@ fn a_place_has_the_bits_of_its_expert_alone() {
 
 fn rows_of(x: &[f32], row: usize) -> View<'_> {
     View::from_f32(&x[row * K..][..K], 1, K)
+}
+
+#[test]
+fn a_head_has_the_bits_of_its_weight_alone() {
+    let strides = HeadStrides { x: K + 3, out: FEATURES + 2 };
+    let formats = [WeightFormat::Q8_0, WeightFormat::F16];
+    for (simd, format) in
+        SimdLevel::available().into_iter().flat_map(|simd| formats.map(|format| (simd, format)))
+    {
+        let device = Device::cpu_with(3, simd);
+        let load = |seed: usize| expert(&device, format, seed);
+        let single: Vec<LinearWeight> = (0..NUM_EXPERTS).map(load).collect();
+        let weights = ExpertWeights::new((0..NUM_EXPERTS).map(load).collect(), None);
+        for n in [1, 2, 37] {
+            let (x_cols, out_cols) = (NUM_EXPERTS * strides.x, NUM_EXPERTS * strides.out);
+            let x = random_f32(64, n * x_cols);
+            let mut out = vec![f32::MAX; n * out_cols];
+            let view = ViewMut::from_f32(&mut out, n, out_cols);
+            head_linear(&device, view, View::from_f32(&x, n, x_cols), strides, &weights);
+            for (row, head) in (0..n).flat_map(|row| (0..NUM_EXPERTS).map(move |h| (row, h))) {
+                let mut expected = [0.0; FEATURES];
+                let view = ViewMut::from_f32(&mut expected, 1, FEATURES);
+                let x = &x[row * x_cols + head * strides.x..][..K];
+                linear(&device, view, View::from_f32(x, 1, K), &single[head], None);
+                let got = &out[row * out_cols + head * strides.out..][..strides.out];
+                assert_eq!(got[..FEATURES], expected, "{simd:?} {format}, row {row}, head {head}");
+                assert_eq!(got[FEATURES..], [f32::MAX; 2], "nothing beside it");
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_made_on_the_way_have_the_bits_of_rows_made_before() {
+    let (n, activation) = (19, Activation::ClampedSwiglu { alpha: 1.702, limit: 7.0 });
+    let logits = random_f32(62, n * NUM_EXPERTS);
+    let places = n * NUM_CHOSEN;
+    let both: Vec<f32> = random_f32(65, places * 2 * K).iter().map(|x| 9.0 * x).collect();
+    for (simd, format) in SimdLevel::available()
+        .into_iter()
+        .flat_map(|simd| [(simd, WeightFormat::Q4K), (simd, WeightFormat::BF16)])
+    {
+        let device = Device::cpu_with(3, simd);
+        let experts = (0..NUM_EXPERTS).map(|seed| expert(&device, format, seed)).collect();
+        let weights = ExpertWeights::new(experts, None);
+        let routing = routing(&device, &logits);
+        let [mut before, mut on_the_way] = [0, 1].map(|_| vec![0.0; places * FEATURES]);
+        let mut rows = vec![0.0; places * K];
+        let gate_up = View::from_f32(&both, places, 2 * K);
+        gated_mul(&device, ViewMut::from_f32(&mut rows, places, K), gate_up, activation);
+        let out = ViewMut::from_f32(&mut before, places, FEATURES);
+        let input = ExpertInput::Places(View::from_f32(&rows, places, K));
+        expert_linear(&device, out, input, &weights, &routing);
+        let mut made = vec![0.0; places * K];
+        let gated = Gated { out: ViewMut::from_f32(&mut made, places, K), gate_up, activation };
+        let out = ViewMut::from_f32(&mut on_the_way, places, FEATURES);
+        expert_linear(&device, out, ExpertInput::Gated(gated), &weights, &routing);
+        assert_eq!((before, rows), (on_the_way, made), "{simd:?} {format}");
+    }
 }

@@ -2,8 +2,9 @@
 //! vector, so that all heads attend to one KV head and the cache holds latent vectors alone.
 
 use quire_kernels::{
-    AttentionSpec, CopyHeads, Device, Indices, KvLayer, LinearWeight, RopeWriteKv, Tensor,
-    attention, copy_heads, gather_rows, linear, rms_norm, rope_write_kv, scale_by_position,
+    AttentionSpec, CopyHeads, Device, ExpertWeights, HeadStrides, Indices, KvLayer, LinearWeight,
+    RopeWriteKv, Tensor, attention, copy_heads, gather_rows, head_linear, linear, rms_norm,
+    rope_write_kv, scale_by_position,
 };
 
 use super::{BlockNorm, Positions};
@@ -25,9 +26,9 @@ pub struct LatentAttention {
     queries: Option<(Tensor, LinearWeight)>,
     latent_norm: Tensor,
     /// For each head, the part of its query that does not rotate, in the space of the latent vector.
-    absorb: Vec<LinearWeight>,
+    absorb: ExpertWeights,
     /// For each head, its value of the latent vector.
-    values: Vec<LinearWeight>,
+    values: ExpertWeights,
     output: LinearWeight,
 }
 
@@ -160,11 +161,9 @@ impl LatentAttention {
             CopyHeads { num_heads, width: rope_dim, out_stride: head_dim, x_stride: key_dim };
         let out = qkv.first_rows_mut(n).columns(0..self.dims.q_size());
         copy_heads(device, out, rotated, heads);
-        for (head, weight) in self.absorb.iter().enumerate() {
-            let x = queries.columns(head * key_dim..head * key_dim + nope_dim);
-            let columns = head * head_dim + rope_dim..(head + 1) * head_dim;
-            linear(device, qkv.first_rows_mut(n).columns(columns), x, weight, None);
-        }
+        let strides = HeadStrides { x: key_dim, out: head_dim };
+        let out = qkv.first_rows_mut(n).columns(rope_dim..self.dims.q_size());
+        head_linear(device, out, queries, strides, &self.absorb);
     }
 
     /// `ws.attention_out` → `ws.block_out`.
@@ -196,12 +195,9 @@ impl LatentAttention {
         n: usize,
     ) {
         let (head_dim, value_dim) = (self.dims.head_dim, self.latent.value_dim);
-        for (head, weight) in self.values.iter().enumerate() {
-            let latent = head * head_dim + self.latent.rope_dim..(head + 1) * head_dim;
-            let columns = head * value_dim..(head + 1) * value_dim;
-            let x = attended.first_rows(n).columns(latent);
-            linear(device, values.first_rows_mut(n).columns(columns), x, weight, None);
-        }
+        let strides = HeadStrides { x: head_dim, out: value_dim };
+        let x = attended.first_rows(n).columns(self.latent.rope_dim..self.dims.q_size());
+        head_linear(device, values.first_rows_mut(n), x, strides, &self.values);
         let x = values.first_rows(n).columns(0..self.output.in_features());
         linear(device, out.first_rows_mut(n), x, &self.output, None);
     }

@@ -1,8 +1,8 @@
 //! A mixture of experts (Shazeer et al. 2017): a router gives each row a few gated MLPs; one more may serve every row.
 
 use quire_kernels::{
-    Activation, Device, ExpertInput, ExpertWeights, LinearWeight, RouteExperts, SharedExpert,
-    Tensor, combine_experts, expert_linear, gated_mul, linear, route_experts, weigh_experts,
+    Activation, Device, ExpertInput, ExpertWeights, Gated, LinearWeight, RouteExperts,
+    SharedExpert, Tensor, combine_experts, expert_linear, linear, route_experts, weigh_experts,
 };
 
 use super::Mlp;
@@ -112,15 +112,18 @@ impl Moe {
         let hidden = hidden.first_rows(n);
         let ExpertWorkspace { routing, gate_up, activated, out, .. } = experts;
         let places = routing.num_places();
-        let rows = ExpertInput::Rows;
-        expert_linear(device, gate_up.first_rows_mut(places), hidden, rows, &self.gate_up, routing);
+        let both = gate_up.first_rows_mut(places);
+        expert_linear(device, both, ExpertInput::Rows(hidden), &self.gate_up, routing);
         if self.spec.weighs_input {
             // The product is linear, so the weight may follow it.
             weigh_experts(device, gate_up.first_rows_mut(places), routing);
         }
-        let (gate_up, activation) = (gate_up.first_rows(places), self.activation);
-        gated_mul(device, activated.first_rows_mut(places), gate_up, activation);
-        let (out, activated) = (out.first_rows_mut(places), activated.first_rows(places));
-        expert_linear(device, out, activated, ExpertInput::Places, &self.down, routing);
+        let gated = Gated {
+            out: activated.first_rows_mut(places),
+            gate_up: gate_up.first_rows(places),
+            activation: self.activation,
+        };
+        let out = out.first_rows_mut(places);
+        expert_linear(device, out, ExpertInput::Gated(gated), &self.down, routing);
     }
 }

@@ -455,14 +455,12 @@ fn deepseek2_keeps_latent_vectors() {
             copy_heads 3 rows, 1 heads of 4
             rms_norm 3x16
             copy_heads 3 rows, 2 heads of 4
-            linear 3x6 -> 16
-            linear 3x6 -> 16
+            head_linear 3x6 -> 16, 2 heads
             rope_write_kv 3 rows, 2+1 heads of 20, Interleaved 4, F16
             attention 3 rows of 2 sequences, 2/1 heads of 20, F16
             gather_rows 2 of 8x32
             gather_rows 2 of 8x40
-            linear 2x16 -> 8
-            linear 2x16 -> 8
+            head_linear 2x16 -> 8, 2 heads
             linear 2x16 -> 32
             add_rms_norm 2x32
             linear 2x32 -> 96

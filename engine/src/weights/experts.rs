@@ -61,7 +61,7 @@ impl WeightLoader<'_> {
         &self,
         latent: &LatentSpec,
         num_heads: usize,
-    ) -> anyhow::Result<(Vec<LinearWeight>, Vec<LinearWeight>)> {
+    ) -> anyhow::Result<(ExpertWeights, ExpertWeights)> {
         let &LatentSpec { rank, nope_dim, value_dim, .. } = latent;
         let (name, heads) = ("attn_kv_b.weight", num_heads);
         if !self.has(name) || self.source().is_none() {
@@ -76,7 +76,7 @@ impl WeightLoader<'_> {
                 self.projection(["attn_k_b.weight", "attn_k_b"], &of_heads(rank, nope_dim))?;
             let values =
                 self.projection(["attn_v_b.weight", "attn_v_b"], &of_heads(value_dim, rank))?;
-            return Ok((keys, values));
+            return Ok((ExpertWeights::new(keys, None), ExpertWeights::new(values, None)));
         }
         let source = self.source().context("only files have weights")?;
         let tensor = find(source, &self.full_name(name), heads * (nope_dim + value_dim), rank)?;
@@ -100,7 +100,7 @@ impl WeightLoader<'_> {
             let value = rows(first + nope_dim, value_dim);
             values.push(self.pack(name, tensor.format, value, value_dim, rank)?);
         }
-        Ok((keys, values))
+        Ok((ExpertWeights::new(keys, None), ExpertWeights::new(values, None)))
     }
 
     /// The weight of each expert: of the tensor of all of them, or of `<one>.<expert>.weight`.

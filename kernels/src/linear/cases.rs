@@ -167,8 +167,8 @@ fn expert_case(shape: ExpertShape, formats: &[WeightFormat], mode: Mode) -> Case
     let (n, num_experts, num_chosen, half, k) = shape;
     let (features, num_places) = (2 * half, n * num_chosen);
     // Every second shape has an input for each place.
-    let input = if half % 2 == 1 { ExpertInput::Rows } else { ExpertInput::Places };
-    let num_inputs = if input == ExpertInput::Rows { n } else { num_places };
+    let of_step = half % 2 == 1;
+    let num_inputs = if of_step { n } else { num_places };
     let x: Vec<f32> = random_f32(8, num_inputs * k).iter().map(|x| 4.0 * x / k as f32).collect();
     let bias = (n % 2 == 1).then(|| random_f32(9, num_experts * features));
     let formats: Vec<WeightFormat> = formats.iter().cycle().take(num_experts).copied().collect();
@@ -200,7 +200,8 @@ fn expert_case(shape: ExpertShape, formats: &[WeightFormat], mode: Mode) -> Case
             let routing = some_routing(device, n, num_experts, num_chosen);
             let x = View::from_f32(&x_input, num_inputs, k);
             let out = ViewMut::from_f32(output, num_places, features);
-            expert_linear(device, out, x, input, &weights, &routing);
+            let input = if of_step { ExpertInput::Rows(x) } else { ExpertInput::Places(x) };
+            expert_linear(device, out, input, &weights, &routing);
         }),
         reference: Box::new(move || {
             let routing = some_routing(&Device::cpu(1), n, num_experts, num_chosen);
@@ -211,10 +212,7 @@ fn expert_case(shape: ExpertShape, formats: &[WeightFormat], mode: Mode) -> Case
                     dequantize_row(parts[expert].0, bytes, weights);
                 }
                 for place in routing.places_of_expert(expert) {
-                    let row = match input {
-                        ExpertInput::Rows => routing.rows()[place] as usize,
-                        ExpertInput::Places => place,
-                    };
+                    let row = if of_step { routing.rows()[place] as usize } else { place };
                     let bias = bias.as_ref().map(|bias| &bias[expert * features..][..features]);
                     out.extend(reference::linear_row(&x[row * k..][..k], &weights, bias));
                 }

@@ -32,6 +32,8 @@ pub(super) fn linear(
     bias: Option<&[f32]>,
 ) {
     let x_row = |row| x.row_f32(row);
+    // SAFETY: tasks write rows or columns of their own.
+    let out = unsafe { out.alias() };
     let call = Call { cpu, out, x_row: &x_row, k: x.cols(), weight, bias, rows: 0..x.rows() };
     cpu.pool.run(call.num_tasks(), &|task| call.run(task));
 }
@@ -41,28 +43,25 @@ pub(super) fn expert_linear(cpu: &CpuDevice, job: &ExpertJob) {
     thread_local! {
         static ENDS: RefCell<Vec<(usize, usize)>> = const { RefCell::new(Vec::new()) };
     }
-    let x_row = |row| job.x_row(row);
-    let call = |expert| Call {
-        cpu,
-        out: job.out,
-        x_row: &x_row,
-        k: job.x.cols(),
-        weight: job.weight(expert),
-        bias: job.bias(expert),
-        rows: job.rows_of(expert),
+    let run = |expert, use_call: &mut dyn FnMut(&Call)| {
+        let x_row = |row| job.x_row(expert, row);
+        // SAFETY: tasks write rows or columns of their own, and experts of theirs.
+        let out = unsafe { job.out(expert) };
+        let (weight, bias, rows) = (job.weight(expert), job.bias(expert), job.rows_of(expert));
+        use_call(&Call { cpu, out, x_row: &x_row, k: job.in_features(), weight, bias, rows });
     };
     ENDS.with_borrow_mut(|ends| {
         ends.clear();
         let mut num_tasks = 0;
         for (expert, _) in job.experts() {
-            num_tasks += call(expert).num_tasks();
+            run(expert, &mut |call| num_tasks += call.num_tasks());
             ends.push((num_tasks, expert));
         }
         let ends = &ends[..];
         cpu.pool.run(num_tasks, &|task| {
             let at = ends.partition_point(|&(end, _)| end <= task);
             let first = at.checked_sub(1).map_or(0, |before| ends[before].0);
-            call(ends[at].1).run(task - first);
+            run(ends[at].1, &mut |call| call.run(task - first));
         });
     });
 }
@@ -70,7 +69,7 @@ pub(super) fn expert_linear(cpu: &CpuDevice, job: &ExpertJob) {
 /// Some rows and the weight they are multiplied with.
 struct Call<'a> {
     cpu: &'a CpuDevice,
-    out: &'a ViewMut<'a>,
+    out: ViewMut<'a>,
     /// The row of x for a row of `out`.
     x_row: &'a (dyn Fn(usize) -> &'a [f32] + Sync),
     /// Elements of a row of x.

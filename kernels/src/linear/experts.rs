@@ -3,8 +3,10 @@
 use std::ops::Range;
 
 use super::weight::{LinearWeight, Part};
-use super::{dense, packed};
+use super::{cpu, dense, packed};
+use crate::cpu::SimdLevel;
 use crate::device::{CpuDevice, Device};
+use crate::gated_mul::{Gated, gated_mul};
 use crate::route_experts::ExpertRouting;
 use crate::tensor::{DType, Tensor, View, ViewMut};
 
@@ -41,77 +43,151 @@ impl ExpertWeights {
         self.experts[0].in_features()
     }
 
+    fn is_packed(&self) -> bool {
+        self.experts.iter().all(cpu::is_packed)
+    }
+
     /// Bytes that all experts occupy.
     pub fn num_bytes(&self) -> usize {
         self.experts.iter().map(LinearWeight::num_bytes).sum()
     }
 }
 
-/// What the rows of x are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ExpertInput {
+/// The rows that experts read.
+pub enum ExpertInput<'a> {
     /// The rows of the step: each is read by all of its experts.
-    Rows,
+    Rows(View<'a>),
     /// A row for each place.
-    Places,
+    Places(View<'a>),
+    /// The rows that `gated_mul` makes, one for each place: `Gated::out`.
+    Gated(Gated<'a>),
+}
+
+impl ExpertInput<'_> {
+    fn rows(&self) -> View<'_> {
+        match self {
+            Self::Rows(rows) | Self::Places(rows) => *rows,
+            Self::Gated(gated) => gated.out.as_view(),
+        }
+    }
 }
 
 /// `out[p] = x[p or the row of p] · weights[e]ᵀ + bias[e]` for each place p of each expert e. `out`: `[places,
-/// out_features]` F32; `x`: F32.
+/// out_features]` F32; the rows of x: F32.
 pub fn expert_linear(
     device: &Device,
     out: ViewMut,
-    x: View,
-    input: ExpertInput,
+    mut input: ExpertInput,
     weights: &ExpertWeights,
     routing: &ExpertRouting,
 ) {
     let num_rows = match input {
-        ExpertInput::Rows => routing.num_rows(),
-        ExpertInput::Places => routing.num_places(),
+        ExpertInput::Rows(_) => routing.num_rows(),
+        ExpertInput::Places(_) | ExpertInput::Gated(_) => routing.num_places(),
     };
+    let x = input.rows();
     assert_eq!(weights.num_experts(), routing.num_experts(), "experts");
     assert_eq!((x.rows(), x.cols()), (num_rows, weights.in_features()), "x");
     let shape = (routing.num_places(), weights.out_features());
     assert_eq!((out.rows(), out.cols()), shape, "out");
     assert!(out.dtype() == DType::F32 && x.dtype() == DType::F32);
+    let trace = || {
+        let bias = if weights.bias.is_some() { " bias" } else { "" };
+        let (rows, cols, num_experts) = (x.rows(), x.cols(), weights.num_experts());
+        let places = routing.num_places();
+        let out = out.cols();
+        format!("expert_linear {places} of {rows}x{cols} -> {out}, {num_experts} experts{bias}")
+    };
+    let line = matches!(device, Device::Trace(_)).then(trace);
+    // Float weights read rows more than once, so those are made before; so they are where each op is a line.
+    let is_on_the_way = matches!(device, Device::Cpu(_)) && weights.is_packed();
+    if let ExpertInput::Gated(Gated { out, gate_up, activation }) = &mut input
+        && !is_on_the_way
+    {
+        gated_mul(device, out.reborrow(), *gate_up, *activation);
+    }
     match device {
         Device::Cpu(cpu) => {
-            let rows = (input == ExpertInput::Rows).then(|| routing.rows());
-            run(cpu, &ExpertJob { out: &out, x, rows, weights, routing });
+            let gated = match &input {
+                ExpertInput::Gated(gated) if is_on_the_way => Some(gated),
+                _ => None,
+            };
+            let of_step = matches!(input, ExpertInput::Rows(_)).then(|| routing.rows());
+            let rows = JobRows::Routed { routing, of_step };
+            run(cpu, &ExpertJob { out: &out, x: input.rows(), gated, rows, weights });
         }
         Device::Cuda(_) => crate::cuda::missing("expert_linear"),
+        Device::Trace(log) => log.push(line.unwrap_or_default()),
+    }
+}
+
+/// Columns from one head to the next; the first begins at column 0.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadStrides {
+    pub x: usize,
+    pub out: usize,
+}
+
+/// `out[r][h · out + o] = Σ_k x[r][h · x + k] · weights[h][o][k]`: a matrix for each head, in one pass over all. `out`, `x`:
+/// F32, with columns up to the end of the last head at least.
+pub fn head_linear(
+    device: &Device,
+    out: ViewMut,
+    x: View,
+    strides: HeadStrides,
+    weights: &ExpertWeights,
+) {
+    let num_heads = weights.num_experts();
+    let end = |stride: usize, width: usize| (num_heads - 1) * stride + width;
+    assert_eq!(out.rows(), x.rows(), "rows");
+    assert!(strides.out >= weights.out_features(), "heads of {strides:?} overlap");
+    assert!(out.cols() >= end(strides.out, weights.out_features()), "out: {strides:?}");
+    assert!(x.cols() >= end(strides.x, weights.in_features()), "x: {strides:?}");
+    assert!(out.dtype() == DType::F32 && x.dtype() == DType::F32);
+    assert!(weights.bias.is_none(), "heads have no biases");
+    match device {
+        Device::Cpu(cpu) => {
+            let rows = JobRows::Heads { num_rows: x.rows(), strides };
+            run(cpu, &ExpertJob { out: &out, x, gated: None, rows, weights });
+        }
+        Device::Cuda(_) => crate::cuda::missing("head_linear"),
         Device::Trace(log) => {
-            let bias = if weights.bias.is_some() { " bias" } else { "" };
-            let (rows, cols) = (x.rows(), x.cols());
-            let num_experts = weights.num_experts();
-            let places = routing.num_places();
-            log.push(format!(
-                "expert_linear {places} of {rows}x{cols} -> {}, {num_experts} experts{bias}",
-                out.cols()
-            ));
+            let (cols, features) = (weights.in_features(), weights.out_features());
+            log.push(format!("head_linear {}x{cols} -> {features}, {num_heads} heads", x.rows()));
         }
     }
 }
 
 fn run(cpu: &CpuDevice, job: &ExpertJob) {
     let parts = || job.experts().flat_map(|(expert, _)| job.weight(expert).parts());
-    if parts().any(|part| matches!(part, Part::Packed(_))) {
+    if parts().any(Part::is_packed) {
         packed::expert_linear(cpu, job);
     }
-    if parts().any(|part| matches!(part, Part::Dense(_))) {
+    if !parts().all(Part::is_packed) {
         dense::expert_linear(cpu, job);
     }
 }
 
-/// One call.
+/// One call; a head counts as an expert of all rows.
 pub(super) struct ExpertJob<'a> {
-    pub out: &'a ViewMut<'a>,
-    pub x: View<'a>,
-    /// The row of x of each place; none: x has a row for each place.
-    rows: Option<&'a [u32]>,
+    out: &'a ViewMut<'a>,
+    x: View<'a>,
+    /// Makes the rows of x, each once.
+    gated: Option<&'a Gated<'a>>,
+    rows: JobRows<'a>,
     weights: &'a ExpertWeights,
-    routing: &'a ExpertRouting,
+}
+
+enum JobRows<'a> {
+    Routed {
+        routing: &'a ExpertRouting,
+        /// The row of x of each place; none: x has a row for each place.
+        of_step: Option<&'a [u32]>,
+    },
+    Heads {
+        num_rows: usize,
+        strides: HeadStrides,
+    },
 }
 
 impl<'a> ExpertJob<'a> {
@@ -123,12 +199,59 @@ impl<'a> ExpertJob<'a> {
 
     /// Rows of `out` that an expert makes.
     pub(super) fn rows_of(&self, expert: usize) -> Range<usize> {
-        self.routing.places_of_expert(expert)
+        match self.rows {
+            JobRows::Routed { routing, .. } => routing.places_of_expert(expert),
+            JobRows::Heads { num_rows, .. } => 0..num_rows,
+        }
     }
 
-    /// What row `row` of `out` is made of.
-    pub(super) fn x_row(&self, row: usize) -> &'a [f32] {
-        self.x.row_f32(self.rows.map_or(row, |rows| rows[row] as usize))
+    /// Where an expert writes.
+    ///
+    /// # Safety
+    /// No two slices of `out` alive at once may overlap.
+    pub(super) unsafe fn out(&self, expert: usize) -> ViewMut<'a> {
+        // SAFETY: the caller's promise.
+        let out = unsafe { self.out.alias() };
+        match self.rows {
+            JobRows::Routed { .. } => out,
+            JobRows::Heads { strides, .. } => {
+                let start = expert * strides.out;
+                out.columns(start..start + self.weights.out_features())
+            }
+        }
+    }
+
+    /// All rows of x, whole.
+    pub(super) fn rows_of_x(&self) -> View<'a> {
+        self.x
+    }
+
+    /// Elements of a row that an expert reads.
+    pub(super) fn in_features(&self) -> usize {
+        self.weights.in_features()
+    }
+
+    /// What an expert makes row `row` of `out` of.
+    pub(super) fn x_row(&self, expert: usize, row: usize) -> &'a [f32] {
+        match self.rows {
+            JobRows::Routed { of_step, .. } => {
+                self.x.row_f32(of_step.map_or(row, |rows| rows[row] as usize))
+            }
+            JobRows::Heads { strides, .. } => {
+                &self.x.row_f32(row)[expert * strides.x..][..self.in_features()]
+            }
+        }
+    }
+
+    /// Makes the row of x that row `row` of `out` is made of, where that is not there yet.
+    ///
+    /// # Safety
+    /// Nobody else uses this row at the same time, and it is made once.
+    pub(super) unsafe fn make_row(&self, simd: SimdLevel, row: usize) {
+        if let Some(gated) = self.gated {
+            // SAFETY: the caller's promise.
+            unsafe { gated.make_row(simd, row) };
+        }
     }
 
     pub(super) fn weight(&self, expert: usize) -> &'a LinearWeight {

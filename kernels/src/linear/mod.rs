@@ -49,7 +49,7 @@ mod tq1_0;
 mod tq2_0;
 mod weight;
 
-pub use experts::{ExpertInput, ExpertWeights, expert_linear};
+pub use experts::{ExpertInput, ExpertWeights, HeadStrides, expert_linear, head_linear};
 pub use format::{WeightFormat, dequantize_row};
 pub use input::Input;
 pub use packed::ActivationPrecision;

@@ -55,13 +55,10 @@ pub(in crate::linear) fn expert_linear(cpu: &CpuDevice, job: &ExpertJob) {
             let (first_item, rows_at_once) = (0, 0);
             segments.push(Segment { expert, first_panel, first_item, num_tiles, rows_at_once });
         }
-        let x = job.x;
+        let k = job.in_features();
         let activations = [
-            needs[0]
-                .map(|e| int8.prepare(num_panels * PANEL, x.cols(), ActivationPrecision::Int8, e)),
-            needs[1].map(|e| {
-                int16.prepare(num_panels * PANEL, x.cols(), ActivationPrecision::Int16, e)
-            }),
+            needs[0].map(|e| int8.prepare(num_panels * PANEL, k, ActivationPrecision::Int8, e)),
+            needs[1].map(|e| int16.prepare(num_panels * PANEL, k, ActivationPrecision::Int16, e)),
         ];
         let mut num_items = 0;
         for segment in segments.iter_mut() {
@@ -104,7 +101,12 @@ impl ExpertProduct<'_> {
         let segment = self.segments[at];
         let all = self.job.rows_of(segment.expert);
         let start = all.start + (panel - segment.first_panel) * PANEL;
-        let rows = (start..all.end.min(start + PANEL)).map(|row| self.job.x_row(row));
+        let rows = start..all.end.min(start + PANEL);
+        for row in rows.clone() {
+            // SAFETY: each row is of one panel.
+            unsafe { self.job.make_row(self.cpu.simd, row) };
+        }
+        let rows = rows.map(|row| self.job.x_row(segment.expert, row));
         for activations in self.activations.iter().flatten() {
             // SAFETY: each panel is one task's.
             unsafe { activations.quantize_panel(self.cpu.simd, panel, rows.clone()) };
@@ -125,24 +127,23 @@ impl ExpertProduct<'_> {
         let tiles = tile..segment.num_tiles.min(tile + left);
         let then =
             if left > tiles.len() { self.first_tile(at, item + tiles.len()) } else { NOTHING };
-        self.product(&segment, all.start).multiply(tiles, &rows, then);
-    }
-
-    fn product(&self, segment: &Segment, first_row: usize) -> Product<'_> {
         let weight = self.job.weight(segment.expert);
         let parts: Jobs = jobs(self.cpu, weight);
         let activations = self.activations.each_ref();
-        Product {
-            cpu: self.cpu,
-            out: self.job.out,
-            x: self.job.x,
+        // SAFETY: each task writes rows or columns of its own.
+        let out = unsafe { self.job.out(segment.expert) };
+        let product = Product {
             activations: activations
                 .map(|all| all.as_ref().map(|all| all.after_panels(segment.first_panel))),
-            first_row,
-            weight,
+            first_row: all.start,
             bias: self.job.bias(segment.expert),
+            cpu: self.cpu,
+            out: &out,
+            x: self.job.rows_of_x(),
+            weight,
             parts,
-        }
+        };
+        product.multiply(tiles, &rows, then);
     }
 
     /// Where the tiles of item `item` begin, which is the first of a block: of segment `at` once more or of the next one.
