@@ -5,7 +5,7 @@
 //! division of the memory serves both. For that a block must be of the same bytes in every group, so layers with a
 //! window are divided into groups of about as many layers as those without.
 
-use quire_kernels::{DType, KvLayer};
+use quire_kernels::{DType, KvLayer, StateShape};
 use quire_scheduler::{CacheGroup, CacheKind, CachePool};
 
 use crate::models::DecoderSpec;
@@ -20,13 +20,34 @@ pub struct CacheLayout {
     pub places: Vec<Place>,
 }
 
-/// What one block of a pool holds: pages of so many layers.
+/// What one block of a pool holds: a page, or a state, of so many layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolLayout {
     pub num_layers: usize,
-    pub num_kv_heads: usize,
-    pub head_dim: usize,
+    pub content: BlockContent,
 }
+
+/// What a block holds of one layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockContent {
+    /// Keys and values of as many tokens as a block has.
+    Pages {
+        num_kv_heads: usize,
+        head_dim: usize,
+    },
+    States(StateShape),
+}
+
+impl PoolLayout {
+    fn holds_states(&self) -> bool {
+        matches!(self.content, BlockContent::States(_))
+    }
+}
+
+/// Blocks of states for each sequence that may run: what it reads and writes, and snapshots that others find.
+const STATES_PER_SEQUENCE: u32 = 4;
+/// Of the memory, states take one part in so many at most.
+const STATE_SHARE: u64 = 2;
 
 /// Where a layer's pages are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +56,7 @@ pub struct Place {
     pub group: usize,
     /// Index in `CacheLayout::pools`.
     pub pool: usize,
-    /// Which of a block's pages.
+    /// Which of a block's pages or states.
     pub page: usize,
 }
 
@@ -50,14 +71,15 @@ struct Class {
 
 impl CacheLayout {
     pub fn new(spec: &DecoderSpec) -> Self {
-        let mut shapes: Vec<((usize, usize), Vec<Class>)> = Vec::new();
+        let mut contents: Vec<(BlockContent, Vec<Class>)> = Vec::new();
         for (index, layer) in spec.layers.iter().enumerate() {
-            let shape = (layer.attention.num_kv_heads, layer.attention.head_dim);
-            let at = shapes.iter().position(|(other, _)| *other == shape).unwrap_or_else(|| {
-                shapes.push((shape, Vec::new()));
-                shapes.len() - 1
+            let (content, kind) = (content_of(spec, layer), kind_of(layer));
+            let at = contents.iter().position(|(other, _)| *other == content);
+            let at = at.unwrap_or_else(|| {
+                contents.push((content, Vec::new()));
+                contents.len() - 1
             });
-            let (classes, kind) = (&mut shapes[at].1, kind_of(layer));
+            let classes = &mut contents[at].1;
             match classes.iter_mut().find(|class| class.kind == kind) {
                 Some(class) => class.layers.push(index),
                 None => classes.push(Class { kind, layers: vec![index] }),
@@ -69,10 +91,10 @@ impl CacheLayout {
             pools: Vec::new(),
             places: vec![nowhere; spec.num_layers()],
         };
-        for ((num_kv_heads, head_dim), classes) in shapes {
+        for (content, classes) in contents {
             let num_layers = layers_per_block(&classes);
             let pool = layout.pools.len();
-            layout.pools.push(PoolLayout { num_layers, num_kv_heads, head_dim });
+            layout.pools.push(PoolLayout { num_layers, content });
             for class in classes {
                 for layers in class.layers.chunks(num_layers) {
                     let group = layout.groups.len();
@@ -89,9 +111,13 @@ impl CacheLayout {
     /// Bytes of a block of each pool.
     pub fn bytes_per_block(&self, dtype: DType, block_size: u32) -> Vec<u64> {
         let bytes = |pool: &PoolLayout| {
-            let (heads, head_dim) = (pool.num_kv_heads, pool.head_dim);
-            let page = KvLayer::bytes_per_block(dtype, block_size as usize, heads, head_dim);
-            (pool.num_layers * page) as u64
+            let of_layer = match pool.content {
+                BlockContent::Pages { num_kv_heads, head_dim } => {
+                    KvLayer::bytes_per_block(dtype, block_size as usize, num_kv_heads, head_dim)
+                }
+                BlockContent::States(shape) => shape.num_bytes(),
+            };
+            (pool.num_layers * of_layer) as u64
         };
         self.pools.iter().map(bytes).collect()
     }
@@ -100,37 +126,50 @@ impl CacheLayout {
     pub fn blocks_held(&self, num_tokens: u32, num_at_once: u32, block_size: u32) -> Vec<u64> {
         let mut held = vec![0; self.pools.len()];
         for group in &self.groups {
-            let blocks = group.kind.num_blocks_held((0, num_tokens), num_at_once, block_size);
+            let blocks = match group.kind {
+                CacheKind::RecurrentState => 1,
+                kind => kind.num_blocks_held((0, num_tokens), num_at_once, block_size),
+            };
             held[group.pool as usize] += u64::from(blocks);
         }
         held
     }
 
-    /// Blocks of each pool for `bytes` in all. With pools of several shapes one half is divided as short sequences need
-    /// it, the other as sequences of `max_tokens` do.
+    /// Blocks of each pool for `bytes` in all. States take what `max_num_seqs` sequences can use, half of all at most. With
+    /// pages of several shapes one half of the rest is divided as short sequences need it, the other as sequences of
+    /// `max_tokens` do.
     pub fn num_blocks(
         &self,
         bytes: u64,
         bytes_per_block: &[u64],
         (max_tokens, num_at_once, block_size): (u32, u32, u32),
+        max_num_seqs: u32,
     ) -> Vec<u32> {
         let short = self.blocks_held(block_size, num_at_once, block_size);
         let long = self.blocks_held(max_tokens, num_at_once, block_size);
+        let num_states = |pool: usize| {
+            (bytes / STATE_SHARE / bytes_per_block[pool]).min(Self::useful_states(max_num_seqs))
+        };
+        let is_state = |&pool: &usize| self.pools[pool].holds_states();
+        let (states, pages): (Vec<usize>, Vec<usize>) = (0..self.pools.len()).partition(is_state);
+        let of_states = states.iter().map(|&pool| num_states(pool) * bytes_per_block[pool]);
+        let rest = bytes - of_states.sum::<u64>();
         let total = |blocks: &[u64]| -> u64 {
-            blocks.iter().zip(bytes_per_block).map(|(blocks, bytes)| blocks * bytes).sum()
+            pages.iter().map(|&pool| blocks[pool] * bytes_per_block[pool]).sum()
         };
         let (of_short, of_long) = (total(&short), total(&long));
-        let share = |pool: usize| {
-            let half = u128::from(bytes / 2);
-            let part = |blocks: u64, total: u64| u128::from(blocks) * half / u128::from(total);
-            part(short[pool], of_short) + part(long[pool], of_long)
+        let num_blocks = |pool: usize| {
+            let half = |blocks: u64, total: u64| {
+                u128::from(blocks) * u128::from(rest / 2) / u128::from(total)
+            };
+            match &pages[..] {
+                _ if is_state(&pool) => num_states(pool).into(),
+                [_] => u128::from(rest / bytes_per_block[pool]),
+                _ => half(short[pool], of_short) + half(long[pool], of_long),
+            }
         };
         // Block ids and slots are 32 bits wide.
-        let limit = |blocks: u128| blocks.min(1 << 24) as u32;
-        match bytes_per_block {
-            [of_one] => vec![limit(u128::from(bytes / of_one))],
-            _ => (0..self.pools.len()).map(|pool| limit(share(pool))).collect(),
-        }
+        (0..self.pools.len()).map(|pool| num_blocks(pool).min(1 << 24) as u32).collect()
     }
 
     /// Pools of so many blocks, of which ended requests leave a part resident.
@@ -149,6 +188,34 @@ impl CacheLayout {
         let pool =
             |&num_blocks| CachePool { num_blocks, num_resident_blocks: resident(num_blocks) };
         num_blocks.iter().map(pool).collect()
+    }
+
+    /// Bytes of a state of all layers that have one; 0 when none has.
+    pub fn state_bytes(&self, bytes_per_block: &[u64]) -> u64 {
+        let pools = self.pools.iter().zip(bytes_per_block);
+        pools.filter(|(pool, _)| pool.holds_states()).map(|(_, bytes)| bytes).sum()
+    }
+
+    /// States that so many sequences can use.
+    pub fn useful_states(max_num_seqs: u32) -> u64 {
+        u64::from(max_num_seqs) * u64::from(STATES_PER_SEQUENCE)
+    }
+
+    /// Blocks of all pools of pages.
+    pub fn num_pages(&self, pools: &[CachePool]) -> u32 {
+        let pools = self.pools.iter().zip(pools);
+        pools.filter(|(pool, _)| !pool.holds_states()).map(|(_, pool)| pool.num_blocks).sum()
+    }
+
+    /// `None`: no layer has a state.
+    pub fn num_states(&self, pools: &[CachePool]) -> Option<u32> {
+        let mut pools = self.pools.iter().zip(pools);
+        pools.find(|(pool, _)| pool.holds_states()).map(|(_, pool)| pool.num_blocks)
+    }
+
+    /// The group of the layers with states.
+    pub fn recurrent_group(&self) -> Option<usize> {
+        self.groups.iter().position(|group| group.kind == CacheKind::RecurrentState)
     }
 
     /// No layer has a window, chunks or a state.
@@ -180,7 +247,20 @@ impl CacheLayout {
     }
 }
 
+fn content_of(spec: &DecoderSpec, layer: &LayerSpec) -> BlockContent {
+    match spec.gated_delta.filter(|_| layer.is_recurrent) {
+        Some(recurrent) => BlockContent::States(recurrent.state_shape()),
+        None => BlockContent::Pages {
+            num_kv_heads: layer.attention.num_kv_heads,
+            head_dim: layer.attention.head_dim,
+        },
+    }
+}
+
 fn kind_of(layer: &LayerSpec) -> CacheKind {
+    if layer.is_recurrent {
+        return CacheKind::RecurrentState;
+    }
     match (layer.window, layer.chunk) {
         (Some(window), _) => CacheKind::SlidingWindow { window },
         (None, Some(chunk)) => CacheKind::Chunk { chunk },

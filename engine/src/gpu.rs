@@ -84,6 +84,8 @@ fn missing(spec: &DecoderSpec) -> Option<String> {
     let of_experts = ["route_experts", "weigh_experts", "combine_experts", "expert_linear"];
     let needs = |op: &&str| match *op {
         "copy_heads" => spec.latent.is_some(),
+        "causal_conv" | "gated_delta" => spec.gated_delta.is_some(),
+        "sigmoid_gate" => spec.attention_gate,
         op => spec.moe.is_some() || !of_experts.contains(&op),
     };
     let ops: Vec<&str> = cuda::MISSING.iter().copied().filter(needs).collect();

@@ -1,16 +1,21 @@
-//! The paged KV cache: pools of blocks, each block with the pages of some layers (see `cache_layout.rs`).
+//! The paged KV cache: pools of blocks, each block with the pages or states of some layers (see `cache_layout.rs`).
 
-use quire_kernels::{DType, Device, DeviceError, KvLayer};
+use quire_kernels::{DType, Device, DeviceError, KvLayer, RecurrentLayer};
 
-use crate::cache_layout::{CacheLayout, Place, PoolLayout};
+use crate::cache_layout::{BlockContent, CacheLayout, Place, PoolLayout};
 use crate::models::DecoderSpec;
 
 /// Pages of every layer. A block id means the same page in each layer of a group.
 pub struct KvCache {
-    /// For each pool, the pages of its blocks, one `KvLayer` for each of a block's layers.
-    pools: Vec<Vec<KvLayer>>,
+    pools: Vec<Pool>,
     /// For each layer.
     places: Vec<Place>,
+}
+
+/// What the blocks of a pool hold, for each of a block's layers.
+enum Pool {
+    Pages(Vec<KvLayer>),
+    States(Vec<RecurrentLayer>),
 }
 
 impl KvCache {
@@ -23,17 +28,29 @@ impl KvCache {
         block_size: usize,
     ) -> Result<Self, DeviceError> {
         let pool = |(pool, &num_blocks): (&PoolLayout, &usize)| {
-            let (kv_heads, head_dim) = (pool.num_kv_heads, pool.head_dim);
-            let pages = |_| KvLayer::new(device, dtype, num_blocks, block_size, kv_heads, head_dim);
-            (0..pool.num_layers).map(pages).collect()
+            let layers = 0..pool.num_layers;
+            match pool.content {
+                BlockContent::Pages { num_kv_heads, head_dim } => {
+                    let pages = |_| {
+                        let (heads, blocks) = (num_kv_heads, num_blocks);
+                        KvLayer::new(device, dtype, blocks, block_size, heads, head_dim)
+                    };
+                    layers.map(pages).collect::<Result<_, _>>().map(Pool::Pages)
+                }
+                BlockContent::States(shape) => {
+                    let states = |_| RecurrentLayer::new(device, num_blocks, &shape);
+                    layers.map(states).collect::<Result<_, _>>().map(Pool::States)
+                }
+            }
         };
         let pools = layout.pools.iter().zip(num_blocks).map(pool);
         Ok(Self { pools: pools.collect::<Result<_, _>>()?, places: layout.places.clone() })
     }
 
-    /// Bytes of one token in all layers, while all keep it.
+    /// Bytes of one token in all layers with attention, while all keep it.
     pub fn bytes_per_token(spec: &DecoderSpec, dtype: DType) -> u64 {
-        let kv_size: usize = spec.layers.iter().map(|layer| layer.attention.kv_size()).sum();
+        let layers = spec.layers.iter().filter(|layer| !layer.is_recurrent);
+        let kv_size: usize = layers.map(|layer| layer.attention.kv_size()).sum();
         (2 * kv_size * dtype.size()) as u64
     }
 
@@ -44,6 +61,17 @@ impl KvCache {
 
     pub fn layer_mut(&mut self, layer: usize) -> &mut KvLayer {
         let place = self.places[layer];
-        &mut self.pools[place.pool][place.page]
+        match &mut self.pools[place.pool] {
+            Pool::Pages(pages) => &mut pages[place.page],
+            Pool::States(_) => panic!("layer {layer} has states"),
+        }
+    }
+
+    pub fn states_mut(&mut self, layer: usize) -> &mut RecurrentLayer {
+        let place = self.places[layer];
+        match &mut self.pools[place.pool] {
+            Pool::States(states) => &mut states[place.page],
+            Pool::Pages(_) => panic!("layer {layer} has pages"),
+        }
     }
 }

@@ -67,12 +67,12 @@ impl MemoryPlan {
         };
         let most_tokens = u64::from(options.max_model_len.unwrap_or(spec.context_length))
             .saturating_mul(u64::from(max_num_seqs));
-        let most_useful = kv_bytes_per_token.saturating_mul(most_tokens);
-        let default_kv_bytes = default_kv_bytes(rest, &place).min(most_useful);
-        let kv_bytes = kv_bytes(options.kv_cache_memory, rest, default_kv_bytes)?;
         let num_at_once = num_at_once(max_num_batched_tokens, options.long_prefill_token_threshold);
         let layout = CacheLayout::new(&spec);
-        let cache = CachePlan { layout, dtype: kv_dtype, block_size, num_at_once };
+        let cache = CachePlan { layout, dtype: kv_dtype, block_size, num_at_once, max_num_seqs };
+        let most_useful = cache.useful_bytes(kv_bytes_per_token, most_tokens);
+        let default_kv_bytes = default_kv_bytes(rest, &place).min(most_useful);
+        let kv_bytes = kv_bytes(options.kv_cache_memory, rest, default_kv_bytes)?;
         let wanted_len = options.max_model_len.unwrap_or(spec.context_length);
         // By default ended requests at most double what the model takes, whatever its size.
         let resident_bytes = options.prefix_cache_memory.unwrap_or(weight_bytes);
@@ -168,21 +168,19 @@ impl MemoryPlan {
     fn kv_cache_line(&self) -> String {
         let config = &self.config;
         let (bytes, dtype) = (human_bytes(self.kv_bytes), dtype_name(config.kv_dtype));
-        let (num_blocks, block_size) = (config.num_blocks(), config.block_size);
-        if let [_] = &config.cache_groups[..] {
-            let tokens = u64::from(num_blocks) * u64::from(block_size);
-            let held = match self.cache_layout.keeps_everything() {
-                true => format!("{tokens} tokens"),
-                false => self.cache_layout.summary(),
-            };
-            return format!(
-                "{bytes} = {num_blocks} blocks of {block_size} tokens, {held} in {dtype}"
-            );
+        let (layout, block_size) = (&self.cache_layout, config.block_size);
+        let num_blocks = layout.num_pages(&config.cache_pools);
+        let tokens = u64::from(num_blocks) * u64::from(block_size);
+        let blocks = format!("{bytes} = {num_blocks} blocks of {block_size} tokens");
+        match (layout.keeps_everything(), layout.num_states(&config.cache_pools)) {
+            (true, _) => format!("{blocks}, {tokens} tokens in {dtype}"),
+            (false, None) => format!("{blocks} in {dtype}; {}", layout.summary()),
+            (false, Some(num_states)) => {
+                let state = human_bytes(layout.state_bytes(&self.cache().bytes_per_block()));
+                let states = format!("{num_states} states of {state}");
+                format!("{blocks} in {dtype}, {states}; {}", layout.summary())
+            }
         }
-        format!(
-            "{bytes} = {num_blocks} blocks of {block_size} tokens in {dtype}; {}",
-            self.cache_layout.summary()
-        )
     }
 
     /// What a sequence of the longest length holds while it runs.
@@ -208,6 +206,7 @@ impl MemoryPlan {
                 config.max_num_batched_tokens,
                 config.long_prefill_token_threshold,
             ),
+            max_num_seqs: config.max_num_seqs,
         }
     }
 }
@@ -227,6 +226,7 @@ struct CachePlan {
     block_size: u32,
     /// The most tokens of one sequence in a step.
     num_at_once: u32,
+    max_num_seqs: u32,
 }
 
 impl CachePlan {
@@ -248,10 +248,13 @@ impl CachePlan {
     ) -> anyhow::Result<Vec<CachePool>> {
         let bytes_per_block = self.bytes_per_block();
         let lengths = (max_tokens, self.num_at_once, self.block_size);
-        let num_blocks = self.layout.num_blocks(kv_bytes, &bytes_per_block, lengths);
+        let num_blocks =
+            self.layout.num_blocks(kv_bytes, &bytes_per_block, lengths, self.max_num_seqs);
         let one_each = self.blocks_held(1);
         for ((&blocks, &bytes), &groups) in num_blocks.iter().zip(&bytes_per_block).zip(&one_each) {
             let least: u64 = bytes_per_block.iter().zip(&one_each).map(|(b, n)| 2 * b * n).sum();
+            // States get half of it at most.
+            let least = if self.layout.recurrent_group().is_some() { 2 * least } else { least };
             ensure!(
                 u64::from(blocks) >= 2 * groups,
                 "a KV cache of {} holds {blocks} blocks of {}; give at least {} with \
@@ -262,6 +265,13 @@ impl CachePlan {
             );
         }
         Ok(CacheLayout::pools(&num_blocks, &bytes_per_block, resident_bytes))
+    }
+
+    /// Bytes of so many tokens and of all states that are of use.
+    fn useful_bytes(&self, kv_bytes_per_token: u64, most_tokens: u64) -> u64 {
+        let state = self.layout.state_bytes(&self.bytes_per_block());
+        let states = state.saturating_mul(CacheLayout::useful_states(self.max_num_seqs));
+        kv_bytes_per_token.saturating_mul(most_tokens).saturating_add(states)
     }
 
     /// Tokens that one sequence can have.

@@ -1,7 +1,9 @@
 //! From rows to the flat arrays of a step: token ids, positions, slots, and where each sequence lies in them.
 
-use quire_kernels::{AttentionBatch, Device, DeviceError, Indices, StepArrays};
-use quire_scheduler::SchedulerOutput;
+use quire_kernels::{
+    AttentionBatch, Device, DeviceError, Indices, NO_STATE, StateBatch, StateSegment, StepArrays,
+};
+use quire_scheduler::{SchedulerOutput, StateSegment as Segment};
 
 use crate::config::EngineConfig;
 use crate::sequence_table::SequenceTable;
@@ -11,6 +13,8 @@ pub struct StepBuffers {
     token_ids: Vec<u32>,
     positions: Vec<u32>,
     slot_mappings: Vec<Vec<u32>>,
+    state_segments: Vec<StateSegment>,
+    state_start_loc: Vec<u32>,
     query_start_loc: Vec<u32>,
     context_lens: Vec<u32>,
     rows: Vec<u32>,
@@ -35,6 +39,8 @@ pub struct StepInput<'a> {
     pub block_tables: Indices<'a>,    // [max_num_seqs, max_blocks_per_seq]
     pub max_blocks_per_seq: usize,
     pub groups: GroupInputs<'a>,
+    /// The recurrent states before and after each sequence's rows, of models that have states.
+    pub states: StateBatch<'a>,
 }
 
 /// What differs from cache group to cache group.
@@ -107,6 +113,8 @@ impl StepBuffers {
             output_rows: of_tokens(),
             sample_rows: Vec::with_capacity(num_seqs),
             output_start_loc: Vec::with_capacity(num_seqs + 1),
+            state_segments: Vec::with_capacity(2 * num_seqs),
+            state_start_loc: Vec::with_capacity(num_seqs + 1),
             block_size: config.block_size,
             arrays: StepArrays::new(device, capacity, num_groups, num_seqs * blocks_per_seq)?,
         })
@@ -138,6 +146,7 @@ impl StepBuffers {
                     block * self.block_size + position % self.block_size
                 }));
             }
+            self.gather_states(output.state_segments_of(sequence));
             self.query_start_loc.push(self.token_ids.len() as u32);
             self.context_lens.push(end);
             self.rows.push(sequence.row.0);
@@ -199,12 +208,28 @@ impl StepBuffers {
                 block_tables: table.block_tables(),
                 arrays: Some(arrays),
             },
+            states: StateBatch { segments: &self.state_segments, start_loc: &self.state_start_loc },
         }
     }
 
     /// Rows of the last layer's output that tokens are sampled from, in the step gathered last.
     pub fn sample_rows(&self) -> Indices<'_> {
         self.arrays.array(SAMPLE_ROWS, &self.sample_rows)
+    }
+
+    /// The segments of one sequence, before its end is in `query_start_loc`. All are of one cache group.
+    fn gather_states(&mut self, segments: &[Segment]) {
+        let mut first_row = *self.query_start_loc.last().expect("it begins with 0");
+        for segment in segments {
+            self.state_segments.push(StateSegment {
+                first_row,
+                num_rows: segment.num_tokens,
+                from: segment.from.map_or(NO_STATE, |block| block.0),
+                to: segment.to.0,
+            });
+            first_row += segment.num_tokens;
+        }
+        self.state_start_loc.push(self.state_segments.len() as u32);
     }
 
     /// Where each sequence's rows begin among the output rows of the step gathered last: `[s + 1]`.
@@ -226,6 +251,9 @@ impl StepBuffers {
             array.clear();
         }
         self.slot_mappings.iter_mut().for_each(Vec::clear);
+        self.state_segments.clear();
+        self.state_start_loc.clear();
+        self.state_start_loc.push(0);
         self.query_start_loc.push(0);
         self.output_start_loc.push(0);
     }

@@ -13,12 +13,14 @@ pub struct Workspace {
     /// Changes places with `residual` when rows are left out.
     pub kept: Tensor, // [n, hidden_size]
     pub block_out: Tensor, // [n, hidden_size]
-    pub qkv: Tensor,      // [n, (num_heads + 2 num_kv_heads) head_dim]
+    pub qkv: Tensor,      // [n, (num_heads + 2 num_kv_heads) head_dim, or more with gates]
     pub attention_out: Tensor, // [n, num_heads head_dim]
     pub gate_up: Tensor,  // [n, 2 intermediate_size]
     pub activated: Tensor, // [n, intermediate_size]
     pub gathered: Tensor, // [logits rows, hidden_size]
     pub logits: Tensor,   // [logits rows, vocab_size]
+    /// `[n, q | k | v]` of models with Gated DeltaNet.
+    pub convolved: Option<Tensor>,
     /// Of models with experts.
     pub experts: Option<ExpertWorkspace>,
     /// Of models whose keys and values are made of a latent vector.
@@ -78,6 +80,10 @@ impl Workspace {
             activated: activated?,
             gathered: gathered?,
             logits: logits?,
+            convolved: match convolved_size(spec) {
+                0 => None,
+                cols => Some(device.allocate(DType::F32, max_num_batched_tokens, cols)?),
+            },
             experts: match &spec.moe {
                 Some(moe) => Some(ExpertWorkspace::new(
                     device,
@@ -110,9 +116,11 @@ impl Workspace {
         let latent = spec
             .latent
             .map(|latent| LatentWorkspace::shapes(spec, &latent, max_num_batched_tokens));
+        let convolved = (DType::F32, max_num_batched_tokens, convolved_size(spec));
         let latent = latent.iter().flatten();
         let latent = latent.map(|&(rows, cols)| num_bytes(&(DType::F32, rows, cols)));
-        shapes.iter().map(num_bytes).chain(latent).fold(experts, u64::saturating_add)
+        let shapes = shapes.iter().chain([&convolved]).map(num_bytes);
+        shapes.chain(latent).fold(experts, u64::saturating_add)
     }
 
     /// Type, rows and columns of each buffer.
@@ -129,8 +137,8 @@ impl Workspace {
             (DType::F32, n, hidden),
             (activations, n, hidden),
             (activations, n, hidden),
-            (activations, n, spec.largest(AttentionDims::qkv_size)),
-            (activations, n, spec.largest(AttentionDims::q_size)),
+            (activations, n, projected_size(spec)),
+            (activations, n, spec.largest(AttentionDims::q_size).max(value_size(spec))),
             (activations, n, 2 * spec.intermediate_size()),
             (activations, n, spec.intermediate_size()),
             (activations, logits_rows, hidden),
@@ -157,6 +165,21 @@ impl LatentWorkspace {
         let head = latent.key_dim().max(latent.value_dim);
         [(n, made_of + latent.kept_dim()), (n, made_of), (n, num_heads * head)]
     }
+}
+
+/// Columns of what a block projects at first.
+fn projected_size(spec: &DecoderSpec) -> usize {
+    let gates = |dims: &AttentionDims| if spec.attention_gate { dims.q_size() } else { 0 };
+    let attention = spec.largest(|dims| dims.qkv_size() + gates(dims));
+    spec.gated_delta.map_or(attention, |recurrent| recurrent.projected_size().max(attention))
+}
+
+fn value_size(spec: &DecoderSpec) -> usize {
+    spec.gated_delta.map_or(0, |recurrent| recurrent.heads.value_size())
+}
+
+fn convolved_size(spec: &DecoderSpec) -> usize {
+    spec.gated_delta.map_or(0, |recurrent| recurrent.heads.qkv_size())
 }
 
 impl ExpertWorkspace {

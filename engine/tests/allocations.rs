@@ -12,9 +12,17 @@ use quire_scheduler::{
     NewSequence, Scheduler, SchedulerConfig, SchedulerOutput, SequenceId, StopRule,
 };
 
+/// Attention alone, with windows, and with recurrent states.
 #[test]
 fn a_decode_step_allocates_nothing() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/conformance/qwen3.gguf");
+    for family in ["qwen3", "gemma3", "qwen35_vl"] {
+        check_decode_steps(family);
+    }
+}
+
+fn check_decode_steps(family: &str) {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let path = format!("{root}/../tests/data/conformance/{family}.gguf");
     let file = ModelFiles::open(path.as_ref()).expect("committed");
     let options = EngineOptions { kv_cache_memory: Some(1 << 20), ..EngineOptions::default() };
     let plan = MemoryPlan::new(&file, &options, &Machine::detect()).expect("it fits");
@@ -39,7 +47,7 @@ fn a_decode_step_allocates_nothing() {
         assert!(is_decode || info.count_total > 0);
         // The first decode step warms thread-local scratch.
         if is_decode && num_measured > 0 {
-            assert_eq!(info.count_total, 0, "{info:?}");
+            assert_eq!(info.count_total, 0, "{family}: {info:?}");
         }
         num_measured += usize::from(is_decode);
     }

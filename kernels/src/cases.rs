@@ -156,11 +156,13 @@ pub fn in_place(
 pub fn all() -> Vec<Case> {
     let mut cases = Vec::new();
     cases.extend(crate::attention::cases::cases());
+    cases.extend(crate::causal_conv::cases::cases());
     cases.extend(crate::combine_experts::cases::cases());
     cases.extend(crate::copy_blocks::cases::cases());
     cases.extend(crate::copy_heads::cases::cases());
     cases.extend(crate::embedding::cases::cases());
     cases.extend(crate::gated_mul::cases::cases());
+    cases.extend(crate::gated_delta::cases::cases());
     cases.extend(crate::gather_rows::cases::cases());
     cases.extend(crate::linear::cases::cases());
     cases.extend(crate::linear::cases::expert_cases());
@@ -170,6 +172,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(crate::sample::cases::cases());
     cases.extend(crate::sandwich_norm::cases::cases());
     cases.extend(crate::scale_by_position::cases::cases());
+    cases.extend(crate::sigmoid_gate::cases::cases());
     cases.extend(crate::softcap::cases::cases());
     cases.extend(crate::weigh_experts::cases::cases());
     cases

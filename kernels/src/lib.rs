@@ -10,6 +10,7 @@
 
 pub mod attention;
 pub mod cases;
+pub mod causal_conv;
 pub mod combine_experts;
 pub mod copy_blocks;
 pub mod copy_heads;
@@ -17,29 +18,34 @@ pub mod cpu;
 pub mod cuda;
 pub mod device;
 pub mod embedding;
+pub mod gated_delta;
 pub mod gated_mul;
 pub mod gather_rows;
 pub mod indices;
 pub mod kv_layer;
 pub mod linear;
 pub mod mapped_file;
+pub mod recurrent_layer;
 pub mod rms_norm;
 pub mod rope_write_kv;
 pub mod route_experts;
 pub mod sample;
 pub mod sandwich_norm;
 pub mod scale_by_position;
+pub mod sigmoid_gate;
 pub mod softcap;
 pub mod step_arrays;
 pub mod tensor;
 pub mod weigh_experts;
 
 pub use attention::{AttentionBatch, AttentionSpec, attention};
+pub use causal_conv::causal_conv;
 pub use combine_experts::{SharedExpert, combine_experts};
 pub use copy_blocks::copy_blocks;
 pub use copy_heads::{CopyHeads, copy_heads};
 pub use device::{Device, DeviceError};
 pub use embedding::embedding;
+pub use gated_delta::{GatedDelta, GatedDeltaSpec, gated_delta};
 pub use gated_mul::{Activation, Gated, gated_mul};
 pub use gather_rows::gather_rows;
 pub use indices::Indices;
@@ -49,6 +55,7 @@ pub use linear::{
     WeightFormat, WeightPolicy, dequantize_row, expert_linear, head_linear, linear,
 };
 pub use mapped_file::{FileBytes, MappedFile};
+pub use recurrent_layer::{NO_STATE, RecurrentLayer, StateBatch, StateSegment, StateShape};
 pub use rms_norm::{AddNorm, add_rms_norm, rms_norm};
 pub use rope_write_kv::{HeadNorm, RopeStyle, RopeTable, RopeWriteKv, rope_write_kv};
 pub use route_experts::{
@@ -57,6 +64,7 @@ pub use route_experts::{
 pub use sample::{SampleRow, Sampled, logprobs, sample};
 pub use sandwich_norm::{SandwichNorm, sandwich_norm};
 pub use scale_by_position::scale_by_position;
+pub use sigmoid_gate::sigmoid_gate;
 pub use softcap::softcap;
 pub use step_arrays::{StepArrays, TableChange};
 pub use tensor::{DType, Tensor, View, ViewMut};

@@ -39,7 +39,7 @@ const LLAMA4_KEYS: &[(&str, KeyValue)] = &[
     ("llama4.attention.temperature_length", KeyValue::U32(32)),
 ];
 
-const FAMILIES: [Family; 26] = [
+const FAMILIES: [Family; 28] = [
     Family { name: "llama3", ..COMMITTED },
     Family { name: "llama3_k256", ..COMMITTED },
     Family { name: "smollm2", ..COMMITTED },
@@ -59,6 +59,8 @@ const FAMILIES: [Family; 26] = [
         missing_keys: &[("gemma2.attention.scale", KeyValue::F32(0.204_124_15))],
         ..BESIDE
     },
+    Family { name: "qwen35_vl", ..COMMITTED },
+    Family { name: "qwen35_moe_vl", ..BESIDE_EXPERTS },
     Family { name: "gemma4_31b", ..BESIDE },
     Family { name: "mixtral", ..BESIDE_EXPERTS },
     Family { name: "qwen3_moe", ..BESIDE_EXPERTS },

@@ -7,10 +7,12 @@ use quire_tests::distance::{Distance, VOCAB_SIZE, check_prompt, first_difference
 use quire_tests::safetensors::Safetensors;
 use quire_tests::{Answer, ask, options, repository, start, tiny_directory, tiny_model};
 
-const FAMILIES: [&str; 5] = ["llama3", "llama3_k256", "smollm2", "qwen2", "qwen3"];
+const FAMILIES: [&str; 6] = ["llama3", "llama3_k256", "smollm2", "qwen2", "qwen3", "qwen35_vl"];
+/// Without a GGUF file, and only beside the repository.
+const BESIDE: [&str; 1] = ["qwen35"];
 
 /// Those with experts, and the activations that quantized ones need; see `conformance.rs`.
-const EXPERTS: [(&str, Activations); 12] = [
+const EXPERTS: [(&str, Activations); 15] = [
     ("mixtral", Activations::INT8),
     ("qwen3_moe", Activations::INT8),
     ("gpt_oss", Activations::INT8),
@@ -23,6 +25,9 @@ const EXPERTS: [(&str, Activations); 12] = [
     ("llama4_scout", Activations::INT8),
     ("llama4_scout_vl", Activations::INT8),
     ("llama4_maverick", Activations::INT8),
+    ("qwen3_next", Activations::INT8),
+    ("qwen35_moe", Activations::INT8),
+    ("qwen35_moe_vl", Activations::INT8),
 ];
 
 #[test]
@@ -62,7 +67,7 @@ fn golden_of(family: &str) -> Safetensors {
 
 #[test]
 fn directories_reproduce_the_golden_numbers() {
-    for family in FAMILIES {
+    for family in FAMILIES.into_iter().chain(BESIDE) {
         let Some(path) = tiny_directory(family) else {
             println!("not run: {family} as safetensors, which is not here");
             continue;
@@ -71,7 +76,7 @@ fn directories_reproduce_the_golden_numbers() {
             let handle = start(&path, &EngineOptions { weights, ..options() }, &[]);
             let mut distance = Distance::default();
             for prompt in prompts() {
-                check_prompt(&handle, &open(family), &prompt, min_gap, &mut distance);
+                check_prompt(&handle, &golden_of(family), &prompt, min_gap, &mut distance);
             }
             println!("{family} {}: mean {}, {distance:?}", weights.name(), distance.mean());
             match weights {

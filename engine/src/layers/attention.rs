@@ -1,11 +1,11 @@
 //! Self-attention over the paged KV cache.
 
 use quire_kernels::{
-    AttentionSpec, Device, HeadNorm, Indices, KvLayer, LinearWeight, RopeWriteKv, Tensor,
-    attention, gather_rows, linear, rope_write_kv, scale_by_position,
+    AttentionSpec, Device, HeadNorm, KvLayer, LinearWeight, RopeWriteKv, Tensor, attention, linear,
+    rope_write_kv, scale_by_position, sigmoid_gate,
 };
 
-use super::{BlockNorm, Positions};
+use super::{BlockNorm, OutputProjection, Positions};
 use crate::models::spec::{AttentionDims, DecoderSpec, LayerSpec};
 use crate::step_input::StepInput;
 use crate::weights::WeightLoader;
@@ -17,8 +17,9 @@ pub struct Attention {
     spec: AttentionSpec,
     /// Index in `Positions::ropes`.
     rope: Option<usize>,
-    /// q, k and v, stacked.
+    /// q, k and v, stacked; after them the gates of the output.
     qkv: LinearWeight,
+    has_gate: bool,
     qkv_bias: Option<Tensor>,
     /// Weights of the q and k head norms.
     qk_norm: Option<(Tensor, Tensor)>,
@@ -28,8 +29,7 @@ pub struct Attention {
     norm_eps: f32,
     /// `[1, num_heads]`
     sinks: Option<Tensor>,
-    output: LinearWeight,
-    output_bias: Option<Tensor>,
+    pub output: OutputProjection,
 }
 
 impl Attention {
@@ -42,13 +42,17 @@ impl Attention {
         let (q_size, kv_size) = (dims.q_size(), dims.kv_size());
         let v_name = if layer.shares_key_weight { "attn_k.weight" } else { "attn_v.weight" };
         let parts = [("attn_q.weight", q_size), ("attn_k.weight", kv_size), (v_name, kv_size)];
+        let qkv = match spec.attention_gate {
+            true => gated_qkv(dims, v_name, hidden, loader)?,
+            false => loader.stacked("attn_qkv.weight", &parts, hidden)?,
+        };
         let bias_parts =
             [("attn_q.bias", q_size), ("attn_k.bias", kv_size), ("attn_v.bias", kv_size)];
         let qkv_bias = spec.qkv_bias.then(|| loader.stacked_bias("attn_qkv.bias", &bias_parts));
         let output_bias =
             spec.attention_output_bias.then(|| loader.bias("attn_output.bias", hidden));
         let sinks = spec.sinks.then(|| loader.vector("attn_sinks.weight", dims.num_heads));
-        let head_norm = |name| loader.vector(name, dims.head_dim);
+        let head_norm = |name| loader.norm(name, dims.head_dim, spec.zero_centred_norms);
         let qk_norm = match (spec.qk_norm, spec.plain_qk_norm && layer.rope.is_some()) {
             (true, _) => Some((head_norm("attn_q_norm.weight")?, head_norm("attn_k_norm.weight")?)),
             // A rotation keeps the norm, so before it is as good as after.
@@ -68,21 +72,24 @@ impl Attention {
                 softcap: spec.attention_softcap,
             },
             rope: layer.rope,
-            qkv: loader.stacked("attn_qkv.weight", &parts, hidden)?,
+            qkv,
+            has_gate: spec.attention_gate,
             qkv_bias: qkv_bias.transpose()?,
             qk_norm,
             scales_queries: query_scale.is_some(),
             value_norm: spec.value_norm.then(|| loader.ones(dims.head_dim)).transpose()?,
             norm_eps: spec.norm_eps,
             sinks: sinks.transpose()?,
-            output: loader.linear("attn_output.weight", hidden, q_size)?,
-            output_bias: output_bias.transpose()?,
+            output: OutputProjection {
+                weight: loader.linear("attn_output.weight", hidden, q_size)?,
+                bias: output_bias.transpose()?,
+            },
         })
     }
 
     /// In the order of their use.
     pub fn weights_mut(&mut self) -> [&mut LinearWeight; 2] {
-        [&mut self.qkv, &mut self.output]
+        [&mut self.qkv, &mut self.output.weight]
     }
 
     /// The rows of the step after `norm` → `ws.attention_out`, writing this step's keys and values into `cache`.
@@ -97,10 +104,12 @@ impl Attention {
         let n = step.num_tokens();
         let dims = self.dims;
         let qkv_columns = 0..dims.qkv_size();
+        let gate_columns = dims.qkv_size()..dims.qkv_size() + dims.q_size();
+        let all_columns = 0..if self.has_gate { gate_columns.end } else { qkv_columns.end };
         let Workspace { hidden, residual, block_out, qkv, .. } = ws;
         let input = norm.input(device, (hidden, residual), block_out, n);
-        let qkv = qkv.first_rows_mut(n).columns(qkv_columns.clone());
-        linear(device, qkv, input, &self.qkv, self.qkv_bias.as_ref());
+        let projected = qkv.first_rows_mut(n).columns(all_columns);
+        linear(device, projected, input, &self.qkv, self.qkv_bias.as_ref());
         let (v, eps) = (self.value_norm.as_ref(), self.norm_eps);
         let norm = self.qk_norm.as_ref().map(|(q, k)| HeadNorm { q, k, v, eps });
         let args = RopeWriteKv {
@@ -120,26 +129,30 @@ impl Attention {
         let q = ws.qkv.first_rows(n).columns(0..dims.q_size());
         let out = ws.attention_out.first_rows_mut(n).columns(0..dims.q_size());
         attention(device, out, q, cache, &step.batch(), &self.spec, self.sinks.as_ref());
+        if self.has_gate {
+            let out = ws.attention_out.first_rows_mut(n).columns(0..dims.q_size());
+            sigmoid_gate(device, out, ws.qkv.first_rows(n).columns(gate_columns));
+        }
     }
+}
 
-    /// `ws.attention_out` → `ws.block_out`.
-    pub fn project(&self, device: &Device, ws: &mut Workspace, n: usize) {
-        self.project_from(device, &mut ws.block_out, &ws.attention_out, n);
-    }
-
-    /// As `project`, with only the rows `kept` of the step, and those of `ws.residual`, from here on.
-    pub fn project_rows(&self, device: &Device, ws: &mut Workspace, kept: Indices) {
-        let (n, q_columns) = (kept.len(), 0..self.dims.q_size());
-        gather_rows(device, ws.kept.first_rows_mut(n), ws.residual.view(), kept);
-        std::mem::swap(&mut ws.kept, &mut ws.residual);
-        // q, k and v have been read.
-        let attended = ws.qkv.first_rows_mut(n).columns(q_columns.clone());
-        gather_rows(device, attended, ws.attention_out.view().columns(q_columns), kept);
-        self.project_from(device, &mut ws.block_out, &ws.qkv, n);
-    }
-
-    fn project_from(&self, device: &Device, out: &mut Tensor, attended: &Tensor, n: usize) {
-        let x = attended.first_rows(n).columns(0..self.dims.q_size());
-        linear(device, out.first_rows_mut(n), x, &self.output, self.output_bias.as_ref());
-    }
+/// q, k, v and gates from files that have, head by head, q and its gate in one weight.
+fn gated_qkv(
+    dims: AttentionDims,
+    v_name: &str,
+    hidden: usize,
+    loader: &WeightLoader,
+) -> anyhow::Result<LinearWeight> {
+    let (head_dim, q_size, kv_size) = (dims.head_dim, dims.q_size(), dims.kv_size());
+    let half = |first: usize| {
+        let start = move |head: usize| 2 * head * head_dim + first;
+        let rows = (0..dims.num_heads).map(move |head| start(head)..start(head) + head_dim);
+        loader.linear_of_rows("attn_q.weight", (2 * q_size, hidden), rows)
+    };
+    Ok(LinearWeight::stack(vec![
+        half(0)?,
+        loader.linear("attn_k.weight", kv_size, hidden)?,
+        loader.linear(v_name, kv_size, hidden)?,
+        half(head_dim)?,
+    ]))
 }

@@ -1,17 +1,23 @@
 //! What a decoder layer is made of; each file knows its weights and its ops.
 
 mod attention;
+mod gated_delta;
 mod latent_attention;
+mod mixer;
 mod mlp;
 mod moe;
 mod norms;
+mod output;
 mod parallel_moe;
 mod positions;
 
 pub use attention::Attention;
+pub use gated_delta::GatedDeltaNet;
 pub use latent_attention::LatentAttention;
+pub use mixer::Mixer;
 pub use mlp::Mlp;
 pub use moe::Moe;
 pub use norms::{Before, BlockNorm, Norm, PostNorm};
+pub use output::OutputProjection;
 pub use parallel_moe::ParallelMoe;
 pub use positions::Positions;

@@ -23,6 +23,7 @@ impl<'a> ConfigKeys<'a> {
         Self { directory, architecture }
     }
 
+    /// The keys of the text model.
     pub(super) fn text(&self) -> ConfigSection<'a> {
         self.directory.config().text()
     }
@@ -63,7 +64,8 @@ impl<'a> ConfigKeys<'a> {
             chunk: None,
             rope: Some(0),
             shares_key_weight: false,
-            ffn: FfnSpec::Dense(text.dimension("intermediate_size")?),
+            ffn: FfnSpec::Dense(intermediate_size(&text)?),
+            is_recurrent: false,
         };
         let num_layers = text.dimension("num_hidden_layers")?;
         Ok(DecoderSpec {
@@ -75,11 +77,14 @@ impl<'a> ConfigKeys<'a> {
             ropes: vec![rope(&text, attention.head_dim)?],
             latent: None,
             moe: None,
+            gated_delta: None,
             norm_eps: text.require_positive("rms_norm_eps")?,
             qkv_bias: self.has_tensor("blk.0.attn_q.bias"),
             attention_output_bias: self.has_tensor("blk.0.attn_output.bias"),
             qk_norm: false,
             plain_qk_norm: false,
+            attention_gate: false,
+            zero_centred_norms: false,
             value_norm: false,
             sinks: false,
             post_norms: false,
@@ -102,6 +107,14 @@ impl<'a> ConfigKeys<'a> {
             said => said,
         };
         Ok(said.unwrap_or_else(|| !self.directory.has_tensor("output.weight")))
+    }
+}
+
+/// Models with experts only may leave it out.
+fn intermediate_size(text: &ConfigSection) -> anyhow::Result<usize> {
+    match text.has("num_experts") {
+        true => Ok(text.optional_dimension("intermediate_size")?.unwrap_or(0)),
+        false => text.dimension("intermediate_size"),
     }
 }
 
@@ -144,6 +157,7 @@ fn layers(
     );
     let of_kind = |&kind: &&str| match kind {
         "full_attention" | "chunked_attention" => Ok(layer),
+        "linear_attention" => Ok(LayerSpec { is_recurrent: true, ..layer }),
         "sliding_attention" if window.is_some() => Ok(LayerSpec { window, ..layer }),
         "sliding_attention" => bail!("{name} has windows, but sliding_window is not set"),
         other => bail!("{name} has \"{other}\", which is not supported"),

@@ -1,15 +1,11 @@
 //! The generic decoder: one forward pass for every architecture a `DecoderSpec` can describe, on every device.
 
 use anyhow::bail;
-use quire_kernels::{
-    Device, Indices, KvLayer, LinearWeight, embedding, gather_rows, linear, softcap,
-};
+use quire_kernels::{Device, Indices, LinearWeight, embedding, gather_rows, linear, softcap};
 
 use super::spec::{DecoderSpec, FfnSpec, LayerSpec};
 use crate::kv_cache::KvCache;
-use crate::layers::{
-    Attention, Before, BlockNorm, LatentAttention, Mlp, Moe, Norm, ParallelMoe, Positions, PostNorm,
-};
+use crate::layers::{Before, BlockNorm, Mixer, Mlp, Moe, Norm, ParallelMoe, Positions, PostNorm};
 use crate::step_input::StepInput;
 use crate::weights::WeightLoader;
 use crate::workspace::Workspace;
@@ -27,16 +23,11 @@ pub struct Decoder {
 
 struct Layer {
     attention_norm: Norm,
-    attention: AnyAttention,
+    mixer: Mixer,
     post_attention_norm: Option<PostNorm>,
     mlp_norm: Norm,
     ffn: Ffn,
     post_mlp_norm: Option<PostNorm>,
-}
-
-enum AnyAttention {
-    Heads(Attention),
-    Latent(LatentAttention),
 }
 
 #[expect(clippy::large_enum_variant, reason = "one a layer")]
@@ -82,9 +73,8 @@ impl Decoder {
     fn link_weights(&mut self) {
         let head = self.lm_head.as_mut().unwrap_or(&mut self.embedding);
         let layers = self.layers.iter_mut();
-        let weights = layers.flat_map(|layer| {
-            layer.attention.weights_mut().into_iter().chain(layer.ffn.weights_mut())
-        });
+        let weights = layers
+            .flat_map(|layer| layer.mixer.weights_mut().into_iter().chain(layer.ffn.weights_mut()));
         let mut weights: Vec<_> = weights.chain([head]).collect();
         for index in 1..weights.len() {
             let (before, after) = weights.split_at_mut(index);
@@ -107,19 +97,18 @@ impl Decoder {
         embedding(device, ws.residual.first_rows_mut(n), step.token_ids, &self.embedding, scale);
         let mut before = Before::Embedding;
         for (index, layer) in self.layers.iter().enumerate() {
-            let step_of_group = step.of_group(kv.group(index));
             let norm = BlockNorm { norm: &layer.attention_norm, before };
-            let at = (&step_of_group, &self.positions);
-            layer.attention.attend(device, ws, norm, kv.layer_mut(index), at);
+            let at = (step, &self.positions);
+            layer.mixer.attend(device, ws, norm, (kv, index), at);
             // No later layer reads what the other rows would become.
             if index + 1 == self.layers.len() && step.output_rows.len() < n {
                 n = step.output_rows.len();
                 if n == 0 {
                     return;
                 }
-                layer.attention.project_rows(device, ws, step.output_rows);
+                layer.mixer.project_rows(device, ws, step.output_rows);
             } else {
-                layer.attention.project(device, ws, n);
+                layer.mixer.project(device, ws, n);
             }
             before = Before::block(layer.post_attention_norm.as_ref());
             layer.ffn.forward(device, ws, n, BlockNorm { norm: &layer.mlp_norm, before });
@@ -143,7 +132,9 @@ impl Decoder {
 impl Layer {
     fn load(spec: &DecoderSpec, layer: &LayerSpec, loader: &WeightLoader) -> anyhow::Result<Self> {
         let post_norm = |name, scale| {
-            let weight = spec.post_norms.then(|| loader.vector(name, spec.hidden_size));
+            let weight = spec
+                .post_norms
+                .then(|| loader.norm(name, spec.hidden_size, spec.zero_centred_norms));
             weight.transpose().map(|weight| weight.map(|weight| PostNorm { weight, scale }))
         };
         // Files of some architectures call it by what it follows.
@@ -157,60 +148,12 @@ impl Layer {
         };
         Ok(Self {
             attention_norm: load_norm(spec, loader, "attn_norm.weight")?,
-            attention: AnyAttention::load(spec, layer, loader)?,
+            mixer: Mixer::load(spec, layer, loader)?,
             post_attention_norm: post_norm("post_attention_norm.weight", 1.0)?,
             mlp_norm: load_norm(spec, loader, mlp_norm)?,
             ffn: Ffn::load(spec, layer, loader)?,
             post_mlp_norm: post_norm("post_ffw_norm.weight", scale)?,
         })
-    }
-}
-
-impl AnyAttention {
-    fn load(spec: &DecoderSpec, layer: &LayerSpec, loader: &WeightLoader) -> anyhow::Result<Self> {
-        Ok(match &spec.latent {
-            Some(latent) => Self::Latent(LatentAttention::load(spec, layer, latent, loader)?),
-            None => Self::Heads(Attention::load(spec, layer, loader)?),
-        })
-    }
-
-    /// In the order of their use.
-    fn weights_mut(&mut self) -> Vec<&mut LinearWeight> {
-        match self {
-            Self::Heads(attention) => attention.weights_mut().into(),
-            Self::Latent(attention) => attention.weights_mut(),
-        }
-    }
-
-    /// The rows of the step after `norm` → `ws.attention_out`.
-    fn attend(
-        &self,
-        device: &Device,
-        ws: &mut Workspace,
-        norm: BlockNorm,
-        cache: &mut KvLayer,
-        at: (&StepInput, &Positions),
-    ) {
-        match self {
-            Self::Heads(attention) => attention.attend(device, ws, norm, cache, at),
-            Self::Latent(attention) => attention.attend(device, ws, norm, cache, at),
-        }
-    }
-
-    /// `ws.attention_out` → `ws.block_out`.
-    fn project(&self, device: &Device, ws: &mut Workspace, n: usize) {
-        match self {
-            Self::Heads(attention) => attention.project(device, ws, n),
-            Self::Latent(attention) => attention.project(device, ws, n),
-        }
-    }
-
-    /// As `project`, with only the rows `kept` of the step from here on.
-    fn project_rows(&self, device: &Device, ws: &mut Workspace, kept: Indices) {
-        match self {
-            Self::Heads(attention) => attention.project_rows(device, ws, kept),
-            Self::Latent(attention) => attention.project_rows(device, ws, kept),
-        }
     }
 }
 
@@ -254,5 +197,6 @@ impl Ffn {
 }
 
 fn load_norm(spec: &DecoderSpec, loader: &WeightLoader, name: &str) -> anyhow::Result<Norm> {
-    Ok(Norm { weight: loader.vector(name, spec.hidden_size)?, eps: spec.norm_eps })
+    let weight = loader.norm(name, spec.hidden_size, spec.zero_centred_norms)?;
+    Ok(Norm { weight, eps: spec.norm_eps })
 }

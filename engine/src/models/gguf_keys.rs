@@ -67,6 +67,7 @@ impl<'a> Keys<'a> {
             ropes: vec![self.rope(head_dim, context_length, style)?],
             latent: None,
             moe: None,
+            gated_delta: None,
             norm_eps: self.norm_eps()?,
             qkv_bias: ["blk.0.attn_q.bias", "blk.0.attn_qkv.bias"]
                 .iter()
@@ -74,6 +75,8 @@ impl<'a> Keys<'a> {
             attention_output_bias: self.has_tensor("blk.0.attn_output.bias"),
             qk_norm: false,
             plain_qk_norm: false,
+            attention_gate: false,
+            zero_centred_norms: false,
             value_norm: false,
             sinks: false,
             post_norms: false,
@@ -135,7 +138,11 @@ impl<'a> Keys<'a> {
         let key = self.key("attention.head_count_kv");
         let per_layer = self.file.metadata().u32_or_u32s(&key, num_layers)?;
         let per_layer = per_layer.unwrap_or_else(|| vec![0; num_layers]);
-        let ffn = FfnSpec::Dense(self.dimension("feed_forward_length")?);
+        // Files of models with experts only may leave it out.
+        let ffn = match self.optional_dimension("expert_count")? {
+            None => FfnSpec::Dense(self.dimension("feed_forward_length")?),
+            Some(_) => FfnSpec::Dense(self.optional_dimension("feed_forward_length")?.unwrap_or(0)),
+        };
         let layer = |num_kv_heads: u32| {
             // 0 counts as absent.
             let num_kv_heads = if num_kv_heads == 0 { num_heads } else { num_kv_heads as usize };
@@ -145,7 +152,15 @@ impl<'a> Keys<'a> {
             );
             let attention = AttentionDims { num_heads, num_kv_heads, head_dim };
             let (window, chunk, rope, shares_key_weight) = (None, None, Some(0), false);
-            Ok(LayerSpec { attention, window, chunk, rope, shares_key_weight, ffn })
+            Ok(LayerSpec {
+                attention,
+                window,
+                chunk,
+                rope,
+                shares_key_weight,
+                ffn,
+                is_recurrent: false,
+            })
         };
         per_layer.into_iter().map(layer).collect()
     }

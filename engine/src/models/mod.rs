@@ -20,6 +20,7 @@ mod phi3;
 mod qwen2;
 mod qwen2moe;
 mod qwen3;
+mod qwen35;
 mod qwen3moe;
 pub mod rope;
 mod smollm3;
@@ -43,13 +44,15 @@ type SpecReader = fn(&Keys) -> anyhow::Result<DecoderSpec>;
 type ConfigReader = fn(&ConfigKeys) -> anyhow::Result<DecoderSpec>;
 
 /// `general.architecture` → how to read its spec.
-const ARCHITECTURES: [(&str, SpecReader); 16] = [
+const ARCHITECTURES: [(&str, SpecReader); 18] = [
     ("llama", llama::spec),
     ("llama4", llama4::spec),
     ("qwen2", qwen2::spec),
     ("qwen2moe", qwen2moe::spec),
     ("qwen3", qwen3::spec),
     ("qwen3moe", qwen3moe::spec),
+    ("qwen35", qwen35::spec),
+    ("qwen35moe", qwen35::spec_with_experts),
     ("gemma2", gemma2::spec),
     ("gemma3", gemma3::spec),
     ("gemma4", gemma4::spec),
@@ -63,7 +66,7 @@ const ARCHITECTURES: [(&str, SpecReader); 16] = [
 ];
 
 /// `model_type` of a config.json → the architecture, and how to read its spec.
-const MODEL_TYPES: [(&str, &str, ConfigReader); 13] = [
+const MODEL_TYPES: [(&str, &str, ConfigReader); 18] = [
     ("llama", "llama", llama::spec_of_config),
     ("mistral", "llama", llama::spec_of_config),
     ("qwen2", "qwen2", qwen2::spec_of_config),
@@ -71,6 +74,11 @@ const MODEL_TYPES: [(&str, &str, ConfigReader); 13] = [
     ("mixtral", "llama", llama::mixtral_of_config),
     ("qwen2_moe", "qwen2moe", qwen2moe::spec_of_config),
     ("qwen3_moe", "qwen3moe", qwen3moe::spec_of_config),
+    ("qwen3_next", "qwen3next", qwen35::next_of_config),
+    ("qwen3_5", "qwen35", qwen35::spec_of_config),
+    ("qwen3_5_text", "qwen35", qwen35::spec_of_config),
+    ("qwen3_5_moe", "qwen35moe", qwen35::moe_of_config),
+    ("qwen3_5_moe_text", "qwen35moe", qwen35::moe_of_config),
     ("glm4_moe", "glm4moe", glm4moe::spec_of_config),
     ("gpt_oss", "gpt-oss", gpt_oss::spec_of_config),
     ("deepseek_v3", "deepseek2", deepseek2::spec_of_config),

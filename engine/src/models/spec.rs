@@ -1,6 +1,6 @@
 //! `DecoderSpec`: everything the generic decoder needs to know of an architecture, as data.
 
-use quire_kernels::{Activation, RouterSpec};
+use quire_kernels::{Activation, GatedDeltaSpec, RouterSpec, StateShape};
 
 use super::rope::RopeSpec;
 
@@ -23,6 +23,8 @@ pub struct DecoderSpec {
     pub latent: Option<LatentSpec>,
     /// The experts of all layers that have some.
     pub moe: Option<MoeSpec>,
+    /// The heads of all layers with Gated DeltaNet.
+    pub gated_delta: Option<RecurrentSpec>,
     pub norm_eps: f32,
     /// q, k and v have biases.
     pub qkv_bias: bool,
@@ -32,6 +34,10 @@ pub struct DecoderSpec {
     pub qk_norm: bool,
     /// RMS norm over each head of q and k without weights, in layers that encode positions (Llama 4).
     pub plain_qk_norm: bool,
+    /// The weight of q has beside each head a gate, whose sigmoid multiplies the attention's output.
+    pub attention_gate: bool,
+    /// Files have the weights of norms minus 1, but for those of Gated DeltaNet.
+    pub zero_centred_norms: bool,
     /// So for v, without weights; needs `qk_norm`.
     pub value_norm: bool,
     /// Each head has one more score in its softmax, of nothing.
@@ -67,6 +73,34 @@ pub struct LayerSpec {
     /// Values are projected by the weight of the keys.
     pub shares_key_weight: bool,
     pub ffn: FfnSpec,
+    /// In place of attention: Gated DeltaNet, with the heads of `DecoderSpec::gated_delta`.
+    pub is_recurrent: bool,
+}
+
+/// Gated DeltaNet in all layers that have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecurrentSpec {
+    pub heads: GatedDeltaSpec,
+    /// Tokens that the short convolution sees.
+    pub taps: usize,
+    /// Files have the logarithm of the rates, without sign.
+    pub has_log_rates: bool,
+    /// Files have q, k, v and z of each key head together in one tensor, b and a in another.
+    pub is_fused: bool,
+}
+
+impl RecurrentSpec {
+    /// Columns of q, k, v, z, b and a together.
+    pub fn projected_size(&self) -> usize {
+        let heads = &self.heads;
+        heads.qkv_size() + heads.value_size() + 2 * heads.num_value_heads
+    }
+
+    pub fn state_shape(&self) -> StateShape {
+        let GatedDeltaSpec { num_value_heads, key_dim, value_dim, .. } = self.heads;
+        let channels = self.heads.qkv_size();
+        StateShape { taps: self.taps, channels, num_value_heads, key_dim, value_dim }
+    }
 }
 
 /// Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): keys and values of all heads are projections of one latent

@@ -1,13 +1,16 @@
 //! The ops of one step of each architecture, without weights: what a change of the decoder or a spec does shows here.
 
 use expect_test::{Expect, expect};
-use quire_kernels::{Activation, DType, Device, RopeStyle, RouterScores, RouterSpec};
+use quire_kernels::{
+    Activation, DType, Device, GatedDeltaSpec, NO_STATE, RopeStyle, RouterScores, RouterSpec,
+    StateBatch, StateSegment,
+};
 
 use super::Decoder;
 use super::rope::{RopeScaling, RopeSpec};
 use super::spec::{
     AttentionDims, DecoderSpec, ExpertLayout, FfnSpec, LatentSpec, LayerSpec, MoeSpec, QueryScale,
-    SharedExpertSpec,
+    RecurrentSpec, SharedExpertSpec,
 };
 use crate::cache_layout::CacheLayout;
 use crate::kv_cache::KvCache;
@@ -28,15 +31,19 @@ fn spec() -> DecoderSpec {
             rope: Some(0),
             shares_key_weight: false,
             ffn: FfnSpec::Dense(48),
+            is_recurrent: false,
         }],
         ropes: vec![rope(8, RopeStyle::Interleaved)],
         latent: None,
         moe: None,
+        gated_delta: None,
         norm_eps: 1e-5,
         qkv_bias: false,
         attention_output_bias: false,
         qk_norm: false,
         plain_qk_norm: false,
+        attention_gate: false,
+        zero_centred_norms: false,
         value_norm: false,
         sinks: false,
         post_norms: false,
@@ -66,6 +73,8 @@ fn check(spec: DecoderSpec, expected: Expect) {
     let (num_blocks, num_groups) = (vec![4; layout.pools.len()], layout.groups.len());
     let mut kv_cache =
         KvCache::new(&device, &layout, DType::F16, &num_blocks, 16).expect("shapes need no memory");
+    let segment = |first_row, num_rows, from, to| StateSegment { first_row, num_rows, from, to };
+    let segments = [segment(0, 2, NO_STATE, 0), segment(2, 1, 1, 1)];
     let step = StepInput {
         token_ids: (&[1, 2, 3]).into(),
         positions: (&[0, 1, 17]).into(),
@@ -81,6 +90,7 @@ fn check(spec: DecoderSpec, expected: Expect) {
             block_tables: &vec![vec![0, 0, 1, 2]; num_groups],
             arrays: None,
         },
+        states: StateBatch { segments: &segments, start_loc: &[0, 1, 2] },
     };
     model.forward(&device, &mut workspace, &mut kv_cache, &step);
     model.logits(&device, &mut workspace, (&[0, 1]).into());
@@ -462,6 +472,56 @@ fn deepseek2_keeps_latent_vectors() {
             gather_rows 2 of 8x40
             head_linear 2x16 -> 8, 2 heads
             linear 2x16 -> 32
+            add_rms_norm 2x32
+            linear 2x32 -> 96
+            gated_mul 2x48 Silu
+            linear 2x48 -> 32
+            add_rms_norm 2x32
+            gather_rows 2 of 8x32
+            linear 2x32 -> 100"#]],
+    );
+}
+
+#[test]
+fn qwen35_has_gated_delta_net_and_gated_attention() {
+    let heads = GatedDeltaSpec {
+        num_key_heads: 2,
+        num_value_heads: 4,
+        key_dim: 8,
+        value_dim: 8,
+        is_tiled: true,
+    };
+    let recurrent = RecurrentSpec { heads, taps: 4, has_log_rates: false, is_fused: false };
+    let layer = spec().layers[0];
+    check(
+        DecoderSpec {
+            layers: vec![LayerSpec { is_recurrent: true, ..layer }, layer],
+            ropes: vec![rope(4, RopeStyle::Neox)],
+            gated_delta: Some(recurrent),
+            qk_norm: true,
+            attention_gate: true,
+            architecture: "qwen35",
+            ..spec()
+        },
+        expect![[r#"
+            embedding 3x32
+            rms_norm 3x32
+            linear 3x32 -> 104
+            causal_conv 3x64 of 2 sequences, 4 taps
+            gated_delta 3 rows of 2 sequences, 4/2 heads of 8x8
+            linear 3x32 -> 32
+            add_rms_norm 3x32
+            linear 3x32 -> 96
+            gated_mul 3x48 Silu
+            linear 3x48 -> 32
+            add_rms_norm 3x32
+            linear 3x32 -> 96
+            rope_write_kv 3 rows, 4+2 heads of 8, Neox 4, head norm, F16
+            attention 3 rows of 2 sequences, 4/2 heads of 8, F16
+            sigmoid_gate 3x32
+            gather_rows 2 of 8x32
+            gather_rows 2 of 8x32
+            linear 2x32 -> 32
             add_rms_norm 2x32
             linear 2x32 -> 96
             gated_mul 2x48 Silu

@@ -7,6 +7,7 @@ pub mod gguf;
 mod json;
 mod loader;
 mod model_files;
+mod rows;
 pub mod safetensors;
 
 pub use loader::{HostTensor, WeightLoader, WeightSource, read_vector};

@@ -29,8 +29,17 @@ use crate::device::DeviceError;
 use launch::Kernel;
 
 /// Ops that have no kernel yet: until this list is empty no model can start on a GPU.
-pub const MISSING: &[&str] =
-    &["attention", "sample", "combine_experts", "expert_linear", "route_experts", "weigh_experts"];
+pub const MISSING: &[&str] = &[
+    "attention",
+    "sample",
+    "causal_conv",
+    "combine_experts",
+    "expert_linear",
+    "gated_delta",
+    "route_experts",
+    "sigmoid_gate",
+    "weigh_experts",
+];
 
 /// What an op of that list does: nothing reaches it, since the engine asks the list first.
 pub(crate) fn missing(op: &str) -> ! {

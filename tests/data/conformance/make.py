@@ -3,7 +3,7 @@
 SOURCE_DIR holds gguf/<family>-f32.gguf and models/<family>/{config.json,golden.json,golden.safetensors}. The matrices of these tiny random
 models are bfloat16 numbers, so storing them as BF16 loses nothing (checked here) and halves the size. Keys that llama.cpp's converter leaves out, because llama.cpp assumes
 their values, are added from config.json where a tiny model has others.
-Writes <family>.gguf, <family>.safetensors and <family>.json beside this script, and hf/<family>/ for two families.
+Writes <family>.gguf, <family>.safetensors and <family>.json beside this script, and hf/<family>/ for some.
 """
 import json
 import pathlib
@@ -15,9 +15,9 @@ import numpy as np
 
 FAMILIES = [
     "llama3", "llama3_k256", "smollm2", "qwen2", "qwen3", "gemma3", "phi4mini", "ministral3",
-    "gpt_oss_mxfp4", "llama4_scout", "gemma4_26b", "deepseek_v3",
+    "gpt_oss_mxfp4", "llama4_scout", "gemma4_26b", "deepseek_v3", "qwen35_vl",
 ]
-DIRECTORIES = ["llama3", "qwen3", "gpt_oss_mxfp4"]
+DIRECTORIES = ["llama3", "qwen3", "gpt_oss_mxfp4", "qwen35_vl"]
 FILES = ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 
 

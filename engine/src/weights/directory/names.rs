@@ -69,6 +69,17 @@ const LAYER_PARTS: &[(&str, &str)] = &[
     ("ffn_down_exps.scales", "mlp.experts.down_proj_scales"),
     ("ffn_down_exps.weight", "feed_forward.experts.down_proj"),
     ("ffn_down_exps.weight", "experts.down_proj"),
+    ("attn_qkv.weight", "linear_attn.in_proj_qkv.weight"),
+    ("attn_gate.weight", "linear_attn.in_proj_z.weight"),
+    ("ssm_beta.weight", "linear_attn.in_proj_b.weight"),
+    ("ssm_alpha.weight", "linear_attn.in_proj_a.weight"),
+    ("ssm_qkvz.weight", "linear_attn.in_proj_qkvz.weight"),
+    ("ssm_ba.weight", "linear_attn.in_proj_ba.weight"),
+    ("ssm_conv1d.weight", "linear_attn.conv1d.weight"),
+    ("ssm_a", "linear_attn.A_log"),
+    ("ssm_dt.bias", "linear_attn.dt_bias"),
+    ("ssm_norm.weight", "linear_attn.norm.weight"),
+    ("ssm_out.weight", "linear_attn.out_proj.weight"),
 ];
 
 /// What the names of one expert's tensors begin with, before its number.

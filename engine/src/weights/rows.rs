@@ -1,0 +1,81 @@
+//! Weights that files have in another order of rows, or with other strides, than the ops read.
+
+use std::ops::Range;
+
+use anyhow::{Context, bail, ensure};
+use quire_kernels::{DType, LinearWeight, Tensor, dequantize_row};
+
+use super::loader::{WeightLoader, find, read_vector};
+
+impl WeightLoader<'_> {
+    /// The rows `order` of a matrix that the file has as `[out_features, in_features]`, one after the other.
+    pub fn linear_of_rows(
+        &self,
+        name: &str,
+        (out_features, in_features): (usize, usize),
+        order: impl Iterator<Item = Range<usize>> + Clone,
+    ) -> anyhow::Result<LinearWeight> {
+        let num_rows = order.clone().map(|rows| rows.len()).sum();
+        let Some(source) = self.source() else {
+            return Ok(LinearWeight::shape_only(num_rows, in_features));
+        };
+        let full_name = self.full_name(name);
+        let tensor = find(source, &full_name, out_features, in_features)?;
+        let row_bytes = tensor.bytes.len() / out_features.max(1);
+        let mut bytes = Vec::with_capacity(num_rows * row_bytes);
+        for rows in order {
+            bytes.extend_from_slice(&tensor.bytes[rows.start * row_bytes..rows.end * row_bytes]);
+        }
+        let weight = self.pack(name, tensor.format, (&bytes).into(), num_rows, in_features);
+        weight.with_context(|| format!("tensor \"{}\"", source.name_in_file(&full_name)))
+    }
+
+    /// The taps of a convolution of each channel alone, which files have channel by channel, as `[taps, channels]`.
+    pub fn taps(&self, name: &str, channels: usize, taps: usize) -> anyhow::Result<Tensor> {
+        let Some(source) = self.source() else {
+            return Ok(Tensor::shape_only(DType::F32, taps, channels));
+        };
+        let full_name = self.full_name(name);
+        let shown = source.name_in_file(&full_name);
+        let Some(tensor) = source.tensor(&full_name)? else {
+            bail!("the file has no tensor \"{shown}\"")
+        };
+        let shape = [tensor.num_matrices, tensor.out_features, tensor.in_features];
+        ensure!(
+            shape == [1, channels, taps] || shape == [channels, 1, taps],
+            "tensor \"{shown}\" is {shape:?}, but the model's keys ask for [{channels}, {taps}]"
+        );
+        let bytes = tensor.format.row_bytes(channels * taps);
+        ensure!(
+            tensor.format.block_elements() == 1 && bytes == Some(tensor.bytes.len()),
+            "tensor \"{shown}\" is {}, which a convolution cannot have",
+            tensor.format
+        );
+        let mut by_channel = vec![0.0; channels * taps];
+        dequantize_row(tensor.format, &tensor.bytes, &mut by_channel);
+        let by_tap = (0..taps).flat_map(|tap| by_channel.iter().skip(tap).step_by(taps));
+        let by_tap: Vec<f32> = by_tap.copied().collect();
+        Ok(self.device().tensor(DType::F32, &by_tap, taps, channels)?)
+    }
+
+    /// The weight of a norm, as `[1, len]` float32, from its distance to 1 where files have that.
+    pub fn norm(&self, name: &str, len: usize, is_zero_centred: bool) -> anyhow::Result<Tensor> {
+        match is_zero_centred {
+            true => self.changed_vector(name, len, |weight| weight + 1.0),
+            false => self.vector(name, len),
+        }
+    }
+
+    /// A vector as `[1, len]` float32 of what `change` makes of the file's numbers.
+    pub fn changed_vector(
+        &self,
+        name: &str,
+        len: usize,
+        change: impl Fn(f32) -> f32,
+    ) -> anyhow::Result<Tensor> {
+        let Some(source) = self.source() else { return self.vector(name, len) };
+        let values = read_vector(source, &self.full_name(name), len)?;
+        let values: Vec<f32> = values.into_iter().map(change).collect();
+        Ok(self.device().tensor(DType::F32, &values, 1, len)?)
+    }
+}

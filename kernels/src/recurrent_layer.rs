@@ -1,0 +1,122 @@
+//! One layer's recurrent states: what `causal_conv` and `gated_delta` read and write.
+
+use crate::device::{Device, DeviceError};
+use crate::tensor::{DType, Tensor, ViewMut};
+
+/// States of F32, each in a numbered slot: the last inputs of the convolution `[taps − 1][channels]`, and a matrix for
+/// each value head `[num_value_heads][key_dim][value_dim]`.
+#[derive(Debug)]
+pub struct RecurrentLayer {
+    inputs: Tensor,
+    matrices: Tensor,
+}
+
+/// Sizes of a state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateShape {
+    /// Weights of the convolution for each channel, that of the present token included.
+    pub taps: usize,
+    pub channels: usize,
+    pub num_value_heads: usize,
+    pub key_dim: usize,
+    pub value_dim: usize,
+}
+
+impl StateShape {
+    fn num_inputs(&self) -> usize {
+        (self.taps - 1) * self.channels
+    }
+
+    fn matrix_len(&self) -> usize {
+        self.num_value_heads * self.key_dim * self.value_dim
+    }
+
+    /// Bytes of one state in one layer.
+    pub fn num_bytes(&self) -> usize {
+        (self.num_inputs() + self.matrix_len()) * DType::F32.size()
+    }
+}
+
+/// Some rows of a step and the states before and after them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateSegment {
+    pub first_row: u32,
+    /// At least 1.
+    pub num_rows: u32,
+    /// `NO_STATE`: the sequence begins.
+    pub from: u32,
+    pub to: u32,
+}
+
+/// In place of a slot: zeros.
+pub const NO_STATE: u32 = u32::MAX;
+
+/// The segments of one call. Those of sequence s are `start_loc[s]..start_loc[s + 1]`: each begins with the row after
+/// the one before, and with the state that it left. No sequence writes a slot that another reads or writes.
+#[derive(Clone, Copy, Default)]
+pub struct StateBatch<'a> {
+    pub segments: &'a [StateSegment],
+    pub start_loc: &'a [u32],
+}
+
+impl RecurrentLayer {
+    pub fn new(device: &Device, num_slots: usize, shape: &StateShape) -> Result<Self, DeviceError> {
+        assert!(shape.taps >= 2 && num_slots > 0 && num_slots < NO_STATE as usize, "{shape:?}");
+        Ok(Self {
+            inputs: device.allocate(DType::F32, num_slots, shape.num_inputs())?,
+            matrices: device.allocate(DType::F32, num_slots, shape.matrix_len())?,
+        })
+    }
+
+    pub fn num_slots(&self) -> usize {
+        self.inputs.rows()
+    }
+
+    /// `[num_slots, (taps − 1) · channels]`.
+    pub(crate) fn inputs_mut(&mut self) -> ViewMut<'_> {
+        self.inputs.view_mut()
+    }
+
+    /// `[num_slots, num_value_heads · key_dim · value_dim]`.
+    pub(crate) fn matrices_mut(&mut self) -> ViewMut<'_> {
+        self.matrices.view_mut()
+    }
+}
+
+impl<'a> StateBatch<'a> {
+    pub fn num_sequences(&self) -> usize {
+        self.start_loc.len().saturating_sub(1)
+    }
+
+    pub(crate) fn of_sequence(&self, sequence: usize) -> &'a [StateSegment] {
+        let (start, end) = (self.start_loc[sequence], self.start_loc[sequence + 1]);
+        &self.segments[start as usize..end as usize]
+    }
+
+    /// Asserts what the type promises, but for the slots of different sequences.
+    pub(crate) fn check(&self, num_rows: usize, num_slots: usize) {
+        let is_slot = |slot: u32| (slot as usize) < num_slots;
+        let mut next_row = 0;
+        for sequence in 0..self.num_sequences() {
+            let mut state = None;
+            for segment in self.of_sequence(sequence) {
+                assert!(
+                    segment.num_rows > 0 && segment.first_row == next_row,
+                    "segments have gaps"
+                );
+                assert!(is_slot(segment.to), "a state beyond {num_slots}");
+                assert!(
+                    segment.from == NO_STATE || is_slot(segment.from),
+                    "a state beyond {num_slots}"
+                );
+                assert!(
+                    state.is_none_or(|state| state == segment.from),
+                    "a segment skips its state"
+                );
+                state = Some(segment.to);
+                next_row += segment.num_rows;
+            }
+        }
+        assert_eq!(next_row as usize, num_rows, "rows without a segment");
+    }
+}

@@ -1,0 +1,20 @@
+//! `x *= sigmoid(gate)`: an output that each channel can hold back (Qiu et al. 2025, arXiv 2505.06708).
+#![allow(clippy::needless_pass_by_value, reason = "an op takes the view that it writes")]
+
+pub mod cases;
+mod cpu;
+pub mod reference;
+
+use crate::device::Device;
+use crate::tensor::{DType, View, ViewMut};
+
+/// `x`, `gate`: `[rows, cols]` F32.
+pub fn sigmoid_gate(device: &Device, x: ViewMut, gate: View) {
+    assert_eq!((x.rows(), x.cols()), (gate.rows(), gate.cols()), "gate");
+    assert!(x.dtype() == DType::F32 && gate.dtype() == DType::F32);
+    match device {
+        Device::Cpu(cpu) => cpu::sigmoid_gate(cpu, &x, gate),
+        Device::Cuda(_) => crate::cuda::missing("sigmoid_gate"),
+        Device::Trace(log) => log.push(format!("sigmoid_gate {}x{}", x.rows(), x.cols())),
+    }
+}
