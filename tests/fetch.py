@@ -94,16 +94,19 @@ def fetch_cuda_toolchain():
 
 def fetch_tokenizers():
     stamp = TOKENIZERS / "SHA512"
-    if stamp.exists() and stamp.read_text() == LLAMA_CPP_SHA512:
+    templates = TOKENIZERS / "templates"
+    if stamp.exists() and stamp.read_text() == LLAMA_CPP_SHA512 and templates.is_dir():
         return
-    print("fetching vocabularies (35 MB) ...", flush=True)
-    TOKENIZERS.mkdir(parents=True, exist_ok=True)
+    print("fetching vocabularies and chat templates (35 MB) ...", flush=True)
+    templates.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=TOKENIZERS, prefix=".fetch-") as folder:
         clone = pathlib.Path(folder) / "source"
         fetch_llama_cpp(clone, "--no-checkout")
-        run("git", "-C", clone, "checkout", "--quiet", "HEAD", "--", "models/ggml-vocab-*")
+        run("git", "-C", clone, "checkout", "--quiet", "HEAD", "--", "models/ggml-vocab-*", "models/templates")
         for path in clone.glob("models/ggml-vocab-*"):
             os.replace(path, TOKENIZERS / path.name)
+        for path in clone.glob("models/templates/*.jinja"):
+            os.replace(path, templates / path.name)
     stamp.write_text(LLAMA_CPP_SHA512)
     print(f"{TOKENIZERS.relative_to(ROOT)} is there")
 
