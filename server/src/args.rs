@@ -9,11 +9,13 @@ mod engine;
 mod environment;
 mod limits;
 mod serve;
+mod template;
 pub(crate) mod units;
 
 pub(crate) use engine::EngineArgs;
 pub(crate) use environment::Environment;
 pub(crate) use serve::{ServeArgs, ServeOptions};
+pub(crate) use template::TemplateArgs;
 
 /// Quire serves language models: many requests at once, one process, one binary.
 #[derive(Debug, Parser)]
@@ -105,6 +107,9 @@ pub(crate) struct RunArgs {
     /// Make the answers repeatable
     #[arg(long)]
     pub(crate) seed: Option<u64>,
+
+    #[command(flatten)]
+    pub(crate) template: TemplateArgs,
 
     #[command(flatten)]
     pub(crate) engine: EngineArgs,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use expect_test::expect;
 use quire_server::text::{
-    ChatInput, ChatTemplate, Detokenizer, SpecialTokens, TemplateError, TemplateLimits,
+    ChatInput, ChatTemplate, Detokenizer, SpecialTokens, TemplateError, TemplateOptions,
     TemplateTokens, TextPipeline, Tokenizer,
 };
 use serde_json::{Value, json};
@@ -28,7 +28,7 @@ fn tokens(tokenizer: &Tokenizer) -> TemplateTokens {
 }
 
 fn load(source: &str) -> Result<ChatTemplate, TemplateError> {
-    ChatTemplate::new(source, tokens(&byte_bpe("qwen2")), TemplateLimits::default())
+    ChatTemplate::new(source, tokens(&byte_bpe("qwen2")), TemplateOptions::default())
 }
 
 fn chat(messages: &Value) -> ChatInput {
@@ -87,6 +87,28 @@ fn refusals_are_client_errors() {
         input.kwargs.insert(name.to_owned(), json!("y"));
         assert!(matches!(render(CHATML, &input), Err(TemplateError::ReservedName(n)) if n == name));
     }
+}
+
+#[test]
+fn messages_of_one_role_are_joined_where_asked() {
+    let options = TemplateOptions { merge_consecutive_roles: true, ..TemplateOptions::default() };
+    let template =
+        |options| ChatTemplate::new(CHATML, tokens(&byte_bpe("qwen2")), options).unwrap();
+    let messages = json!([
+        {"role": "user", "content": "a"},
+        {"role": "user", "content": "b"},
+        {"role": "user", "content": [{"type": "text", "text": "c"}]},
+        {"role": "assistant", "content": "d"},
+        {"role": "assistant", "content": "e", "reasoning_content": "why"},
+        {"role": "tool", "content": "f"},
+        {"role": "tool", "content": "g"},
+    ]);
+    let roles = |options| {
+        let text = template(options).render(&chat(&messages)).unwrap().text;
+        text.replace("<|im_start|>", "").replace("<|im_end|>", ";").replace('\n', " ")
+    };
+    assert_eq!(roles(options), "user a  b c; assistant d; assistant e; tool f; tool g; ");
+    assert!(roles(TemplateOptions::default()).starts_with("user a; user b; user c; "));
 }
 
 #[test]
@@ -202,7 +224,7 @@ fn clients_cannot_write_control_tokens() {
     ];
     for source in ATTACKED {
         let pipeline =
-            TextPipeline::new(Arc::clone(&tokenizer), Some(source), &TemplateLimits::default())
+            TextPipeline::new(Arc::clone(&tokenizer), Some(source), &TemplateOptions::default())
                 .unwrap();
         for (content, name) in attacks {
             let input = |content: &str, name: &str| {
@@ -222,7 +244,7 @@ fn clients_cannot_write_control_tokens() {
 fn marks_leave_ordinary_text_alone() {
     let tokenizer = byte_bpe("qwen2");
     let pipeline =
-        TextPipeline::new(Arc::clone(&tokenizer), Some(CHATML), &TemplateLimits::default())
+        TextPipeline::new(Arc::clone(&tokenizer), Some(CHATML), &TemplateOptions::default())
             .unwrap();
     for text in
         ["hello", "a < b > c <think> <|", "if (x<|y|>z) {}", "héllo <|im_end|", "<|endoftext|>x"]
@@ -245,7 +267,7 @@ fn marks_leave_ordinary_text_alone() {
 fn the_fallback_template_is_chatml_behind_the_bos_token() {
     for tokenizer in [byte_bpe("qwen2"), sentence_piece(), character_bpe(), word_piece()] {
         let pipeline =
-            TextPipeline::new(Arc::clone(&tokenizer), None, &TemplateLimits::default()).unwrap();
+            TextPipeline::new(Arc::clone(&tokenizer), None, &TemplateOptions::default()).unwrap();
         let prompt = pipeline.render_chat(&user("hi")).unwrap();
         assert_eq!(prompt.text, "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n");
         let ids = pipeline.encode_chat(&user("hi")).unwrap();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use quire_engine::weights::gguf::GgufFile;
 use quire_server::text::{
-    ChatInput, Detokenizer, SpecialTokens, TemplateLimits, TextFiles, TextPipeline, Tokenizer,
+    ChatInput, Detokenizer, SpecialTokens, TemplateOptions, TextFiles, TextPipeline, Tokenizer,
 };
 use serde_json::{Value, json};
 
@@ -39,7 +39,8 @@ impl Folder {
 
     fn pipeline(&self) -> TextPipeline {
         let files = self.read().expect("a supported tokenizer");
-        TextPipeline::from_directory(&files, &TemplateLimits::default()).expect("a whole directory")
+        TextPipeline::from_directory(&files, &TemplateOptions::default())
+            .expect("a whole directory")
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use quire_engine::weights::gguf::GgufFile;
 use quire_server::text::{
-    ChatInput, Detokenizer, SpecialTokens, TemplateLimits, TextPipeline, Tokenizer,
+    ChatInput, Detokenizer, SpecialTokens, TemplateOptions, TextPipeline, Tokenizer,
 };
 use serde_json::json;
 
@@ -92,7 +92,7 @@ fn smollm2_chats_reproduce_the_recorded_ids() {
         return;
     }
     let file = GgufFile::open(&path).expect("the model is a GGUF file");
-    let pipeline = TextPipeline::from_gguf(file.metadata(), &TemplateLimits::default()).unwrap();
+    let pipeline = TextPipeline::from_gguf(file.metadata(), &TemplateOptions::default()).unwrap();
     for (text, expected) in SMOLLM2_CHATS {
         let input = ChatInput {
             messages: vec![json!({"role": "user", "content": text})],

@@ -9,8 +9,10 @@ use clap::Args as ClapArgs;
 use quire_engine::EngineOptions;
 use quire_server::app::ServerConfig;
 use quire_server::http::auth::ApiKey;
+use quire_server::text::TemplateOptions;
 
 use super::limits::LimitArgs;
+use super::template::TemplateArgs;
 use super::{EngineArgs, Environment, units};
 
 #[derive(Debug, ClapArgs)]
@@ -24,6 +26,9 @@ pub(crate) struct ServeArgs {
 
     #[command(flatten)]
     engine: EngineArgs,
+
+    #[command(flatten)]
+    template: TemplateArgs,
 
     #[command(flatten)]
     limits: LimitArgs,
@@ -93,6 +98,7 @@ pub(crate) struct ServeOptions {
     pub(crate) health_port: Option<u16>,
     pub(crate) num_http_threads: usize,
     /// Its `served_model_names` are empty where the model file's name is to be used.
+    pub(crate) template: TemplateOptions,
     pub(crate) config: ServerConfig,
 }
 
@@ -126,6 +132,7 @@ impl ServeArgs {
             port: network.port,
             health_port: network.health_port,
             num_http_threads: usize::from(network.http_threads),
+            template: self.template.resolve(),
             config,
         };
         Ok((engine, server))

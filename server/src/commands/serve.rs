@@ -10,7 +10,7 @@ use quire_server::app::{AppState, SharedState};
 use quire_server::metrics::Metrics;
 use quire_server::model::{SamplingDefaults, ServedModel};
 use quire_server::serve::{ProbeServer, serve};
-use quire_server::text::{TemplateLimits, TextFiles, TextPipeline};
+use quire_server::text::{TemplateOptions, TextFiles, TextPipeline};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{model, plan};
@@ -68,7 +68,7 @@ async fn serve_until_signal(
     let mut serving = std::pin::pin!(serve(listener, Arc::clone(&state), shutdown));
 
     // Probes are answered while the model loads.
-    let loading = tokio::task::spawn_blocking(move || load(&files, &plan));
+    let loading = tokio::task::spawn_blocking(move || load(&files, &plan, &server.template));
     let engine_thread = tokio::select! {
         result = &mut serving => return Ok(result?),
         loaded = loading => {
@@ -84,17 +84,20 @@ async fn serve_until_signal(
 }
 
 /// Loads the weights and starts the engine.
-pub(crate) fn load(files: &ModelFiles, plan: &MemoryPlan) -> Result<(ServedModel, JoinHandle<()>)> {
-    let limits = TemplateLimits::default();
+pub(crate) fn load(
+    files: &ModelFiles,
+    plan: &MemoryPlan,
+    template: &TemplateOptions,
+) -> Result<(ServedModel, JoinHandle<()>)> {
     let (text, defaults) = match files {
         ModelFiles::Gguf(file) => {
             let defaults = SamplingDefaults::from_gguf(file.metadata());
-            (TextPipeline::from_gguf(file.metadata(), &limits)?, defaults)
+            (TextPipeline::from_gguf(file.metadata(), template)?, defaults)
         }
         ModelFiles::Directory(directory) => {
             let files = TextFiles::read(directory.path())?;
             let defaults = SamplingDefaults::from_generation_config(&files.generation);
-            (TextPipeline::from_directory(&files, &limits)?, defaults)
+            (TextPipeline::from_directory(&files, template)?, defaults)
         }
     };
     let on_progress = |done: usize, total: usize| {

@@ -13,7 +13,7 @@ pub use pipeline::{TextError, TextPipeline, tokenizer_of};
 pub use stop::{StopError, StopEvent, StopLimits, StopMatcher};
 pub use template::{
     ChatInput, ChatTemplate, FALLBACK_TEMPLATE, RenderedPrompt, TemplateError, TemplateLimits,
-    TemplateTokens,
+    TemplateOptions, TemplateTokens,
 };
 pub use tokenizer::{
     ControlTexts, PreTokenizerSpec, SpacePrefix, Spaces, SpecialIds, SpecialTokens, StageSpec,

@@ -8,7 +8,7 @@ use quire_engine::weights::gguf::{GgufError, Metadata};
 
 use super::directory::{DirectoryError, TextFiles};
 use super::template::{
-    ChatInput, ChatTemplate, FALLBACK_TEMPLATE, RenderedPrompt, TemplateError, TemplateLimits,
+    ChatInput, ChatTemplate, FALLBACK_TEMPLATE, RenderedPrompt, TemplateError, TemplateOptions,
     TemplateTokens,
 };
 use super::tokenizer::{SpecialTokens, Tokenizer, TokenizerError};
@@ -43,24 +43,24 @@ const DEFAULT_TEMPLATE: &str = "default";
 const TOOL_USE: &str = "tool_use";
 
 impl TextPipeline {
-    pub fn from_directory(files: &TextFiles, limits: &TemplateLimits) -> Result<Self, TextError> {
+    pub fn from_directory(files: &TextFiles, options: &TemplateOptions) -> Result<Self, TextError> {
         let tokenizer = Arc::new(Tokenizer::new(&files.tokenizer)?);
         let default = files.templates.get(DEFAULT_TEMPLATE).map(String::as_str);
-        let mut pipeline = Self::new(tokenizer, default, limits)?;
+        let mut pipeline = Self::new(tokenizer, default, options)?;
         for (name, source) in files.templates.iter().filter(|(name, _)| *name != DEFAULT_TEMPLATE) {
-            pipeline.add_template(name, source, &format!("chat template {name:?}"), limits)?;
+            pipeline.add_template(name, source, &format!("chat template {name:?}"), options)?;
         }
         Ok(pipeline)
     }
 
-    pub fn from_gguf(metadata: &Metadata, limits: &TemplateLimits) -> Result<Self, TextError> {
+    pub fn from_gguf(metadata: &Metadata, options: &TemplateOptions) -> Result<Self, TextError> {
         let tokenizer = Arc::new(Tokenizer::from_gguf(metadata)?);
         let source = metadata.string(TEMPLATE_KEY)?;
-        let mut pipeline = Self::new(tokenizer, source, limits)?;
+        let mut pipeline = Self::new(tokenizer, source, options)?;
         for key in metadata.keys() {
             let Some(name) = key.strip_prefix("tokenizer.chat_template.") else { continue };
             if let Some(source) = metadata.string(key)? {
-                pipeline.add_template(name, source, key, limits)?;
+                pipeline.add_template(name, source, key, options)?;
             }
         }
         Ok(pipeline)
@@ -72,9 +72,9 @@ impl TextPipeline {
         name: &str,
         source: &str,
         key: &str,
-        limits: &TemplateLimits,
+        options: &TemplateOptions,
     ) -> Result<(), TextError> {
-        let template = ChatTemplate::new(source, template_tokens(&self.tokenizer), *limits)
+        let template = ChatTemplate::new(source, template_tokens(&self.tokenizer), *options)
             .map_err(|error| TextError::Template { key: key.to_owned(), error })?;
         self.named_templates.insert(name.to_owned(), template);
         Ok(())
@@ -84,13 +84,13 @@ impl TextPipeline {
     pub fn new(
         tokenizer: Arc<Tokenizer>,
         template: Option<&str>,
-        limits: &TemplateLimits,
+        options: &TemplateOptions,
     ) -> Result<Self, TextError> {
         let source = template.unwrap_or_else(|| {
             tracing::warn!("the model has no chat template: chats are written as ChatML");
             FALLBACK_TEMPLATE
         });
-        let template = ChatTemplate::new(source, template_tokens(&tokenizer), *limits)
+        let template = ChatTemplate::new(source, template_tokens(&tokenizer), *options)
             .map_err(|error| TextError::Template { key: TEMPLATE_KEY.to_owned(), error })?;
         Ok(Self { tokenizer, template, named_templates: BTreeMap::new() })
     }

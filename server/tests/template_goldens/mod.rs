@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::tiny_vocabularies::byte_bpe;
-use quire_server::text::{ChatInput, ChatTemplate, TemplateError, TemplateLimits, TemplateTokens};
+use quire_server::text::{ChatInput, ChatTemplate, TemplateError, TemplateOptions, TemplateTokens};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
@@ -90,7 +90,7 @@ fn load(source: &str) -> Result<ChatTemplate, TemplateError> {
         pad: None,
         control: Arc::clone(byte_bpe("qwen2").control_texts()),
     };
-    ChatTemplate::new(source, tokens, TemplateLimits::default())
+    ChatTemplate::new(source, tokens, TemplateOptions::default())
 }
 
 fn json(path: &PathBuf) -> Value {

@@ -110,6 +110,40 @@ impl Capabilities {
     }
 }
 
+/// Joins the contents of messages that follow each other with the same role and nothing else, with an empty line between.
+pub(super) fn merge_consecutive_roles(messages: &mut Vec<Value>) {
+    let is_plain = |message: &Value| {
+        let keys = message.as_object().map(|message| message.keys());
+        keys.is_some_and(|mut keys| keys.all(|key| key == "role" || key == "content"))
+    };
+    messages.dedup_by(|message, before| {
+        let is_same = message["role"] == before["role"] && message["role"] != "tool";
+        if !is_same || !is_plain(message) || !is_plain(before) {
+            return false;
+        }
+        match (&mut before["content"], message["content"].take()) {
+            (Value::String(before), Value::String(content)) => {
+                before.push_str("\n\n");
+                before.push_str(&content);
+            }
+            (before, content) => {
+                let mut parts = parts_of(before.take());
+                parts.extend(parts_of(content));
+                *before = Value::Array(parts);
+            }
+        }
+        true
+    });
+}
+
+fn parts_of(content: Value) -> Vec<Value> {
+    match content {
+        Value::Array(parts) => parts,
+        Value::Null => Vec::new(),
+        text => vec![json!({"type": "text", "text": text})],
+    }
+}
+
 /// Puts `mark` and a space at the end of the last message's text; `None` if it has none.
 pub(super) fn mark_final_message(messages: &mut [Value], mark: char) -> Option<()> {
     let text = match messages.last_mut()?.get_mut("content")? {

@@ -25,12 +25,21 @@ pub const FALLBACK_TEMPLATE: &str = "\
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}";
 
+/// How a server treats its model's template.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TemplateOptions {
+    pub limits: TemplateLimits,
+    /// Join messages of one role that follow each other.
+    pub merge_consecutive_roles: bool,
+}
+
 /// A parsed template. Rendering needs no lock.
 pub struct ChatTemplate {
     environment: Environment<'static>,
     source: String,
     tokens: TemplateTokens,
     limits: TemplateLimits,
+    merges_roles: bool,
     capabilities: Capabilities,
 }
 
@@ -131,8 +140,9 @@ impl ChatTemplate {
     pub fn new(
         source: &str,
         tokens: TemplateTokens,
-        limits: TemplateLimits,
+        options: TemplateOptions,
     ) -> Result<Self, TemplateError> {
+        let limits = options.limits;
         limits::check_source(source, &limits)?;
         let parsed = without_generation_tags(source);
         let environment = on_deep_stack(&limits, move || parse(parsed, &limits))?;
@@ -141,6 +151,7 @@ impl ChatTemplate {
             source: source.to_owned(),
             tokens,
             limits,
+            merges_roles: options.merge_consecutive_roles,
             capabilities: Capabilities::default(),
         };
         template.capabilities = Capabilities::probe(&template);
@@ -156,6 +167,9 @@ impl ChatTemplate {
     pub fn render(&self, input: &ChatInput) -> Result<RenderedPrompt, TemplateError> {
         check_input(input)?;
         let mut input = input.clone();
+        if self.merges_roles {
+            adapt::merge_consecutive_roles(&mut input.messages);
+        }
         self.capabilities.adapt(&mut input.messages);
         let control = &*self.tokens.control;
         let marks =

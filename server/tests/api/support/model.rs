@@ -5,7 +5,7 @@ use std::sync::Arc;
 use quire_engine::EngineHandle;
 use quire_server::model::{SamplingDefaults, ServedModel};
 use quire_server::text::{
-    Detokenizer, SpecialIds, TemplateLimits, TextPipeline, Tokenizer, TokenizerConfig,
+    Detokenizer, SpecialIds, TemplateOptions, TextPipeline, Tokenizer, TokenizerConfig,
 };
 
 /// `<|im_start|>`
@@ -63,7 +63,7 @@ fn byte_spellings() -> Vec<String> {
 }
 
 pub(crate) fn served_model(handle: EngineHandle) -> ServedModel {
-    let limits = TemplateLimits::default();
+    let limits = TemplateOptions::default();
     let text = TextPipeline::new(tokenizer(), Some(TEMPLATE), &limits).unwrap();
     ServedModel::new(handle, Arc::new(text), SamplingDefaults::default())
 }
