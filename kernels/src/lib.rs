@@ -51,8 +51,9 @@ pub use gather_rows::gather_rows;
 pub use indices::Indices;
 pub use kv_layer::KvLayer;
 pub use linear::{
-    ActivationPrecision, ExpertInput, ExpertWeights, HeadStrides, Input, LinearError, LinearWeight,
-    WeightFormat, WeightPolicy, dequantize_row, expert_linear, head_linear, linear,
+    ActivationPrecision, ExpertInput, ExpertWeights, GroupScales, GroupedWeight, HeadStrides,
+    Input, LinearError, LinearWeight, Numbers, ScaleKind, WeightFormat, WeightPolicy, WordLayout,
+    ZeroLayout, Zeros, dequantize_row, expert_linear, head_linear, linear,
 };
 pub use mapped_file::{FileBytes, MappedFile};
 pub use recurrent_layer::{NO_STATE, RecurrentLayer, StateBatch, StateSegment, StateShape};

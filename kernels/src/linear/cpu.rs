@@ -5,9 +5,9 @@ use super::{dense, packed};
 use crate::device::CpuDevice;
 use crate::tensor::{View, ViewMut};
 
-/// The whole weight.
+/// The whole weight, in the order of x: then rows can be made while they are rounded.
 pub(super) fn is_packed(weight: &LinearWeight) -> bool {
-    weight.parts().iter().all(Part::is_packed)
+    weight.parts().iter().all(Part::is_packed) && !weight.has_order()
 }
 
 pub(super) fn linear(
@@ -20,7 +20,7 @@ pub(super) fn linear(
     if weight.parts().iter().any(Part::is_packed) {
         packed::linear(cpu, out, &x.into(), weight, bias);
     }
-    if !is_packed(weight) {
+    if !weight.parts().iter().all(Part::is_packed) {
         dense::linear(cpu, out, x, weight, bias);
     }
 }

@@ -159,7 +159,7 @@ impl WeightFormat {
     pub fn packed_bytes(self, out_features: usize, in_features: usize) -> Option<usize> {
         let row_bytes = self.row_bytes(in_features)?;
         match self.packing() {
-            Some(packing) => packed_bytes(self, packing, out_features, in_features),
+            Some(packing) => packed_bytes(packing, out_features, in_features),
             None => row_bytes.checked_mul(out_features),
         }
     }

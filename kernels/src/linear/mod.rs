@@ -15,7 +15,9 @@ mod dense;
 mod experts;
 mod float16;
 mod float32;
+mod float8;
 mod format;
+mod grouped;
 mod input;
 mod iq;
 mod iq1_m;
@@ -51,6 +53,7 @@ mod weight;
 
 pub use experts::{ExpertInput, ExpertWeights, HeadStrides, expert_linear, head_linear};
 pub use format::{WeightFormat, dequantize_row};
+pub use grouped::{GroupScales, GroupedWeight, Numbers, ScaleKind, WordLayout, ZeroLayout, Zeros};
 pub use input::Input;
 pub use packed::ActivationPrecision;
 pub use weight::{LinearError, LinearWeight, WeightPolicy};

@@ -82,6 +82,7 @@ fn scale_and_minimum(scales: Scales, fields: &BlockScales, group: usize) -> (f32
         }
         Scales::NibblesAndMinimum => (d * f32::from(byte & 15), Some(-(m * f32::from(byte >> 4)))),
         Scales::MicroFloats => (half_micro_float(byte), None),
+        Scales::Groups { .. } => unreachable!("no format of GGUF has them"),
         Scales::Exponent => (2.0_f32.powi(i32::from(byte) - 128), None),
     }
 }

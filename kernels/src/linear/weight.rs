@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::cuda;
+use super::float8::scale_float8;
 use super::format::{WeightFormat, dequantize_with};
 use super::packed::{ActivationPrecision, PackedWeight};
 use crate::cpu::{SimdLevel, prefetch_lines, share};
@@ -42,6 +43,8 @@ pub enum LinearError {
         expected: usize,
         actual: usize,
     },
+    /// Numbers, scales and zeros of a grouped weight do not fit together, or cannot be packed.
+    Groups(String),
     /// The shape overflows, or memory is short.
     OutOfMemory { out_features: usize, in_features: usize },
 }
@@ -60,6 +63,7 @@ impl std::fmt::Display for LinearError {
                 f,
                 "{format} {out_features}x{in_features} takes {expected} bytes, the data has {actual}"
             ),
+            Self::Groups(problem) => f.write_str(problem),
             Self::OutOfMemory { out_features, in_features } => {
                 write!(f, "cannot allocate a weight of {out_features}x{in_features}")
             }
@@ -100,10 +104,20 @@ pub(super) enum Part {
 /// Rows of one format.
 #[derive(Debug)]
 pub(super) struct DensePart {
-    format: WeightFormat,
+    format: DenseFormat,
     /// U8 `[features, row_bytes]`
     rows: Tensor,
     row_bytes: usize,
+}
+
+#[derive(Debug)]
+enum DenseFormat {
+    Blocks(WeightFormat),
+    /// E4M3 bytes, and the scale of each block of `shared` features and columns, row by row.
+    Float8 {
+        scales: Vec<f32>,
+        shared: (usize, usize),
+    },
 }
 
 impl LinearWeight {
@@ -154,7 +168,7 @@ impl LinearWeight {
         Ok(Self::of_parts(vec![part.ok_or(overflow)?], out_features, in_features))
     }
 
-    fn of_parts(parts: Vec<Part>, out_features: usize, in_features: usize) -> Self {
+    pub(super) fn of_parts(parts: Vec<Part>, out_features: usize, in_features: usize) -> Self {
         Self { parts, out_features, in_features, next: Vec::new() }
     }
 
@@ -175,7 +189,8 @@ impl LinearWeight {
             match part {
                 Part::Packed(part) => part.factor *= factor,
                 Part::Dense(part) => {
-                    assert_eq!(part.format, WeightFormat::F32, "a factor needs float32");
+                    let is_float32 = matches!(part.format, DenseFormat::Blocks(WeightFormat::F32));
+                    assert!(is_float32, "a factor needs float32");
                     part.rows.f32_mut().iter_mut().for_each(|weight| *weight *= factor);
                 }
                 Part::Cuda(rows) => {
@@ -321,18 +336,8 @@ impl DensePart {
         bytes: FileBytes,
         row_bytes: usize,
     ) -> Option<Self> {
-        let features = bytes.len() / row_bytes;
-        let mut rows = Tensor::host(DType::U8, features, row_bytes)?;
-        let out = rows.view_mut();
-        let rows_per_copy = (BYTES_PER_COPY / row_bytes).max(1);
-        copy_in_parts(cpu, bytes, rows_per_copy * row_bytes, &|index, bytes| {
-            for (row, bytes) in bytes.chunks_exact(row_bytes).enumerate() {
-                // SAFETY: each task writes its own rows.
-                let out = unsafe { out.row_u8_shared(index * rows_per_copy + row) };
-                out.copy_from_slice(bytes);
-            }
-        });
-        Some(Self { format, rows, row_bytes })
+        let rows = copy_rows(cpu, bytes, row_bytes)?;
+        Some(Self { format: DenseFormat::Blocks(format), rows, row_bytes })
     }
 
     /// `None` when memory is short.
@@ -351,7 +356,25 @@ impl DensePart {
             let out = unsafe { out.row_f32_shared(feature) };
             dequantize_with(cpu.simd, format, bytes, out);
         });
-        Some(Self { format: WeightFormat::F32, rows, row_bytes: 4 * in_features })
+        Some(Self::of_float32(rows))
+    }
+
+    /// F32 `[features, in_features]`.
+    pub(super) fn of_float32(rows: Tensor) -> Self {
+        let row_bytes = 4 * rows.cols();
+        Self { format: DenseFormat::Blocks(WeightFormat::F32), rows, row_bytes }
+    }
+
+    /// E4M3 rows of `in_features`, with a scale for each `shared` features and columns. `None` when memory is short.
+    pub(super) fn float8(
+        cpu: &CpuDevice,
+        bytes: FileBytes,
+        in_features: usize,
+        scales: Vec<f32>,
+        shared: (usize, usize),
+    ) -> Option<Self> {
+        let rows = copy_rows(cpu, bytes, in_features)?;
+        Some(Self { format: DenseFormat::Float8 { scales, shared }, rows, row_bytes: in_features })
     }
 
     pub(super) fn features(&self) -> usize {
@@ -365,7 +388,17 @@ impl DensePart {
     /// `out` has `in_features` elements.
     pub(super) fn dequantize(&self, simd: SimdLevel, row: usize, out: &mut [f32]) {
         let bytes = &self.rows.bytes()[row * self.row_bytes..][..self.row_bytes];
-        dequantize_with(simd, self.format, bytes, out);
+        match &self.format {
+            DenseFormat::Blocks(format) => dequantize_with(simd, *format, bytes, out),
+            DenseFormat::Float8 { scales, shared: (features, columns) } => {
+                let groups = bytes.len().div_ceil(*columns);
+                let scales = &scales[row / features * groups..][..groups];
+                let parts = bytes.chunks(*columns).zip(out.chunks_mut(*columns));
+                for ((bytes, out), &scale) in parts.zip(scales) {
+                    scale_float8(simd, bytes, scale, out);
+                }
+            }
+        }
     }
 
     /// Asks for this row to be brought into the cache; a row beyond the last is ignored.
@@ -376,6 +409,21 @@ impl DensePart {
             prefetch_lines(row.as_ptr(), row.len());
         }
     }
+}
+
+/// U8 `[rows, row_bytes]`. `None` when memory is short.
+fn copy_rows(cpu: &CpuDevice, bytes: FileBytes, row_bytes: usize) -> Option<Tensor> {
+    let mut rows = Tensor::host(DType::U8, bytes.len() / row_bytes, row_bytes)?;
+    let out = rows.view_mut();
+    let rows_per_copy = (BYTES_PER_COPY / row_bytes).max(1);
+    copy_in_parts(cpu, bytes, rows_per_copy * row_bytes, &|index, bytes| {
+        for (row, bytes) in bytes.chunks_exact(row_bytes).enumerate() {
+            // SAFETY: each task writes its own rows.
+            let out = unsafe { out.row_u8_shared(index * rows_per_copy + row) };
+            out.copy_from_slice(bytes);
+        }
+    });
+    Some(rows)
 }
 
 /// Calls `copy(i, part)` for each part of `part_bytes` (the last may be shorter), on all threads, and gives back the

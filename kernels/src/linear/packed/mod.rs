@@ -20,12 +20,12 @@ mod weight;
 
 pub use activations::ActivationPrecision;
 pub(super) use experts::expert_linear;
-pub(super) use packing::{BlockScales, Codes, Packing, Scales};
+pub(super) use packing::{BlockScales, Codes, GroupScaleKind, Packing, Scales};
 pub(super) use product::linear;
 pub(super) use weight::{PackedWeight, pack_blocks, packed_bytes};
 
 /// Output features of a tile: two vectors of 512 bits in the dot product, 4 bytes each.
-const TILE: usize = 32;
+pub(super) const TILE: usize = 32;
 
 /// Weights along k that share a scale of x.
 pub(super) const BLOCK: usize = 32;

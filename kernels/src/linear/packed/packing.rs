@@ -47,6 +47,16 @@ pub(in crate::linear) enum Scales {
     Exponent,
     /// Four bytes for 64 weights: half of an E4M3 number for 16.
     MicroFloats,
+    /// A float for so many times 32 weights, and a byte z: d, −d · z.
+    Groups { kind: GroupScaleKind, blocks: usize, zeros: bool },
+}
+
+/// How the float of a group lies in a block's halves; a float32 has both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::linear) enum GroupScaleKind {
+    F16,
+    Bf16,
+    F32,
 }
 
 /// The fields of one block before they are packed.
@@ -157,6 +167,8 @@ impl Scales {
             Self::UnsignedAndMinimum | Self::NibblesAndMinimum => (2, 16),
             Self::Exponent => (0, 1),
             Self::MicroFloats => (0, 4),
+            Self::Groups { kind: GroupScaleKind::F32, zeros, .. } => (2, zeros as usize),
+            Self::Groups { zeros, .. } => (1, zeros as usize),
         }
     }
 
@@ -167,7 +179,23 @@ impl Scales {
     }
 
     pub const fn has_minimum(self) -> bool {
-        matches!(self, Self::HalfAndMinimum | Self::UnsignedAndMinimum | Self::NibblesAndMinimum)
+        matches!(
+            self,
+            Self::HalfAndMinimum
+                | Self::UnsignedAndMinimum
+                | Self::NibblesAndMinimum
+                | Self::Groups { zeros: true, .. }
+        )
+    }
+
+    /// Weights of a block of the format, in times `BLOCK`.
+    pub const fn blocks(self) -> usize {
+        match self {
+            Self::HalfAndMinimum | Self::Exponent => 1,
+            Self::MicroFloats => 2,
+            Self::Signed { .. } | Self::UnsignedAndMinimum | Self::NibblesAndMinimum => 8,
+            Self::Half { blocks } | Self::Groups { blocks, .. } => blocks,
+        }
     }
 
     /// Scales that `BLOCK` weights have: one, or one for each half.

@@ -39,11 +39,53 @@ pub(in crate::linear) fn linear(
     weight: &LinearWeight,
     bias: Option<&[f32]>,
 ) {
+    if packed_parts(weight).any(|(_, part)| part.order.is_none()) {
+        multiply_parts(cpu, out, input, weight, bias, &|part| part.order.is_none());
+    }
+    for (_, part) in packed_parts(weight) {
+        let Some(order) = &part.order else { continue };
+        with_columns(cpu, input.rows(), order, |x| {
+            let is_part = |other: &_| std::ptr::eq(part, other);
+            multiply_parts(cpu, out, &x.into(), weight, bias, &is_part);
+        });
+    }
+}
+
+/// Calls `run` with the columns of x in another order. The memory belongs to the thread.
+fn with_columns(cpu: &CpuDevice, x: View, order: &[u32], run: impl FnOnce(View)) {
+    thread_local! {
+        static ORDERED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    }
+    ORDERED.with_borrow_mut(|buffer| {
+        let len = x.rows() * x.cols();
+        if buffer.len() < len {
+            buffer.resize(len, 0.0);
+        }
+        let ordered = ViewMut::from_f32(&mut buffer[..len], x.rows(), x.cols());
+        cpu.pool.run(x.rows(), &|row| {
+            // SAFETY: each task writes its own row.
+            let to = unsafe { ordered.row_f32_shared(row) };
+            let from = x.row_f32(row);
+            to.iter_mut().zip(order).for_each(|(to, &k)| *to = from[k as usize]);
+        });
+        run(ordered.as_view());
+    });
+}
+
+/// The packed parts that `is_chosen`.
+fn multiply_parts(
+    cpu: &CpuDevice,
+    out: &ViewMut,
+    input: &Input,
+    weight: &LinearWeight,
+    bias: Option<&[f32]>,
+    is_chosen: &dyn Fn(&PackedWeight) -> bool,
+) {
     let x = input.rows();
     thread_local! {
         static BUFFERS: RefCell<[ActivationBuffer; 2]> = RefCell::default();
     }
-    let parts = jobs(cpu, weight);
+    let parts = jobs_of(cpu, weight, is_chosen);
     BUFFERS.with_borrow_mut(|[int8, int16]| {
         let activations = [(int8, ActivationPrecision::Int8), (int16, ActivationPrecision::Int16)]
             .map(|(buffer, precision)| {
@@ -59,7 +101,16 @@ pub(super) type Jobs<'a> = [Option<PartJob<'a>>; MAX_PARTS];
 
 /// How each packed part of `weight` is multiplied.
 pub(super) fn jobs<'a>(cpu: &CpuDevice, weight: &'a LinearWeight) -> Jobs<'a> {
-    let mut jobs = packed_parts(weight).map(|(first_column, part)| {
+    jobs_of(cpu, weight, &|_| true)
+}
+
+fn jobs_of<'a>(
+    cpu: &CpuDevice,
+    weight: &'a LinearWeight,
+    is_chosen: &dyn Fn(&PackedWeight) -> bool,
+) -> Jobs<'a> {
+    let parts = packed_parts(weight).filter(|(_, part)| is_chosen(part));
+    let mut jobs = parts.map(|(first_column, part)| {
         let kernel = Kernel::choose(cpu.simd, part.packing, part.activations);
         PartJob { part, first_column, kernel, table: part.packing.codes.table() }
     });

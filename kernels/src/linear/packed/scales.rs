@@ -1,7 +1,7 @@
 //! The scales of a tile as float32, made once for all rows of x.
 
 use super::TILE;
-use super::packing::{Codes, Packing, Scales};
+use super::packing::{Codes, GroupScaleKind, Packing, Scales};
 use crate::cpu::SimdLevel;
 use crate::cpu::math::per_simd_level;
 use crate::linear::block::f16_to_f32;
@@ -36,8 +36,9 @@ per_simd_level! {
 #[inline(always)]
 fn expand_body<const FMA: bool>(scales: Scales, packed: &[u8], second: f32, out: &mut [f32]) {
     let blocks = packed.chunks_exact(scales.block_bytes()).enumerate();
-    let floats = out.len() * scales.block_bytes() / packed.len();
-    for ((index, block), out) in blocks.zip(out.chunks_exact_mut(floats)) {
+    // A row may end within a block.
+    let floats = scales.blocks() * floats_per_block(scales);
+    for ((index, block), out) in blocks.zip(out.chunks_mut(floats)) {
         let out = out.as_chunks_mut::<TILE>().0;
         match scales {
             Scales::Half { .. } => {
@@ -91,6 +92,9 @@ fn expand_body<const FMA: bool>(scales: Scales, packed: &[u8], second: f32, out:
                     out[0][i] = half_power_of_two(bytes[i]);
                 }
             }
+            Scales::Groups { kind, blocks, zeros } => {
+                groups::<FMA>(block, kind, zeros, (index * blocks, second), out);
+            }
             Scales::MicroFloats => {
                 for (group, out) in out.iter_mut().enumerate() {
                     let bytes = bytes(block, 0, group);
@@ -99,6 +103,53 @@ fn expand_body<const FMA: bool>(scales: Scales, packed: &[u8], second: f32, out:
                     }
                 }
             }
+        }
+    }
+}
+
+/// Scales of one group, or scales and minima, for each of its blocks.
+#[inline(always)]
+fn groups<const FMA: bool>(
+    block: &[u8],
+    kind: GroupScaleKind,
+    zeros: bool,
+    (first, second): (usize, f32),
+    out: &mut [Features<f32>],
+) {
+    let mut d = [0.0; TILE];
+    let bits = |field: usize, i: usize| {
+        let at = 2 * (field * TILE + i);
+        u32::from(u16::from_le_bytes([block[at], block[at + 1]]))
+    };
+    match kind {
+        GroupScaleKind::F16 => halves::<FMA>(block, 0, 1.0, &mut d),
+        GroupScaleKind::Bf16 => {
+            for i in 0..TILE {
+                d[i] = f32::from_bits(bits(0, i) << 16);
+            }
+        }
+        GroupScaleKind::F32 => {
+            for i in 0..TILE {
+                d[i] = f32::from_bits(bits(1, i) << 16 | bits(0, i));
+            }
+        }
+    }
+    if !zeros {
+        for (index, out) in out.iter_mut().enumerate() {
+            let factor = factor(first + index, second);
+            for i in 0..TILE {
+                out[i] = d[i] * factor;
+            }
+        }
+        return;
+    }
+    let halves = if kind == GroupScaleKind::F32 { 2 } else { 1 };
+    let zeros = bytes(block, 2 * TILE * halves, 0);
+    for (index, out) in out.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+        let factor = factor(first + index, second);
+        for i in 0..TILE {
+            out[0][i] = d[i] * factor;
+            out[1][i] = -(d[i] * f32::from(zeros[i]));
         }
     }
 }

@@ -20,6 +20,8 @@ pub(in crate::linear) struct PackedWeight {
     pub(in crate::linear) activations: ActivationPrecision,
     /// Multiplies all scales.
     pub(in crate::linear) factor: f32,
+    /// Which k of x comes where, when weights along k are not in its order.
+    pub(in crate::linear) order: Option<Vec<u32>>,
     features: usize,
     layout: TileLayout,
     /// U8 `[tiles, tile bytes]`
@@ -35,9 +37,9 @@ pub(super) struct TileLayout {
 }
 
 impl TileLayout {
-    fn new(format: WeightFormat, packing: Packing, in_features: usize) -> Self {
+    fn new(packing: Packing, in_features: usize) -> Self {
         let num_pairs = in_features.div_ceil(2 * BLOCK);
-        let num_blocks = (2 * BLOCK * num_pairs).div_ceil(format.block_elements());
+        let num_blocks = (2 * num_pairs).div_ceil(packing.scales.blocks());
         let scale_bytes = num_blocks * packing.scales.block_bytes();
         Self { num_pairs, scale_bytes, pair_bytes: packing.codes.pair_bytes() }
     }
@@ -49,12 +51,11 @@ impl TileLayout {
 
 /// Bytes of a packed matrix; `None` when that overflows.
 pub(in crate::linear) fn packed_bytes(
-    format: WeightFormat,
     packing: Packing,
     features: usize,
     in_features: usize,
 ) -> Option<usize> {
-    let layout = TileLayout::new(format, packing, in_features);
+    let layout = TileLayout::new(packing, in_features);
     features.div_ceil(TILE).checked_mul(layout.tile_bytes())
 }
 
@@ -69,17 +70,43 @@ impl PackedWeight {
     ) -> Option<Self> {
         let row_bytes = format.row_bytes(in_features)?;
         let features = bytes.len() / row_bytes;
-        let layout = TileLayout::new(format, packing, in_features);
-        let num_tiles = features.div_ceil(TILE);
-        let mut tiles = Tensor::host(DType::U8, num_tiles, layout.tile_bytes())?;
-        let shared = tiles.view_mut();
+        let mut packed = Self::empty(packing, features, in_features)?;
+        let layout = packed.layout;
+        let shared = packed.tiles.view_mut();
         copy_in_parts(cpu, bytes, TILE * row_bytes, &|index, rows| {
             // SAFETY: each task writes its own row of the tensor.
             let tile = unsafe { shared.row_u8_shared(index) };
             format.pack_tile(rows, row_bytes, tile.split_at_mut(layout.scale_bytes));
         });
+        Some(packed)
+    }
+
+    /// Tiles of zeros. `None` when memory is short.
+    pub(in crate::linear) fn empty(
+        packing: Packing,
+        features: usize,
+        in_features: usize,
+    ) -> Option<Self> {
+        let layout = TileLayout::new(packing, in_features);
+        let tiles = Tensor::host(DType::U8, features.div_ceil(TILE), layout.tile_bytes())?;
         let activations = ActivationPrecision::default();
-        Some(Self { packing, activations, factor: 1.0, features, layout, tiles })
+        Some(Self { packing, activations, factor: 1.0, order: None, features, layout, tiles })
+    }
+
+    /// Calls `fill` with each tile's number, scales and pairs, on all threads.
+    pub(in crate::linear) fn fill(
+        &mut self,
+        cpu: &CpuDevice,
+        fill: &(dyn Fn(usize, &mut [u8], &mut [u8]) + Sync),
+    ) {
+        let (num_tiles, scale_bytes) = (self.num_tiles(), self.layout.scale_bytes);
+        let shared = self.tiles.view_mut();
+        cpu.pool.run(num_tiles, &|tile| {
+            // SAFETY: each task writes its own row of the tensor.
+            let bytes = unsafe { shared.row_u8_shared(tile) };
+            let (scales, pairs) = bytes.split_at_mut(scale_bytes);
+            fill(tile, scales, pairs);
+        });
     }
 
     pub(in crate::linear) fn features(&self) -> usize {
@@ -132,6 +159,13 @@ impl PackedWeight {
 
     /// The weights of one feature as float32, with the bits that `dequantize_row` gives.
     pub(in crate::linear) fn dequantize(&self, simd: SimdLevel, feature: usize, out: &mut [f32]) {
+        let Some(order) = &self.order else { return self.dequantize_packed(simd, feature, out) };
+        let mut packed = vec![0.0; out.len()];
+        self.dequantize_packed(simd, feature, &mut packed);
+        packed.into_iter().zip(order).for_each(|(weight, &k)| out[k as usize] = weight);
+    }
+
+    fn dequantize_packed(&self, simd: SimdLevel, feature: usize, out: &mut [f32]) {
         let (layout, scales) = (self.layout, self.packing.scales);
         let tile = &self.tiles_from(feature / TILE)[..layout.tile_bytes()];
         let pairs = &tile[layout.scale_bytes..];
