@@ -366,6 +366,11 @@ fn weight_bytes(
         if spec.tied_embeddings && tensor.name == "output.weight" {
             continue;
         }
+        if let Some(packed) = tensor.packed_bytes {
+            let bytes = if weights == Weights::Float32 { 4 * tensor.num_elements } else { packed };
+            total = total.saturating_add(bytes);
+            continue;
+        }
         let Some(format) = tensor.format else {
             bail!(
                 "tensor \"{}\" has element type {}, which is not supported",

@@ -133,19 +133,6 @@ fn spec_of_directory(directory: &ModelDirectory) -> anyhow::Result<DecoderSpec> 
             directory.path().display()
         );
     }
-    for section in [&top, &text] {
-        if let Some(quantization) = section.section("quantization_config")? {
-            let method = quantization.string("quant_method")?.unwrap_or("unknown");
-            if method == "mxfp4" {
-                continue;
-            }
-            bail!(
-                "{}: weights quantized by \"{method}\" are not supported yet; \
-                 use the BF16 or F16 model, or a GGUF file",
-                directory.path().display()
-            );
-        }
-    }
     let spec = read(&ConfigKeys::new(directory, architecture))?;
     if let Some(tensor) = directory.unknown_tensor() {
         bail!("tensor {tensor:?} has no place in a {architecture} model");

@@ -122,7 +122,16 @@ impl WeightLoader<'_> {
         let Some(tensor) = source.tensor(&full_name)? else {
             ensure!(is_split(), "the file has no tensor \"{}\"", source.name_in_file(&full_name));
             let names = (0..num_experts).map(|expert| format!("{one}.{expert}.weight"));
-            return names.map(|name| self.linear(&name, out_features, in_features)).collect();
+            let load = |name: String| {
+                let weight = self.linear(&name, out_features, in_features)?;
+                ensure!(
+                    !weight.has_order(),
+                    "\"{}\": experts with act-order are not supported",
+                    source.name_in_file(&self.full_name(&name))
+                );
+                Ok(weight)
+            };
+            return names.map(load).collect();
         };
         let shown = source.name_in_file(&full_name);
         let len = projection.check(&tensor).with_context(|| format!("tensor \"{shown}\""))?;

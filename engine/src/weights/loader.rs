@@ -2,8 +2,8 @@
 
 use anyhow::{Context, bail, ensure};
 use quire_kernels::{
-    DType, Device, FileBytes, LinearError, LinearWeight, Tensor, WeightFormat, WeightPolicy,
-    dequantize_row,
+    DType, Device, FileBytes, GroupedWeight, LinearError, LinearWeight, Tensor, WeightFormat,
+    WeightPolicy, dequantize_row,
 };
 
 use crate::config::Activations;
@@ -33,6 +33,11 @@ pub trait WeightSource: Sync {
     /// their own.
     fn blocks(&self, _name: &str) -> Option<(&[u64], FileBytes<'_>)> {
         None
+    }
+
+    /// A weight whose numbers and scales are tensors of their own. `None`: no such weight. An error: it cannot be used.
+    fn quantized(&self, _name: &str) -> anyhow::Result<Option<GroupedWeight<'_>>> {
+        Ok(None)
     }
 
     /// How the file itself calls the tensor, for messages.
@@ -120,6 +125,13 @@ impl<'a> WeightLoader<'a> {
             return Ok(LinearWeight::shape_only(out_features, in_features));
         };
         let full_name = self.full_name(name);
+        if let Some(weight) = source.quantized(&full_name)? {
+            let shape = (weight.out_features, weight.in_features);
+            ensure_shape(source, &full_name, shape, (out_features, in_features))?;
+            return LinearWeight::from_groups(self.device, &weight, self.policy)
+                .map(|weight| weight.with_activations(self.activations.of_tensor(name)))
+                .with_context(|| format!("weight \"{}\"", source.name_in_file(&full_name)));
+        }
         let tensor = find(source, &full_name, out_features, in_features)?;
         self.pack(name, tensor.format, tensor.bytes, out_features, in_features)
             .with_context(|| format!("tensor \"{}\"", source.name_in_file(&full_name)))
@@ -217,8 +229,11 @@ impl<'a> WeightLoader<'a> {
         in_features: usize,
     ) -> anyhow::Result<bool> {
         let Some(source) = self.source else { return Ok(false) };
-        let tensor = source.tensor(&format!("{}{name}", self.scope))?;
-        let shape = tensor.map(|tensor| (tensor.out_features, tensor.in_features));
+        let name = format!("{}{name}", self.scope);
+        let shape = match source.quantized(&name)? {
+            Some(weight) => Some((weight.out_features, weight.in_features)),
+            None => source.tensor(&name)?.map(|tensor| (tensor.out_features, tensor.in_features)),
+        };
         Ok(shape == Some((out_features, in_features)))
     }
 }
@@ -248,6 +263,24 @@ pub(super) fn factors_beside(
     Ok(factors)
 }
 
+fn ensure_shape(
+    source: &dyn WeightSource,
+    name: &str,
+    shape: (usize, usize),
+    expected: (usize, usize),
+) -> anyhow::Result<()> {
+    ensure!(
+        shape == expected,
+        "tensor \"{}\" is [{}, {}], but the model's keys ask for [{}, {}]",
+        source.name_in_file(name),
+        shape.0,
+        shape.1,
+        expected.0,
+        expected.1
+    );
+    Ok(())
+}
+
 /// The tensor, whose shape must be as the model's keys say.
 pub(super) fn find<'a>(
     source: &'a dyn WeightSource,
@@ -267,13 +300,8 @@ pub(super) fn find<'a>(
         tensor.out_features,
         tensor.in_features
     );
-    ensure!(
-        (tensor.out_features, tensor.in_features) == (out_features, in_features),
-        "tensor \"{}\" is [{}, {}], but the model's keys ask for [{out_features}, {in_features}]",
-        shown(),
-        tensor.out_features,
-        tensor.in_features
-    );
+    let shape = (tensor.out_features, tensor.in_features);
+    ensure_shape(source, name, shape, (out_features, in_features))?;
     let row_bytes = tensor.format.row_bytes(in_features);
     let expected = row_bytes.and_then(|bytes| bytes.checked_mul(out_features));
     ensure!(

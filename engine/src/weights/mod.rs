@@ -7,6 +7,7 @@ pub mod gguf;
 mod json;
 mod loader;
 mod model_files;
+pub mod quantized;
 mod rows;
 pub mod safetensors;
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use quire_kernels::{FileBytes, WeightFormat};
+use quire_kernels::{FileBytes, GroupedWeight, WeightFormat};
 
 use super::directory::ModelDirectory;
 use super::gguf::{GgufFile, type_layout};
@@ -23,8 +23,10 @@ pub struct TensorSummary<'a> {
     pub name: &'a str,
     /// The element type as the files name it.
     pub type_name: &'a str,
-    /// `None`: the kernels cannot read it.
+    /// `None`: the kernels cannot read it, or it is quantized in groups.
     pub format: Option<WeightFormat>,
+    /// Of a weight that is quantized in groups, what it takes when it is packed.
+    pub packed_bytes: Option<u64>,
     pub num_elements: u64,
     pub num_bytes: u64,
     /// Two dimensions or more.
@@ -83,7 +85,10 @@ impl ModelFiles {
     pub fn tensors(&self) -> Vec<TensorSummary<'_>> {
         match self {
             Self::Gguf(file) => file.tensors().map(of_gguf).collect(),
-            Self::Directory(directory) => directory.tensors().filter_map(of_safetensors).collect(),
+            Self::Directory(directory) => {
+                let quantized = directory.quantized_names().map(|name| of_parts(directory, name));
+                directory.tensors().filter_map(of_safetensors).chain(quantized).collect()
+            }
         }
     }
 }
@@ -116,6 +121,13 @@ impl WeightSource for ModelFiles {
         }
     }
 
+    fn quantized(&self, name: &str) -> anyhow::Result<Option<GroupedWeight<'_>>> {
+        match self {
+            Self::Gguf(_) => Ok(None),
+            Self::Directory(directory) => directory.quantized(name),
+        }
+    }
+
     fn name_in_file(&self, name: &str) -> String {
         match self {
             Self::Gguf(file) => file.name_in_file(name),
@@ -129,6 +141,7 @@ fn of_gguf(tensor: &super::gguf::TensorInfo) -> TensorSummary<'_> {
         name: &tensor.name,
         type_name: type_layout(tensor.ggml_type).map_or("unknown", |layout| layout.name),
         format: WeightFormat::from_ggml_id(tensor.ggml_type),
+        packed_bytes: None,
         num_elements: tensor.num_elements(),
         num_bytes: tensor.num_bytes,
         is_matrix: tensor.dims.len() > 1,
@@ -162,10 +175,29 @@ fn of_safetensors<'a>(
         name,
         type_name: &tensor.dtype,
         format: weight_format(&tensor.dtype),
+        packed_bytes: None,
         num_elements: tensor.num_elements(),
         num_bytes: tensor.num_bytes,
         is_matrix: tensor.shape.len() > 1,
         num_matrices,
         in_features: tensor.shape.last().copied().unwrap_or(1),
     })
+}
+
+/// A quantized weight; one that cannot be used has no elements here, and an error when it is loaded.
+fn of_parts<'a>(directory: &'a ModelDirectory, name: &'a str) -> TensorSummary<'a> {
+    let weight = directory.grouped(name).ok().flatten();
+    let shape = weight.as_ref().map_or((0, 0), |weight| (weight.out_features, weight.in_features));
+    let packed_bytes = weight.as_ref().and_then(GroupedWeight::packed_bytes);
+    TensorSummary {
+        name,
+        type_name: "quantized",
+        format: None,
+        packed_bytes: Some(packed_bytes.unwrap_or_default() as u64),
+        num_elements: shape.0 as u64 * shape.1 as u64,
+        num_bytes: directory.pieces(name).map_or(0, |pieces| pieces.num_bytes()),
+        is_matrix: true,
+        num_matrices: 1,
+        in_features: shape.1 as u64,
+    }
 }

@@ -4,4 +4,5 @@
 mod directories;
 mod fuzz;
 mod malformed;
+mod quantized;
 mod support;

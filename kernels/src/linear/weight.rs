@@ -249,6 +249,12 @@ impl LinearWeight {
         std::ptr::null()..std::ptr::null()
     }
 
+    /// Whether weights along k lie in an order of their own, which `expert_linear` does not know.
+    pub fn has_order(&self) -> bool {
+        let ordered = |part: &Part| matches!(part, Part::Packed(part) if part.order.is_some());
+        self.parts.iter().any(ordered)
+    }
+
     pub fn out_features(&self) -> usize {
         self.out_features
     }

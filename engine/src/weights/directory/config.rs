@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use crate::weights::json;
 
 const FILE: &str = "config.json";
+const MODELOPT_FILE: &str = "hf_quant_config.json";
 const MAX_BYTES: u64 = 16 << 20;
 /// Largest value of any one dimension: keeps products far from overflow.
 const MAX_DIMENSION: u64 = 1 << 24;
@@ -20,7 +21,16 @@ pub struct ModelConfig {
 
 impl ModelConfig {
     pub(super) fn open(directory: &Path) -> anyhow::Result<Self> {
-        let path = directory.join(FILE);
+        Self::read(directory.join(FILE))
+    }
+
+    /// The file that older releases of ModelOpt write about quantization, where it is there.
+    pub(super) fn open_modelopt(directory: &Path) -> anyhow::Result<Option<Self>> {
+        let path = directory.join(MODELOPT_FILE);
+        if path.exists() { Self::read(path).map(Some) } else { Ok(None) }
+    }
+
+    fn read(path: PathBuf) -> anyhow::Result<Self> {
         match json::read(&path, MAX_BYTES)? {
             Value::Object(value) => Ok(Self { path, value }),
             _ => bail!("{}: is no JSON object", path.display()),
@@ -119,6 +129,40 @@ impl<'a> ConfigSection<'a> {
     /// The first string of the array under `key`.
     pub fn first_string(&self, key: &str) -> Option<&'a str> {
         self.get(key)?.as_array()?.first()?.as_str()
+    }
+
+    /// The size of groups along a row; null and −1 stand for whole rows.
+    pub fn group_size(&self, key: &str) -> anyhow::Result<Option<usize>> {
+        match self.number(key)? {
+            Some(size) if size < 0.0 => Ok(None),
+            _ => self.optional_dimension(key),
+        }
+    }
+
+    /// An array of two counts.
+    pub fn pair(&self, key: &str) -> anyhow::Result<Option<(usize, usize)>> {
+        let Some(values) = self.typed(key, "an array", Value::as_array)? else { return Ok(None) };
+        let counts: Option<Vec<u64>> = values.iter().map(Value::as_u64).collect();
+        match counts.as_deref() {
+            Some(&[rows, columns])
+                if [rows, columns].iter().all(|n| (1..=MAX_DIMENSION).contains(n)) =>
+            {
+                Ok(Some((rows as usize, columns as usize)))
+            }
+            _ => bail!("{} is not two counts", self.name_of(key)),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.value.is_empty()
+    }
+
+    /// All objects in it.
+    pub fn sections(&self) -> impl Iterator<Item = ConfigSection<'a>> {
+        self.value.iter().filter_map(|(key, value)| {
+            let prefix = format!("{}{key}.", self.prefix);
+            Some(ConfigSection { path: self.path, prefix, value: value.as_object()? })
+        })
     }
 
     /// Whether `key` is an object of objects: one for each kind of layer.

@@ -4,12 +4,14 @@ mod config;
 mod names;
 mod shards;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, bail};
-use quire_kernels::FileBytes;
+use quire_kernels::{FileBytes, GroupedWeight};
 
+use super::quantized::{Method, Piece, Pieces, Role, role};
 use super::quoted;
 use super::safetensors::{SafetensorsFile, TensorInfo, weight_format};
 use super::{HostTensor, WeightSource};
@@ -25,6 +27,10 @@ pub struct ModelDirectory {
     prefixes: Prefixes,
     /// Sorted by the loader's name.
     tensors: Vec<NamedTensor>,
+    /// How weights are quantized that have parts.
+    method: Option<Method>,
+    /// The quantized weights by the loader's name.
+    quantized: BTreeMap<String, QuantizedWeight>,
     /// Tensors of the text model whose meaning is not known, as the files name them.
     unknown: Vec<String>,
 }
@@ -38,12 +44,28 @@ struct NamedTensor {
     is_used: AtomicBool,
 }
 
+/// What lies beside the tensor `….weight` of a quantized weight.
+#[derive(Default)]
+struct QuantizedWeight {
+    parts: Vec<WeightPart>,
+    /// Someone asked for it.
+    is_used: AtomicBool,
+}
+
+/// A tensor that belongs to a quantized weight.
+struct WeightPart {
+    part: &'static str,
+    file: usize,
+    info: TensorInfo,
+}
+
 impl ModelDirectory {
     /// Opens the directory's configuration and weights. What is left out is said here, in one line.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
         let config = ModelConfig::open(path)?;
         let files = shards::open_all(path)?;
         let prefixes = Prefixes::find(|name| files.iter().any(|file| file.tensor(name).is_some()));
+        let method = quantization(path, &config)?;
         let text = config.text();
         let num_layers = text.optional_dimension("num_hidden_layers")?;
         // Layers behind the last one write drafts.
@@ -52,18 +74,32 @@ impl ModelDirectory {
             None => usize::MAX,
         };
         let (mut tensors, mut unknown, mut num_skipped) = (Vec::new(), Vec::new(), 0_usize);
+        let mut quantized = BTreeMap::new();
         for (file, info) in
             files.iter().enumerate().flat_map(|(at, f)| f.tensors().iter().map(move |t| (at, t)))
         {
-            match prefixes.meaning(&info.name) {
+            let role = if method.is_some() { role(&info.name) } else { Role::Other };
+            let (name, part) = match &role {
+                Role::NotNeeded => continue,
+                Role::Part { weight, part } => (weight, Some(*part)),
+                Role::Other => (&info.name, None),
+            };
+            let info = info.clone();
+            match prefixes.meaning(name) {
                 Meaning::Layer { index, .. } if index >= num_layers => num_skipped += 1,
-                Meaning::Layer { name, .. } | Meaning::Model { name } => {
-                    let (info, is_used) = (info.clone(), AtomicBool::new(false));
-                    tensors.push(NamedTensor { name, file, info, is_used });
-                }
+                Meaning::Layer { name, .. } | Meaning::Model { name } => match part {
+                    Some(part) => {
+                        let weight: &mut QuantizedWeight = quantized.entry(name).or_default();
+                        weight.parts.push(WeightPart { part, file, info });
+                    }
+                    None => {
+                        let is_used = AtomicBool::new(false);
+                        tensors.push(NamedTensor { name, file, info, is_used });
+                    }
+                },
                 Meaning::OtherPart => num_skipped += 1,
                 Meaning::Nothing => {}
-                Meaning::Unknown => unknown.push(info.name.clone()),
+                Meaning::Unknown => unknown.push(info.name),
             }
         }
         if num_skipped > 0 {
@@ -75,7 +111,16 @@ impl ModelDirectory {
             tracing::info!("the directory's own Python code (auto_map) is ignored");
         }
         tensors.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        Ok(Self { path: path.to_owned(), config, files, prefixes, tensors, unknown })
+        Ok(Self {
+            path: path.to_owned(),
+            config,
+            files,
+            prefixes,
+            tensors,
+            method,
+            quantized,
+            unknown,
+        })
     }
 
     pub fn path(&self) -> &Path {
@@ -88,7 +133,7 @@ impl ModelDirectory {
 
     /// Whether there is a tensor under the loader's `name`.
     pub fn has_tensor(&self, name: &str) -> bool {
-        self.find(name).is_some()
+        self.find(name).is_some() || self.quantized.contains_key(name)
     }
 
     /// The first tensor of the text model whose meaning is not known.
@@ -102,12 +147,47 @@ impl ModelDirectory {
             // With tied embeddings a head is only the embedding table once more.
             !tensor.is_used.load(Ordering::Relaxed) && tensor.name != "output.weight"
         };
-        self.tensors.iter().find(unused).map(|tensor| tensor.info.name.as_str())
+        let unused_parts = |weight: &&QuantizedWeight| !weight.is_used.load(Ordering::Relaxed);
+        let plain = self.tensors.iter().find(unused).map(|tensor| &tensor.info);
+        let quantized = self.quantized.values().find(unused_parts);
+        let found =
+            plain.or_else(|| quantized.and_then(|weight| Some(&weight.parts.first()?.info)));
+        found.map(|info| info.name.as_str())
     }
 
-    /// The tensors that a loader may ask for, each with its name there.
-    pub fn tensors(&self) -> impl ExactSizeIterator<Item = (&str, &TensorInfo)> {
-        self.tensors.iter().map(|tensor| (tensor.name.as_str(), &tensor.info))
+    /// The tensors that a loader may ask for, each with its name there, without those of quantized weights.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &TensorInfo)> {
+        let plain = |tensor: &&NamedTensor| !self.quantized.contains_key(&tensor.name);
+        self.tensors.iter().filter(plain).map(|tensor| (tensor.name.as_str(), &tensor.info))
+    }
+
+    /// The names of the weights that are quantized.
+    pub fn quantized_names(&self) -> impl Iterator<Item = &str> {
+        self.quantized.keys().map(String::as_str)
+    }
+
+    /// The tensors of a quantized weight; `None` when it is not one.
+    pub(in crate::weights) fn pieces(&self, name: &str) -> Option<Pieces<'_>> {
+        let parts = &self.quantized.get(name)?.parts;
+        let piece = |part, file: usize, info| Piece {
+            part,
+            info,
+            bytes: self.files[file].file_bytes(info),
+        };
+        let weight = self.find(name).map(|tensor| piece("weight", tensor.file, &tensor.info));
+        let parts = parts.iter().map(|found| piece(found.part, found.file, &found.info));
+        Some(Pieces { pieces: weight.into_iter().chain(parts).collect() })
+    }
+
+    /// A quantized weight, which does not count as used.
+    pub(in crate::weights) fn grouped(
+        &self,
+        name: &str,
+    ) -> anyhow::Result<Option<GroupedWeight<'_>>> {
+        let (Some(pieces), Some(method)) = (self.pieces(name), &self.method) else {
+            return Ok(None);
+        };
+        pieces.weight(method).map(Some)
     }
 
     /// The length of all weight files.
@@ -151,7 +231,7 @@ impl WeightSource for ModelDirectory {
     }
 
     fn has(&self, name: &str) -> bool {
-        self.find(name).is_some()
+        self.has_tensor(name)
     }
 
     fn blocks(&self, name: &str) -> Option<(&[u64], FileBytes<'_>)> {
@@ -160,10 +240,30 @@ impl WeightSource for ModelDirectory {
         (info.dtype == "U8").then(|| (&info.shape[..], self.files[*file].file_bytes(info)))
     }
 
+    fn quantized(&self, name: &str) -> anyhow::Result<Option<GroupedWeight<'_>>> {
+        let Some(weight) = self.quantized.get(name) else { return Ok(None) };
+        weight.is_used.store(true, Ordering::Relaxed);
+        if let Some(tensor) = self.find(name) {
+            tensor.is_used.store(true, Ordering::Relaxed);
+        }
+        self.grouped(name)
+    }
+
     fn name_in_file(&self, name: &str) -> String {
         match self.find(name) {
             Some(tensor) => tensor.info.name.clone(),
             None => self.prefixes.name_in_file(name),
         }
     }
+}
+
+/// The method of quantization that the directory's configuration names.
+fn quantization(path: &Path, config: &ModelConfig) -> anyhow::Result<Option<Method>> {
+    for section in [config.top(), config.text()] {
+        if let Some(section) = section.section("quantization_config")? {
+            return Method::read(&section).map(Some);
+        }
+    }
+    let Some(modelopt) = ModelConfig::open_modelopt(path)? else { return Ok(None) };
+    modelopt.top().section("quantization")?.map(|section| Method::read(&section)).transpose()
 }

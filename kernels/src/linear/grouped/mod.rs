@@ -44,13 +44,15 @@ impl GroupedWeight<'_> {
         }
     }
 
-    /// Bytes that the weight takes when it is packed, or for numbers that cannot be packed as floats.
+    /// Bytes that the weight takes when it is packed; `None` when it cannot be loaded.
     pub fn packed_bytes(&self) -> Option<usize> {
+        self.check().ok()?;
         match self.packing() {
             Ok(Some(packing)) => {
                 super::packed::packed_bytes(packing, self.out_features, self.in_features)
             }
-            _ => self.out_features.checked_mul(self.in_features),
+            Ok(None) => self.out_features.checked_mul(self.in_features),
+            Err(_) => None,
         }
     }
 

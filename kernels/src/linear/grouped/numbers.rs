@@ -83,7 +83,7 @@ impl Numbers<'_> {
         match self {
             Self::Float8(bytes) => bytes[feature * in_features + k],
             Self::Int8(bytes) => bytes[feature * in_features + k] ^ 0x80,
-            Self::Float4(bytes) => bytes[(feature * in_features + k) / 2] >> (4 * (k % 2)) & 15,
+            Self::Float4(bytes) => bytes[feature * (in_features / 2) + k / 2] >> (4 * (k % 2)) & 15,
             Self::Words { bits, layout, words } => {
                 let per_word = 32 / bits;
                 let (word, place) = match layout {

@@ -59,6 +59,9 @@ pub(in crate::linear) fn packed_bytes(
     features.div_ceil(TILE).checked_mul(layout.tile_bytes())
 }
 
+/// Fills a tile of that number: its scales, its pairs.
+type FillTile<'a> = dyn Fn(usize, &mut [u8], &mut [u8]) + Sync + 'a;
+
 impl PackedWeight {
     /// Packs `bytes`, GGUF rows of `in_features`. `None` when memory is short.
     pub(in crate::linear) fn pack(
@@ -94,11 +97,7 @@ impl PackedWeight {
     }
 
     /// Calls `fill` with each tile's number, scales and pairs, on all threads.
-    pub(in crate::linear) fn fill(
-        &mut self,
-        cpu: &CpuDevice,
-        fill: &(dyn Fn(usize, &mut [u8], &mut [u8]) + Sync),
-    ) {
+    pub(in crate::linear) fn fill(&mut self, cpu: &CpuDevice, fill: &FillTile) {
         let (num_tiles, scale_bytes) = (self.num_tiles(), self.layout.scale_bytes);
         let shared = self.tiles.view_mut();
         cpu.pool.run(num_tiles, &|tile| {
