@@ -367,7 +367,11 @@ fn weight_bytes(
             continue;
         }
         if let Some(packed) = tensor.packed_bytes {
-            let bytes = if weights == Weights::Float32 { 4 * tensor.num_elements } else { packed };
+            let bytes = match (place.gpu(), weights) {
+                (Some(_), _) => 2 * tensor.num_elements,
+                (None, Weights::Float32) => 4 * tensor.num_elements,
+                (None, Weights::Packed) => packed,
+            };
             total = total.saturating_add(bytes);
             continue;
         }

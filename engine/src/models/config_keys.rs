@@ -1,21 +1,30 @@
 //! Reads what Llama-style config.json files share, with the checks that keep later arithmetic safe.
 
 use anyhow::{Context, bail, ensure};
-use quire_kernels::{Activation, RopeStyle};
+use quire_kernels::Activation;
 
-use super::rope::{RopeScaling, RopeSpec, yarn_mscale};
 use super::spec::{AttentionDims, DecoderSpec, FfnSpec, LayerSpec, QueryScale};
 use crate::weights::directory::{ConfigSection, ModelDirectory};
-
-const DEFAULT_THETA: f32 = 10_000.0;
 
 /// Most layers of a model.
 const MAX_LAYERS: usize = 4096;
 
 /// A model directory and the architecture that it is read as.
 pub(super) struct ConfigKeys<'a> {
-    directory: &'a ModelDirectory,
+    pub(super) directory: &'a ModelDirectory,
     architecture: &'static str,
+}
+
+/// What configurations of an architecture may leave out, because transformers has it in its code; `None`: nothing.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Defaults {
+    pub num_heads: Option<usize>,
+    pub num_kv_heads: Option<usize>,
+    pub head_dim: Option<usize>,
+    pub norm_eps: Option<f32>,
+    pub context_length: Option<usize>,
+    /// Of layers with a window, all but the last of so many have one.
+    pub window_period: Option<usize>,
 }
 
 impl<'a> ConfigKeys<'a> {
@@ -55,9 +64,14 @@ impl<'a> ConfigKeys<'a> {
 
     /// The spec without architecture-specific switches.
     pub(super) fn llama_like(&self) -> anyhow::Result<DecoderSpec> {
+        self.llama_like_with(Defaults::default())
+    }
+
+    /// As `llama_like`, with values for what a configuration leaves out.
+    pub(super) fn llama_like_with(&self, defaults: Defaults) -> anyhow::Result<DecoderSpec> {
         let text = self.directory.config().text();
         let hidden_size = text.dimension("hidden_size")?;
-        let attention = attention(&text, hidden_size)?;
+        let attention = attention(&text, hidden_size, defaults)?;
         let layer = LayerSpec {
             attention,
             window: None,
@@ -71,15 +85,21 @@ impl<'a> ConfigKeys<'a> {
         Ok(DecoderSpec {
             architecture: self.architecture,
             hidden_size,
-            vocab_size: text.dimension("vocab_size")?,
-            context_length: text.dimension("max_position_embeddings")? as u32,
-            layers: layers(&text, layer, num_layers)?,
-            ropes: vec![rope(&text, attention.head_dim)?],
+            vocab_size: self.vocab_size()?,
+            context_length: or_default(&text, "max_position_embeddings", defaults.context_length)?
+                as u32,
+            layers: layers(&text, layer, num_layers, defaults.window_period)?,
+            ropes: vec![self.rope(attention.head_dim, "full_attention")?],
             latent: None,
             moe: None,
             gated_delta: None,
-            norm_eps: text.require_positive("rms_norm_eps")?,
-            qkv_bias: self.has_tensor("blk.0.attn_q.bias"),
+            norm_eps: match (text.positive("rms_norm_eps")?, defaults.norm_eps) {
+                (Some(eps), _) | (None, Some(eps)) => eps,
+                (None, None) => text.require_positive("rms_norm_eps")?,
+            },
+            qkv_bias: ["blk.0.attn_q.bias", "blk.0.attn_qkv.bias"]
+                .iter()
+                .any(|name| self.has_tensor(name)),
             attention_output_bias: self.has_tensor("blk.0.attn_output.bias"),
             qk_norm: false,
             plain_qk_norm: false,
@@ -99,6 +119,16 @@ impl<'a> ConfigKeys<'a> {
         })
     }
 
+    /// As the configuration says; where it does not, as many as the embedding table has rows.
+    fn vocab_size(&self) -> anyhow::Result<usize> {
+        let text = self.directory.config().text();
+        let rows = || match self.directory.shape("token_embd.weight") {
+            Some(&[rows, _]) => Some(rows as usize),
+            _ => None,
+        };
+        or_default(&text, "vocab_size", rows())
+    }
+
     /// As the configuration says; where it does not, a model without a head has the embedding table for one.
     fn tied_embeddings(&self, text: &ConfigSection) -> anyhow::Result<bool> {
         let key = "tie_word_embeddings";
@@ -115,6 +145,14 @@ fn intermediate_size(text: &ConfigSection) -> anyhow::Result<usize> {
     match text.has("num_experts") {
         true => Ok(text.optional_dimension("intermediate_size")?.unwrap_or(0)),
         false => text.dimension("intermediate_size"),
+    }
+}
+
+/// A count that the configuration may leave out.
+fn or_default(text: &ConfigSection, key: &str, default: Option<usize>) -> anyhow::Result<usize> {
+    match (text.optional_dimension(key)?, default) {
+        (Some(value), _) | (None, Some(value)) => Ok(value),
+        (None, None) => text.dimension(key),
     }
 }
 
@@ -139,6 +177,7 @@ fn layers(
     text: &ConfigSection,
     layer: LayerSpec,
     num_layers: usize,
+    window_period: Option<usize>,
 ) -> anyhow::Result<Vec<LayerSpec>> {
     ensure!(
         num_layers <= MAX_LAYERS,
@@ -147,7 +186,13 @@ fn layers(
     );
     let window = window(text)?;
     let Some(kinds) = text.strings("layer_types")? else {
-        return Ok(vec![LayerSpec { window, ..layer }; num_layers]);
+        let period = match text.optional_dimension("sliding_window_pattern")? {
+            None => text.optional_dimension("_sliding_window_pattern")?.or(window_period),
+            period => period,
+        };
+        let has_window = |at: usize| period.is_none_or(|period| !(at + 1).is_multiple_of(period));
+        let of_place = |at| LayerSpec { window: window.filter(|_| has_window(at)), ..layer };
+        return Ok((0..num_layers).map(of_place).collect());
     };
     let name = text.name_of("layer_types");
     ensure!(
@@ -165,14 +210,20 @@ fn layers(
     kinds.iter().map(of_kind).collect()
 }
 
-fn attention(text: &ConfigSection, hidden_size: usize) -> anyhow::Result<AttentionDims> {
-    let num_heads = text.dimension("num_attention_heads")?;
-    let num_kv_heads = text.optional_dimension("num_key_value_heads")?.unwrap_or(num_heads);
+fn attention(
+    text: &ConfigSection,
+    hidden_size: usize,
+    defaults: Defaults,
+) -> anyhow::Result<AttentionDims> {
+    let num_heads = or_default(text, "num_attention_heads", defaults.num_heads)?;
+    let num_kv_heads = text.optional_dimension("num_key_value_heads")?;
+    let num_kv_heads = num_kv_heads.or(defaults.num_kv_heads).unwrap_or(num_heads);
     ensure!(
         num_heads.is_multiple_of(num_kv_heads),
         "{num_heads} heads are not a multiple of {num_kv_heads} KV heads"
     );
-    let head_dim = text.optional_dimension("head_dim")?.unwrap_or(hidden_size / num_heads);
+    let head_dim = text.optional_dimension("head_dim")?.or(defaults.head_dim);
+    let head_dim = head_dim.unwrap_or(hidden_size / num_heads);
     ensure!((1..=1024).contains(&head_dim), "a head of {head_dim} channels is not supported");
     Ok(AttentionDims { num_heads, num_kv_heads, head_dim })
 }
@@ -182,105 +233,4 @@ fn window(text: &ConfigSection) -> anyhow::Result<Option<u32>> {
     let is_on = text.bool("use_sliding_window")?.unwrap_or(true);
     let window = text.optional_dimension("sliding_window")?.filter(|_| is_on);
     Ok(window.map(|window| window as u32))
-}
-
-/// `rope_parameters`, or of older files `rope_theta` and `rope_scaling`.
-fn rope(text: &ConfigSection, head_dim: usize) -> anyhow::Result<RopeSpec> {
-    let parameters = text.section("rope_parameters")?;
-    let scaling = match &parameters {
-        Some(section) => Some(section.clone()),
-        None => text.section("rope_scaling")?,
-    };
-    if let Some(section) = scaling.as_ref().filter(|section| section.is_nested()) {
-        bail!("{} differ by kind of layer, which is not supported yet", section.name_of("*"));
-    }
-    let number = |key: &str| match parameters.as_ref().map(|section| section.positive(key)) {
-        Some(Ok(None)) | None => text.positive(key),
-        Some(found) => found,
-    };
-    let partial = number("partial_rotary_factor")?.unwrap_or(1.0);
-    let rotary_dim = (head_dim as f32 * partial) as usize;
-    ensure!(
-        rotary_dim.is_multiple_of(2) && (2..=head_dim).contains(&rotary_dim),
-        "{rotary_dim} of a head's {head_dim} channels cannot be rotated"
-    );
-    let (scaling, attention_factor) = match scaling {
-        None => (RopeScaling::None, 1.0),
-        Some(section) => {
-            let scaling = rope_scaling(&section, text)?;
-            let factor = match &scaling {
-                RopeScaling::Yarn { factor, .. } => yarn_attention_factor(*factor, &section)?,
-                _ => 1.0,
-            };
-            (scaling, factor)
-        }
-    };
-    Ok(RopeSpec {
-        theta: number("rope_theta")?.unwrap_or(DEFAULT_THETA),
-        rotary_dim,
-        // These checkpoints pair the halves of a head, whatever converters make of them.
-        style: RopeStyle::Neox,
-        scaling,
-        attention_factor,
-    })
-}
-
-/// What multiplies cosines and sines: said, or the paper's growth with the factor, where two scales give their quotient.
-fn yarn_attention_factor(factor: f32, section: &ConfigSection) -> anyhow::Result<f32> {
-    if let Some(said) = section.positive("attention_factor")? {
-        return Ok(said);
-    }
-    // 0 counts as absent.
-    let scale = |key| anyhow::Ok(section.number(key)?.filter(|&scale| scale != 0.0));
-    Ok(match (scale("mscale")?, scale("mscale_all_dim")?) {
-        (Some(one), Some(all)) => yarn_mscale(factor, one as f32) / yarn_mscale(factor, all as f32),
-        _ => yarn_mscale(factor, 1.0),
-    })
-}
-
-fn rope_scaling(section: &ConfigSection, text: &ConfigSection) -> anyhow::Result<RopeScaling> {
-    let (key, kind) = match (section.string("rope_type")?, section.string("type")?) {
-        (Some(kind), _) => ("rope_type", kind),
-        (None, Some(kind)) => ("type", kind),
-        (None, None) => return Ok(RopeScaling::None),
-    };
-    Ok(match kind {
-        "default" => RopeScaling::None,
-        "linear" => RopeScaling::Linear { factor: section.require_positive("factor")? },
-        "llama3" => {
-            let original = "original_max_position_embeddings";
-            let (low, high) = ("low_freq_factor", "high_freq_factor");
-            let low_freq_factor = section.require_positive(low)?;
-            let high_freq_factor = section.require_positive(high)?;
-            ensure!(
-                low_freq_factor < high_freq_factor,
-                "{} is {high_freq_factor}, not above {low} {low_freq_factor}",
-                section.name_of(high)
-            );
-            let inside = section.positive(original)?;
-            let original_context_length =
-                inside.map_or_else(|| text.require_positive(original), Ok)?;
-            RopeScaling::Llama3 {
-                factor: section.require_positive("factor")?,
-                low_freq_factor,
-                high_freq_factor,
-                original_context_length,
-            }
-        }
-        "yarn" => {
-            let inside = section.positive("original_max_position_embeddings")?;
-            let length = match inside {
-                Some(length) => length as u32,
-                None => text.dimension("max_position_embeddings")? as u32,
-            };
-            RopeScaling::Yarn {
-                factor: section.require_positive("factor")?,
-                original_context_length: length,
-                beta_fast: section.positive("beta_fast")?.unwrap_or(32.0),
-                beta_slow: section.positive("beta_slow")?.unwrap_or(1.0),
-                truncate: section.bool("truncate")?.unwrap_or(true),
-            }
-        }
-        other => bail!("{} is \"{other}\", which is not supported yet", section.name_of(key)),
-    })
 }

@@ -2,6 +2,7 @@
 
 use quire_kernels::Activation;
 
+use super::config_keys::ConfigKeys;
 use super::gguf_keys::Keys;
 use super::spec::DecoderSpec;
 
@@ -32,4 +33,10 @@ pub(super) fn attention_scale(
         }
         None => spec.attention_scale,
     })
+}
+
+/// The same, which config.json says.
+pub(super) fn attention_scale_of_config(keys: &ConfigKeys, default: f32) -> anyhow::Result<f32> {
+    let scalar = keys.text().positive("query_pre_attn_scalar")?.unwrap_or(default);
+    Ok(1.0 / scalar.sqrt())
 }

@@ -1,14 +1,15 @@
 //! Gemma 4 (text): as Gemma 3, with wider heads in the layers without a window, normalised values, values that
 //! may share the weight of keys, and a scale for each layer's output.
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use quire_kernels::{RopeStyle, RouterScores};
 
+use super::config_keys::{ConfigKeys, Defaults};
 use super::gemma::gemma_like;
 use super::gguf_keys::Keys;
 use super::gguf_moe::RouterDefaults;
 use super::rope::{RopeScaling, RopeSpec};
-use super::spec::{DecoderSpec, FfnSpec, MoeSpec};
+use super::spec::{AttentionDims, DecoderSpec, FfnSpec, MoeSpec};
 
 const ROUTER: RouterDefaults = RouterDefaults { scores: RouterScores::Softmax, normalises: true };
 
@@ -54,4 +55,68 @@ fn beside_mlp(mut spec: DecoderSpec, dense: &DecoderSpec) -> DecoderSpec {
     }
     let moe = spec.moe.map(|moe| MoeSpec { expert_scales: true, ..moe });
     DecoderSpec { moe, ..spec }
+}
+
+/// What configurations may leave out.
+const DEFAULTS: Defaults = Defaults {
+    num_heads: None,
+    num_kv_heads: None,
+    head_dim: Some(256),
+    norm_eps: Some(1e-6),
+    context_length: Some(131_072),
+    window_period: Some(6),
+};
+
+/// Channels of a head in layers without a window.
+const FAR_HEAD_DIM: usize = 512;
+
+pub(super) fn spec_of_config(keys: &ConfigKeys) -> anyhow::Result<DecoderSpec> {
+    let text = keys.text();
+    for key in ["hidden_size_per_layer_input", "num_kv_shared_layers"] {
+        let value = text.optional_dimension(key)?;
+        ensure!(value.is_none(), "{} above 0 is not supported yet", text.name_of(key));
+    }
+    if text.bool("enable_moe_block")?.unwrap_or(false) {
+        bail!("{}: experts are not supported yet", text.name_of("enable_moe_block"));
+    }
+    let mut spec = DecoderSpec {
+        value_norm: true,
+        layer_scales: true,
+        attention_scale: 1.0,
+        logits_softcap: text.positive("final_logit_softcapping")?,
+        ..gemma_like(keys.llama_like_with(DEFAULTS)?)
+    };
+    let near_head_dim = spec.largest(|dims| dims.head_dim);
+    let per_layer = text.section("per_layer_config")?;
+    let far_head_dim = text.optional_dimension("global_head_dim")?.unwrap_or(FAR_HEAD_DIM);
+    let far_kv_heads = text.optional_dimension("num_global_key_value_heads")?;
+    for (index, layer) in spec.layers.iter_mut().enumerate() {
+        if layer.window.is_some() {
+            layer.rope = Some(1);
+        } else {
+            layer.attention.head_dim = far_head_dim;
+            let num_kv_heads = layer.attention.num_kv_heads;
+            layer.attention.num_kv_heads = far_kv_heads.unwrap_or(num_kv_heads);
+        }
+        let own = per_layer.as_ref().map(|section| section.section(&index.to_string()));
+        if let Some(own) = own.transpose()?.flatten() {
+            let dims = &mut layer.attention;
+            dims.head_dim = own.optional_dimension("head_dim")?.unwrap_or(dims.head_dim);
+            let num_kv_heads = own.optional_dimension("num_key_value_heads")?;
+            dims.num_kv_heads = num_kv_heads.unwrap_or(dims.num_kv_heads);
+        }
+        let AttentionDims { num_heads, num_kv_heads, head_dim } = layer.attention;
+        ensure!(
+            num_heads.is_multiple_of(num_kv_heads) && head_dim <= 1024,
+            "layer {index}: {num_heads} heads, {num_kv_heads} KV heads, {head_dim} channels"
+        );
+        layer.shares_key_weight = !keys.has_tensor(&format!("blk.{index}.attn_v.weight"));
+    }
+    let far = spec.layers.iter().find(|layer| layer.window.is_none());
+    let far_head_dim = far.map_or(far_head_dim, |layer| layer.attention.head_dim);
+    spec.ropes = vec![
+        keys.rope(far_head_dim, "full_attention")?,
+        keys.rope(near_head_dim, "sliding_attention")?,
+    ];
+    Ok(spec)
 }

@@ -4,7 +4,7 @@ use anyhow::{Context, bail, ensure};
 use quire_kernels::RopeStyle;
 
 use super::gguf_keys::Keys;
-use super::rope::{RopeScaling, RopeSpec, yarn_mscale};
+use super::rope::{RopeScaling, RopeSpec, long_rope_growth, yarn_mscale};
 use crate::weights::read_vector;
 
 impl Keys<'_> {
@@ -85,11 +85,9 @@ impl Keys<'_> {
                 let growth = yarn_mscale(*factor, 1.0) / yarn_mscale(*factor, all_channels);
                 of_file.unwrap_or(1.0) * growth
             }
-            RopeScaling::LongRope { original_context_length, .. } => of_file.unwrap_or_else(|| {
-                let original = f64::from(*original_context_length);
-                let growth = f64::from(context_length).ln() / original.ln();
-                if growth <= 1.0 || !growth.is_finite() { 1.0 } else { growth.sqrt() as f32 }
-            }),
+            RopeScaling::LongRope { original_context_length, .. } => {
+                of_file.unwrap_or(long_rope_growth(context_length, *original_context_length))
+            }
             _ => of_file.unwrap_or(1.0),
         })
     }

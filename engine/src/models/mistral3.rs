@@ -3,6 +3,7 @@
 use anyhow::Context;
 use quire_kernels::RopeStyle;
 
+use super::config_keys::ConfigKeys;
 use super::gguf_keys::Keys;
 use super::spec::{DecoderSpec, QueryScale};
 
@@ -24,4 +25,8 @@ pub(super) fn query_scale(keys: &Keys) -> anyhow::Result<Option<QueryScale>> {
             Some(QueryScale { beta, original_context_length, offset, without_rope })
         }
     })
+}
+
+pub(super) fn spec_of_config(keys: &ConfigKeys) -> anyhow::Result<DecoderSpec> {
+    Ok(DecoderSpec { query_scale: keys.query_scale()?, ..keys.llama_like()? })
 }

@@ -2,6 +2,7 @@
 
 mod config_keys;
 mod config_moe;
+mod config_rope;
 pub mod decoder;
 mod deepseek2;
 mod gemma;
@@ -66,7 +67,7 @@ const ARCHITECTURES: [(&str, SpecReader); 18] = [
 ];
 
 /// `model_type` of a config.json → the architecture, and how to read its spec.
-const MODEL_TYPES: [(&str, &str, ConfigReader); 18] = [
+const MODEL_TYPES: &[(&str, &str, ConfigReader)] = &[
     ("llama", "llama", llama::spec_of_config),
     ("mistral", "llama", llama::spec_of_config),
     ("qwen2", "qwen2", qwen2::spec_of_config),
@@ -85,6 +86,12 @@ const MODEL_TYPES: [(&str, &str, ConfigReader); 18] = [
     ("glm4_moe_lite", "deepseek2", deepseek2::spec_of_config),
     ("mistral4", "mistral4", deepseek2::mistral4_of_config),
     ("llama4_text", "llama4", llama4::spec_of_config),
+    ("gemma2", "gemma2", gemma2::spec_of_config),
+    ("gemma3_text", "gemma3", gemma3::spec_of_config),
+    ("gemma4_text", "gemma4", gemma4::spec_of_config),
+    ("phi3", "phi3", phi3::spec_of_config),
+    ("smollm3", "smollm3", smollm3::spec_of_config),
+    ("ministral3", "mistral3", mistral3::spec_of_config),
 ];
 
 /// What of a class name in `architectures` tells a model that writes text.
@@ -123,7 +130,7 @@ fn spec_of_directory(directory: &ModelDirectory) -> anyhow::Result<DecoderSpec> 
         bail!(
             "{}: the architecture \"{name}\" is not supported; supported: {}",
             directory.path().display(),
-            MODEL_TYPES.map(|(name, ..)| name).join(", ")
+            MODEL_TYPES.iter().map(|(name, ..)| *name).collect::<Vec<_>>().join(", ")
         );
     };
     if let Some(class) = top.first_string("architectures") {

@@ -118,6 +118,12 @@ pub fn yarn_mscale(factor: f32, scale: f32) -> f32 {
     if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 }
 }
 
+/// `LongRoPE`'s growth of the attention with the context: `sqrt(ln(length) / ln(original))`.
+pub fn long_rope_growth(context_length: u32, original_context_length: u32) -> f32 {
+    let growth = f64::from(context_length).ln() / f64::from(original_context_length).ln();
+    if growth <= 1.0 || !growth.is_finite() { 1.0 } else { growth.sqrt() as f32 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -40,6 +40,11 @@ pub trait WeightSource: Sync {
         Ok(None)
     }
 
+    /// What is to be added to the numbers of that vector, which the checkpoint leaves out.
+    fn offset(&self, _name: &str) -> f32 {
+        0.0
+    }
+
     /// How the file itself calls the tensor, for messages.
     fn name_in_file(&self, name: &str) -> String {
         name.to_owned()
@@ -243,6 +248,8 @@ pub fn read_vector(source: &dyn WeightSource, name: &str, len: usize) -> anyhow:
     let tensor = find(source, name, 1, len)?;
     let mut values = vec![0.0_f32; len];
     dequantize_row(tensor.format, &tensor.bytes, &mut values);
+    let offset = source.offset(name);
+    values.iter_mut().for_each(|value| *value += offset);
     Ok(values)
 }
 

@@ -128,6 +128,13 @@ impl WeightSource for ModelFiles {
         }
     }
 
+    fn offset(&self, name: &str) -> f32 {
+        match self {
+            Self::Gguf(_) => 0.0,
+            Self::Directory(directory) => directory.offset(name),
+        }
+    }
+
     fn name_in_file(&self, name: &str) -> String {
         match self {
             Self::Gguf(file) => file.name_in_file(name),
@@ -164,6 +171,7 @@ fn of_safetensors<'a>(
             name,
             type_name: "MXFP4",
             format: Some(WeightFormat::Mxfp4),
+            packed_bytes: None,
             num_elements: tensor.num_elements().saturating_mul(2),
             num_bytes: tensor.num_bytes / 16 * 17,
             is_matrix: true,

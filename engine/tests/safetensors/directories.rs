@@ -61,6 +61,13 @@ fn keys_of_old_and_new_files() {
     for (scaling, expected) in [
         (json!({"rope_type": "wavy", "factor": 4.0}), "rope_scaling.rope_type is \"wavy\""),
         (json!({"rope_type": "yarn"}), "rope_scaling.factor is missing"),
+        (json!({"rope_type": "dynamic", "factor": 2}), "is \"dynamic\", which is not supported"),
+        (json!({"rope_type": "longrope"}), "original_max_position_embeddings is missing"),
+        (
+            json!({"rope_type": "longrope", "original_max_position_embeddings": 64,
+                   "short_factor": [1, 1, 1, 1], "long_factor": [1, 2, 3]}),
+            "rope_scaling.long_factor has 3 numbers, not 4 above 0",
+        ),
         (json!({"rope_type": "linear"}), "rope_scaling.factor is missing"),
         (json!({"rope_type": "linear", "factor": -1}), "rope_scaling.factor is -1"),
         (json!({"sliding": {"rope_type": "default"}}), "by kind of layer"),
@@ -69,6 +76,22 @@ fn keys_of_old_and_new_files() {
         let error = rope(&[("rope_scaling", scaling)]).unwrap_err();
         assert!(error.contains(expected), "{error:?} does not say {expected:?}");
     }
+}
+
+#[test]
+fn rotations_by_kind_of_layer() {
+    let mut model = Model::new("kinds");
+    let full =
+        json!({"rope_type": "yarn", "original_max_position_embeddings": 32, "rope_theta": 1e6});
+    model.set("rope_parameters", json!({"full_attention": full}));
+    model.write_all();
+    let rope = model.open().unwrap().1.spec.ropes[0].clone();
+    let RopeScaling::Yarn { factor, .. } = rope.scaling else { panic!("{rope:?}") };
+    assert_eq!((rope.theta, factor), (1e6, 4.0));
+    model.set("rope_parameters", json!({"sliding_attention": {"rope_type": "default"}}));
+    model.write_all();
+    let error = model.load().unwrap_err();
+    assert_eq!(error, "config.json: rope_parameters.full_attention is missing");
 }
 
 #[test]

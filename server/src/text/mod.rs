@@ -2,6 +2,7 @@
 
 mod detokenizer;
 mod directory;
+mod guard;
 mod pipeline;
 mod stop;
 mod template;

@@ -18,6 +18,8 @@ FAMILIES = [
     "gpt_oss_mxfp4", "llama4_scout", "gemma4_26b", "deepseek_v3", "qwen35_vl",
 ]
 DIRECTORIES = ["llama3", "qwen3", "gpt_oss_mxfp4", "qwen35_vl"]
+# Without the files of their tokenizers, which are the same.
+BARE_DIRECTORIES = ["gemma3", "phi4mini", "ministral3"]
 FILES = ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 
 
@@ -72,6 +74,10 @@ def main():
         convert(source / "gguf" / f"{family}-f32.gguf", config, here / f"{family}.gguf")
         shutil.copyfile(model / "golden.safetensors", here / f"{family}.safetensors")
         shutil.copyfile(model / "golden.json", here / f"{family}.json")
+    for family in BARE_DIRECTORIES:
+        (here / "hf" / family).mkdir(parents=True, exist_ok=True)
+        for name in ["config.json", "model.safetensors"]:
+            shutil.copyfile(source / "models" / family / name, here / "hf" / family / name)
     for family in DIRECTORIES:
         (here / "hf" / family).mkdir(parents=True, exist_ok=True)
         for name in FILES:

@@ -126,6 +126,13 @@ impl<'a> ConfigSection<'a> {
         self.typed(key, "an array of counts", counts)
     }
 
+    /// An array of numbers.
+    pub fn numbers(&self, key: &str) -> anyhow::Result<Option<Vec<f32>>> {
+        let number = |value: &Value| value.as_f64().map(|number| number as f32);
+        let numbers = |value: &'a Value| value.as_array()?.iter().map(number).collect();
+        self.typed(key, "an array of numbers", numbers)
+    }
+
     /// The first string of the array under `key`.
     pub fn first_string(&self, key: &str) -> Option<&'a str> {
         self.get(key)?.as_array()?.first()?.as_str()

@@ -19,12 +19,17 @@ use names::{Meaning, Prefixes};
 
 pub use config::{ConfigSection, ModelConfig};
 
+/// Model types whose norms multiply with 1 + w. Converters to GGUF add the 1.
+const CENTRED_NORMS: [&str; 4] = ["gemma", "gemma2", "gemma3", "gemma3_text"];
+
 /// One model: its configuration, and its tensors under the names that the loader asks for.
 pub struct ModelDirectory {
     path: PathBuf,
     config: ModelConfig,
     files: Vec<SafetensorsFile>,
     prefixes: Prefixes,
+    /// Norms have the distance of their weights to 1.
+    has_centred_norms: bool,
     /// Sorted by the loader's name.
     tensors: Vec<NamedTensor>,
     /// How weights are quantized that have parts.
@@ -67,6 +72,8 @@ impl ModelDirectory {
         let prefixes = Prefixes::find(|name| files.iter().any(|file| file.tensor(name).is_some()));
         let method = quantization(path, &config)?;
         let text = config.text();
+        let has_centred_norms =
+            text.string("model_type")?.is_some_and(|name| CENTRED_NORMS.contains(&name));
         let num_layers = text.optional_dimension("num_hidden_layers")?;
         // Layers behind the last one write drafts.
         let num_layers = match text.optional_dimension("num_nextn_predict_layers")? {
@@ -87,16 +94,15 @@ impl ModelDirectory {
             let info = info.clone();
             match prefixes.meaning(name) {
                 Meaning::Layer { index, .. } if index >= num_layers => num_skipped += 1,
-                Meaning::Layer { name, .. } | Meaning::Model { name } => match part {
-                    Some(part) => {
+                Meaning::Layer { name, .. } | Meaning::Model { name } => {
+                    if let Some(part) = part {
                         let weight: &mut QuantizedWeight = quantized.entry(name).or_default();
                         weight.parts.push(WeightPart { part, file, info });
-                    }
-                    None => {
+                    } else {
                         let is_used = AtomicBool::new(false);
                         tensors.push(NamedTensor { name, file, info, is_used });
                     }
-                },
+                }
                 Meaning::OtherPart => num_skipped += 1,
                 Meaning::Nothing => {}
                 Meaning::Unknown => unknown.push(info.name),
@@ -116,6 +122,7 @@ impl ModelDirectory {
             config,
             files,
             prefixes,
+            has_centred_norms,
             tensors,
             method,
             quantized,
@@ -134,6 +141,11 @@ impl ModelDirectory {
     /// Whether there is a tensor under the loader's `name`.
     pub fn has_tensor(&self, name: &str) -> bool {
         self.find(name).is_some() || self.quantized.contains_key(name)
+    }
+
+    /// The shape of the tensor under the loader's `name`.
+    pub fn shape(&self, name: &str) -> Option<&[u64]> {
+        self.find(name).map(|tensor| &tensor.info.shape[..])
     }
 
     /// The first tensor of the text model whose meaning is not known.
@@ -232,6 +244,10 @@ impl WeightSource for ModelDirectory {
 
     fn has(&self, name: &str) -> bool {
         self.has_tensor(name)
+    }
+
+    fn offset(&self, name: &str) -> f32 {
+        if self.has_centred_norms && name.ends_with("norm.weight") { 1.0 } else { 0.0 }
     }
 
     fn blocks(&self, name: &str) -> Option<(&[u64], FileBytes<'_>)> {

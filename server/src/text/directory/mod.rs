@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::guard::guarded;
 use super::tokenizer::TokenizerConfig;
 
 /// The text files of a model directory, read and understood.
@@ -43,7 +44,8 @@ impl TextFiles {
         let tokenizer = tokenizer.ok_or_else(|| {
             error("is missing; tokenizers in other files are not supported".to_owned())
         })?;
-        let mut tokenizer = tokenizer::read(tokenizer).map_err(error)?;
+        let tokenizer = guarded(|| tokenizer::read(tokenizer)).and_then(|read| read);
+        let mut tokenizer = tokenizer.map_err(error)?;
         let roles = special::Roles {
             tokenizer_config: &tokenizer_config,
             model_config: &model_config,

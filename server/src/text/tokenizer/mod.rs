@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use quire_engine::weights::gguf::{GgufError, Metadata};
 
+use super::guard::guarded;
 use bpe::{Bpe, BpeScratch};
 use pre_tokenizer::PreTokenizer;
 use sentence_piece::SentencePiece;
@@ -58,6 +59,10 @@ enum WholeWords {
     All,
 }
 
+/// Words, numbers, spaces, marks and signs of several scripts.
+const PROBE: &str =
+    " Hello,\tworld!\n\n  x = 12345.6;  n\u{303}é Ünï 你好 日本語 नमस्ते 🙂👍🏽 \u{0}\u{200D}";
+
 /// The file describes no tokenizer that can be built.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
@@ -81,6 +86,8 @@ pub enum TokenizerError {
     PreTokenizer(String),
     #[error("special tokens: {0}")]
     SpecialTokens(String),
+    #[error("the tokenizer {0}")]
+    Panic(String),
 }
 
 impl Tokenizer {
@@ -88,7 +95,17 @@ impl Tokenizer {
         Self::new(&TokenizerConfig::from_gguf(metadata)?)
     }
 
+    /// A tokenizer that at least a short text does not break.
     pub fn new(config: &TokenizerConfig) -> Result<Self, TokenizerError> {
+        let build = || {
+            let tokenizer = Self::build(config)?;
+            tokenizer.encode(PROBE, SpecialTokens::Parse);
+            Ok(tokenizer)
+        };
+        guarded(build).unwrap_or_else(|panic| Err(TokenizerError::Panic(panic)))
+    }
+
+    fn build(config: &TokenizerConfig) -> Result<Self, TokenizerError> {
         let spec = PreSpec::of(config);
         let spelling = match (&*config.model, &spec) {
             ("gpt2", PreSpec(Some(spec))) if !spec.over_characters => Spelling::ByteCharacters,
