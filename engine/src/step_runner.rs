@@ -113,6 +113,10 @@ pub struct RunnerThread {
     thread: Option<JoinHandle<()>>,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a queue holds two, and a box would be allocated each step"
+)]
 enum Command {
     Step(StepJob, Box<StepResult>),
     Reset,

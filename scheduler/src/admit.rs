@@ -52,7 +52,7 @@ impl Scheduler {
                 break;
             }
             self.add_needs_to_come(slot, &mut reserved);
-            self.schedule_sequence(plan, slot);
+            self.schedule_sequence(plan, slot, 0);
         }
         self.reserved = reserved;
     }
@@ -61,7 +61,7 @@ impl Scheduler {
     pub(crate) fn schedule_suspect(&mut self, plan: &mut Plan) {
         let is_suspect = |slot: &Slot| self.sequences[*slot].suspect;
         if let Some(slot) = self.running.iter().copied().find(is_suspect) {
-            self.schedule_sequence(plan, slot);
+            self.schedule_sequence(plan, slot, 0);
             return;
         }
         let slot = self.waiting.iter().find(is_suspect).expect("a suspect runs or waits");
@@ -69,7 +69,7 @@ impl Scheduler {
             let victim = *self.running.last().expect("a sequence that is alone always fits");
             self.preempt(victim);
         }
-        self.schedule_sequence(plan, slot);
+        self.schedule_sequence(plan, slot, 0);
     }
 
     /// Moves a waiting sequence to the running ones, with a row, its cached prefix and the promise of

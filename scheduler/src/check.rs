@@ -76,7 +76,7 @@ impl Scheduler {
         for entry in self.in_flight.iter().flat_map(|step| &step.entries) {
             if entry.slot == slot && entry.epoch == self.sequences.epoch(slot) {
                 num_in_flight += entry.num_tokens;
-                num_pending += u32::from(entry.samples);
+                num_pending += u32::from(entry.samples) + entry.num_drafts;
             }
         }
         ensure(
@@ -104,11 +104,12 @@ impl Scheduler {
                 table.num_blocks() >= num_scheduled.div_ceil(block_size),
                 "the block table does not cover what is scheduled",
             )?;
+            let end = sequence.num_total_tokens().max(sequence.most_scheduled_tokens);
             ensure(
-                table.num_blocks() <= sequence.num_total_tokens().div_ceil(block_size),
+                table.num_blocks() <= end.div_ceil(block_size),
                 "the block table holds more than is needed",
             )?;
-            let range = (0, sequence.num_total_tokens());
+            let range = (0, end);
             let at_once = self.config.max_num_tokens_at_once();
             ensure(
                 table.num_held() <= table.num_entitled()
@@ -118,7 +119,7 @@ impl Scheduler {
             )?;
             let num_dropped = table.num_blocks() - table.num_held();
             ensure(
-                num_dropped <= group.kind.first_visible(num_scheduled) / block_size,
+                num_dropped <= group.kind.first_visible(sequence.num_certain_tokens()) / block_size,
                 "a block that is still seen was given back",
             )?;
             let num_known = num_scheduled.min(sequence.num_tokens());

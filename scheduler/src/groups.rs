@@ -71,7 +71,7 @@ impl Scheduler {
         }
         for index in 0..self.running.len() {
             let sequence = &mut self.sequences[self.running[index]];
-            let (start, end) = (sequence.num_scheduled_tokens, sequence.num_total_tokens());
+            let (start, end) = (sequence.num_certain_tokens(), sequence.num_total_tokens());
             let at_once = self.config.max_num_tokens_at_once().min((end - start).max(1));
             for (group, table) in self.groups.paged.iter().zip(&mut sequence.block_tables) {
                 if !group.drops() {
@@ -140,11 +140,13 @@ impl Scheduler {
     }
 
     /// Moves the states of a sequence over the tokens from `start` to `end`, with a snapshot at the last block boundary
-    /// among them where that is of use and a block is free.
+    /// among them where that is of use and a block is free. After each draft the state is kept: the next step goes on from
+    /// the last right one.
     pub(crate) fn move_states(
         &mut self,
         slot: Slot,
         (start, end): (u32, u32),
+        num_drafts: u32,
         segments: &mut Vec<StateSegment>,
     ) {
         let boundary = end / self.config.block_size * self.config.block_size;
@@ -153,14 +155,36 @@ impl Scheduler {
         for (index, group) in self.groups.recurrent.iter().enumerate() {
             let pool = &mut self.pools[group.pool];
             let mut snapshot = None;
-            if may_keep {
+            let num_wanted = num_drafts * (self.groups.recurrent.len() - index) as u32;
+            if may_keep && pool.num_available() > num_wanted {
                 let hash = sequence.known_hash(boundary, self.config.block_size);
                 let has_it =
                     hash.is_some_and(|hash| pool.has_named(hash.in_group(group.number as usize)));
                 let fresh = if has_it { None } else { pool.allocate_available() };
                 snapshot = fresh.map(|block| (boundary, block));
             }
-            sequence.states[index].schedule(group.number, (start, end), snapshot, segments);
+            let state = &mut sequence.states[index];
+            state.schedule(group.number, (start, end), snapshot, segments);
+            for _ in 0..num_drafts {
+                let block = pool.allocate_available().expect("the states were counted");
+                state.schedule_draft(group.number, block, segments);
+            }
+        }
+    }
+
+    /// Drafts that there are states for.
+    pub(crate) fn num_available_states(&self) -> u32 {
+        let pools = self.groups.recurrent.iter().map(|group| {
+            let groups = self.groups.recurrent.iter().filter(|other| other.pool == group.pool);
+            self.pools[group.pool].num_available() / groups.count() as u32
+        });
+        pools.min().unwrap_or(u32::MAX)
+    }
+
+    /// Goes back to the state after the right drafts.
+    pub(crate) fn settle_drafts(&mut self, slot: Slot, num_accepted: u32) {
+        for state in &mut self.sequences[slot].states {
+            state.settle_drafts(num_accepted as usize);
         }
     }
 

@@ -18,10 +18,11 @@
 //!    one.
 //! 3. A hash names one block of a group and that block names the hash; only full blocks of known,
 //!    scheduled tokens have one.
-//! 4. A block table covers what is scheduled, and no more than the known and pending tokens need;
+//! 4. A block table covers what is scheduled, and no more than the known and pending tokens and wrong
+//!    drafts need;
 //!    behind a window it holds nothing. The state that a sequence writes is its own and has no name.
 //! 5. `num_scheduled_tokens - num_computed_tokens` is what the steps in flight compute; one pending
-//!    token for each of them that samples.
+//!    token for each of them that samples, and for each draft that they verify.
 //! 6. A row belongs to one running sequence or is free; the running are ordered by (priority,
 //!    arrival).
 //! 7. A waiting sequence holds neither row nor blocks.
@@ -41,6 +42,10 @@
 //! - A snapshot of a state costs a block, but no copy: the sequence goes on in another. It is taken at
 //!   the last block boundary of a step if a block is free; of an answer the last one is kept. Without
 //!   one, less of the prefix is found.
+//! - Drafts are computed like tokens and counted out again where they are wrong. Pages are written
+//!   again; a state cannot be, so the one after each draft has a block of its own until the step's
+//!   result is known. To compute the right drafts again would run every layer a second time, to save
+//!   blocks for the time of a step. No draft preempts, or takes another sequence's token.
 //! - A cached prefix that nobody uses costs memory, which a process that has once touched it keeps. So
 //!   beyond `num_resident_blocks` the oldest prefix gives way before another block is touched; a
 //!   prefix that comes back after it gave way proves that more is worth it, and the limit rises.

@@ -26,6 +26,8 @@ pub struct SchedulerOutput {
     pub new_blocks: Vec<NewBlock>,
     /// How each sequence's recurrent states move, flat; see [`ScheduledSequence::state_segments`].
     pub state_segments: Vec<StateSegment>,
+    /// Guesses, flat: [`ScheduledSequence::num_drafts`] of each sequence.
+    pub draft_tokens: Vec<TokenId>,
     /// Sequences that got a row in this step, new or resumed after preemption, in the order of
     /// `sequences`.
     pub admitted: Vec<Admitted>,
@@ -82,6 +84,8 @@ pub struct ScheduledSequence {
     /// steps.
     pub start: u32,
     pub num_tokens: u32,
+    /// How many of the last of these tokens are guesses. The runner verifies them, and returns those that are right and
+    /// one more.
     pub num_drafts: u32,
     /// How many of the last of these tokens are sampled by a step still in flight (0 or 1): the
     /// row's last sample.

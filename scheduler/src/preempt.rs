@@ -66,6 +66,9 @@ impl Scheduler {
         sequence.num_computed_tokens = 0;
         sequence.num_scheduled_tokens = 0;
         sequence.num_pending_tokens = 0;
+        sequence.num_drafts_in_flight = 0;
+        sequence.most_scheduled_tokens = 0;
+        sequence.drafts = TokenList::EMPTY;
         sequence.num_published_blocks = 0;
         sequence.num_preemptions += 1;
         self.num_preemptions += 1;

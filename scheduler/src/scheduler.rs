@@ -9,7 +9,10 @@ use crate::block_pool::BlockPool;
 use crate::cached_prefix::CachedPrefix;
 use crate::config::SchedulerConfig;
 use crate::groups::Groups;
-use crate::output::{NewBlock, Row, ScheduledSequence, SchedulerOutput, SchedulerStats, StepId};
+use crate::output::{
+    MAX_TOKENS_PER_STEP, NewBlock, Row, ScheduledSequence, SchedulerOutput, SchedulerStats, StepId,
+    TokenList,
+};
 use crate::queue::{QueueKey, WaitingQueue};
 use crate::request::{NewSequence, Rejected, SequenceId, TokenId};
 use crate::sequence::{Sequence, Sequences, Slot};
@@ -60,6 +63,7 @@ pub(crate) struct EntryInFlight {
     /// The slot's epoch when the step was scheduled; with another one the result is stale.
     pub(crate) epoch: u32,
     pub(crate) num_tokens: u32,
+    pub(crate) num_drafts: u32,
     pub(crate) samples: bool,
 }
 
@@ -118,6 +122,9 @@ impl Scheduler {
             num_computed_tokens: 0,
             num_scheduled_tokens: 0,
             num_pending_tokens: 0,
+            drafts: TokenList::EMPTY,
+            num_drafts_in_flight: 0,
+            most_scheduled_tokens: 0,
             num_preemptions: 0,
             block_tables: self.groups.paged.iter().map(|_| BlockTable::default()).collect(),
             states: self.groups.recurrent.iter().map(|_| StateTable::default()).collect(),
@@ -166,6 +173,17 @@ impl Scheduler {
         self.next_step.0 += 1;
         self.in_flight.push_back(StepInFlight { step: plan.output.step, entries: plan.entries });
         Some(plan.output)
+    }
+
+    /// Guesses of the tokens that follow the known ones of a sequence: its next step verifies them, as far as budget and
+    /// free blocks go. At most [`MAX_TOKENS_PER_STEP`] - 1; more are ignored, and so are those of a sequence that waits.
+    pub fn propose(&mut self, id: SequenceId, drafts: &[TokenId]) {
+        if let Some(slot) = self.sequences.find(id)
+            && self.sequences[slot].row.is_some()
+        {
+            let drafts = drafts.iter().copied().take(MAX_TOKENS_PER_STEP - 1);
+            self.sequences[slot].drafts = drafts.collect();
+        }
     }
 
     /// Prompt and accepted output; `None` once the sequence is finished or cancelled.
@@ -245,6 +263,13 @@ impl Scheduler {
             if self.sequences[slot].num_lacking_tokens() != 1 {
                 continue;
             }
+            // Each other one still gets a token.
+            let num_others = (self.running.len() - plan.entries.len() - 1) as u32;
+            let num_drafts = self.draft(slot, plan.token_budget.saturating_sub(num_others));
+            if num_drafts > 0 {
+                self.schedule_sequence(plan, slot, num_drafts);
+                continue;
+            }
             // The last is preempted: never one that this step has already.
             while !self.entitle(slot, self.sequences[slot].num_scheduled_tokens + 1) {
                 let victim = *self.running.last().expect("this sequence is running");
@@ -254,8 +279,27 @@ impl Scheduler {
                     return;
                 }
             }
-            self.schedule_sequence(plan, slot);
+            self.schedule_sequence(plan, slot, 0);
         }
+    }
+
+    /// How many drafts a sequence that lacks one token verifies in this step; their blocks are promised then. Nobody is
+    /// preempted for a guess.
+    fn draft(&mut self, slot: Slot, token_budget: u32) -> u32 {
+        let sequence = &self.sequences[slot];
+        if sequence.drafts.is_empty() || sequence.num_pending_tokens > 0 || sequence.suspect {
+            return 0;
+        }
+        let limits = [
+            sequence.drafts.len() as u32,
+            token_budget.saturating_sub(1),
+            self.config.max_num_tokens_at_once() - 1,
+            // One more token is sampled after the last.
+            sequence.max_num_tokens - sequence.num_tokens() - 1,
+            self.num_available_states(),
+        ];
+        let (most, end) = (limits.into_iter().min().unwrap_or(0), sequence.num_tokens());
+        (1..=most).rev().find(|num_drafts| self.entitle(slot, end + num_drafts)).unwrap_or(0)
     }
 
     /// Prompts, which are promised all their blocks since their admission.
@@ -266,38 +310,44 @@ impl Scheduler {
             }
             let slot = self.running[index];
             if self.sequences[slot].num_lacking_tokens() > 1 {
-                self.schedule_sequence(plan, slot);
+                self.schedule_sequence(plan, slot, 0);
             }
         }
     }
 
     /// Gives a running sequence what it lacks, as far as budget and threshold go; the blocks for that
     /// are promised.
-    pub(crate) fn schedule_sequence(&mut self, plan: &mut Plan, slot: Slot) {
+    pub(crate) fn schedule_sequence(&mut self, plan: &mut Plan, slot: Slot, num_drafts: u32) {
         let most = self.config.max_num_tokens_at_once();
         let sequence = &mut self.sequences[slot];
         let start = sequence.num_scheduled_tokens;
-        let num_tokens = sequence.num_lacking_tokens().min(plan.token_budget).min(most);
+        let num_known = sequence.num_lacking_tokens().min(plan.token_budget).min(most);
+        let (certain, num_tokens) = (start + num_known, num_known + num_drafts);
         assert!(num_tokens > 0, "a sequence is scheduled with a budget and something to compute");
         let num_output_tokens = sequence.num_total_tokens() - sequence.num_prompt_tokens;
-        let samples = start + num_tokens == sequence.num_total_tokens();
-        let num_unknown_tokens = (start + num_tokens).saturating_sub(sequence.num_tokens());
+        let samples = certain == sequence.num_total_tokens();
+        let num_unknown_tokens = certain.saturating_sub(sequence.num_tokens());
         sequence.num_scheduled_tokens += num_tokens;
-        sequence.num_pending_tokens += u32::from(samples);
+        sequence.num_pending_tokens += u32::from(samples) + num_drafts;
+        sequence.num_drafts_in_flight = num_drafts;
+        sequence.most_scheduled_tokens =
+            sequence.most_scheduled_tokens.max(sequence.num_scheduled_tokens);
+        let drafts = std::mem::take(&mut sequence.drafts);
+        plan.output.draft_tokens.extend_from_slice(&drafts[..num_drafts as usize]);
         plan.token_budget -= num_tokens;
 
         let id = sequence.id;
         let row = sequence.row.expect("a running sequence has a row");
         let first_segment = plan.output.state_segments.len() as u32;
         self.take_pages(slot, start + num_tokens);
-        self.move_states(slot, (start, start + num_tokens), &mut plan.output.state_segments);
+        self.move_states(slot, (start, certain), num_drafts, &mut plan.output.state_segments);
         let new_blocks = self.send_new_blocks(slot, &mut plan.output.new_blocks);
         plan.output.sequences.push(ScheduledSequence {
             id,
             row,
             start,
             num_tokens,
-            num_drafts: 0,
+            num_drafts,
             num_unknown_tokens,
             new_blocks,
             state_segments: first_segment..plan.output.state_segments.len() as u32,
@@ -305,7 +355,7 @@ impl Scheduler {
             num_output_tokens,
         });
         let epoch = self.sequences.epoch(slot);
-        plan.entries.push(EntryInFlight { slot, epoch, num_tokens, samples });
+        plan.entries.push(EntryInFlight { slot, epoch, num_tokens, num_drafts, samples });
         self.publish_blocks(slot);
     }
 
@@ -351,6 +401,7 @@ impl Scheduler {
                 sequences: Vec::with_capacity(self.running.len()),
                 new_blocks: Vec::new(),
                 state_segments: Vec::new(),
+                draft_tokens: Vec::new(),
                 admitted: Vec::new(),
                 block_copies: Vec::new(),
                 freed_rows: Vec::new(),

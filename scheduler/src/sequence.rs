@@ -5,7 +5,7 @@ use std::ops::{Index, IndexMut};
 
 use crate::block::BlockTable;
 use crate::block_hash::{BlockHash, BuildIntegerHasher};
-use crate::output::Row;
+use crate::output::{Row, TokenList};
 use crate::queue::QueueKey;
 use crate::request::{SequenceId, StopRule, TokenId};
 use crate::state::StateTable;
@@ -26,8 +26,15 @@ pub(crate) struct Sequence {
     pub(crate) num_computed_tokens: u32,
     /// Positions computed by these and by the steps in flight.
     pub(crate) num_scheduled_tokens: u32,
-    /// Tokens sampled by the steps in flight.
+    /// Tokens sampled by the steps in flight, if all their drafts are right.
     pub(crate) num_pending_tokens: u32,
+    /// Guesses of the next tokens, to be verified by the next step.
+    pub(crate) drafts: TokenList,
+    /// Guesses that the step in flight verifies.
+    pub(crate) num_drafts_in_flight: u32,
+    /// The most positions that were ever scheduled since admission: wrong drafts are counted out again, but their blocks
+    /// stay.
+    pub(crate) most_scheduled_tokens: u32,
     pub(crate) num_preemptions: u32,
     /// One for each group of pages.
     pub(crate) block_tables: Vec<BlockTable>,
@@ -52,9 +59,14 @@ impl Sequence {
         self.num_tokens() + self.num_pending_tokens
     }
 
-    /// Tokens to compute before the next sample; 0 when the last sample is on its way.
+    /// Positions that no wrong draft can take back.
+    pub(crate) fn num_certain_tokens(&self) -> u32 {
+        self.num_scheduled_tokens - self.num_drafts_in_flight
+    }
+
+    /// Tokens to compute before the next sample; 0 when the last sample is on its way, or drafts are.
     pub(crate) fn num_lacking_tokens(&self) -> u32 {
-        if self.num_total_tokens() >= self.max_num_tokens {
+        if self.num_drafts_in_flight > 0 || self.num_total_tokens() >= self.max_num_tokens {
             0
         } else {
             self.num_total_tokens() - self.num_scheduled_tokens

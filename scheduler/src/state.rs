@@ -16,6 +16,8 @@ pub(crate) struct StateTable {
     /// Read or written by the last step, not by later ones. They are given back when the next step is made: in the
     /// same step another row would write what this one reads.
     leaving: Vec<BlockId>,
+    /// The states after each draft of the step in flight.
+    drafts: Vec<BlockId>,
     /// A snapshot and the tokens it sums up, not all of which were known when it was scheduled.
     unnamed: Option<(u32, BlockId)>,
     /// The last snapshot within the output, which the next one replaces.
@@ -54,6 +56,29 @@ impl StateTable {
         }
     }
 
+    /// Schedules one draft after what was scheduled, its state to be kept in `block` until it is settled.
+    pub(crate) fn schedule_draft(
+        &mut self,
+        group: u32,
+        block: BlockId,
+        segments: &mut Vec<StateSegment>,
+    ) {
+        let from = self.drafts.last().copied().or(self.source);
+        segments.push(StateSegment { group, from, to: block, num_tokens: 1 });
+        self.drafts.push(block);
+    }
+
+    /// The first `num_accepted` drafts were right: the sequence goes on after them.
+    pub(crate) fn settle_drafts(&mut self, num_accepted: usize) {
+        let last_right = num_accepted.checked_sub(1).map(|index| self.drafts[index]);
+        self.leaving.extend(self.drafts.drain(..).filter(|&block| Some(block) != last_right));
+        if last_right.is_some() {
+            let replaced = self.source.filter(|_| self.source != self.target);
+            self.leaving.extend(self.target.into_iter().chain(replaced));
+            (self.source, self.target) = (last_right, last_right);
+        }
+    }
+
     /// The snapshot that waits for its name, once all its tokens are known.
     pub(crate) fn take_unnamed(&mut self, num_known_tokens: u32) -> Option<(u32, BlockId)> {
         let known = self.unnamed.filter(|&(num_tokens, _)| num_tokens <= num_known_tokens)?;
@@ -84,7 +109,7 @@ impl StateTable {
             self.source.take_if(|source| *source == target);
             return Some(target);
         }
-        self.source.take().or_else(|| self.leaving.pop())
+        self.source.take().or_else(|| self.leaving.pop()).or_else(|| self.drafts.pop())
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -102,6 +127,7 @@ impl StateTable {
     /// Each block once.
     pub(crate) fn held(&self) -> impl Iterator<Item = BlockId> + '_ {
         let source = self.source.filter(|_| self.source != self.target);
-        self.target.into_iter().chain(source).chain(self.leaving.iter().copied())
+        let others = self.leaving.iter().chain(&self.drafts).copied();
+        self.target.into_iter().chain(source).chain(others)
     }
 }

@@ -40,7 +40,7 @@ impl Scheduler {
         sampled: &SampledSequence,
         index: u32,
     ) -> Option<SequenceEvent> {
-        let EntryInFlight { slot, epoch, num_tokens, samples } = entry;
+        let EntryInFlight { slot, epoch, num_tokens, num_drafts, samples } = entry;
         if self.sequences.epoch(slot) != epoch {
             if sampled.failed {
                 // Its blocks are no longer known, but they may have a name.
@@ -62,11 +62,22 @@ impl Scheduler {
         if !samples {
             return None;
         }
-        assert_eq!(sampled.tokens.len(), 1, "without drafts, a step that samples returns a token");
+        let num_sampled = sampled.tokens.len() as u32;
+        assert!(
+            (1..=1 + num_drafts).contains(&num_sampled),
+            "a step that samples returns the right drafts and a token"
+        );
+        let num_wrong = 1 + num_drafts - num_sampled;
+        sequence.num_scheduled_tokens -= num_wrong;
+        sequence.num_computed_tokens -= num_wrong;
+        sequence.num_drafts_in_flight = 0;
         self.num_suspects -= u32::from(sequence.suspect);
         sequence.suspect = false;
-        sequence.num_pending_tokens -= 1;
+        sequence.num_pending_tokens -= 1 + num_drafts;
         let (new_tokens, finish) = sequence.accept(&sampled.tokens);
+        if num_drafts > 0 {
+            self.settle_drafts(slot, num_drafts - num_wrong);
+        }
         self.publish_blocks(slot);
         self.publish_states(slot);
         if finish.is_some() {

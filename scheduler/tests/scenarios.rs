@@ -189,6 +189,83 @@ fn equal_prompts_share_their_full_blocks_even_in_one_step() {
     );
 }
 
+/// As `run`, with the states that each step reads and writes.
+fn run_with_states(scheduler: &mut Scheduler, num_steps: usize) -> String {
+    let mut lines = Vec::new();
+    for _ in 0..num_steps {
+        let output = scheduler.schedule().expect("a step");
+        let segments = output.state_segments.iter().map(|segment| {
+            let from = segment.from.map_or("-".to_owned(), |block| block.0.to_string());
+            format!("{from}>{} x{}", segment.to.0, segment.num_tokens)
+        });
+        lines.push(format!("{}; {}", show(&output), segments.collect::<Vec<_>>().join(", ")));
+        scheduler.update(&result(&output, WORD));
+        scheduler.check().expect("the invariants hold");
+    }
+    lines.join("\n") + "\n"
+}
+
+#[test]
+fn a_snapshot_serves_the_next_turn() {
+    let mut scheduler = scheduler(SchedulerConfig {
+        pools: vec![pool(64), pool(8)],
+        cache_groups: vec![
+            CacheGroup { kind: CacheKind::FullAttention, pool: 0 },
+            CacheGroup { kind: CacheKind::SlidingWindow { window: 3 }, pool: 0 },
+            CacheGroup { kind: CacheKind::RecurrentState, pool: 1 },
+        ],
+        ..config()
+    });
+    scheduler.add(sequence(1, 10, 4)).unwrap();
+    expect![[r"
+        1 @0 [0, 10) +0 +1 +2 +3 +4 +5 *; ->0 x8, 0>1 x2
+        1 @0 [10, 11) *; 1>1 x1
+        1 @0 [11, 12) *; 1>1 x1
+        1 @0 [12, 13) +6 +7 *; 1>2 x1
+    "]]
+    .assert_eq(&run_with_states(&mut scheduler, 4));
+    // The same prompt, its answer and a question: found up to the last snapshot.
+    let prompt = (0..10).map(|i| 1000 + i).chain([WORD, WORD, WORD, WORD, 7]).collect();
+    scheduler.add(NewSequence { prompt, ..sequence(2, 1, 2) }).unwrap();
+    expect![[r"
+        2 finds 12 | 2 @0 [12, 15) +0 +1 +2 +7 +5 +6 *; 1>2 x3
+        2 @0 [15, 16) *; 2>2 x1
+    "]]
+    .assert_eq(&run_with_states(&mut scheduler, 2));
+}
+
+#[test]
+fn right_drafts_are_steps_saved_and_wrong_ones_go_back() {
+    let mut scheduler = scheduler(SchedulerConfig {
+        pools: vec![pool(64), pool(8)],
+        cache_groups: vec![
+            CacheGroup { kind: CacheKind::FullAttention, pool: 0 },
+            CacheGroup { kind: CacheKind::RecurrentState, pool: 1 },
+        ],
+        ..config()
+    });
+    scheduler.add(sequence(1, 5, 9)).unwrap();
+    let mut lines = run_with_states(&mut scheduler, 1);
+    scheduler.propose(SequenceId(1), &[WORD, WORD, 3]);
+    let output = scheduler.schedule().expect("a step");
+    assert_eq!(
+        (output.sequences[0].num_drafts, &output.draft_tokens[..]),
+        (3, &[WORD, WORD, 3][..])
+    );
+    let sampled =
+        SampledSequence { tokens: [WORD, WORD, WORD].into_iter().collect(), failed: false };
+    let events = scheduler.update(&StepOutput { step: output.step, sequences: vec![sampled] });
+    assert_eq!(events[0].new_tokens.len(), 3);
+    scheduler.check().expect("the invariants hold");
+    lines += &run_with_states(&mut scheduler, 2);
+    expect![[r"
+        1 @0 [0, 5) +0 +1 *; ->0 x4, 0>1 x1
+        1 @0 [8, 9) *; 3>3 x1
+        1 @0 [9, 10) *; 3>3 x1
+    "]]
+    .assert_eq(&lines);
+}
+
 #[test]
 fn unused_prefixes_give_way_until_they_are_missed() {
     let mut scheduler = scheduler(SchedulerConfig {
@@ -441,7 +518,7 @@ fn wrong_limits_name_the_field() {
     ] {
         writeln!(text, "{}", Scheduler::new(wrong).err().unwrap()).unwrap();
     }
-    expect![[r#"
+    expect![[r"
         block_size is 0, but must be at least 1
         max_num_batched_tokens is 3, but must be at least max_num_seqs (4): each running sequence gets a token in each step
         max_model_len is 1, but must be at least 2
@@ -451,6 +528,6 @@ fn wrong_limits_name_the_field() {
         num_blocks of pool 0 is 0, but must be at least 1 and less than 2^32 - 1
         num_blocks of pool 0 is 1, but must be at least two for each group of states
         pool 0 is of pages and of states
-    "#]]
+    "]]
     .assert_eq(&text);
 }

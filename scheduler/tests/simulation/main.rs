@@ -53,10 +53,14 @@ struct Coverage {
     /// Cached prefixes that a snapshot of a state served.
     hits_by_snapshots: u64,
     preemptions_with_states: u64,
+    accepted_drafts: u64,
+    wrong_drafts: u64,
+    /// Of both, those in groups with states.
+    drafts_with_states: u64,
 }
 
 impl Coverage {
-    fn counts(&self) -> [u64; 12] {
+    fn counts(&self) -> [u64; 15] {
         [
             self.steps,
             self.finished,
@@ -70,6 +74,9 @@ impl Coverage {
             self.hits_behind_windows,
             self.hits_by_snapshots,
             self.preemptions_with_states,
+            self.accepted_drafts,
+            self.wrong_drafts,
+            self.drafts_with_states,
         ]
     }
 }
@@ -95,6 +102,7 @@ impl Simulation {
         for _ in 0..NUM_STEPS {
             self.traffic.add_some(&mut self.scheduler, &mut self.random);
             self.cancel_some();
+            self.traffic.propose_some(&mut self.scheduler, &mut self.random);
             self.step();
         }
         // Each unfinished token takes at most one chunk or one lone step; the rest is room for
@@ -153,8 +161,10 @@ impl Simulation {
         let faults = self.traffic.faults(output, &mut self.random);
         let num_in_flight = self.in_flight.len() as u64;
         let result = self.runner.launch(output, &self.scheduler, &faults, num_in_flight);
+        self.count_drafts(output, result.as_ref().ok());
         if !self.traffic.has_panics() {
-            self.runner.assert_decodes_go_first(output, |id| self.traffic.max_num_tokens(id));
+            let max_num_tokens = |id| self.traffic.max_num_tokens(id);
+            self.runner.assert_decodes_go_first(output, num_in_flight, max_num_tokens);
         }
         let panicked_in_launch = result.is_err() && self.random.one_in(2);
         self.in_flight.push_back((result, ids));
@@ -165,6 +175,18 @@ impl Simulation {
 
     fn has_group(&self, is_asked: impl Fn(CacheKind) -> bool) -> bool {
         self.traffic.config.cache_groups.iter().any(|group| is_asked(group.kind))
+    }
+
+    fn count_drafts(&mut self, output: &SchedulerOutput, result: Option<&StepOutput>) {
+        let has_states = self.has_group(|kind| kind == CacheKind::RecurrentState);
+        let sampled = result.into_iter().flat_map(|result| &result.sequences);
+        for (sequence, sampled) in output.sequences.iter().zip(sampled) {
+            let num_drafts = u64::from(sequence.num_drafts);
+            let num_accepted = (sampled.tokens.len() as u64).saturating_sub(1);
+            self.coverage.accepted_drafts += num_accepted;
+            self.coverage.wrong_drafts += num_drafts - num_accepted;
+            self.coverage.drafts_with_states += if has_states { num_drafts } else { 0 };
+        }
     }
 
     fn count_hits(&mut self, output: &SchedulerOutput) {
@@ -284,7 +306,7 @@ fn random_traffic_gets_the_tokens_of_isolated_runs() {
         println!("{:?}", run_seed(seed.parse().expect("QUIRE_SIM_SEED is a number")));
         return;
     }
-    let mut total = [0; 12];
+    let mut total = [0; 15];
     for seed in 0..NUM_SEEDS {
         let coverage = run_seed(seed);
         total.iter_mut().zip(coverage.counts()).for_each(|(sum, count)| *sum += count);

@@ -53,6 +53,10 @@ struct RowState {
     /// For each cache group; entries before a window are missing.
     tables: Vec<Vec<Option<BlockId>>>,
     next_position: u32,
+    /// Drafts that this step verifies, after `tokens`, and what follows from them.
+    drafts: Vec<TokenId>,
+    /// The last step with drafts: before its result is known no other step can follow.
+    drafted_in: Option<u64>,
 }
 
 impl RowState {
@@ -98,9 +102,13 @@ impl FakeRunner {
             return Err(Panicked);
         }
         assert!(output.num_tokens() <= self.config.max_num_batched_tokens, "over budget");
+        let mut drafts = output.draft_tokens.iter().copied();
         for sequence in &output.sequences {
             self.apply_sequence(output, sequence, scheduler);
+            let of_sequence = drafts.by_ref().take(sequence.num_drafts as usize);
+            self.apply_drafts(of_sequence, sequence, output.step.0);
         }
+        assert!(drafts.next().is_none(), "drafts of nobody");
         if faults.panic {
             self.broken = true;
             self.memory.iter_mut().for_each(|pool| pool.fill(EMPTY_SLOT));
@@ -129,13 +137,16 @@ impl FakeRunner {
     pub(crate) fn assert_decodes_go_first(
         &self,
         output: &SchedulerOutput,
+        num_in_flight: u64,
         max_num_tokens: impl Fn(SequenceId) -> usize,
     ) {
         for row in self.rows.iter().flatten() {
             let scheduled = output.sequences.iter().any(|sequence| sequence.id == row.id);
             let lacks_one = row.next_position as usize + 1 == row.tokens.len();
             let at_limit = row.tokens.len() >= max_num_tokens(row.id);
-            assert!(scheduled || !lacks_one || at_limit, "sequence {} is not decoded", row.id.0);
+            let awaits = row.drafted_in.is_some_and(|step| step + num_in_flight >= output.step.0);
+            let may_rest = at_limit || awaits || !lacks_one;
+            assert!(scheduled || may_rest, "sequence {} is not decoded", row.id.0);
         }
     }
 
@@ -153,6 +164,8 @@ impl FakeRunner {
                 root: Content::root(cache_salt),
                 tables: vec![Vec::new(); self.config.cache_groups.len()],
                 next_position: admitted.num_cached_tokens,
+                drafts: Vec::new(),
+                drafted_in: None,
             };
             let tokens = scheduler.tokens(admitted.id).expect("an admitted sequence is unfinished");
             for &token in tokens {
@@ -182,7 +195,7 @@ impl FakeRunner {
         }
         assert_eq!(row.next_position, sequence.start, "a position is skipped or repeated");
         row.next_position += sequence.num_tokens;
-        let end = row.next_position;
+        let end = row.next_position - sequence.num_drafts;
         assert_eq!(sequence.samples, end as usize == row.tokens.len());
         let threshold = self.config.long_prefill_token_threshold;
         assert!(threshold == 0 || sequence.num_tokens <= threshold, "over the threshold");
@@ -193,6 +206,24 @@ impl FakeRunner {
         let num_prompt_tokens = scheduler.num_prompt_tokens(sequence.id).expect("unfinished");
         let num_output_tokens = row.tokens.len() as u32 - num_prompt_tokens;
         assert_eq!(sequence.num_output_tokens, num_output_tokens);
+    }
+
+    /// Drafts are computed like tokens; `sample` takes the wrong ones back.
+    fn apply_drafts(
+        &mut self,
+        drafts: impl Iterator<Item = TokenId>,
+        sequence: &ScheduledSequence,
+        step: u64,
+    ) {
+        let row = self.rows[sequence.row.0 as usize].as_mut().expect("the row is in use");
+        row.drafts = drafts.collect();
+        if !row.drafts.is_empty() {
+            row.drafted_in = Some(step);
+        }
+        assert!(row.drafts.is_empty() || sequence.samples, "drafts within a prompt");
+        for draft in row.drafts.clone() {
+            row.push(draft);
+        }
     }
 
     fn row(&self, sequence: &ScheduledSequence) -> &RowState {
@@ -372,14 +403,27 @@ impl FakeRunner {
         None
     }
 
+    /// The drafts that are right, and one more token.
     fn sample(&mut self, sequence: &ScheduledSequence) -> TokenList {
         let row = self.rows[sequence.row.0 as usize].as_mut().expect("the row is in use");
         if !sequence.samples {
             return TokenList::EMPTY;
         }
-        let last = row.contents.last().expect("a prompt has tokens");
-        let token = last.sample(sequence.num_output_tokens);
-        row.push(token);
-        TokenList::one(token)
+        let drafts = std::mem::take(&mut row.drafts);
+        let num_known = row.tokens.len() - drafts.len();
+        let mut sampled = TokenList::EMPTY;
+        for index in 0..=drafts.len() {
+            let last = row.contents[num_known + index - 1];
+            let token = last.sample(sequence.num_output_tokens + index as u32);
+            sampled.push(token);
+            if drafts.get(index) != Some(&token) {
+                break;
+            }
+        }
+        row.tokens.truncate(num_known);
+        row.contents.truncate(num_known);
+        sampled.iter().for_each(|&token| row.push(token));
+        row.next_position -= (1 + drafts.len() - sampled.len()) as u32;
+        sampled
     }
 }

@@ -77,6 +77,7 @@ pub(crate) struct Traffic {
     one_cancel_in: u64,
     one_panic_in: Option<u64>,
     one_spoiled_in: Option<u64>,
+    one_proposal_in: Option<u64>,
     pub(crate) num_finished: u64,
     pub(crate) num_culprits: u64,
     pub(crate) num_capped_by_pool: u64,
@@ -107,6 +108,7 @@ impl Traffic {
             one_cancel_in: random.below(40) + 2,
             one_panic_in: random.one_in(4).then(|| random.below(60) + 5),
             one_spoiled_in: random.one_in(4).then(|| random.below(60) + 5),
+            one_proposal_in: random.one_in(2).then(|| random.below(4) + 1),
             num_finished: 0,
             num_culprits: 0,
             num_capped_by_pool: 0,
@@ -185,6 +187,25 @@ impl Traffic {
             num_received: 0,
         };
         self.unfinished.insert(id, expected);
+    }
+
+    /// Guesses for some sequences: what they will sample, with a mistake somewhere.
+    pub(crate) fn propose_some(&self, scheduler: &mut Scheduler, random: &mut Random) {
+        let Some(one_in) = self.one_proposal_in else { return };
+        for (&id, expected) in &self.unfinished {
+            if !random.one_in(one_in) {
+                continue;
+            }
+            let next = expected.num_prompt_tokens + expected.num_received;
+            let mut drafts = expected.tokens[next..].to_vec();
+            drafts.extend(random_tokens(random, 3));
+            drafts.truncate(random.within(0, 9) as usize);
+            if !random.one_in(3) {
+                let wrong = random.below(drafts.len() as u64 + 1) as usize;
+                drafts.iter_mut().skip(wrong).take(1).for_each(|draft| *draft = 39 - *draft % 40);
+            }
+            scheduler.propose(id, &drafts);
+        }
     }
 
     /// Whom the caller gives up.
