@@ -83,7 +83,7 @@ fn find_gpu(ordinal: usize, options: &EngineOptions, spec: &DecoderSpec) -> anyh
 fn missing(spec: &DecoderSpec) -> Option<String> {
     let of_experts = ["route_experts", "weigh_experts", "combine_experts", "expert_linear"];
     let needs = |op: &&str| match *op {
-        "copy_heads" => spec.latent.is_some(),
+        "copy_heads" | "head_linear" => spec.latent.is_some(),
         "causal_conv" | "gated_delta" => spec.gated_delta.is_some(),
         "sigmoid_gate" => spec.attention_gate,
         op => spec.moe.is_some() || !of_experts.contains(&op),

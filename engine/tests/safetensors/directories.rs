@@ -153,6 +153,80 @@ fn tensors_that_contradict_the_configuration_are_named() {
     );
 }
 
+/// A Qwen3 with two experts a layer, one by one or fused.
+fn with_experts(model: &mut Model, fused: bool) {
+    model.tensors.retain(|name, _| !name.contains(".mlp."));
+    let layer = |name: &str| format!("model.layers.0.{name}");
+    for name in ["self_attn.q_norm.weight", "self_attn.k_norm.weight"] {
+        model.tensor(&layer(name), &[8]);
+    }
+    model.tensor(&layer("mlp.gate.weight"), &[2, 32]);
+    if fused {
+        model.tensor(&layer("mlp.experts.gate_up_proj"), &[2, 32, 32]);
+        model.tensor(&layer("mlp.experts.down_proj"), &[2, 32, 16]);
+    } else {
+        for expert in 0..2 {
+            let name = |part: &str| layer(&format!("mlp.experts.{expert}.{part}_proj.weight"));
+            model.tensor(&name("gate"), &[16, 32]).tensor(&name("up"), &[16, 32]);
+            model.tensor(&name("down"), &[32, 16]);
+        }
+    }
+    model
+        .set("model_type", json!("qwen3_moe"))
+        .set("architectures", json!(["Qwen3MoeForCausalLM"]));
+    model.set("num_experts", json!(2)).set("num_experts_per_tok", json!(1));
+    model.set("moe_intermediate_size", json!(16));
+}
+
+#[test]
+fn experts_that_contradict_the_configuration_are_named() {
+    for fused in [false, true] {
+        let mut model = Model::new("experts");
+        with_experts(&mut model, fused);
+        model.write_all();
+        assert_eq!(model.load(), Ok(()));
+    }
+    let refuse = |fused, spoil: fn(&mut Model), expected: &str| {
+        check(
+            |m| {
+                with_experts(m, fused);
+                spoil(m);
+            },
+            expected,
+        );
+    };
+    refuse(
+        true,
+        |m| _ = m.tensor("model.layers.0.mlp.experts.down_proj", &[2, 32, 24]),
+        "experts.down_proj\": is [2, 32, 24], but the model's keys ask for [2, 32, 16]",
+    );
+    refuse(
+        false,
+        |m| _ = m.tensor("model.layers.0.mlp.experts.1.up_proj.weight", &[24, 32]),
+        "experts.1.up_proj.weight\" is [24, 32], but the model's keys ask for [16, 32]",
+    );
+    refuse(
+        false,
+        |m| _ = m.tensors.remove("model.layers.0.mlp.experts.1.down_proj.weight"),
+        "no tensor \"model.layers.0.mlp.experts.1.down_proj.weight\"",
+    );
+    refuse(
+        false,
+        |m| _ = m.tensor("model.layers.0.mlp.experts.2.up_proj.weight", &[16, 32]),
+        "experts.2.up_proj.weight\" has no place",
+    );
+    refuse(
+        false,
+        |m| _ = m.tensor("model.layers.0.mlp.gate.weight", &[4, 32]),
+        "mlp.gate.weight\" is [4, 32], but the model's keys ask for [2, 32]",
+    );
+    refuse(
+        false,
+        |m| _ = m.set("num_experts_per_tok", json!(3)),
+        "3 of 2 experts cannot be chosen",
+    );
+}
+
 #[test]
 fn an_element_type_is_refused_only_where_it_is_used() {
     let model = Model::new("types");

@@ -52,6 +52,7 @@ pub(super) fn expert_linear(cpu: &CpuDevice, job: &ExpertJob) {
     };
     ENDS.with_borrow_mut(|ends| {
         ends.clear();
+        ends.reserve(job.num_experts());
         let mut num_tasks = 0;
         for (expert, _) in job.experts() {
             run(expert, &mut |call| num_tasks += call.num_tasks());

@@ -197,6 +197,11 @@ impl<'a> ExpertJob<'a> {
         all.filter(|(_, rows)| !rows.is_empty())
     }
 
+    /// Those without rows, too.
+    pub(super) fn num_experts(&self) -> usize {
+        self.weights.num_experts()
+    }
+
     /// Rows of `out` that an expert makes.
     pub(super) fn rows_of(&self, expert: usize) -> Range<usize> {
         match self.rows {

@@ -5,14 +5,11 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::activations::{ActivationBuffer, ActivationPrecision, Activations, PANEL};
-use super::product::{Jobs, NOTHING, Product, extras, jobs, row_blocks};
+use super::product::{Jobs, NOTHING, Product, extras, is_small, jobs, row_blocks};
 use crate::cpu::Phase;
 use crate::device::CpuDevice;
 use crate::linear::experts::ExpertJob;
 use crate::linear::weight::Part;
-
-/// Bytes of weights that one thread reads as fast as it could wake another.
-const SMALL_BYTES: usize = 80 << 10;
 
 /// An expert that has rows.
 #[derive(Clone, Copy)]
@@ -38,7 +35,8 @@ pub(in crate::linear) fn expert_linear(cpu: &CpuDevice, job: &ExpertJob) {
     }
     BUFFERS.with_borrow_mut(|Buffers { activations: [int8, int16], segments }| {
         segments.clear();
-        let (mut num_panels, mut bytes) = (0, 0);
+        segments.reserve(job.num_experts());
+        let (mut num_panels, mut bytes, mut products) = (0, 0, 0);
         let mut needs = [None; 2];
         for (expert, rows) in job.experts() {
             let parts = jobs(cpu, job.weight(expert));
@@ -52,13 +50,17 @@ pub(in crate::linear) fn expert_linear(cpu: &CpuDevice, job: &ExpertJob) {
                 }
             }
             num_panels += rows.len().div_ceil(PANEL);
+            let weight = job.weight(expert);
+            products += rows.len() * weight.in_features() * weight.out_features();
             let (first_item, rows_at_once) = (0, 0);
             segments.push(Segment { expert, first_panel, first_item, num_tiles, rows_at_once });
         }
         let k = job.in_features();
+        // However the same number of rows falls to experts later, it will fit.
+        let room = PANEL * most_panels(job, num_panels);
         let activations = [
-            needs[0].map(|e| int8.prepare(num_panels * PANEL, k, ActivationPrecision::Int8, e)),
-            needs[1].map(|e| int16.prepare(num_panels * PANEL, k, ActivationPrecision::Int16, e)),
+            needs[0].map(|e| int8.prepare(room, k, ActivationPrecision::Int8, e)),
+            needs[1].map(|e| int16.prepare(room, k, ActivationPrecision::Int16, e)),
         ];
         let mut num_items = 0;
         for segment in segments.iter_mut() {
@@ -68,8 +70,14 @@ pub(in crate::linear) fn expert_linear(cpu: &CpuDevice, job: &ExpertJob) {
             num_items += num_blocks * segment.num_tiles;
         }
         let product = ExpertProduct { cpu, job, activations, segments, num_items };
-        product.run(num_panels, bytes < SMALL_BYTES);
+        product.run(num_panels, is_small(bytes, products));
     });
+}
+
+/// Panels that as many rows as these can take: of each expert the last may be almost empty.
+fn most_panels(job: &ExpertJob, num_panels: usize) -> usize {
+    let num_rows = job.experts().map(|(_, rows)| rows.len()).sum::<usize>();
+    num_panels.max(num_rows.min(job.num_experts() + num_rows / PANEL))
 }
 
 struct ExpertProduct<'a> {

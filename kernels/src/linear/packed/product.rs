@@ -96,6 +96,11 @@ fn multiply_parts(
     });
 }
 
+/// Whether so many bytes of weights and multiply-adds are not worth a second thread.
+pub(super) fn is_small(bytes: usize, products: usize) -> bool {
+    (bytes / BYTES_PER_NS).max(products / PRODUCTS_PER_NS) < SINGLE_NS
+}
+
 /// The packed parts of a weight.
 pub(super) type Jobs<'a> = [Option<PartJob<'a>>; MAX_PARTS];
 
@@ -211,7 +216,7 @@ impl Product<'_> {
     fn is_small(&self) -> bool {
         let bytes = self.parts.iter().flatten().map(|job| job.part.num_bytes()).sum::<usize>();
         let products = self.x.rows() * self.weight.in_features() * self.weight.out_features();
-        (bytes / BYTES_PER_NS).max(products / PRODUCTS_PER_NS) < SINGLE_NS
+        is_small(bytes, products)
     }
 
     fn quantize(&self, panel: usize, input: &Input) {
