@@ -24,8 +24,10 @@ const OTHERS: [(&str, Option<u32>); 8] = [
 ];
 
 /// Those with experts, and the activations that quantized ones need; see `conformance.rs`.
-const EXPERTS: [(&str, Activations); 15] = [
+const EXPERTS: [(&str, Activations); 17] = [
     ("mixtral", Activations::INT8),
+    ("gemma4_26b", Activations::INT8),
+    ("gemma4_26b_vl", Activations::INT8),
     ("qwen3_moe", Activations::INT8),
     ("gpt_oss", Activations::INT8),
     ("gpt_oss_mxfp4", Activations::INT16),

@@ -1,7 +1,7 @@
 //! Gemma 4 (text): as Gemma 3, with wider heads in the layers without a window, normalised values, values that
 //! may share the weight of keys, and a scale for each layer's output.
 
-use anyhow::{bail, ensure};
+use anyhow::ensure;
 use quire_kernels::{RopeStyle, RouterScores};
 
 use super::config_keys::{ConfigKeys, Defaults};
@@ -9,7 +9,7 @@ use super::gemma::gemma_like;
 use super::gguf_keys::Keys;
 use super::gguf_moe::RouterDefaults;
 use super::rope::{RopeScaling, RopeSpec};
-use super::spec::{AttentionDims, DecoderSpec, FfnSpec, MoeSpec};
+use super::spec::{AttentionDims, DecoderSpec, ExpertLayout, FfnSpec, MoeSpec};
 
 const ROUTER: RouterDefaults = RouterDefaults { scores: RouterScores::Softmax, normalises: true };
 
@@ -76,9 +76,6 @@ pub(super) fn spec_of_config(keys: &ConfigKeys) -> anyhow::Result<DecoderSpec> {
         let value = text.optional_dimension(key)?;
         ensure!(value.is_none(), "{} above 0 is not supported yet", text.name_of(key));
     }
-    if text.bool("enable_moe_block")?.unwrap_or(false) {
-        bail!("{}: experts are not supported yet", text.name_of("enable_moe_block"));
-    }
     let mut spec = DecoderSpec {
         value_norm: true,
         layer_scales: true,
@@ -118,5 +115,9 @@ pub(super) fn spec_of_config(keys: &ConfigKeys) -> anyhow::Result<DecoderSpec> {
         keys.rope(far_head_dim, "full_attention")?,
         keys.rope(near_head_dim, "sliding_attention")?,
     ];
+    if text.bool("enable_moe_block")?.unwrap_or(false) {
+        let experts = keys.with_experts(spec.clone(), ROUTER, ExpertLayout::Rows)?;
+        return Ok(beside_mlp(experts, &spec));
+    }
     Ok(spec)
 }
