@@ -71,8 +71,8 @@ struct Image {
 }
 
 fn compile_all(root: &Path, nvcc: &Path) -> Vec<Image> {
-    let headers = [files(&root.join("cuda"), "cuh"), files(&root.join("src"), "cuh")].concat();
-    let newest_header = headers.iter().map(|path| modified(path)).max();
+    let newest = |folder: &Path| files(folder, "cuh").iter().map(|path| modified(path)).max();
+    let newest_shared = newest(&root.join("cuda"));
     let sources = files(&root.join("src"), "cu");
     let out = PathBuf::from(variable("OUT_DIR"));
     let image = |source: &PathBuf| {
@@ -88,8 +88,10 @@ fn compile_all(root: &Path, nvcc: &Path) -> Vec<Image> {
             Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&i| i < sources.len())
         {
             let (source, image) = (&sources[index], &images[index]);
-            let newest = Some(modified(source)).max(newest_header);
-            let is_fresh = image.fatbin.exists() && Some(modified(&image.fatbin)) > newest;
+            // A kernel includes the shared headers and those of its folder, nothing else.
+            let newest_header = newest_shared.max(newest(source.parent().expect("a folder")));
+            let newest_input = Some(modified(source)).max(newest_header);
+            let is_fresh = image.fatbin.exists() && Some(modified(&image.fatbin)) > newest_input;
             if !is_fresh && let Err(error) = compile(root, nvcc, source, image) {
                 let _ = fs::remove_file(&image.fatbin);
                 errors.lock().expect("no thread panics with it").push(error);

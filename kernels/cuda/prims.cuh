@@ -49,6 +49,17 @@ __device__ __forceinline__ bf16 f2bf(float x) { return bf16{(uint16_t)pack_bf16(
 __device__ __forceinline__ float lo2f(uint32_t pair) { return __uint_as_float(pair << 16); }
 __device__ __forceinline__ float hi2f(uint32_t pair) { return __uint_as_float(pair & 0xFFFF0000u); }
 
+// Sums of two pairs of bf16, each rounded once.
+__device__ __forceinline__ uint32_t add_bf16x2(uint32_t a, uint32_t b) {
+#ifdef QUIRE_EMULATED
+    return pack_bf16(lo2f(a) + lo2f(b), hi2f(a) + hi2f(b));
+#else
+    uint32_t sum;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(0x3F803F80u), "r"(b));
+    return sum;
+#endif
+}
+
 // float16, given as its bits.
 __device__ __forceinline__ float half2f(uint16_t bits) {
 #ifdef QUIRE_EMULATED

@@ -62,7 +62,6 @@ fn build(sim: &Path, kernels: &Path) -> Result<(), String> {
     let mut headers = files(&sim.join("emulator"), "h")?;
     headers.extend(files(&sim.join("driver"), "h")?);
     headers.extend(files(&kernels.join("cuda"), "cuh")?);
-    headers.extend(files(&kernels.join("src"), "cuh")?);
     let newest_header = headers.iter().map(|path| modified(path)).max().expect("there are headers");
     let mut sources = files(&sim.join("driver"), "cpp")?;
     sources.extend(files(&kernels.join("src"), "cu")?);
@@ -92,7 +91,11 @@ fn compile(
             let index = next.fetch_add(1, Ordering::Relaxed);
             sources.get(index).map(|source| (source, &objects[index]))
         } {
-            let newest_input = modified(source).max(newest_header);
+            // A kernel includes the shared headers and those of its folder, nothing else.
+            let own = files(source.parent().expect("a folder"), "cuh").unwrap_or_default();
+            let own_header = own.iter().map(|path| modified(path)).max();
+            let newest_input =
+                modified(source).max(newest_header).max(own_header.unwrap_or(newest_header));
             if object.exists() && modified(object) > newest_input {
                 continue;
             }

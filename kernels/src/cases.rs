@@ -79,6 +79,9 @@ impl Case {
     }
 }
 
+/// `cuda_tolerance` of a shape that CUDA has no kernel for: it is not run there.
+pub const NO_CUDA_KERNEL: f32 = f32::NAN;
+
 /// What BF16 results are held to.
 pub const BF16_TOLERANCE: f32 = 4e-3;
 

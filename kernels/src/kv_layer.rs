@@ -114,6 +114,26 @@ impl KvLayer {
         self.values.view().pointer()
     }
 
+    /// These pages, which are the host's, as BF16 on a GPU: for cases.
+    pub(crate) fn copied_to(&self, device: &Device) -> Self {
+        let (blocks, size, heads) = (self.num_blocks, self.block_size, self.num_kv_heads);
+        let mut copy = Self::new(device, DType::BF16, blocks, size, heads, self.head_dim)
+            .expect("a case fits the device");
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        for block in 0..blocks {
+            for head in 0..heads {
+                for offset in 0..size {
+                    let (key, value) = self.read_slot((block * size + offset) as u32, head);
+                    keys.extend(key);
+                    values.extend(value);
+                }
+            }
+        }
+        copy.keys.write_f32(&keys);
+        copy.values.write_f32(&values);
+        copy
+    }
+
     /// Copies whole blocks, in order.
     pub(crate) fn copy_blocks(&mut self, copies: &[(u32, u32)]) {
         for tensor in [&mut self.keys, &mut self.values] {

@@ -7,6 +7,7 @@ pub mod windows;
 
 use std::path::{Path, PathBuf};
 
+use quire_engine::config::DeviceChoice;
 use quire_engine::machine::Machine;
 use quire_engine::request::{Finished, Started, StreamEvent, TokenOutput};
 use quire_engine::{
@@ -40,6 +41,8 @@ pub fn tiny_directory(family: &str) -> Option<PathBuf> {
 /// Options for tests: two threads, a small cache.
 pub fn options() -> EngineOptions {
     EngineOptions {
+        // On every machine: other tests are for GPUs.
+        device: DeviceChoice::Cpu,
         threads: Some(2),
         kv_cache_memory: Some(64 << 20),
         max_logprobs: 512,

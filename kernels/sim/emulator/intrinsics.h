@@ -48,6 +48,12 @@ static inline float __saturatef(float x) { return x > 0.0f ? (x < 1.0f ? x : 1.0
 static inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
 static inline float __fmul_rn(float a, float b) { volatile float x = a * b; return x; }
 static inline float __fadd_rn(float a, float b) { volatile float x = a + b; return x; }
+static inline float __fsub_rn(float a, float b) { volatile float x = a - b; return x; }
+static inline float __fdiv_rn(float a, float b) { volatile float x = a / b; return x; }
+static inline double __dadd_rn(double a, double b) { volatile double x = a + b; return x; }
+static inline double __dmul_rn(double a, double b) { volatile double x = a * b; return x; }
+static inline float __double2float_rn(double x) { return (float)x; }
+static inline long long __double_as_longlong(double x) { long long bits; memcpy(&bits, &x, 8); return bits; }
 static inline int __float2int_rn(float x) { return (int)nearbyintf(x); }
 static inline int __float2int_rd(float x) { return (int)floorf(x); }
 static inline unsigned __float2uint_rn(float x) { return (unsigned)nearbyintf(x); }

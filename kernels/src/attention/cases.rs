@@ -1,11 +1,14 @@
 //! Shapes that test and time `attention`.
 
-use super::{AttentionBatch, AttentionSpec, attention, reference};
-use crate::cases::{Case, Work, random_f32};
+use super::{AttentionBatch, AttentionSpec, CUDA_HEAD_DIMS, attention, reference};
+use crate::cases::{
+    BF16_TOLERANCE, Case, Input, Kind, NO_CUDA_KERNEL, Work, in_place, random_activations,
+    random_f32,
+};
 use crate::device::Device;
 use crate::kv_layer::{KvLayer, rounded};
 use crate::rope_write_kv::{RopeWriteKv, rope_write_kv};
-use crate::tensor::{DType, Tensor, View, ViewMut};
+use crate::tensor::{DType, ViewMut};
 
 /// Positions of a sequence and how many of the last ones are queries.
 type Lengths = (usize, usize);
@@ -45,6 +48,8 @@ pub fn cases() -> Vec<Case> {
         ("all", ALL, (2, 1, 64), 16, F16, (None, Some(300), None)),
         ("decode", DECODE, (9, 3, 64), 16, F16, none),
         ("prefill", PREFILL, (9, 3, 64), 16, F16, none),
+        ("mixed", MIXED, (4, 2, 32), 16, BF16, (Some(200), None, None)),
+        ("long", LONG, (4, 2, 128), 16, BF16, none),
     ]
     .into_iter()
     .map(|(name, lengths, (num_q_heads, num_kv_heads, head_dim), block_size, dtype, limits)| {
@@ -62,15 +67,17 @@ fn case(shape: &Shape) -> Case {
     let &Shape { lengths, spec, block_size, dtype, .. } = shape;
     let (q_cols, kv_cols) = (spec.num_q_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim);
     let num_rows = lengths.iter().map(|&(_, queries)| queries).sum::<usize>();
-    let (queries, keys, values) = inputs(lengths, q_cols, kv_cols);
-    let mut pages = Pages::new(lengths, &spec, block_size, dtype);
-    pages.fill(&spec, &keys, &values);
+    let (queries, keys, values) = inputs(lengths, &spec);
+    let pages = Pages::filled(lengths, &spec, block_size, dtype);
     let (visible, positions) = amounts(lengths, &spec);
-    let (case_queries, size) = (queries.clone(), dtype.size());
+    let margin = margin(&spec);
+    let mut q = Input::new(Kind::Activations, queries.clone(), num_rows, q_cols + 2 * margin);
+    let (size, mut kv_on_cuda) = (dtype.size(), None);
     // Of a size that matters beside the scores, for some shapes.
-    let sink_values: Option<Vec<f32>> = (spec.num_q_heads % 4 == 3)
+    let sinks: Option<Vec<f32>> = (spec.num_q_heads % 4 == 3)
         .then(|| random_f32(54, spec.num_q_heads).iter().map(|x| 20.0 * x).collect());
-    let sinks = sink_values.as_ref().map(|sinks| Tensor::from_f32(sinks, 1, sinks.len()));
+    let mut sink_input =
+        sinks.clone().map(|sinks| Input::new(Kind::Numbers, sinks, 1, spec.num_q_heads));
     Case {
         op: "attention",
         name: format!(
@@ -88,28 +95,43 @@ fn case(shape: &Shape) -> Case {
             operations: (4 * visible * q_cols) as u64,
         },
         tolerance: 1e-5,
-        cuda_tolerance: crate::cases::BF16_TOLERANCE,
+        cuda_tolerance: match CUDA_HEAD_DIMS.contains(&spec.head_dim) {
+            true => BF16_TOLERANCE,
+            false => NO_CUDA_KERNEL,
+        },
         output_len: num_rows * q_cols,
         run: Box::new(move |device, output| {
-            let q = View::from_f32(&case_queries, num_rows, q_cols + 3).columns(2..2 + q_cols);
-            let out = ViewMut::from_f32(output, num_rows, q_cols);
-            attention(device, out, q, &pages.kv, &pages.batch(), &spec, sinks.as_ref());
+            let q = q.view(device).columns(margin..margin + q_cols);
+            let sinks = sink_input.as_mut().map(|sinks| sinks.on(device));
+            let kv = match device {
+                Device::Cuda(_) => kv_on_cuda.get_or_insert_with(|| pages.kv.copied_to(device)),
+                _ => &pages.kv,
+            };
+            in_place(device, Kind::Activations, output, (num_rows, q_cols), |out| {
+                attention(device, out, q, kv, &pages.batch(), &spec, sinks);
+            });
         }),
         reference: Box::new(move || {
-            let sinks = sink_values.as_deref();
-            expected(lengths, &spec, &queries, &keys, &values, dtype, sinks)
+            expected(lengths, &spec, &queries, &keys, &values, dtype, sinks.as_deref())
         }),
     }
 }
 
-/// Queries `[rows][q_cols + 3]` (a column slice of something wider), keys and values `[positions][kv_cols]`.
-fn inputs(lengths: &[Lengths], q_cols: usize, kv_cols: usize) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+/// Columns before and after the queries, which are a slice of something wider: odd where only the CPU meets them.
+fn margin(spec: &AttentionSpec) -> usize {
+    if CUDA_HEAD_DIMS.contains(&spec.head_dim) { 8 } else { 3 }
+}
+
+/// Queries `[rows][margin + q_cols + margin]`, keys and values `[positions][kv_cols]`.
+fn inputs(lengths: &[Lengths], spec: &AttentionSpec) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
     let num_rows = lengths.iter().map(|&(_, queries)| queries).sum::<usize>();
     let num_positions = lengths.iter().map(|&(context, _)| context).sum::<usize>();
+    let q_cols = spec.num_q_heads * spec.head_dim + 2 * margin(spec);
+    let kv_cols = spec.num_kv_heads * spec.head_dim;
     (
-        random_f32(51, num_rows * (q_cols + 3)),
-        random_f32(52, num_positions * kv_cols),
-        random_f32(53, num_positions * kv_cols),
+        random_activations(51, num_rows * q_cols),
+        random_activations(52, num_positions * kv_cols),
+        random_activations(53, num_positions * kv_cols),
     )
 }
 
@@ -126,8 +148,8 @@ fn amounts(lengths: &[Lengths], spec: &AttentionSpec) -> (usize, usize) {
 }
 
 /// A cache with the blocks of all sequences, interleaved, and the tables that find them.
-struct Pages {
-    kv: KvLayer,
+pub(super) struct Pages {
+    pub(super) kv: KvLayer,
     query_start_loc: Vec<u32>,
     context_lens: Vec<u32>,
     block_tables: Vec<u32>,
@@ -136,6 +158,19 @@ struct Pages {
 }
 
 impl Pages {
+    /// With the keys and values of `inputs`.
+    pub(super) fn filled(
+        lengths: &[Lengths],
+        spec: &AttentionSpec,
+        block_size: usize,
+        dtype: DType,
+    ) -> Self {
+        let mut pages = Self::new(lengths, spec, block_size, dtype);
+        let (_, keys, values) = inputs(lengths, spec);
+        pages.fill(spec, &keys, &values);
+        pages
+    }
+
     fn new(lengths: &[Lengths], spec: &AttentionSpec, block_size: usize, dtype: DType) -> Self {
         let num_seqs = lengths.len();
         let longest = lengths.iter().map(|&(context, _)| context).max().expect("a sequence");
@@ -166,7 +201,7 @@ impl Pages {
         }
     }
 
-    fn batch(&self) -> AttentionBatch<'_> {
+    pub(super) fn batch(&self) -> AttentionBatch<'_> {
         AttentionBatch {
             query_start_loc: (&self.query_start_loc).into(),
             context_lens: (&self.context_lens).into(),
@@ -225,7 +260,8 @@ fn expected(
     let (num_q_heads, head_dim) = (spec.num_q_heads, spec.head_dim);
     let kv_cols = spec.num_kv_heads * head_dim;
     let mut out = Vec::new();
-    let mut queries = queries.chunks(num_q_heads * head_dim + 3);
+    let margin = margin(spec);
+    let mut queries = queries.chunks(num_q_heads * head_dim + 2 * margin);
     let mut first = 0;
     for &(context, num_queries) in lengths {
         // Of one KV head: [positions][head_dim], rounded as the pages round.
@@ -238,7 +274,7 @@ fn expected(
             .map(|kv_head| (dense(keys, kv_head), dense(values, kv_head)))
             .collect();
         for position in context - num_queries..context {
-            let query = &queries.next().expect("a row for each query")[2..];
+            let query = &queries.next().expect("a row for each query")[margin..];
             for (head, query) in query.chunks_exact(head_dim).take(num_q_heads).enumerate() {
                 let (keys, values) = &heads[head * spec.num_kv_heads / num_q_heads];
                 let sink = sinks.map(|sinks| sinks[head]);

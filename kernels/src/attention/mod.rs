@@ -13,12 +13,15 @@ mod avx512;
 mod avx512_pages;
 pub mod cases;
 mod cpu;
+mod cuda;
 mod kernels;
 mod pages;
 mod plan;
 mod portable;
 pub mod reference;
 mod tile;
+
+pub use cuda::CUDA_HEAD_DIMS;
 
 use crate::device::Device;
 use crate::indices::Indices;
@@ -68,7 +71,8 @@ impl AttentionSpec {
     }
 }
 
-/// `out`, `q`: `[rows, num_q_heads · head_dim]` F32, `q` rotated; `sinks`: `[1, num_q_heads]` F32. Heads `g·h..g·(h + 1)` read KV head `h`, with
+/// `out`, `q`: `[rows, num_q_heads · head_dim]` activations, `q` rotated; `sinks`: `[1, num_q_heads]` F32. Heads
+/// `g·h..g·(h + 1)` read KV head `h`, with
 /// g = num_q_heads / num_kv_heads.
 pub fn attention(
     device: &Device,
@@ -79,7 +83,7 @@ pub fn attention(
     spec: &AttentionSpec,
     sinks: Option<&Tensor>,
 ) {
-    check(&out, &q, kv, batch, spec);
+    check(device, &out, &q, kv, batch, spec);
     if let Some(sinks) = sinks {
         assert_eq!((sinks.rows(), sinks.cols()), (1, spec.num_q_heads), "sinks");
         assert_eq!(sinks.dtype(), DType::F32, "sinks");
@@ -88,16 +92,24 @@ pub fn attention(
         Device::Cpu(cpu) => {
             cpu::attention(cpu, &out, q, kv, batch, spec, sinks.map(Tensor::f32));
         }
-        Device::Cuda(_) => crate::cuda::missing("attention"),
+        Device::Cuda(cuda) => cuda::attention(cuda, &out, &q, kv, batch, spec, sinks),
         Device::Trace(log) => log.push(trace_line(&q, kv, batch, spec, sinks.is_some())),
     }
 }
 
-fn check(out: &ViewMut, q: &View, kv: &KvLayer, batch: &AttentionBatch, spec: &AttentionSpec) {
+fn check(
+    device: &Device,
+    out: &ViewMut,
+    q: &View,
+    kv: &KvLayer,
+    batch: &AttentionBatch,
+    spec: &AttentionSpec,
+) {
     let &AttentionSpec { num_q_heads, num_kv_heads, head_dim, .. } = spec;
     assert_eq!(q.cols(), num_q_heads * head_dim, "q");
     assert_eq!((out.rows(), out.cols()), (q.rows(), q.cols()), "out");
-    assert!(out.dtype() == DType::F32 && q.dtype() == DType::F32);
+    let activations = device.activation_dtype();
+    assert!(out.dtype() == activations && q.dtype() == activations);
     assert_eq!((kv.num_kv_heads(), kv.head_dim()), (num_kv_heads, head_dim), "kv");
     assert!(num_q_heads.is_multiple_of(num_kv_heads), "{num_q_heads} over {num_kv_heads} heads");
     assert!(spec.window != Some(0) && spec.chunk != Some(0), "a window or chunk of 0");

@@ -16,6 +16,15 @@ pub(crate) struct Context {
     device: CUdevice,
     stream: CUstream,
     name: String,
+    limits: Limits,
+}
+
+/// What kernels are planned with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub multiprocessors: usize,
+    /// Bytes of shared memory that a block may ask for.
+    pub shared_bytes: usize,
 }
 
 // SAFETY: the driver's handles may be used from any thread; `bind` makes the context current there.
@@ -40,7 +49,12 @@ impl Context {
         check("cuDevicePrimaryCtxRetain", unsafe {
             sys::cuDevicePrimaryCtxRetain(&raw mut raw, device)
         })?;
-        let mut context = Self { raw, device, stream: std::ptr::null_mut(), name };
+        let count = |which| attribute(device, which).map(|value| value as usize);
+        let limits = Limits {
+            multiprocessors: count(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+            shared_bytes: count(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+        };
+        let mut context = Self { raw, device, stream: std::ptr::null_mut(), name, limits };
         context.bind();
         // SAFETY: the context is current.
         check("cuStreamCreate", unsafe { sys::cuStreamCreate(&raw mut context.stream, 1) })?;
@@ -64,6 +78,10 @@ impl Context {
 
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// Bytes free now, and of the whole device.

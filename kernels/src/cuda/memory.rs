@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use cudarc::driver::sys::{self, CUresult};
 
-use super::Context;
 use super::driver::{check, expect};
+use super::{Context, CudaDevice, Pointer};
 use crate::device::DeviceError;
+use crate::tensor::{DType, View};
 
 /// Bytes on a GPU, aligned to 256.
 pub(crate) struct DeviceBuffer {
@@ -41,6 +42,10 @@ impl DeviceBuffer {
 
     pub(crate) fn address(&self) -> u64 {
         self.address
+    }
+
+    pub(crate) fn pointer(&self) -> Pointer {
+        Pointer(self.address)
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -102,6 +107,26 @@ impl DeviceBuffer {
             start += buffer.bytes;
         }
         Ok(all)
+    }
+}
+
+impl CudaDevice {
+    /// The numbers of a F32 rectangle whose rows lie end to end, after everything that was launched.
+    pub(crate) fn read_rows(&self, view: &View) -> Vec<f32> {
+        assert!(view.dtype() == DType::F32 && view.row_stride() == view.cols(), "rows apart");
+        let mut numbers = vec![0.0_f32; view.rows() * view.cols()];
+        if numbers.is_empty() {
+            return numbers;
+        }
+        let (stream, Pointer(from)) = (self.context().stream(), view.pointer());
+        // SAFETY: the view borrows so many numbers of the device; the vector has room for them, and the stream is done
+        // with it before it is read.
+        expect("cuMemcpyDtoHAsync", unsafe {
+            let to = numbers.as_mut_ptr().cast();
+            sys::cuMemcpyDtoHAsync_v2(to, from, size_of_val(numbers.as_slice()), stream)
+        });
+        self.synchronize();
+        numbers
     }
 }
 

@@ -13,8 +13,8 @@ mod launch;
 mod memory;
 mod pinned;
 
-pub(crate) use arguments::{Argument, Pointer};
-pub(crate) use context::Context;
+pub(crate) use arguments::{Argument, Pointer, Structure};
+pub(crate) use context::{Context, Limits};
 pub(crate) use cublaslt::Product;
 pub use graph::Graph;
 pub use images::{IS_BUILT, PTXAS_REPORT};
@@ -25,13 +25,12 @@ pub(crate) use pinned::PinnedBuffer;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::device::DeviceError;
+use crate::cpu::{SimdLevel, ThreadPool};
+use crate::device::{CpuDevice, DeviceError};
 use launch::Kernel;
 
 /// Ops that have no kernel yet: until this list is empty no model can start on a GPU.
 pub const MISSING: &[&str] = &[
-    "attention",
-    "sample",
     "causal_conv",
     "combine_experts",
     "copy_heads",
@@ -53,6 +52,9 @@ pub struct CudaDevice {
     context: Arc<Context>,
     kernels: HashMap<String, Kernel>,
     blas: cublaslt::CublasLt,
+    scratch: DeviceBuffer,
+    host: CpuDevice,
+    counters: DeviceBuffer,
 }
 
 /// What a GPU is, and how much of its memory is free.
@@ -72,13 +74,41 @@ pub fn probe(ordinal: usize) -> Result<GpuInfo, DeviceError> {
     Ok(GpuInfo { name: context.name().to_owned(), free_memory, total_memory })
 }
 
+/// Bytes of memory that an op may use while it runs, and that the next op writes over.
+const SCRATCH_BYTES: usize = 64 << 20;
+
+/// Bytes of counters, which are 0 between ops.
+const COUNTER_BYTES: usize = 256 << 10;
+
 impl CudaDevice {
     /// GPU number `ordinal`, with every kernel loaded.
     pub(crate) fn open(ordinal: usize) -> Result<Self, DeviceError> {
         let context = Arc::new(Context::open(ordinal)?);
         let kernels = launch::load_kernels(&context)?;
         let blas = cublaslt::CublasLt::new(&context)?;
-        Ok(Self { context, kernels, blas })
+        let scratch = DeviceBuffer::zeroed(&context, SCRATCH_BYTES)?;
+        let counters = DeviceBuffer::zeroed(&context, COUNTER_BYTES)?;
+        let host = CpuDevice { pool: ThreadPool::new(1), simd: SimdLevel::detect() };
+        Ok(Self { context, kernels, blas, scratch, counters, host })
+    }
+
+    /// Memory of the op that runs: ops run one after the other.
+    pub(crate) fn scratch(&self) -> &DeviceBuffer {
+        &self.scratch
+    }
+
+    /// Numbers of 32 bits, all 0: the op that uses them leaves them so.
+    pub(crate) fn counters(&self) -> &DeviceBuffer {
+        &self.counters
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        self.context.limits()
+    }
+
+    /// The caller's thread, for what still runs on the host.
+    pub(crate) fn host(&self) -> &CpuDevice {
+        &self.host
     }
 
     pub(crate) fn context(&self) -> &Arc<Context> {

@@ -1,8 +1,7 @@
 //! Shapes and settings that test and time `sample` and `logprobs`.
 
 use super::{SampleRow, Sampled, logprobs, reference, sample};
-use crate::cases::{Case, Work, random_f32};
-use crate::tensor::{View, ViewMut};
+use crate::cases::{Case, Input, Kind, Work, in_place, random_f32};
 
 const NUM_TOP: u32 = 5;
 /// Token, finite, log-probability, rank, and the likeliest tokens with theirs.
@@ -58,8 +57,9 @@ fn sampled(num_rows: usize, vocabulary: usize, name: &str, row: SampleRow<'stati
         name: format!("{num_rows}x{vocabulary} {name}"),
         run: Box::new(move |device, output| {
             scratch.copy_from_slice(&input);
-            let logits = ViewMut::from_f32(&mut scratch, num_rows, vocabulary);
-            sample(device, &mut out, logits, &input_rows);
+            in_place(device, Kind::Numbers, &mut scratch, (num_rows, vocabulary), |logits| {
+                sample(device, &mut out, logits, &input_rows);
+            });
             output.copy_from_slice(&flatten(&out));
         }),
         reference: Box::new(move || {
@@ -72,7 +72,7 @@ fn sampled(num_rows: usize, vocabulary: usize, name: &str, row: SampleRow<'stati
 
 fn prompt_logprobs(num_rows: usize, vocabulary: usize) -> Case {
     let logits = random_logits(num_rows, vocabulary);
-    let input = logits.clone();
+    let mut input = Input::new(Kind::Numbers, logits.clone(), num_rows, vocabulary);
     let targets: Vec<u32> = (0..num_rows).map(|row| (row * 977 % vocabulary) as u32).collect();
     let (asked, num_top) = (targets.clone(), vec![NUM_TOP; num_rows]);
     let mut out = vec![Sampled::default(); num_rows];
@@ -80,8 +80,7 @@ fn prompt_logprobs(num_rows: usize, vocabulary: usize) -> Case {
         op: "sample",
         name: format!("{num_rows}x{vocabulary} prompt logprobs"),
         run: Box::new(move |device, output| {
-            let logits = View::from_f32(&input, num_rows, vocabulary);
-            logprobs(device, &mut out, logits, &asked, &num_top);
+            logprobs(device, &mut out, input.view(device), &asked, &num_top);
             output.copy_from_slice(&flatten(&out));
         }),
         reference: Box::new(move || {

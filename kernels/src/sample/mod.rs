@@ -13,6 +13,7 @@
 
 pub mod cases;
 mod cpu;
+mod cuda;
 pub mod philox;
 pub mod reference;
 #[cfg(test)]
@@ -137,7 +138,7 @@ pub fn sample(device: &Device, out: &mut [Sampled], logits: ViewMut, rows: &[Sam
     assert_eq!(rows.len(), logits.rows(), "rows");
     match device {
         Device::Cpu(cpu) => cpu::sample(cpu, out, &logits, rows),
-        Device::Cuda(_) => crate::cuda::missing("sample"),
+        Device::Cuda(cuda) => cuda::sample(cuda, out, &logits, rows),
         Device::Trace(log) => log.push(format!("sample {}x{}", logits.rows(), logits.cols())),
     }
 }
@@ -156,7 +157,7 @@ pub fn logprobs(
     assert_eq!((targets.len(), num_top.len()), (logits.rows(), logits.rows()), "targets, num_top");
     match device {
         Device::Cpu(cpu) => cpu::logprobs(cpu, out, logits, targets, num_top),
-        Device::Cuda(_) => crate::cuda::missing("sample"),
+        Device::Cuda(cuda) => cuda::logprobs(cuda, out, &logits, targets, num_top),
         Device::Trace(log) => log.push(format!("logprobs {}x{}", logits.rows(), logits.cols())),
     }
 }
