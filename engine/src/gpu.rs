@@ -1,6 +1,7 @@
 //! Where the model runs: on the CPU or on a GPU, and why; what a GPU cannot do for a model yet.
 
 use anyhow::{bail, ensure};
+use quire_kernels::attention::CUDA_HEAD_DIMS;
 use quire_kernels::{DType, cuda};
 
 use crate::config::{DeviceChoice, EngineOptions, KvCacheDtype, Weights};
@@ -63,6 +64,10 @@ fn find_gpu(ordinal: usize, options: &EngineOptions, spec: &DecoderSpec) -> anyh
     let info = cuda::probe(ordinal)?;
     if let Some(missing) = missing(spec) {
         bail!("CUDA has no kernel yet for {missing}; start with --device cpu");
+    }
+    let mut head_dims = spec.layers.iter().map(|layer| layer.attention.head_dim);
+    if let Some(head_dim) = head_dims.find(|dim| !CUDA_HEAD_DIMS.contains(dim)) {
+        bail!("CUDA has no attention over heads of {head_dim} channels; start with --device cpu");
     }
     ensure!(
         options.weights != Weights::Float32,

@@ -89,7 +89,7 @@ impl CudaDevice {
         let scratch = DeviceBuffer::zeroed(&context, SCRATCH_BYTES)?;
         let counters = DeviceBuffer::zeroed(&context, COUNTER_BYTES)?;
         let host = CpuDevice { pool: ThreadPool::new(1), simd: SimdLevel::detect() };
-        Ok(Self { context, kernels, blas, scratch, counters, host })
+        Ok(Self { context, kernels, blas, scratch, host, counters })
     }
 
     /// Memory of the op that runs: ops run one after the other.

@@ -4,12 +4,7 @@ use super::{SampleRow, Sampled, cpu};
 use crate::cuda::CudaDevice;
 use crate::tensor::{View, ViewMut};
 
-pub(super) fn sample(
-    cuda: &CudaDevice,
-    out: &mut [Sampled],
-    logits: &ViewMut,
-    rows: &[SampleRow],
-) {
+pub(super) fn sample(cuda: &CudaDevice, out: &mut [Sampled], logits: &ViewMut, rows: &[SampleRow]) {
     let mut on_host = cuda.read_rows(&logits.as_view());
     let on_host = ViewMut::from_f32(&mut on_host, logits.rows(), logits.cols());
     cpu::sample(cuda.host(), out, &on_host, rows);
