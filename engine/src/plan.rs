@@ -1,7 +1,7 @@
 //! What a model needs, known before anything is loaded: weights, KV cache, workspace, and what fits.
 
 use anyhow::{bail, ensure};
-use quire_kernels::{DType, WeightFormat};
+use quire_kernels::{DType, WeightFormat, WeightPolicy};
 use quire_scheduler::{CachePool, kv_capacity};
 
 use crate::cache_layout::CacheLayout;
@@ -384,15 +384,18 @@ fn weight_bytes(
         };
         let is_float32 =
             !tensor.is_matrix || format == WeightFormat::F32 || weights == Weights::Float32;
+        let (in_features, num_matrices) = (tensor.in_features.max(1), tensor.num_matrices.max(1));
+        let out_features = (tensor.num_elements / in_features / num_matrices) as usize;
         let bytes = if place.gpu().is_some() && tensor.is_matrix {
-            // BF16, whatever the file has.
-            tensor.num_elements * 2
+            let policy = match weights {
+                Weights::Packed => WeightPolicy::Packed,
+                Weights::Float32 => WeightPolicy::Float32,
+            };
+            let bytes = format.cuda_bytes(out_features, in_features as usize, policy);
+            (bytes as u64).saturating_mul(num_matrices)
         } else if is_float32 {
             tensor.num_elements * 4
         } else {
-            let (in_features, num_matrices) =
-                (tensor.in_features.max(1), tensor.num_matrices.max(1));
-            let out_features = (tensor.num_elements / in_features / num_matrices) as usize;
             let packed = format.packed_bytes(out_features, in_features as usize);
             packed.map_or(tensor.num_bytes, |bytes| (bytes as u64).saturating_mul(num_matrices))
         };

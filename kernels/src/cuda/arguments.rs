@@ -21,6 +21,11 @@ pub(crate) struct Pointer(pub u64);
 
 impl Pointer {
     pub(crate) const NULL: Self = Self(0);
+
+    /// The address so many bytes behind this one.
+    pub(crate) fn add(self, bytes: usize) -> Self {
+        Self(self.0 + bytes as u64)
+    }
 }
 
 /// The bytes of structures, to be copied to the device.

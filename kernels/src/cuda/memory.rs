@@ -5,9 +5,8 @@ use std::sync::Arc;
 use cudarc::driver::sys::{self, CUresult};
 
 use super::driver::{check, expect};
-use super::{Context, CudaDevice, Pointer};
+use super::{Context, Pointer};
 use crate::device::DeviceError;
-use crate::tensor::{DType, View};
 
 /// Bytes on a GPU, aligned to 256.
 pub(crate) struct DeviceBuffer {
@@ -65,6 +64,16 @@ impl DeviceBuffer {
         });
     }
 
+    /// Sets bytes to 0, after everything that was launched.
+    pub(crate) fn clear(&self, start: usize, bytes: usize) {
+        assert!(start <= self.bytes && bytes <= self.bytes - start, "beyond the buffer");
+        if bytes > 0 {
+            let (at, stream) = (self.address + start as u64, self.context.stream());
+            // SAFETY: inside the buffer.
+            expect("cuMemsetD8Async", unsafe { sys::cuMemsetD8Async(at, 0, bytes, stream) });
+        }
+    }
+
     /// The bytes that begin at `start`, after everything that was launched.
     pub(crate) fn read(&self, start: usize, to: &mut [u8]) {
         assert!(start <= self.bytes && to.len() <= self.bytes - start, "beyond the buffer");
@@ -107,26 +116,6 @@ impl DeviceBuffer {
             start += buffer.bytes;
         }
         Ok(all)
-    }
-}
-
-impl CudaDevice {
-    /// The numbers of a F32 rectangle whose rows lie end to end, after everything that was launched.
-    pub(crate) fn read_rows(&self, view: &View) -> Vec<f32> {
-        assert!(view.dtype() == DType::F32 && view.row_stride() == view.cols(), "rows apart");
-        let mut numbers = vec![0.0_f32; view.rows() * view.cols()];
-        if numbers.is_empty() {
-            return numbers;
-        }
-        let (stream, Pointer(from)) = (self.context().stream(), view.pointer());
-        // SAFETY: the view borrows so many numbers of the device; the vector has room for them, and the stream is done
-        // with it before it is read.
-        expect("cuMemcpyDtoHAsync", unsafe {
-            let to = numbers.as_mut_ptr().cast();
-            sys::cuMemcpyDtoHAsync_v2(to, from, size_of_val(numbers.as_slice()), stream)
-        });
-        self.synchronize();
-        numbers
     }
 }
 

@@ -13,7 +13,7 @@ mod launch;
 mod memory;
 mod pinned;
 
-pub(crate) use arguments::{Argument, Pointer, Structure};
+pub(crate) use arguments::{Argument, Pointer, Structure, bytes_of};
 pub(crate) use context::{Context, Limits};
 pub(crate) use cublaslt::Product;
 pub use graph::Graph;
@@ -25,8 +25,7 @@ pub(crate) use pinned::PinnedBuffer;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::cpu::{SimdLevel, ThreadPool};
-use crate::device::{CpuDevice, DeviceError};
+use crate::device::DeviceError;
 use launch::Kernel;
 
 /// Ops that have no kernel yet: until this list is empty no model can start on a GPU.
@@ -53,9 +52,12 @@ pub struct CudaDevice {
     kernels: HashMap<String, Kernel>,
     blas: cublaslt::CublasLt,
     scratch: DeviceBuffer,
-    host: CpuDevice,
     counters: DeviceBuffer,
+    few_rows: usize,
 }
+
+/// Rows of a product that kernels of our own take; cuBLASLt takes more.
+const FEW_ROWS: usize = 16;
 
 /// What a GPU is, and how much of its memory is free.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,8 +90,7 @@ impl CudaDevice {
         let blas = cublaslt::CublasLt::new(&context)?;
         let scratch = DeviceBuffer::zeroed(&context, SCRATCH_BYTES)?;
         let counters = DeviceBuffer::zeroed(&context, COUNTER_BYTES)?;
-        let host = CpuDevice { pool: ThreadPool::new(1), simd: SimdLevel::detect() };
-        Ok(Self { context, kernels, blas, scratch, host, counters })
+        Ok(Self { context, kernels, blas, scratch, counters, few_rows: FEW_ROWS })
     }
 
     /// Memory of the op that runs: ops run one after the other.
@@ -102,13 +103,18 @@ impl CudaDevice {
         &self.counters
     }
 
-    pub(crate) fn limits(&self) -> Limits {
-        self.context.limits()
+    pub(crate) fn few_rows(&self) -> usize {
+        self.few_rows
     }
 
-    /// The caller's thread, for what still runs on the host.
-    pub(crate) fn host(&self) -> &CpuDevice {
-        &self.host
+    /// Has products of any number of rows computed as those of few: slower, but then no bit of a row depends on how many
+    /// rows there are.
+    pub fn set_batch_invariant(&mut self) {
+        self.few_rows = usize::MAX;
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        self.context.limits()
     }
 
     pub(crate) fn context(&self) -> &Arc<Context> {

@@ -1,16 +1,40 @@
-//! `linear` on a GPU: weights in BF16, multiplied by cuBLASLt. Quantized ones are dequantized when they are loaded.
+//! `linear` on a GPU. Few rows: kernels of our own, which read quantized weights as they are. Many rows: cuBLASLt, with
+//! quantized weights dequantized to BF16 beforehand, some features at a time.
 
-use half::bf16;
-use half::slice::HalfFloatSliceExt;
-
-use super::format::{WeightFormat, dequantize_row};
-use super::weight::{LinearError, LinearWeight};
-use crate::cuda::{CudaDevice, DeviceBuffer, Product};
-use crate::mapped_file::FileBytes;
+use super::cuda_weight::{CudaPart, QuantizedPart};
+use super::device_layout::TILE;
+use super::weight::LinearWeight;
+use crate::cuda::{Argument, CudaDevice, Grid, Pointer, Product, Structure};
+use crate::indices::Indices;
 use crate::tensor::{DType, Tensor, View, ViewMut};
 
-/// Bytes of BF16 that are made on the host before they travel.
-const BYTES_AT_ONCE: usize = 8 << 20;
+const THREADS: usize = 256;
+
+/// Weights that a warp of `dequantize_<format>` takes, and warps of a block.
+const WARP_WEIGHTS: usize = 256;
+const WARPS: usize = THREADS / 32;
+
+/// As in `x.cuh`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct LinearArgs {
+    out: Pointer,
+    x: Pointer,
+    weight: Pointer,
+    scales: Pointer,
+    bias: Pointer,
+    rows: i32,
+    in_features: i32,
+    out_features: i32,
+    x_stride: i32,
+    out_stride: i32,
+    out_is_f32: i32,
+    factor: f32,
+    pad: i32,
+}
+
+// SAFETY: five addresses, then eight numbers of 32 bits, as in the source.
+unsafe impl Structure for LinearArgs {}
 
 pub(super) fn linear(
     cuda: &CudaDevice,
@@ -19,52 +43,167 @@ pub(super) fn linear(
     weight: &LinearWeight,
     bias: Option<&Tensor>,
 ) {
-    cuda.multiply(&Product {
-        out: out.pointer(),
-        out_dtype: out.dtype(),
-        out_stride: out.row_stride(),
-        x: x.pointer(),
-        x_stride: x.row_stride(),
-        weight: weight.cuda_rows().view().pointer(),
-        bias: bias.map(|bias| bias.view().pointer()),
-        rows: x.rows(),
-        out_features: weight.out_features(),
-        in_features: weight.in_features(),
-    });
+    let mut first = 0;
+    for part in weight.cuda_parts() {
+        let bias = bias
+            .map_or(Pointer::NULL, |bias| bias.view().pointer().add(first * DType::BF16.size()));
+        let call = Call {
+            cuda,
+            out: out.pointer().add(first * out.dtype().size()),
+            out_dtype: out.dtype(),
+            out_stride: out.row_stride(),
+            x,
+            bias,
+        };
+        match part {
+            CudaPart::Dense(rows) => call.dense(rows),
+            CudaPart::Quantized(part) => call.quantized(part),
+        }
+        first += part.features();
+    }
 }
 
-/// Rows of a file's tensor as BF16 `[out_features, in_features]` on the GPU.
-pub(super) fn load(
-    cuda: &CudaDevice,
-    format: WeightFormat,
-    bytes: FileBytes,
-    out_features: usize,
-    in_features: usize,
-) -> Result<Tensor, LinearError> {
-    let short = LinearError::OutOfMemory { out_features, in_features };
-    let buffer = DeviceBuffer::zeroed(cuda.context(), 2 * out_features * in_features);
-    let buffer = buffer.map_err(|_| short)?;
-    let row_bytes = bytes.len() / out_features.max(1);
-    let rows_at_once = (BYTES_AT_ONCE / (2 * in_features)).max(1);
-    let mut row = vec![0.0; in_features];
-    for first in (0..out_features).step_by(rows_at_once) {
-        let rows = first..out_features.min(first + rows_at_once);
-        let range = rows.start * row_bytes..rows.end * row_bytes;
-        if format == WeightFormat::BF16 {
-            buffer.write(range.start, &bytes[range.clone()]);
-        } else {
-            let mut halves = vec![bf16::ZERO; rows.len() * in_features];
-            for (row_of_file, halves) in bytes[range.clone()]
-                .chunks_exact(row_bytes)
-                .zip(halves.chunks_exact_mut(in_features))
-            {
-                dequantize_row(format, row_of_file, &mut row);
-                halves.convert_from_f32_slice(&row);
-            }
-            let halves: Vec<u8> = halves.iter().flat_map(|half| half.to_le_bytes()).collect();
-            buffer.write(2 * rows.start * in_features, &halves);
+/// One part of a weight.
+struct Call<'a> {
+    cuda: &'a CudaDevice,
+    out: Pointer,
+    out_dtype: DType,
+    out_stride: usize,
+    x: &'a View<'a>,
+    bias: Pointer,
+}
+
+impl Call<'_> {
+    fn dense(&self, rows: &Tensor) {
+        let weight = rows.view();
+        let is_aligned = self.x.is_aligned_to(16) && weight.is_aligned_to(16);
+        if self.x.rows() > self.cuda.few_rows() || !is_aligned {
+            return self.multiply(weight.pointer(), 0..rows.rows());
         }
-        bytes.slice(range).expect("inside").release();
+        let args = LinearArgs { weight: weight.pointer(), ..self.args(rows.rows()) };
+        self.few_rows("bf16", &args);
     }
-    Ok(Tensor::on_cuda(buffer, DType::BF16, out_features, in_features))
+
+    fn quantized(&self, part: &QuantizedPart) {
+        let k = self.x.cols();
+        let args = LinearArgs {
+            weight: part.codes.pointer(),
+            scales: part.scales.pointer(),
+            factor: part.factor,
+            ..self.args(part.features)
+        };
+        if self.x.rows() <= self.cuda.few_rows() {
+            assert!(self.x.is_aligned_to(8), "rows of x are not aligned");
+            return self.few_rows(part.layout.name, &args);
+        }
+        let scratch = self.cuda.scratch();
+        let at_once = scratch.bytes() / (DType::BF16.size() * k) / TILE * TILE;
+        assert!(at_once > 0, "rows of {k} weights do not fit the scratch memory");
+        let (code_bytes, scale_bytes) = part.layout.tile_bytes(k);
+        for first in (0..part.features).step_by(at_once) {
+            let features = first..part.features.min(first + at_once);
+            let args = LinearArgs {
+                out: scratch.pointer(),
+                out_stride: int(k),
+                weight: args.weight.add(first / TILE * code_bytes),
+                scales: args.scales.add(first / TILE * scale_bytes),
+                out_features: int(features.len()),
+                ..args
+            };
+            let warps = k.div_ceil(WARP_WEIGHTS);
+            let blocks = [features.len().div_ceil(TILE), warps.div_ceil(WARPS), 1];
+            let grid = Grid { blocks, threads: THREADS, shared_bytes: 0 };
+            let kernel = format!("dequantize_{}", part.layout.name);
+            self.cuda.launch(&kernel, grid, &[Argument::structure(&args)]);
+            self.multiply(scratch.pointer(), features);
+        }
+    }
+
+    /// Up to 8 rows a block, or 16 where there are more.
+    fn few_rows(&self, name: &str, args: &LinearArgs) {
+        let at_once = if self.x.rows() > 8 { 16 } else { 8 };
+        let blocks =
+            [(args.out_features as usize).div_ceil(TILE), self.x.rows().div_ceil(at_once), 1];
+        let grid = Grid { blocks, threads: THREADS, shared_bytes: 0 };
+        let kernel = format!("linear_{name}_{at_once}");
+        self.cuda.launch(&kernel, grid, &[Argument::structure(args)]);
+    }
+
+    /// By cuBLASLt: `weight` is BF16, rows of the features `features` of the part.
+    fn multiply(&self, weight: Pointer, features: std::ops::Range<usize>) {
+        let bias = self.bias.add(features.start * DType::BF16.size());
+        self.cuda.multiply(&Product {
+            out: self.out.add(features.start * self.out_dtype.size()),
+            out_dtype: self.out_dtype,
+            out_stride: self.out_stride,
+            x: self.x.pointer(),
+            x_stride: self.x.row_stride(),
+            weight,
+            bias: (self.bias != Pointer::NULL).then_some(bias),
+            rows: self.x.rows(),
+            out_features: features.len(),
+            in_features: self.x.cols(),
+        });
+    }
+
+    fn args(&self, features: usize) -> LinearArgs {
+        LinearArgs {
+            out: self.out,
+            x: self.x.pointer(),
+            weight: Pointer::NULL,
+            scales: Pointer::NULL,
+            bias: self.bias,
+            rows: int(self.x.rows()),
+            in_features: int(self.x.cols()),
+            out_features: int(features),
+            x_stride: int(self.x.row_stride()),
+            out_stride: int(self.out_stride),
+            out_is_f32: i32::from(self.out_dtype == DType::F32),
+            factor: 1.0,
+            pad: 0,
+        }
+    }
+}
+
+/// Rows `ids` of the table times `scale`, as F32.
+pub(crate) fn gather(
+    cuda: &CudaDevice,
+    out: &ViewMut,
+    ids: Indices,
+    table: &LinearWeight,
+    scale: f32,
+) {
+    let ids = ids.on(cuda);
+    let mut first = 0;
+    for part in table.cuda_parts() {
+        let (weight, scales, name, factor) = match part {
+            CudaPart::Dense(rows) => (rows.view().pointer(), Pointer::NULL, "bf16", 1.0),
+            CudaPart::Quantized(part) => {
+                (part.codes.pointer(), part.scales.pointer(), part.layout.name, part.factor)
+            }
+        };
+        let args = LinearArgs {
+            out: out.pointer(),
+            x: Pointer::NULL,
+            weight,
+            scales,
+            bias: Pointer::NULL,
+            rows: int(out.rows()),
+            in_features: int(out.cols()),
+            out_features: int(part.features()),
+            x_stride: 0,
+            out_stride: int(out.row_stride()),
+            out_is_f32: 1,
+            factor: factor * scale,
+            pad: 0,
+        };
+        let grid = Grid::new(out.rows(), THREADS);
+        let arguments = [Argument::structure(&args), ids.pointer().into(), int(first).into()];
+        cuda.launch(&format!("embedding_{name}"), grid, &arguments);
+        first += part.features();
+    }
+}
+
+fn int(number: usize) -> i32 {
+    i32::try_from(number).expect("sizes of a product fit an int")
 }

@@ -1,6 +1,8 @@
 //! WeightFormat: the closed list of the ways in which weights lie in memory, and their dequantization.
 
+use super::device_layout::{DeviceLayout, TILE};
 use super::packed::{BlockScales, Packing, pack_blocks, packed_bytes};
+use super::weight::WeightPolicy;
 use super::{
     bfloat16, float16, float32, iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, iq4_nl,
     iq4_xs, mxfp4, nvfp4, q1_0, q2_0, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0,
@@ -161,6 +163,24 @@ impl WeightFormat {
         match self.packing() {
             Some(packing) => packed_bytes(packing, out_features, in_features),
             None => row_bytes.checked_mul(out_features),
+        }
+    }
+}
+
+impl WeightFormat {
+    /// Bytes that a matrix takes on a GPU: of formats that have kernels as `device_layout.rs` lays them out, else BF16.
+    pub fn cuda_bytes(
+        self,
+        out_features: usize,
+        in_features: usize,
+        policy: WeightPolicy,
+    ) -> usize {
+        match DeviceLayout::of(self).filter(|_| policy == WeightPolicy::Packed) {
+            Some(layout) => {
+                let (codes, scales) = layout.tile_bytes(in_features);
+                out_features.div_ceil(TILE).saturating_mul(codes + scales)
+            }
+            None => out_features.saturating_mul(in_features).saturating_mul(2),
         }
     }
 }

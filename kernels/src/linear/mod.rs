@@ -11,7 +11,9 @@ mod bytes;
 pub mod cases;
 mod cpu;
 mod cuda;
+mod cuda_weight;
 mod dense;
+mod device_layout;
 mod experts;
 mod float16;
 mod float32;
@@ -51,6 +53,7 @@ mod tq1_0;
 mod tq2_0;
 mod weight;
 
+pub(crate) use cuda::gather as gather_on_cuda;
 pub use experts::{ExpertInput, ExpertWeights, HeadStrides, expert_linear, head_linear};
 pub use format::{WeightFormat, dequantize_row};
 pub use grouped::{GroupScales, GroupedWeight, Numbers, ScaleKind, WordLayout, ZeroLayout, Zeros};

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::cuda;
+use super::cuda_weight::CudaPart;
 use super::float8::scale_float8;
 use super::format::{WeightFormat, dequantize_with};
 use super::packed::{ActivationPrecision, PackedWeight};
@@ -97,8 +97,8 @@ pub(super) enum Part {
     Packed(PackedWeight),
     /// Floats of any size, row after row.
     Dense(DensePart),
-    /// BF16 `[features, in_features]` on a GPU.
-    Cuda(Tensor),
+    /// On a GPU.
+    Cuda(CudaPart),
 }
 
 /// Rows of one format.
@@ -149,8 +149,9 @@ impl LinearWeight {
         let cpu = match device {
             Device::Cpu(cpu) => cpu,
             Device::Cuda(cuda) => {
-                let rows = cuda::load(cuda, format, bytes, out_features, in_features)?;
-                return Ok(Self::of_parts(vec![Part::Cuda(rows)], out_features, in_features));
+                let shape = (out_features, in_features);
+                let part = CudaPart::load(cuda, format, bytes, shape, policy)?;
+                return Ok(Self::of_parts(vec![Part::Cuda(part)], out_features, in_features));
             }
             Device::Trace(_) => return Ok(Self::shape_only(out_features, in_features)),
         };
@@ -193,10 +194,7 @@ impl LinearWeight {
                     assert!(is_float32, "a factor needs float32");
                     part.rows.f32_mut().iter_mut().for_each(|weight| *weight *= factor);
                 }
-                Part::Cuda(rows) => {
-                    let weights: Vec<f32> = rows.read_f32().iter().map(|w| w * factor).collect();
-                    rows.write_f32(&weights);
-                }
+                Part::Cuda(part) => part.scale_by(factor),
             }
         }
         self
@@ -208,15 +206,18 @@ impl LinearWeight {
         let in_features = parts.first().expect("a stack has parts").in_features;
         assert!(parts.iter().all(|part| part.in_features == in_features), "in_features differ");
         let out_features = parts.iter().map(|part| part.out_features).sum();
-        let mut parts: Vec<Part> = parts.into_iter().flat_map(|part| part.parts).collect();
-        let on_cuda: Vec<&Tensor> = parts.iter().filter_map(Part::cuda_rows).collect();
-        if on_cuda.len() > 1 {
-            // One product computes all.
-            let all = Tensor::stacked_on_cuda(&on_cuda)
-                .expect("as much as the parts take fits beside them");
-            parts = vec![Part::Cuda(all)];
+        let mut joined: Vec<Part> = Vec::new();
+        for part in parts.into_iter().flat_map(|part| part.parts) {
+            // On a GPU one launch computes neighbours of one format.
+            if let (Some(Part::Cuda(last)), Part::Cuda(part)) = (joined.last_mut(), &part)
+                && let Some(both) = last.joined(part)
+            {
+                *last = both;
+            } else {
+                joined.push(part);
+            }
         }
-        Self::of_parts(parts, out_features, in_features)
+        Self::of_parts(joined, out_features, in_features)
     }
 
     /// A shape without memory, for `Device::Trace`.
@@ -276,12 +277,12 @@ impl LinearWeight {
         &self.parts
     }
 
-    /// BF16 `[out_features, in_features]` of a weight on a GPU.
-    pub(crate) fn cuda_rows(&self) -> &Tensor {
-        match self.parts() {
-            [Part::Cuda(rows)] => rows,
+    /// The parts of a weight on a GPU.
+    pub(super) fn cuda_parts(&self) -> impl Iterator<Item = &CudaPart> {
+        self.parts().iter().map(|part| match part {
+            Part::Cuda(part) => part,
             _ => panic!("a weight in host memory was given to a GPU"),
-        }
+        })
     }
 
     /// The weights of one output feature as float32; `out` has `in_features` elements.
@@ -306,7 +307,7 @@ impl Part {
         match self {
             Self::Packed(part) => part.features(),
             Self::Dense(part) => part.features(),
-            Self::Cuda(rows) => rows.rows(),
+            Self::Cuda(part) => part.features(),
         }
     }
 
@@ -314,7 +315,7 @@ impl Part {
         match self {
             Self::Packed(part) => part.num_bytes(),
             Self::Dense(part) => part.rows.num_bytes(),
-            Self::Cuda(rows) => rows.num_bytes(),
+            Self::Cuda(part) => part.num_bytes(),
         }
     }
 
@@ -322,14 +323,7 @@ impl Part {
         match self {
             Self::Packed(part) => part.dequantize(simd, feature, out),
             Self::Dense(part) => part.dequantize(simd, feature, out),
-            Self::Cuda(rows) => panic!("{rows:?} is on a GPU"),
-        }
-    }
-
-    fn cuda_rows(&self) -> Option<&Tensor> {
-        match self {
-            Self::Cuda(rows) => Some(rows),
-            _ => None,
+            Self::Cuda(part) => panic!("{part:?} is on a GPU"),
         }
     }
 }

@@ -138,7 +138,7 @@ pub fn sample(device: &Device, out: &mut [Sampled], logits: ViewMut, rows: &[Sam
     assert_eq!(rows.len(), logits.rows(), "rows");
     match device {
         Device::Cpu(cpu) => cpu::sample(cpu, out, &logits, rows),
-        Device::Cuda(cuda) => cuda::sample(cuda, out, &logits, rows),
+        Device::Cuda(cuda) => cuda::sample(cuda, out, &logits.as_view(), rows),
         Device::Trace(log) => log.push(format!("sample {}x{}", logits.rows(), logits.cols())),
     }
 }

@@ -1,6 +1,6 @@
 //! From a grouped weight to a `LinearWeight`.
 
-use super::super::cuda;
+use super::super::cuda_weight::CudaPart;
 use super::super::packed::PackedWeight;
 use super::super::weight::{DensePart, Part};
 use super::{GroupedWeight, Numbers};
@@ -24,8 +24,9 @@ impl LinearWeight {
                 weight.check()?;
                 let rows = weight.float32_bytes();
                 let format = WeightFormat::F32;
-                let rows = cuda::load(cuda, format, (&rows).into(), out_features, in_features)?;
-                return Ok(Self::of_parts(vec![Part::Cuda(rows)], out_features, in_features));
+                let shape = (out_features, in_features);
+                let part = CudaPart::load(cuda, format, (&rows).into(), shape, policy)?;
+                return Ok(Self::of_parts(vec![Part::Cuda(part)], out_features, in_features));
             }
             Device::Trace(_) => return Ok(Self::shape_only(out_features, in_features)),
         };
