@@ -130,12 +130,11 @@ impl Recipe {
 /// The format itself, or one of blocks of 32 where `in_features` is no multiple of 256.
 fn fitting(format: WeightFormat, in_features: usize) -> anyhow::Result<WeightFormat> {
     let smaller = match format {
-        WeightFormat::Q2K | WeightFormat::Q3K => WeightFormat::Q4_0,
         WeightFormat::Q4K => WeightFormat::Q5_0,
         WeightFormat::Q5K => WeightFormat::Q5_1,
         WeightFormat::Q6K => WeightFormat::Q8_0,
-        WeightFormat::Iq4Xs | WeightFormat::Iq3Xxs | WeightFormat::Iq3S => WeightFormat::Iq4Nl,
-        other => other,
+        _ if format.name().starts_with("IQ") => WeightFormat::Iq4Nl,
+        _ => WeightFormat::Q4_0,
     };
     let fits = |format: &WeightFormat| format.row_bytes(in_features).is_some();
     [format, smaller].into_iter().find(fits).with_context(|| {
