@@ -6,7 +6,7 @@ PYTHON ?= python3
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build model tokenizers cuda-toolchain serve test clients check fmt clean
+.PHONY: help build model tokenizers cuda-toolchain serve test mutations clients check fmt clean
 
 help: ## Print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1@\2/p' $(MAKEFILE_LIST) | while IFS=@ read name text; do printf '  make %-22s %s\n' "$$name" "$$text"; done
@@ -29,6 +29,9 @@ serve: build model ## Build, get the default model, serve it on 127.0.0.1:8000
 test: model tokenizers cuda-toolchain ## Run every test: Rust, then the Python clients
 	$(CARGO) test --release --locked --workspace
 	@$(MAKE) --no-print-directory clients
+
+mutations: ## Plant every bug of the mutation test in the CUDA kernels (minutes)
+	QUIRE_ALL_MUTATIONS=1 $(CARGO) test --release --locked --package quire-kernels --test cuda_mutations
 
 clients: build model .venv/ready ## Run the Python tests alone: clients, and what the benches compute
 	PYTHONPATH=.venv/site $(PYTHON) -m pytest -q -p no:cacheprovider tests/clients benches/peers $(ARGS)

@@ -38,6 +38,7 @@ fn main() {
     }
     let error = build(&sim, &kernels).err().unwrap_or_default();
     println!("cargo:rustc-env=QUIRE_SIM_FOLDER={}", libraries().display());
+    println!("cargo:rustc-env=QUIRE_SIM_FLAGS={}", FLAGS.join(" "));
     println!("cargo:rustc-env=QUIRE_SIM_ERROR={}", error.replace('\n', " | "));
     if !error.is_empty() {
         println!(
@@ -69,6 +70,8 @@ fn build(sim: &Path, kernels: &Path) -> Result<(), String> {
     let objects = compile(&sources, &includes, newest_header)?;
     let is_blas = |object: &PathBuf| object.ends_with("cublaslt.cpp.o");
     let (blas, driver): (Vec<_>, Vec<_>) = objects.into_iter().partition(is_blas);
+    let names = driver.iter().filter_map(|object| object.file_name()?.to_str());
+    println!("cargo:rustc-env=QUIRE_SIM_OBJECTS={}", names.collect::<Vec<_>>().join(" "));
     link(&out.join("libcuda.so"), &driver, &[])?;
     link(&out.join("libcublasLt.so"), &blas, &["-l:libcuda.so", "-Wl,-rpath,$ORIGIN"])
 }

@@ -4,6 +4,8 @@
 //! that programs ask for. For a process of its own: `library_folder()` in front of `LD_LIBRARY_PATH`.
 #![allow(unsafe_code, reason = "shared libraries are loaded and called here")]
 
+pub mod mutants;
+
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -58,12 +60,15 @@ pub struct Emulator {
 
 /// Loads the stand-in libraries into this process, and waits until no other test of it uses them.
 pub fn load() -> Emulator {
+    load_from(&library_folder())
+}
+
+/// As `load`, of libraries that `mutants::build` made. The first call of a process decides for all.
+pub fn load_from(folder: &Path) -> Emulator {
     static LIBRARIES: OnceLock<[Library; 2]> = OnceLock::new();
     static TURN: Mutex<()> = Mutex::new(());
-    let libraries = LIBRARIES.get_or_init(|| {
-        let folder = library_folder();
-        ["libcuda.so", "libcublasLt.so"].map(|name| open(&folder.join(name)))
-    });
+    let libraries = LIBRARIES
+        .get_or_init(|| ["libcuda.so", "libcublasLt.so"].map(|name| open(&folder.join(name))));
     let emulator = Emulator { driver: &libraries[0], _turn: TURN.lock() };
     emulator.run_as(SCHEDULES[0]);
     emulator

@@ -12,7 +12,7 @@ use crate::route_experts::cases::some_routing;
 use crate::tensor::{Tensor, View, ViewMut};
 
 /// n, out_features, in_features: odd on purpose; every format gets those whose rows are whole blocks.
-const SHAPES: [(usize, usize, usize); 8] = [
+const SHAPES: [(usize, usize, usize); 9] = [
     (1, 5, 7),
     (2, 33, 96),
     (3, 1, 32),
@@ -21,6 +21,8 @@ const SHAPES: [(usize, usize, usize); 8] = [
     (17, 64, 256),
     (64, 35, 768),
     (300, 6, 512),
+    // More weights than the warps of a GPU's block take at once.
+    (4, 18, 2560),
 ];
 
 pub fn cases() -> Vec<Case> {

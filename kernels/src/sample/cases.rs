@@ -7,12 +7,33 @@ const NUM_TOP: u32 = 5;
 /// Token, finite, log-probability, rank, and the likeliest tokens with theirs.
 const OUTPUTS_PER_ROW: usize = 4 + 2 * NUM_TOP as usize;
 
+/// Token t of the first 100 comes t % 7 + 1 times.
+const REPEATED: [u32; 395] = {
+    let mut tokens = [0; 395];
+    let (mut i, mut token) = (0, 0);
+    while token < 100 {
+        let mut times = token % 7 + 1;
+        while times > 0 {
+            tokens[i] = token;
+            i += 1;
+            times -= 1;
+        }
+        token += 1;
+    }
+    assert!(i == tokens.len());
+    tokens
+};
+
 const SHAPES: [(usize, usize); 4] = [(1, 1), (3, 100), (5, 2049), (2, 49152)];
 
 pub fn cases() -> Vec<Case> {
     let row = SampleRow { temperature: 0.9, seed: 7, ..SampleRow::default() };
-    let settings: [(&str, SampleRow<'static>); 8] = [
+    let settings: [(&str, SampleRow<'static>); 9] = [
         ("greedy", SampleRow::default()),
+        (
+            "repeated",
+            SampleRow { frequency_penalty: 0.1, output_tokens: &REPEATED, ..SampleRow::default() },
+        ),
         ("greedy logprobs", SampleRow { num_logprobs: Some(NUM_TOP), ..SampleRow::default() }),
         ("temperature", row),
         ("min_p", SampleRow { min_p: 0.05, ..row }),

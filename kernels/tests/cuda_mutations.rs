@@ -1,0 +1,225 @@
+//! Bugs are planted in kernels and in launches, and each must be noticed by the cases on the emulator: in some schedule an
+//! output is wrong, or the emulator reports a fault.
+//!
+//! `make mutations` plants all; `cargo test` the first of each kernel. A kernel's bug is a text of its source that is
+//! replaced: the emulator is built again with it and runs in a process of its own.
+#![allow(clippy::disallowed_methods, reason = "this test speaks to its own child processes")]
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use quire_kernels::{Device, cases};
+use quire_sim::{Asynchrony, Order, Schedule, mutants};
+
+/// File, its text, what stands there instead, the op whose cases must notice. `cargo test` plants the first of each kernel.
+type Mutation = (&'static str, &'static str, &'static str, &'static str);
+
+const MUTATIONS: &[Mutation] = &[
+    // Waits, barriers, masks, rescaling, merging: prefill.
+    ("attention/prefill.cu", "__syncthreads();  // the values are there", ";  //", "attention"),
+    (
+        "attention/prefill.cu",
+        "cp_async_wait<0>();\n        __syncthreads();  // the keys",
+        "cp_async_wait<1>();\n        __syncthreads();  // the keys",
+        "attention",
+    ),
+    ("attention/prefill.cu", "__syncthreads();  // the keys are there", ";  //", "attention"),
+    ("attention/prefill.cu", "sum[2 * row] *= factor;", "", "attention"),
+    ("attention/prefill.cu", "has_merged ? slot", "false ? slot", "attention"),
+    ("attention/prefill.cu", "unit % parts};", "0};", "attention"),
+    // Decode.
+    ("attention/decode.cu", "shared.ticket + 1 !=", "shared.ticket + 2 !=", "attention"),
+    ("attention/decode.cu", "__syncthreads();  // the tile is there", ";  //", "attention"),
+    (
+        "attention/decode.cu",
+        "split < unit.splits; split++",
+        "split < unit.splits - 1; split++",
+        "attention",
+    ),
+    ("attention/decode.cu", "a.arrivals[unit.first_part] = 0;", ";", "attention"),
+    ("attention/decode.cu", "(i + 1) % DECODE_STAGES", "i % DECODE_STAGES", "attention"),
+    (
+        "attention/decode.cu",
+        "before[n][2 * i + 1] * factor",
+        "before[n][2 * i] * factor",
+        "attention",
+    ),
+    // What both share.
+    (
+        "attention/attention.cuh",
+        "position <= sees.last[row]",
+        "position <= sees.last[row] + 1",
+        "attention",
+    ),
+    (
+        "attention/attention.cuh",
+        "position >= sees.first[row]",
+        "position >= sees.first[row] - 1",
+        "attention",
+    ),
+    (
+        "attention/attention.cuh",
+        "token >= first && token < end",
+        "token >= first && token <= end",
+        "attention",
+    ),
+    ("attention/attention.cuh", "__shfl_xor_sync(~0u, v, 2)", "v", "attention"),
+    (
+        "attention/attention.cuh",
+        "a.block_size + token % a.block_size",
+        "a.block_size + token % 8",
+        "attention",
+    ),
+    (
+        "attention/attention.cuh",
+        "position - position % a.chunk",
+        "position - position % a.chunk + 1",
+        "attention",
+    ),
+    // Products.
+    (
+        "linear/dense.cu",
+        "min(first_feature + lane / 4 + 8 * i,",
+        "min(first_feature + lane / 4 + 4 * i,",
+        "linear",
+    ),
+    (
+        "linear/dense.cu",
+        "mma16816(total[t], second, x.z, x.w);",
+        "mma16816(total[t], second, x.w, x.z);",
+        "linear",
+    ),
+    (
+        "linear/x.cuh",
+        "    __syncthreads();\n    for (int i = threadIdx.x; i < TILES",
+        "    for (int i = threadIdx.x; i < TILES",
+        "linear",
+    ),
+    ("linear/x.cuh", "w = 1; w < LINEAR_WARPS", "w = 1; w < LINEAR_WARPS - 1", "linear"),
+    ("linear/x.cuh", "|| feature >= a.out_features", "", "linear"),
+    ("linear/scales.cuh", "byte_of(field, 8 + group)", "byte_of(field, group)", "linear"),
+    (
+        "linear/codes.cuh",
+        "look_up(plane.word[step] >> 16)",
+        "look_up(plane.word[step] >> 12)",
+        "linear",
+    ),
+    ("linear/quantized.cuh", "k + s * 16 + lane % 4 * 4", "k + lane % 4 * 4", "linear"),
+    // The sampler.
+    ("sample/sample.cu", "atomicExch(counts + token, 0u)", "counts[token]", "sample"),
+    (
+        "sample/select.cuh",
+        "const int lane = threadIdx.x & 31;\n    __syncthreads();",
+        "const int lane = threadIdx.x & 31;",
+        "sample",
+    ),
+    (
+        "sample/select.cuh",
+        "end = min(begin + part, end);",
+        "end = min(begin + part - 1, end);",
+        "sample",
+    ),
+    ("sample/select.cuh", "(before + low < before ? 1u : 0u)", "0u", "sample"),
+    ("sample/weights.cuh", "bits >> 31 ? bits : ~(bits | 1u << 31)", "bits", "sample"),
+];
+
+/// Changes of a launch: which kernel, how.
+const LAUNCHES: &[(&str, &str, &str)] = &[
+    ("attention_prefill", "a block less", "attention"),
+    ("attention_decode", "half the threads", "attention"),
+    ("attention_decode", "not launched", "attention"),
+    ("rms_norm", "a block less", "rms_norm"),
+    ("gather_rows", "an argument one larger", "gather_rows"),
+    ("linear_", "a block less", "linear"),
+    ("dequantize_", "a block less", "linear"),
+    ("dequantize_", "not launched", "linear"),
+    ("sample_rows", "a block less", "sample"),
+];
+
+const SCHEDULES: [Schedule; 4] = [
+    (Order::Forward, Asynchrony::Lazy),
+    (Order::Reverse, Asynchrony::Eager),
+    (Order::Random(11), Asynchrony::Eager),
+    (Order::Random(4242), Asynchrony::Lazy),
+];
+
+/// How long a child may take; longer is noticed too.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+const FOLDER: &str = "QUIRE_MUTANT_FOLDER";
+const OP: &str = "QUIRE_MUTANT_OP";
+const PLANTED: &str = "QUIRE_SIM_PLANT";
+const ALL: &str = "QUIRE_ALL_MUTATIONS";
+
+/// What a child runs: the cases of one op, on the libraries of one folder.
+#[test]
+fn child() {
+    let (Some(folder), Ok(op)) = (std::env::var_os(FOLDER), std::env::var(OP)) else { return };
+    let emulator = quire_sim::load_from(Path::new(&folder));
+    let device = Device::cuda(0).expect("the emulator is a GPU");
+    let mut num_cases = 0;
+    for mut case in cases::all() {
+        if case.op != op || case.cuda_tolerance.is_nan() {
+            continue;
+        }
+        num_cases += 1;
+        for schedule in SCHEDULES {
+            emulator.run_as(schedule);
+            assert_eq!(case.check(&device), Ok(()), "{schedule:?}");
+        }
+    }
+    assert!(num_cases > 0, "{op} has no cases");
+}
+
+/// Whether the cases of `op` fail on the libraries of `folder`.
+fn is_noticed(folder: &Path, op: &str, planted: &str) -> bool {
+    let mut command = Command::new(std::env::current_exe().expect("this test has a path"));
+    command.args(["--exact", "child"]).env(FOLDER, folder).env(OP, op).env(PLANTED, planted);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().expect("a child can be waited for") {
+            return !status.success();
+        }
+        if start.elapsed() > PATIENCE {
+            child.kill().expect("a child can be ended");
+            let _ = child.wait();
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn planted_bugs_are_noticed() {
+    let all = std::env::var_os(ALL).is_some();
+    let mut missed = Vec::new();
+    let mut last_file = "";
+    for (index, &(file, from, to, op)) in MUTATIONS.iter().enumerate() {
+        let is_first = file != std::mem::replace(&mut last_file, file);
+        if !(all || is_first && !file.contains(".cuh")) {
+            continue;
+        }
+        let folder =
+            std::env::temp_dir().join(format!("quire-mutant-{}-{index}", std::process::id()));
+        let built = mutants::build(&folder, file, from, to);
+        assert_eq!(built, Ok(()), "{file}: `{from}`");
+        if !is_noticed(&folder, op, "") {
+            missed.push(format!("{file}: `{from}` -> `{to}`"));
+        }
+        std::fs::remove_dir_all(&folder).expect("a folder of this test");
+    }
+    assert!(missed.is_empty(), "not noticed:\n{}", missed.join("\n"));
+}
+
+#[test]
+fn planted_launches_are_noticed() {
+    let folder = quire_sim::library_folder();
+    assert!(!is_noticed(&folder, "rms_norm", ""), "the cases fail without a bug");
+    let is_missed = |(kernel, how, op): &&(&str, &str, &str)| {
+        !is_noticed(&folder, op, &format!("{kernel}:{how}"))
+    };
+    let missed: Vec<_> = LAUNCHES.iter().filter(is_missed).collect();
+    assert!(missed.is_empty(), "not noticed: {missed:?}");
+}
