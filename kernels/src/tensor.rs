@@ -404,14 +404,12 @@ impl<'a> ViewMut<'a> {
 
     /// Where the rectangle begins in the memory of a GPU.
     pub(crate) fn pointer(&self) -> Pointer {
-        assert!(!self.is_host, "a tensor in host memory was given to a GPU");
-        Pointer(self.data.addr() as u64)
+        self.as_view().pointer()
     }
 
     /// Whether the rectangle begins, and every row of it, at a multiple of `bytes`.
     pub(crate) fn is_aligned_to(&self, bytes: usize) -> bool {
-        self.data.addr().is_multiple_of(bytes)
-            && (self.row_stride * self.dtype.size()).is_multiple_of(bytes)
+        self.as_view().is_aligned_to(bytes)
     }
 
     /// The same rectangle, from now on to read.
