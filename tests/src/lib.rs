@@ -1,6 +1,7 @@
 //! What the tests across crates share: models, engines to ask, and readers of golden files.
 
 pub mod distance;
+pub mod families;
 pub mod gguf_keys;
 pub mod safetensors;
 pub mod windows;
@@ -30,12 +31,6 @@ pub fn default_model() -> PathBuf {
 /// One of the committed tiny models.
 pub fn tiny_model(family: &str) -> PathBuf {
     repository(&format!("tests/data/conformance/{family}.gguf"))
-}
-
-/// One of the tiny models as a directory with safetensors: committed, or beside the repository.
-pub fn tiny_directory(family: &str) -> Option<PathBuf> {
-    let homes = ["tests/data/conformance/hf", "../shared/data/conformance/models"];
-    homes.iter().map(|home| repository(home).join(family)).find(|path| path.is_dir())
 }
 
 /// Options for tests: two threads, a small cache.

@@ -14,12 +14,12 @@ import gguf
 import numpy as np
 
 FAMILIES = [
-    "llama3", "llama3_k256", "smollm2", "qwen2", "qwen3", "gemma3", "phi4mini", "ministral3",
-    "gpt_oss_mxfp4", "llama4_scout", "gemma4_26b", "deepseek_v3", "qwen35_vl",
+    "llama3", "qwen3", "gemma3", "phi4mini", "ministral3", "gpt_oss_mxfp4", "llama4_scout", "gemma4_26b", "deepseek_v3",
+    "qwen35_vl",
 ]
 DIRECTORIES = ["llama3", "qwen3", "gpt_oss_mxfp4", "qwen35_vl"]
 # Without the files of their tokenizers, which are the same.
-BARE_DIRECTORIES = ["gemma3", "phi4mini", "ministral3"]
+BARE_DIRECTORIES = ["gemma2"]
 FILES = ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 
 
@@ -68,12 +68,14 @@ def convert(source, config, target):
 
 def main():
     source, here = pathlib.Path(sys.argv[1]), pathlib.Path(__file__).parent
+    for family in sorted({*FAMILIES, *DIRECTORIES, *BARE_DIRECTORIES}):
+        model = source / "models" / family
+        shutil.copyfile(model / "golden.safetensors", here / f"{family}.safetensors")
+        shutil.copyfile(model / "golden.json", here / f"{family}.json")
     for family in FAMILIES:
         model = source / "models" / family
         config = json.loads((model / "config.json").read_text())
         convert(source / "gguf" / f"{family}-f32.gguf", config, here / f"{family}.gguf")
-        shutil.copyfile(model / "golden.safetensors", here / f"{family}.safetensors")
-        shutil.copyfile(model / "golden.json", here / f"{family}.json")
     for family in BARE_DIRECTORIES:
         (here / "hf" / family).mkdir(parents=True, exist_ok=True)
         for name in ["config.json", "model.safetensors"]:

@@ -1,0 +1,157 @@
+//! The tiny models with golden numbers: where their files lie, what those leave out, and how close answers must be.
+
+use std::path::PathBuf;
+
+use quire_engine::GgufFile;
+use quire_engine::config::Activations;
+use quire_engine::weights::ModelFiles;
+
+use crate::gguf_keys::{KeyValue, with_keys};
+use crate::repository;
+use crate::safetensors::Safetensors;
+
+/// Where a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// In this repository.
+    Committed,
+    /// Tried where all tiny models lie beside the repository.
+    Beside,
+    /// There is none.
+    Nowhere,
+}
+
+/// A tiny model.
+#[derive(Clone, Copy, Debug)]
+pub struct Family {
+    pub name: &'static str,
+    /// As GGUF.
+    pub gguf: Home,
+    /// As a directory with safetensors.
+    pub directory: Home,
+    /// Keys that the converter to GGUF left out, because llama.cpp assumes their values or does without.
+    missing_keys: &'static [(&'static str, KeyValue)],
+    pub max_model_len: Option<u32>,
+    /// Rounding may lead a row to another expert, or to other positions, whose output has nothing of the first's.
+    pub chooses: bool,
+    /// Of quantized weights. 8 bits would lead rows of these random models to other experts too often.
+    pub activations: Activations,
+}
+
+const BESIDE: Family = Family {
+    name: "",
+    gguf: Home::Beside,
+    directory: Home::Beside,
+    missing_keys: &[],
+    max_model_len: None,
+    chooses: false,
+    activations: Activations::INT8,
+};
+const GGUF: Family = Family { gguf: Home::Committed, ..BESIDE };
+const BOTH: Family = Family { directory: Home::Committed, ..GGUF };
+const DIRECTORY_ONLY: Family = Family { gguf: Home::Nowhere, ..BESIDE };
+const BESIDE_EXPERTS: Family = Family { chooses: true, ..BESIDE };
+const GGUF_EXPERTS: Family = Family { chooses: true, ..GGUF };
+
+const LLAMA4_KEYS: &[(&str, KeyValue)] = &[
+    ("llama4.attention.chunk_size", KeyValue::U32(64)),
+    ("llama4.attention.temperature_length", KeyValue::U32(32)),
+];
+
+pub const FAMILIES: &[Family] = &[
+    Family { name: "llama3", ..BOTH },
+    Family { name: "llama3_k256", ..BESIDE },
+    Family { name: "smollm2", ..BESIDE },
+    Family { name: "qwen2", ..BESIDE },
+    Family { name: "qwen3", ..BOTH },
+    Family { name: "gemma3", ..GGUF },
+    // The golden numbers have the factors of contexts up to 512, which a longer limit would replace.
+    Family { name: "phi4mini", max_model_len: Some(512), ..GGUF },
+    Family { name: "ministral3", ..GGUF },
+    Family {
+        name: "mistral",
+        missing_keys: &[("llama.attention.sliding_window", KeyValue::U32(48))],
+        ..BESIDE
+    },
+    Family {
+        name: "gemma2",
+        directory: Home::Committed,
+        missing_keys: &[("gemma2.attention.scale", KeyValue::F32(0.204_124_15))],
+        ..BESIDE
+    },
+    Family { name: "qwen35", ..DIRECTORY_ONLY },
+    Family { name: "qwen35_vl", ..BOTH },
+    Family { name: "qwen35_moe", chooses: true, ..DIRECTORY_ONLY },
+    Family { name: "qwen35_moe_vl", ..BESIDE_EXPERTS },
+    Family { name: "qwen3_next", chooses: true, ..DIRECTORY_ONLY },
+    Family { name: "gemma4_31b", ..BESIDE },
+    Family { name: "mixtral", ..BESIDE_EXPERTS },
+    Family { name: "qwen3_moe", ..BESIDE_EXPERTS },
+    Family { name: "gpt_oss", ..BESIDE_EXPERTS },
+    Family { name: "gpt_oss_mxfp4", chooses: true, activations: Activations::INT16, ..BOTH },
+    Family { name: "glm4_moe", ..BESIDE_EXPERTS },
+    Family { name: "deepseek_v3", ..GGUF_EXPERTS },
+    Family { name: "glm4_moe_lite", ..BESIDE_EXPERTS },
+    Family { name: "mistral4", chooses: true, ..DIRECTORY_ONLY },
+    Family {
+        name: "mistral4_vl",
+        missing_keys: &[("mistral4.attention.temperature_scale", KeyValue::F32(0.1))],
+        ..BESIDE_EXPERTS
+    },
+    Family { name: "llama4_scout", ..GGUF_EXPERTS },
+    Family { name: "llama4_scout_vl", missing_keys: LLAMA4_KEYS, ..BESIDE_EXPERTS },
+    Family { name: "llama4_maverick", missing_keys: LLAMA4_KEYS, ..BESIDE_EXPERTS },
+    Family { name: "gemma4_26b", ..GGUF_EXPERTS },
+    Family { name: "gemma4_26b_vl", ..BESIDE_EXPERTS },
+    Family { name: "phi3", ..BESIDE },
+    Family { name: "smollm3", ..BESIDE },
+];
+
+const COMMITTED: &str = "tests/data/conformance";
+
+/// The folder of all tiny models: `QUIRE_CONFORMANCE`, or beside the repository.
+fn all() -> PathBuf {
+    let folder = std::env::var_os("QUIRE_CONFORMANCE").map(PathBuf::from);
+    folder.unwrap_or_else(|| repository("../shared/data/conformance"))
+}
+
+impl Family {
+    /// The model as GGUF; `None`: there is none, or it is not here.
+    pub fn open_gguf(&self) -> Option<ModelFiles> {
+        let name = self.name;
+        let path = match self.gguf {
+            Home::Committed => repository(&format!("{COMMITTED}/{name}.gguf")),
+            Home::Beside => all().join(format!("gguf/{name}-f32.gguf")),
+            Home::Nowhere => return None,
+        };
+        if self.gguf == Home::Beside && !path.exists() {
+            return None;
+        }
+        let bytes = std::fs::read(&path).expect("the model is readable");
+        // The committed ones have all keys.
+        let bytes = match self.gguf {
+            Home::Beside => with_keys(&bytes, self.missing_keys),
+            Home::Committed | Home::Nowhere => bytes,
+        };
+        Some(GgufFile::from_bytes(&path, bytes).expect("a valid file").into())
+    }
+
+    /// The model as a directory; `None`: there is none, or it is not here.
+    pub fn directory(&self) -> Option<PathBuf> {
+        let path = match self.directory {
+            Home::Committed => repository(&format!("{COMMITTED}/hf/{}", self.name)),
+            Home::Beside => all().join("models").join(self.name),
+            Home::Nowhere => return None,
+        };
+        (self.directory == Home::Committed || path.exists()).then_some(path)
+    }
+
+    /// The golden numbers, which are committed where a model is.
+    pub fn golden(&self) -> Safetensors {
+        let path = match self.gguf == Home::Committed || self.directory == Home::Committed {
+            true => repository(&format!("{COMMITTED}/{}.safetensors", self.name)),
+            false => all().join(format!("models/{}/golden.safetensors", self.name)),
+        };
+        Safetensors::open(&path)
+    }
+}
