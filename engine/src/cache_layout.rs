@@ -72,7 +72,8 @@ struct Class {
 impl CacheLayout {
     pub fn new(spec: &DecoderSpec) -> Self {
         let mut contents: Vec<(BlockContent, Vec<Class>)> = Vec::new();
-        for (index, layer) in spec.layers.iter().enumerate() {
+        let own = |(_, layer): &(usize, &LayerSpec)| layer.kv_of.is_none();
+        for (index, layer) in spec.layers.iter().enumerate().filter(own) {
             let (content, kind) = (content_of(spec, layer), kind_of(layer));
             let at = contents.iter().position(|(other, _)| *other == content);
             let at = at.unwrap_or_else(|| {
@@ -103,6 +104,11 @@ impl CacheLayout {
                         layout.places[layer] = Place { group, pool, page };
                     }
                 }
+            }
+        }
+        for (index, layer) in spec.layers.iter().enumerate() {
+            if let Some(source) = layer.kv_of {
+                layout.places[index] = layout.places[source];
             }
         }
         layout
@@ -226,7 +232,11 @@ impl CacheLayout {
     /// "3 layers keep everything, 15 the last 512 tokens".
     pub fn summary(&self) -> String {
         let mut kinds: Vec<(CacheKind, usize)> = Vec::new();
-        for place in &self.places {
+        for (index, place) in self.places.iter().enumerate() {
+            // Layers that read what another keeps are not counted.
+            if self.places[..index].contains(place) {
+                continue;
+            }
             let kind = self.groups[place.group].kind;
             match kinds.iter_mut().find(|(other, _)| *other == kind) {
                 Some((_, count)) => *count += 1,

@@ -65,6 +65,10 @@ fn find_gpu(ordinal: usize, options: &EngineOptions, spec: &DecoderSpec) -> anyh
     if let Some(missing) = missing(spec) {
         bail!("CUDA has no kernel yet for {missing}; start with --device cpu");
     }
+    ensure!(
+        spec.per_layer_inputs.is_none(),
+        "CUDA has no kernel yet for per-layer embeddings; start with --device cpu"
+    );
     let mut head_dims = spec.layers.iter().map(|layer| layer.attention.head_dim);
     if let Some(head_dim) = head_dims.find(|dim| !CUDA_HEAD_DIMS.contains(dim)) {
         bail!("CUDA has no attention over heads of {head_dim} channels; start with --device cpu");

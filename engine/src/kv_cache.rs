@@ -49,7 +49,8 @@ impl KvCache {
 
     /// Bytes of one token in all layers with attention, while all keep it.
     pub fn bytes_per_token(spec: &DecoderSpec, dtype: DType) -> u64 {
-        let layers = spec.layers.iter().filter(|layer| !layer.is_recurrent);
+        let layers =
+            spec.layers.iter().filter(|layer| !layer.is_recurrent && layer.kv_of.is_none());
         let kv_size: usize = layers.map(|layer| layer.attention.kv_size()).sum();
         (2 * kv_size * dtype.size()) as u64
     }

@@ -25,6 +25,17 @@ pub struct Workspace {
     pub experts: Option<ExpertWorkspace>,
     /// Of models whose keys and values are made of a latent vector.
     pub latent: Option<LatentWorkspace>,
+    /// Of models with per-layer embeddings.
+    pub per_layer: Option<PerLayerWorkspace>,
+}
+
+/// What per-layer embeddings need; l = layers, s = channels of a layer's vector.
+pub struct PerLayerWorkspace {
+    pub inputs: Tensor,    // [n l, s], F32
+    pub projected: Tensor, // [n l, s]
+    pub unused: Tensor,    // [n l, s]
+    pub gate_up: Tensor,   // [n, 2 s]
+    pub activated: Tensor, // [n, s]
 }
 
 /// What latent attention needs.
@@ -99,6 +110,12 @@ impl Workspace {
                 }
                 None => None,
             },
+            per_layer: match spec.per_layer_inputs {
+                Some(size) => {
+                    Some(PerLayerWorkspace::new(device, spec, size, max_num_batched_tokens)?)
+                }
+                None => None,
+            },
         })
     }
 
@@ -119,7 +136,11 @@ impl Workspace {
         let convolved = (DType::F32, max_num_batched_tokens, convolved_size(spec));
         let latent = latent.iter().flatten();
         let latent = latent.map(|&(rows, cols)| num_bytes(&(DType::F32, rows, cols)));
-        let shapes = shapes.iter().chain([&convolved]).map(num_bytes);
+        let per_layer = spec
+            .per_layer_inputs
+            .map(|size| PerLayerWorkspace::shapes(spec, size, max_num_batched_tokens, activations));
+        let per_layer = per_layer.iter().flatten().map(num_bytes);
+        let shapes = shapes.iter().chain([&convolved]).map(num_bytes).chain(per_layer);
         shapes.chain(latent).fold(experts, u64::saturating_add)
     }
 
@@ -164,6 +185,43 @@ impl LatentWorkspace {
         let made_of = latent.query_rank.unwrap_or(num_heads * latent.key_dim());
         let head = latent.key_dim().max(latent.value_dim);
         [(n, made_of + latent.kept_dim()), (n, made_of), (n, num_heads * head)]
+    }
+}
+
+impl PerLayerWorkspace {
+    fn new(
+        device: &Device,
+        spec: &DecoderSpec,
+        size: usize,
+        num_tokens: usize,
+    ) -> Result<Self, DeviceError> {
+        let activations = device.activation_dtype();
+        let [inputs, projected, unused, gate_up, activated] =
+            Self::shapes(spec, size, num_tokens, activations)
+                .map(|(dtype, rows, cols)| device.allocate(dtype, rows, cols));
+        Ok(Self {
+            inputs: inputs?,
+            projected: projected?,
+            unused: unused?,
+            gate_up: gate_up?,
+            activated: activated?,
+        })
+    }
+
+    fn shapes(
+        spec: &DecoderSpec,
+        size: usize,
+        n: usize,
+        activations: DType,
+    ) -> [(DType, usize, usize); 5] {
+        let rows = n * spec.num_layers();
+        [
+            (DType::F32, rows, size),
+            (activations, rows, size),
+            (activations, rows, size),
+            (activations, n, 2 * size),
+            (activations, n, size),
+        ]
     }
 }
 

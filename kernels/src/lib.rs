@@ -58,7 +58,7 @@ pub use linear::{
 pub use mapped_file::{FileBytes, MappedFile};
 pub use recurrent_layer::{NO_STATE, RecurrentLayer, StateBatch, StateSegment, StateShape};
 pub use rms_norm::{AddNorm, add_rms_norm, rms_norm};
-pub use rope_write_kv::{HeadNorm, RopeStyle, RopeTable, RopeWriteKv, rope_write_kv};
+pub use rope_write_kv::{HeadNorm, RopeStyle, RopeTable, RopeWriteKv, rope_queries, rope_write_kv};
 pub use route_experts::{
     ExpertGroups, ExpertRouting, RouteExperts, RouterScores, RouterSpec, route_experts,
 };

@@ -285,6 +285,15 @@ impl<'a> View<'a> {
         Self { data, cols: range.len(), ..self }
     }
 
+    /// The same elements in rows of another length; rows must lie end to end.
+    pub fn reshaped(self, rows: usize, cols: usize) -> Self {
+        assert!(
+            self.row_stride == self.cols && rows * cols == self.rows * self.cols,
+            "{rows}x{cols}"
+        );
+        Self { rows, cols, row_stride: cols, ..self }
+    }
+
     /// Elements between the beginnings of two rows.
     pub(crate) fn row_stride(&self) -> usize {
         self.row_stride
@@ -377,6 +386,15 @@ impl<'a> ViewMut<'a> {
         assert!(range.start <= range.end && range.end <= self.cols, "{range:?} of {}", self.cols);
         let data = self.data.wrapping_add(range.start * self.dtype.size());
         Self { data, cols: range.len(), ..self }
+    }
+
+    /// As `View::reshaped`.
+    pub fn reshaped(self, rows: usize, cols: usize) -> Self {
+        assert!(
+            self.row_stride == self.cols && rows * cols == self.rows * self.cols,
+            "{rows}x{cols}"
+        );
+        Self { rows, cols, row_stride: cols, ..self }
     }
 
     /// The same rectangle for a shorter time.

@@ -103,6 +103,8 @@ pub const FAMILIES: &[Family] = &[
     Family { name: "llama4_maverick", missing_keys: LLAMA4_KEYS, ..BESIDE_EXPERTS },
     Family { name: "gemma4_26b", ..GGUF_EXPERTS },
     Family { name: "gemma4_26b_vl", ..BESIDE_EXPERTS },
+    Family { name: "gemma4_e2b", ..GGUF },
+    Family { name: "gemma4_e2b_vl", ..BESIDE },
     Family { name: "phi3", ..BESIDE },
     Family { name: "smollm3", ..BESIDE },
 ];

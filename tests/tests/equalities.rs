@@ -75,9 +75,16 @@ fn uncached() -> EngineOptions {
 
 #[test]
 fn answers_do_not_depend_on_how_they_are_computed() {
-    for family in
-        ["llama3", "qwen3", "gemma3", "gpt_oss_mxfp4", "llama4_scout", "deepseek_v3", "qwen35_vl"]
-    {
+    for family in [
+        "llama3",
+        "qwen3",
+        "gemma3",
+        "gpt_oss_mxfp4",
+        "llama4_scout",
+        "deepseek_v3",
+        "qwen35_vl",
+        "gemma4_e2b",
+    ] {
         let model = tiny_model(family);
         let requests = requests(512, 90);
         let expected = one_by_one(&start(&model, &uncached(), &[3]), &requests);
@@ -107,7 +114,15 @@ fn answers_do_not_depend_on_how_they_are_computed() {
 
 #[test]
 fn the_prefix_cache_changes_nothing_but_the_work() {
-    let families = ["llama3", "gemma3", "gpt_oss_mxfp4", "gemma4_26b", "deepseek_v3", "qwen35_vl"];
+    let families = [
+        "llama3",
+        "gemma3",
+        "gpt_oss_mxfp4",
+        "gemma4_26b",
+        "deepseek_v3",
+        "qwen35_vl",
+        "gemma4_e2b",
+    ];
     for family in families {
         let model = tiny_model(family);
         let requests = requests(512, 90);
@@ -136,6 +151,7 @@ fn preemption_changes_nothing() {
         ("llama3", true, 320 * 512),
         ("gemma3", true, 200 * 512),
         ("gpt_oss_mxfp4", false, 320 * 512),
+        ("gemma4_e2b", false, 200 * 512),
         ("qwen35_vl", false, 304 << 10),
         ("qwen35_vl", true, 304 << 10),
     ] {

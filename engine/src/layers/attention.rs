@@ -1,8 +1,9 @@
 //! Self-attention over the paged KV cache.
 
+use anyhow::ensure;
 use quire_kernels::{
     AttentionSpec, Device, HeadNorm, KvLayer, LinearWeight, RopeWriteKv, Tensor, attention, linear,
-    rope_write_kv, scale_by_position, sigmoid_gate,
+    rope_queries, rope_write_kv, scale_by_position, sigmoid_gate,
 };
 
 use super::{BlockNorm, OutputProjection, Positions};
@@ -17,8 +18,9 @@ pub struct Attention {
     spec: AttentionSpec,
     /// Index in `Positions::ropes`.
     rope: Option<usize>,
-    /// q, k and v, stacked; after them the gates of the output.
+    /// q, k and v, stacked; after them the gates of the output. Of q alone where keys and values are another layer's.
     qkv: LinearWeight,
+    reads_another: bool,
     has_gate: bool,
     qkv_bias: Option<Tensor>,
     /// Weights of the q and k head norms.
@@ -42,9 +44,15 @@ impl Attention {
         let (q_size, kv_size) = (dims.q_size(), dims.kv_size());
         let v_name = if layer.shares_key_weight { "attn_k.weight" } else { "attn_v.weight" };
         let parts = [("attn_q.weight", q_size), ("attn_k.weight", kv_size), (v_name, kv_size)];
-        let qkv = match spec.attention_gate {
-            true => gated_qkv(dims, v_name, hidden, loader)?,
-            false => loader.stacked("attn_qkv.weight", &parts, hidden)?,
+        let reads_another = layer.kv_of.is_some();
+        ensure!(
+            !reads_another || !(spec.attention_gate || spec.qkv_bias),
+            "a layer without keys has gates or biases, which is not supported"
+        );
+        let qkv = match (reads_another, spec.attention_gate) {
+            (true, _) => queries_alone(q_size, hidden, loader)?,
+            (false, true) => gated_qkv(dims, v_name, hidden, loader)?,
+            (false, false) => loader.stacked("attn_qkv.weight", &parts, hidden)?,
         };
         let bias_parts =
             [("attn_q.bias", q_size), ("attn_k.bias", kv_size), ("attn_v.bias", kv_size)];
@@ -54,6 +62,9 @@ impl Attention {
         let sinks = spec.sinks.then(|| loader.vector("attn_sinks.weight", dims.num_heads));
         let head_norm = |name| loader.norm(name, dims.head_dim, spec.zero_centred_norms);
         let qk_norm = match (spec.qk_norm, spec.plain_qk_norm && layer.rope.is_some()) {
+            (true, _) if reads_another => {
+                Some((head_norm("attn_q_norm.weight")?, loader.ones(dims.head_dim)?))
+            }
             (true, _) => Some((head_norm("attn_q_norm.weight")?, head_norm("attn_k_norm.weight")?)),
             // A rotation keeps the norm, so before it is as good as after.
             (false, true) => Some((loader.ones(dims.head_dim)?, loader.ones(dims.head_dim)?)),
@@ -73,6 +84,7 @@ impl Attention {
             },
             rope: layer.rope,
             qkv,
+            reads_another,
             has_gate: spec.attention_gate,
             qkv_bias: qkv_bias.transpose()?,
             qk_norm,
@@ -103,7 +115,10 @@ impl Attention {
     ) {
         let n = step.num_tokens();
         let dims = self.dims;
-        let qkv_columns = 0..dims.qkv_size();
+        let qkv_columns = match self.reads_another {
+            true => 0..dims.q_size(),
+            false => 0..dims.qkv_size(),
+        };
         let gate_columns = dims.qkv_size()..dims.qkv_size() + dims.q_size();
         let all_columns = 0..if self.has_gate { gate_columns.end } else { qkv_columns.end };
         let Workspace { hidden, residual, block_out, qkv, .. } = ws;
@@ -115,13 +130,17 @@ impl Attention {
         let args = RopeWriteKv {
             head_dim: dims.head_dim,
             num_q_heads: dims.num_heads,
-            num_kv_heads: dims.num_kv_heads,
+            num_kv_heads: if self.reads_another { 0 } else { dims.num_kv_heads },
             positions: step.positions,
             slot_mapping: step.slot_mapping,
             rope: self.rope.map(|index| &positions.ropes[index]),
             norm,
         };
-        rope_write_kv(device, ws.qkv.first_rows_mut(n).columns(qkv_columns), cache, &args);
+        let qkv = ws.qkv.first_rows_mut(n).columns(qkv_columns);
+        match self.reads_another {
+            true => rope_queries(device, qkv, &args),
+            false => rope_write_kv(device, qkv, cache, &args),
+        }
         if let Some(factors) = positions.query_scales.as_ref().filter(|_| self.scales_queries) {
             let q = ws.qkv.first_rows_mut(n).columns(0..dims.q_size());
             scale_by_position(device, q, step.positions, factors);
@@ -134,6 +153,18 @@ impl Attention {
             sigmoid_gate(device, out, ws.qkv.first_rows(n).columns(gate_columns));
         }
     }
+}
+
+/// q from files that may have weights of k and v too, which nothing reads.
+fn queries_alone(
+    q_size: usize,
+    hidden: usize,
+    loader: &WeightLoader,
+) -> anyhow::Result<LinearWeight> {
+    for name in ["attn_k.weight", "attn_v.weight", "attn_k_norm.weight"] {
+        loader.leave_out(name);
+    }
+    loader.linear("attn_q.weight", q_size, hidden)
 }
 
 /// q, k, v and gates from files that have, head by head, q and its gate in one weight.

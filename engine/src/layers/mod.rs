@@ -9,6 +9,7 @@ mod moe;
 mod norms;
 mod output;
 mod parallel_moe;
+mod per_layer_input;
 mod positions;
 
 pub use attention::Attention;
@@ -20,4 +21,5 @@ pub use moe::Moe;
 pub use norms::{Before, BlockNorm, Norm, PostNorm};
 pub use output::OutputProjection;
 pub use parallel_moe::ParallelMoe;
+pub use per_layer_input::{PerLayerInput, PerLayerInputs};
 pub use positions::Positions;

@@ -78,6 +78,7 @@ impl<'a> ConfigKeys<'a> {
             chunk: None,
             rope: Some(0),
             shares_key_weight: false,
+            kv_of: None,
             ffn: FfnSpec::Dense(intermediate_size(&text)?),
             is_recurrent: false,
         };
@@ -115,6 +116,7 @@ impl<'a> ConfigKeys<'a> {
             attention_softcap: None,
             logits_softcap: None,
             query_scale: None,
+            per_layer_inputs: None,
             tied_embeddings: self.tied_embeddings(&text)?,
         })
     }

@@ -1,11 +1,14 @@
 //! The generic decoder: one forward pass for every architecture a `DecoderSpec` can describe, on every device.
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
 use quire_kernels::{Device, Indices, LinearWeight, embedding, gather_rows, linear, softcap};
 
 use super::spec::{DecoderSpec, FfnSpec, LayerSpec};
 use crate::kv_cache::KvCache;
-use crate::layers::{Before, BlockNorm, Mixer, Mlp, Moe, Norm, ParallelMoe, Positions, PostNorm};
+use crate::layers::{
+    Before, BlockNorm, Mixer, Mlp, Moe, Norm, ParallelMoe, PerLayerInput, PerLayerInputs,
+    Positions, PostNorm,
+};
 use crate::step_input::StepInput;
 use crate::weights::WeightLoader;
 use crate::workspace::Workspace;
@@ -14,6 +17,7 @@ use crate::workspace::Workspace;
 pub struct Decoder {
     spec: DecoderSpec,
     embedding: LinearWeight,
+    per_layer_inputs: Option<PerLayerInputs>,
     layers: Vec<Layer>,
     final_norm: Norm,
     /// `None`: the embedding table.
@@ -28,6 +32,7 @@ struct Layer {
     mlp_norm: Norm,
     ffn: Ffn,
     post_mlp_norm: Option<PostNorm>,
+    per_layer_input: Option<PerLayerInput>,
 }
 
 #[expect(clippy::large_enum_variant, reason = "one a layer")]
@@ -47,7 +52,7 @@ impl Decoder {
         let (vocab_size, hidden_size) = (spec.vocab_size, spec.hidden_size);
         let mut layers = Vec::with_capacity(spec.num_layers());
         for (index, layer) in spec.layers.iter().enumerate() {
-            layers.push(Layer::load(&spec, layer, &loader.scope(format!("blk.{index}.")))?);
+            layers.push(Layer::load(&spec, index, layer, &loader.scope(format!("blk.{index}.")))?);
             loader.progress(index + 1, spec.num_layers());
         }
         let lm_head = match spec.tied_embeddings {
@@ -56,6 +61,10 @@ impl Decoder {
         };
         let mut decoder = Self {
             embedding: loader.linear("token_embd.weight", vocab_size, hidden_size)?,
+            per_layer_inputs: spec
+                .per_layer_inputs
+                .map(|size| PerLayerInputs::load(&spec, size, loader))
+                .transpose()?,
             layers,
             final_norm: load_norm(&spec, loader, "output_norm.weight")?,
             lm_head,
@@ -73,8 +82,10 @@ impl Decoder {
     fn link_weights(&mut self) {
         let head = self.lm_head.as_mut().unwrap_or(&mut self.embedding);
         let layers = self.layers.iter_mut();
-        let weights = layers
-            .flat_map(|layer| layer.mixer.weights_mut().into_iter().chain(layer.ffn.weights_mut()));
+        let weights = layers.flat_map(|layer| {
+            let last = layer.per_layer_input.iter_mut().flat_map(PerLayerInput::weights_mut);
+            layer.mixer.weights_mut().into_iter().chain(layer.ffn.weights_mut()).chain(last)
+        });
         let mut weights: Vec<_> = weights.chain([head]).collect();
         for index in 1..weights.len() {
             let (before, after) = weights.split_at_mut(index);
@@ -95,7 +106,10 @@ impl Decoder {
         let mut n = step.num_tokens();
         let scale = self.spec.embedding_scale;
         embedding(device, ws.residual.first_rows_mut(n), step.token_ids, &self.embedding, scale);
-        let mut before = Before::Embedding;
+        if let Some(inputs) = &self.per_layer_inputs {
+            inputs.make(device, ws, step.token_ids);
+        }
+        let (mut before, mut kept) = (Before::Embedding, None);
         for (index, layer) in self.layers.iter().enumerate() {
             let norm = BlockNorm { norm: &layer.attention_norm, before };
             let at = (step, &self.positions);
@@ -107,12 +121,16 @@ impl Decoder {
                     return;
                 }
                 layer.mixer.project_rows(device, ws, step.output_rows);
+                kept = Some(step.output_rows);
             } else {
                 layer.mixer.project(device, ws, n);
             }
             before = Before::block(layer.post_attention_norm.as_ref());
             layer.ffn.forward(device, ws, n, BlockNorm { norm: &layer.mlp_norm, before });
             before = Before::block(layer.post_mlp_norm.as_ref());
+            if let (Some(input), Before::PostNorm(norm)) = (&layer.per_layer_input, before) {
+                before = input.forward(device, ws, n, norm, kept);
+            }
         }
         BlockNorm { norm: &self.final_norm, before }.apply(device, ws, n);
     }
@@ -130,7 +148,12 @@ impl Decoder {
 }
 
 impl Layer {
-    fn load(spec: &DecoderSpec, layer: &LayerSpec, loader: &WeightLoader) -> anyhow::Result<Self> {
+    fn load(
+        spec: &DecoderSpec,
+        index: usize,
+        layer: &LayerSpec,
+        loader: &WeightLoader,
+    ) -> anyhow::Result<Self> {
         let post_norm = |name, scale| {
             let weight = spec
                 .post_norms
@@ -146,6 +169,11 @@ impl Layer {
             true => loader.scalar("layer_output_scale.weight")?,
             false => 1.0,
         };
+        let load_input = |size| PerLayerInput::load(spec, size, (index, scale), loader);
+        let per_layer_input = spec.per_layer_inputs.map(load_input).transpose()?;
+        ensure!(spec.post_norms || per_layer_input.is_none(), "per-layer inputs need norms");
+        // It belongs to what comes last.
+        let scale = if per_layer_input.is_some() { 1.0 } else { scale };
         Ok(Self {
             attention_norm: load_norm(spec, loader, "attn_norm.weight")?,
             mixer: Mixer::load(spec, layer, loader)?,
@@ -153,6 +181,7 @@ impl Layer {
             mlp_norm: load_norm(spec, loader, mlp_norm)?,
             ffn: Ffn::load(spec, layer, loader)?,
             post_mlp_norm: post_norm("post_ffw_norm.weight", scale)?,
+            per_layer_input,
         })
     }
 }

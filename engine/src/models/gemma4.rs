@@ -1,7 +1,8 @@
 //! Gemma 4 (text): as Gemma 3, with wider heads in the layers without a window, normalised values, values that
-//! may share the weight of keys, and a scale for each layer's output.
+//! may share the weight of keys, and a scale for each layer's output. In E2B and E4B the last layers read the keys and values
+//! of earlier ones, and each layer has embeddings of its own.
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use quire_kernels::{RopeStyle, RouterScores};
 
 use super::config_keys::{ConfigKeys, Defaults};
@@ -14,10 +15,6 @@ use super::spec::{AttentionDims, DecoderSpec, ExpertLayout, FfnSpec, MoeSpec};
 const ROUTER: RouterDefaults = RouterDefaults { scores: RouterScores::Softmax, normalises: true };
 
 pub(super) fn spec(keys: &Keys) -> anyhow::Result<DecoderSpec> {
-    for suffix in ["embedding_length_per_layer_input", "attention.shared_kv_layers"] {
-        let value = keys.optional_dimension(suffix)?;
-        ensure!(value.is_none(), "{} above 0 is not supported yet", keys.key(suffix));
-    }
     let spec = gemma_like(keys.llama_like(RopeStyle::Neox)?);
     let has_window = keys.layers_with_window(spec.num_layers(), 6)?;
     let mut spec = DecoderSpec {
@@ -25,6 +22,7 @@ pub(super) fn spec(keys: &Keys) -> anyhow::Result<DecoderSpec> {
         layer_scales: true,
         attention_scale: 1.0,
         logits_softcap: keys.positive("final_logit_softcapping")?,
+        per_layer_inputs: keys.optional_dimension("embedding_length_per_layer_input")?,
         ..spec.with_window(keys.window()?, |layer| has_window[layer])
     };
     let (key_length, value_length) = ("attention.key_length_swa", "attention.value_length_swa");
@@ -40,10 +38,32 @@ pub(super) fn spec(keys: &Keys) -> anyhow::Result<DecoderSpec> {
         }
         layer.shares_key_weight = !keys.has_tensor(&format!("blk.{index}.attn_v.weight"));
     }
+    share_kv(&mut spec, keys.optional_dimension("attention.shared_kv_layers")?.unwrap_or(0))?;
     match keys.optional_dimension("expert_count")? {
         None => Ok(spec),
         Some(_) => Ok(beside_mlp(keys.with_experts(spec.clone(), ROUTER)?, &spec)),
     }
+}
+
+/// The last `count` layers read the keys and values of the last layer before all of them that has the same window or none.
+fn share_kv(spec: &mut DecoderSpec, count: usize) -> anyhow::Result<()> {
+    let num_layers = spec.num_layers();
+    let first = num_layers.checked_sub(count).filter(|&first| first > 0);
+    let first = first.with_context(|| format!("{count} of {num_layers} layers share keys"))?;
+    let (own, shared) = spec.layers.split_at_mut(first);
+    for (index, layer) in shared.iter_mut().enumerate() {
+        let source = own.iter().rposition(|other| other.window == layer.window);
+        let index = first + index;
+        let source = source.with_context(|| format!("layer {index} finds no keys to share"))?;
+        let (ours, theirs) = (layer.attention, own[source].attention);
+        ensure!(
+            (ours.num_kv_heads, ours.head_dim) == (theirs.num_kv_heads, theirs.head_dim),
+            "layer {index} cannot share the keys of layer {source}: {ours:?}, {theirs:?}"
+        );
+        layer.kv_of = Some(source);
+        layer.shares_key_weight = false;
+    }
+    Ok(())
 }
 
 /// The experts stand beside the MLP that `dense` has in their place.
@@ -72,15 +92,12 @@ const FAR_HEAD_DIM: usize = 512;
 
 pub(super) fn spec_of_config(keys: &ConfigKeys) -> anyhow::Result<DecoderSpec> {
     let text = keys.text();
-    for key in ["hidden_size_per_layer_input", "num_kv_shared_layers"] {
-        let value = text.optional_dimension(key)?;
-        ensure!(value.is_none(), "{} above 0 is not supported yet", text.name_of(key));
-    }
     let mut spec = DecoderSpec {
         value_norm: true,
         layer_scales: true,
         attention_scale: 1.0,
         logits_softcap: text.positive("final_logit_softcapping")?,
+        per_layer_inputs: text.optional_dimension("hidden_size_per_layer_input")?,
         ..gemma_like(keys.llama_like_with(DEFAULTS)?)
     };
     let near_head_dim = spec.largest(|dims| dims.head_dim);
@@ -115,6 +132,14 @@ pub(super) fn spec_of_config(keys: &ConfigKeys) -> anyhow::Result<DecoderSpec> {
         keys.rope(far_head_dim, "full_attention")?,
         keys.rope(near_head_dim, "sliding_attention")?,
     ];
+    share_kv(&mut spec, text.optional_dimension("num_kv_shared_layers")?.unwrap_or(0))?;
+    if text.bool("use_double_wide_mlp")?.unwrap_or(false) {
+        for layer in spec.layers.iter_mut().filter(|layer| layer.kv_of.is_some()) {
+            if let FfnSpec::Dense(size) = &mut layer.ffn {
+                *size *= 2;
+            }
+        }
+    }
     if text.bool("enable_moe_block")?.unwrap_or(false) {
         let experts = keys.with_experts(spec.clone(), ROUTER, ExpertLayout::Rows)?;
         return Ok(beside_mlp(experts, &spec));

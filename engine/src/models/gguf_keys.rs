@@ -1,6 +1,6 @@
 //! Reads the keys that all Llama-style architectures share, with the checks that keep later arithmetic safe.
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use quire_kernels::{Activation, RopeStyle};
 
 use super::spec::{AttentionDims, DecoderSpec, FfnSpec, LayerSpec};
@@ -87,6 +87,7 @@ impl<'a> Keys<'a> {
             attention_softcap: None,
             logits_softcap: None,
             query_scale: None,
+            per_layer_inputs: None,
             tied_embeddings: !self.has_tensor("output.weight"),
         })
     }
@@ -138,12 +139,8 @@ impl<'a> Keys<'a> {
         let key = self.key("attention.head_count_kv");
         let per_layer = self.file.metadata().u32_or_u32s(&key, num_layers)?;
         let per_layer = per_layer.unwrap_or_else(|| vec![0; num_layers]);
-        // Files of models with experts only may leave it out.
-        let ffn = match self.optional_dimension("expert_count")? {
-            None => FfnSpec::Dense(self.dimension("feed_forward_length")?),
-            Some(_) => FfnSpec::Dense(self.optional_dimension("feed_forward_length")?.unwrap_or(0)),
-        };
-        let layer = |num_kv_heads: u32| {
+        let sizes = self.intermediate_sizes(num_layers)?;
+        let layer = |(num_kv_heads, size): (u32, usize)| {
             // 0 counts as absent.
             let num_kv_heads = if num_kv_heads == 0 { num_heads } else { num_kv_heads as usize };
             ensure!(
@@ -158,11 +155,28 @@ impl<'a> Keys<'a> {
                 chunk,
                 rope,
                 shares_key_weight,
-                ffn,
+                kv_of: None,
+                ffn: FfnSpec::Dense(size),
                 is_recurrent: false,
             })
         };
-        per_layer.into_iter().map(layer).collect()
+        per_layer.into_iter().zip(sizes).map(layer).collect()
+    }
+
+    /// Channels of each layer's MLP: one number for all, or a list. Files of models with experts only may leave it out.
+    fn intermediate_sizes(&self, num_layers: usize) -> anyhow::Result<Vec<usize>> {
+        let has_experts = self.optional_dimension("expert_count")?.is_some();
+        let key = self.key("feed_forward_length");
+        let sizes = self.file.metadata().u32_or_u32s(&key, num_layers)?;
+        let sizes = match sizes {
+            Some(sizes) => sizes,
+            None if has_experts => vec![0; num_layers],
+            None => bail!("the file has no key \"{key}\""),
+        };
+        let limits = u32::from(!has_experts)..=MAX_DIMENSION;
+        let outside = sizes.iter().find(|size| !limits.contains(size));
+        ensure!(outside.is_none(), "{key} is {}, not in {limits:?}", outside.copied().unwrap_or(0));
+        Ok(sizes.into_iter().map(|size| size as usize).collect())
     }
 
     fn norm_eps(&self) -> anyhow::Result<f32> {

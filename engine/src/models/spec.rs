@@ -56,6 +56,8 @@ pub struct DecoderSpec {
     /// Bounds the logits, above 0.
     pub logits_softcap: Option<f32>,
     pub query_scale: Option<QueryScale>,
+    /// Each token has a vector of so many channels for each layer; needs `post_norms`.
+    pub per_layer_inputs: Option<usize>,
     /// Logits come from the embedding table.
     pub tied_embeddings: bool,
 }
@@ -72,6 +74,8 @@ pub struct LayerSpec {
     pub rope: Option<usize>,
     /// Values are projected by the weight of the keys.
     pub shares_key_weight: bool,
+    /// Keys and values are those of this layer before it, which has as many of them, as wide, and the same window.
+    pub kv_of: Option<usize>,
     pub ffn: FfnSpec,
     /// In place of attention: Gated DeltaNet, with the heads of `DecoderSpec::gated_delta`.
     pub is_recurrent: bool,

@@ -30,6 +30,7 @@ fn spec() -> DecoderSpec {
             chunk: None,
             rope: Some(0),
             shares_key_weight: false,
+            kv_of: None,
             ffn: FfnSpec::Dense(48),
             is_recurrent: false,
         }],
@@ -54,6 +55,7 @@ fn spec() -> DecoderSpec {
         attention_softcap: None,
         logits_softcap: None,
         query_scale: None,
+        per_layer_inputs: None,
         tied_embeddings: true,
     }
 }
@@ -385,6 +387,64 @@ fn gemma4_has_wider_heads_where_it_sees_all() {
             gather_rows 2 of 8x32
             linear 2x32 -> 100
             softcap 2x100, 30"#]],
+    );
+}
+
+#[test]
+fn gemma4_may_share_keys_and_have_embeddings_for_each_layer() {
+    let own = LayerSpec { window: Some(16), ..spec().layers[0] };
+    let shared = LayerSpec { kv_of: Some(0), ..own };
+    check(
+        DecoderSpec {
+            architecture: "gemma4",
+            layers: vec![own, shared],
+            ropes: vec![rope(8, RopeStyle::Neox)],
+            qk_norm: true,
+            value_norm: true,
+            post_norms: true,
+            layer_scales: true,
+            per_layer_inputs: Some(6),
+            activation: Activation::GeluTanh,
+            ..spec()
+        },
+        expect![[r#"
+            embedding 3x32
+            embedding 3x12
+            linear 3x32 -> 12
+            sandwich_norm 6x6, scale 0.70710677
+            rms_norm 3x32
+            linear 3x32 -> 64
+            rope_write_kv 3 rows, 4+2 heads of 8, Neox 8, head and value norm, F16
+            attention 3 rows of 2 sequences, 4/2 heads of 8, window 16, F16
+            linear 3x32 -> 32
+            sandwich_norm 3x32
+            linear 3x32 -> 96
+            gated_mul 3x48 GeluTanh
+            linear 3x48 -> 32
+            sandwich_norm 3x32
+            linear 3x32 -> 6
+            copy_heads 3 rows, 1 heads of 6
+            gated_mul 3x6 GeluTanh
+            linear 3x6 -> 32
+            sandwich_norm 3x32
+            linear 3x32 -> 32
+            rope_queries 3 rows, 4 heads of 8, Neox 8, head and value norm
+            attention 3 rows of 2 sequences, 4/2 heads of 8, window 16, F16
+            gather_rows 2 of 8x32
+            gather_rows 2 of 8x32
+            linear 2x32 -> 32
+            sandwich_norm 2x32
+            linear 2x32 -> 96
+            gated_mul 2x48 GeluTanh
+            linear 2x48 -> 32
+            sandwich_norm 2x32
+            linear 2x32 -> 6
+            gather_rows 2 of 8x6
+            gated_mul 2x6 GeluTanh
+            linear 2x6 -> 32
+            sandwich_norm 2x32
+            gather_rows 2 of 8x32
+            linear 2x32 -> 100"#]],
     );
 }
 

@@ -29,6 +29,9 @@ pub trait WeightSource: Sync {
         !matches!(self.tensor(name), Ok(None))
     }
 
+    /// Says that nothing needs the tensor of that name.
+    fn leave_out(&self, _name: &str) {}
+
     /// Shape and bytes of a tensor of blocks or their scales (U8), of files that have the parts of a format in tensors of
     /// their own.
     fn blocks(&self, _name: &str) -> Option<(&[u64], FileBytes<'_>)> {
@@ -112,6 +115,13 @@ impl<'a> WeightLoader<'a> {
     pub fn has(&self, name: &str) -> bool {
         let name = self.full_name(name);
         self.source.is_none_or(|source| source.has(&name))
+    }
+
+    /// Says that a tensor is not needed, should there be one.
+    pub fn leave_out(&self, name: &str) {
+        if let Some(source) = self.source {
+            source.leave_out(&self.full_name(name));
+        }
     }
 
     /// Says that `done` of `total` layers are loaded.

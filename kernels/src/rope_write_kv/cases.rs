@@ -1,6 +1,6 @@
 //! Shapes that test and time `rope_write_kv`.
 
-use super::{HeadNorm, RopeStyle, RopeTable, RopeWriteKv, reference, rope_write_kv};
+use super::{HeadNorm, RopeStyle, RopeTable, RopeWriteKv, reference, rope_queries, rope_write_kv};
 use crate::cases::{Case, Input, Kind, Work, in_place, random_activations, random_f32};
 use crate::device::Device;
 use crate::kv_layer::{KvLayer, rounded};
@@ -15,6 +15,7 @@ const NUM_POSITIONS: usize = 1000;
 struct Shape {
     rows: usize,
     num_q_heads: usize,
+    /// 0: queries alone.
     num_kv_heads: usize,
     head_dim: usize,
     /// 0: no rotation.
@@ -46,6 +47,8 @@ pub fn cases() -> Vec<Case> {
         (9, (2, 2, 128), 0, Neox, true, F16),
         (2, (8, 1, 256), 64, Interleaved, false, BF16),
         (1, (2, 1, 10), 6, Neox, true, F16),
+        (6, (3, 0, 32), 32, Neox, true, F32),
+        (3, (2, 0, 128), 64, Interleaved, false, F32),
         (512, (9, 3, 64), 64, Neox, false, BF16),
     ]
     .map(|(rows, (num_q_heads, num_kv_heads, head_dim), rotary_dim, style, norm, dtype)| Shape {
@@ -86,7 +89,7 @@ fn case(shape: Shape) -> Case {
     let positions: Vec<u32> = (0..rows).map(|r| (r * 37 % NUM_POSITIONS) as u32).collect();
     let slots = slot_mapping(rows);
     let pages = move |device: &Device, dtype| {
-        KvLayer::new(device, dtype, slots.1, BLOCK_SIZE, num_kv_heads, head_dim)
+        KvLayer::new(device, dtype, slots.1, BLOCK_SIZE, num_kv_heads.max(1), head_dim)
             .expect("a small cache")
     };
     let mut cache = pages(&Device::cpu(1), dtype);
@@ -128,8 +131,9 @@ fn case(shape: Shape) -> Case {
                     eps: EPS,
                 }),
             };
-            in_place(device, Kind::Activations, output, (rows, cols), |qkv| {
-                rope_write_kv(device, qkv, cache, &args);
+            in_place(device, Kind::Activations, output, (rows, cols), |qkv| match num_kv_heads {
+                0 => rope_queries(device, qkv, &args),
+                _ => rope_write_kv(device, qkv, cache, &args),
             });
             read_back(output, cache, &args);
         }),

@@ -22,11 +22,11 @@ const ROWS_PER_TASK: std::ops::RangeInclusive<usize> = 8..=64;
 pub(super) fn rope_write_kv(
     cpu: &CpuDevice,
     qkv: &ViewMut,
-    cache: &mut KvLayer,
+    cache: Option<&mut KvLayer>,
     args: &RopeWriteKv,
 ) {
     let num_rows = qkv.rows();
-    let call = Call { qkv, writer: cache.writer(), args };
+    let call = Call { qkv, writer: cache.map(KvLayer::writer), args };
     if num_rows * qkv.cols() <= SMALL {
         rotate_and_write(cpu.simd, &call, 0, num_rows);
         return;
@@ -41,7 +41,8 @@ pub(super) fn rope_write_kv(
 
 struct Call<'a> {
     qkv: &'a ViewMut<'a>,
-    writer: KvWriter<'a>,
+    /// None: queries alone.
+    writer: Option<KvWriter<'a>>,
     args: &'a RopeWriteKv<'a>,
 }
 
@@ -67,14 +68,14 @@ fn rotate_and_write_body<const FMA: bool>(call: &Call, start: usize, end: usize)
         if let Some((weight, eps)) = args.norm.and_then(|norm| Some((norm.v?.f32(), norm.eps))) {
             transform::<FMA>(v, head_dim, None, Some((weight, eps)));
         }
-        let slot = args.slot_mapping[row];
+        let (Some(writer), slot) = (&call.writer, args.slot_mapping[row]) else { continue };
         if slot == u32::MAX {
             continue;
         }
         let heads = k.chunks_exact(head_dim).zip(v.chunks_exact(head_dim));
         for (kv_head, (key, value)) in heads.enumerate() {
             // SAFETY: slots are distinct (checked before), so this key and value are this task's alone.
-            unsafe { call.writer.write::<FMA>(slot, kv_head, key, value) };
+            unsafe { writer.write::<FMA>(slot, kv_head, key, value) };
         }
     }
 }

@@ -11,10 +11,13 @@ const WARPS: usize = 4;
 pub(super) fn rope_write_kv(
     cuda: &CudaDevice,
     qkv: &ViewMut,
-    cache: &mut KvLayer,
+    cache: Option<&mut KvLayer>,
     args: &RopeWriteKv,
 ) {
-    assert_eq!(cache.dtype(), DType::BF16, "pages on CUDA");
+    let (keys, values, block_size) = cache.map_or((Pointer(0), Pointer(0), 1), |cache| {
+        assert_eq!(cache.dtype(), DType::BF16, "pages on CUDA");
+        (cache.key_pointer(), cache.value_pointer(), cache.block_size())
+    });
     let num_heads = args.num_q_heads + 2 * args.num_kv_heads;
     let (positions, slots) = (args.positions.on(cuda), args.slot_mapping.on(cuda));
     let pointer = |tensor: Option<&Tensor>| tensor.map_or(Pointer(0), |t| t.view().pointer());
@@ -29,8 +32,8 @@ pub(super) fn rope_write_kv(
         Grid { blocks, threads: 32 * WARPS, shared_bytes: 0 },
         &[
             qkv.pointer().into(),
-            cache.key_pointer().into(),
-            cache.value_pointer().into(),
+            keys.into(),
+            values.into(),
             positions.pointer().into(),
             slots.pointer().into(),
             pointer(rope.map(|rope| &rope.cos)).into(),
@@ -44,7 +47,7 @@ pub(super) fn rope_write_kv(
             args.head_dim.into(),
             rope.map_or(0, |rope| rope.rotary_dim / 2).into(),
             style.into(),
-            cache.block_size().into(),
+            block_size.into(),
             args.norm.map_or(0.0, |norm| norm.eps).into(),
         ],
     );

@@ -100,23 +100,36 @@ pub struct RopeWriteKv<'a> {
 /// `qkv`: `[rows, (num_q_heads + 2·num_kv_heads) · head_dim]` activations. q is normalised and rotated in place; k (also
 /// normalised and rotated in place) and v (normalised in place) go to `cache`, rounded to its type.
 pub fn rope_write_kv(device: &Device, qkv: ViewMut, cache: &mut KvLayer, args: &RopeWriteKv) {
-    check(device, &qkv, cache, args);
+    check(device, &qkv, args);
+    let pages = (cache.head_dim(), cache.num_kv_heads());
+    assert_eq!(pages, (args.head_dim, args.num_kv_heads), "cache");
     match device {
         Device::Cpu(cpu) => {
             cache.check_slots(args.slot_mapping.host());
-            cpu::rope_write_kv(cpu, &qkv, cache, args);
+            cpu::rope_write_kv(cpu, &qkv, Some(cache), args);
         }
-        Device::Cuda(cuda) => cuda::rope_write_kv(cuda, &qkv, cache, args),
-        Device::Trace(log) => log.push(trace_line(&qkv, cache, args)),
+        Device::Cuda(cuda) => cuda::rope_write_kv(cuda, &qkv, Some(cache), args),
+        Device::Trace(log) => log.push(trace_line(&qkv, Some(cache), args)),
     }
 }
 
-fn check(device: &Device, qkv: &ViewMut, cache: &KvLayer, args: &RopeWriteKv) {
+/// The same for queries alone, of layers that read what others wrote. `q`: `[rows, num_q_heads · head_dim]` activations;
+/// `args` has no KV heads, and its slots and norm of k are not looked at.
+pub fn rope_queries(device: &Device, q: ViewMut, args: &RopeWriteKv) {
+    assert_eq!(args.num_kv_heads, 0, "queries alone");
+    check(device, &q, args);
+    match device {
+        Device::Cpu(cpu) => cpu::rope_write_kv(cpu, &q, None, args),
+        Device::Cuda(cuda) => cuda::rope_write_kv(cuda, &q, None, args),
+        Device::Trace(log) => log.push(trace_line(&q, None, args)),
+    }
+}
+
+fn check(device: &Device, qkv: &ViewMut, args: &RopeWriteKv) {
     let &RopeWriteKv { head_dim, num_q_heads, num_kv_heads, positions, slot_mapping, .. } = args;
     assert_eq!(qkv.cols(), (num_q_heads + 2 * num_kv_heads) * head_dim, "qkv");
     assert_eq!(qkv.dtype(), device.activation_dtype(), "qkv");
     assert_eq!((positions.len(), slot_mapping.len()), (qkv.rows(), qkv.rows()), "rows");
-    assert_eq!((cache.head_dim(), cache.num_kv_heads()), (head_dim, num_kv_heads), "cache");
     if let Some(rope) = args.rope {
         assert!(rope.rotary_dim <= head_dim, "rotary_dim {} of {head_dim}", rope.rotary_dim);
         let end = rope.num_positions();
@@ -132,22 +145,25 @@ fn check(device: &Device, qkv: &ViewMut, cache: &KvLayer, args: &RopeWriteKv) {
     }
 }
 
-fn trace_line(qkv: &ViewMut, cache: &KvLayer, args: &RopeWriteKv) -> String {
+fn trace_line(qkv: &ViewMut, cache: Option<&KvLayer>, args: &RopeWriteKv) -> String {
     let rope = args.rope.map_or_else(
         || "no rope".to_owned(),
         |rope| format!("{:?} {}", rope.style, rope.rotary_dim),
     );
-    format!(
-        "rope_write_kv {} rows, {}+{} heads of {}, {rope}{}, {:?}",
-        qkv.rows(),
-        args.num_q_heads,
-        args.num_kv_heads,
-        args.head_dim,
-        match args.norm {
-            None => "",
-            Some(HeadNorm { v: None, .. }) => ", head norm",
-            Some(HeadNorm { v: Some(_), .. }) => ", head and value norm",
-        },
-        cache.dtype(),
-    )
+    let (rows, head_dim, num_q_heads) = (qkv.rows(), args.head_dim, args.num_q_heads);
+    let norm = match args.norm {
+        None => "",
+        Some(HeadNorm { v: None, .. }) => ", head norm",
+        Some(HeadNorm { v: Some(_), .. }) => ", head and value norm",
+    };
+    match cache {
+        None => {
+            format!("rope_queries {rows} rows, {num_q_heads} heads of {head_dim}, {rope}{norm}")
+        }
+        Some(cache) => format!(
+            "rope_write_kv {rows} rows, {num_q_heads}+{} heads of {head_dim}, {rope}{norm}, {:?}",
+            args.num_kv_heads,
+            cache.dtype(),
+        ),
+    }
 }

@@ -246,6 +246,15 @@ impl WeightSource for ModelDirectory {
         self.has_tensor(name)
     }
 
+    fn leave_out(&self, name: &str) {
+        if let Some(tensor) = self.find(name) {
+            tensor.is_used.store(true, Ordering::Relaxed);
+        }
+        if let Some(weight) = self.quantized.get(name) {
+            weight.is_used.store(true, Ordering::Relaxed);
+        }
+    }
+
     fn offset(&self, name: &str) -> f32 {
         if self.has_centred_norms && name.ends_with("norm.weight") { 1.0 } else { 0.0 }
     }

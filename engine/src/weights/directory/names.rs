@@ -38,6 +38,10 @@ const LAYER_PARTS: &[(&str, &str)] = &[
     ("post_ffw_norm_2.weight", "post_feedforward_layernorm_2.weight"),
     ("pre_ffw_norm_2.weight", "pre_feedforward_layernorm_2.weight"),
     ("layer_output_scale.weight", "layer_scalar"),
+    // Per-layer embeddings.
+    ("inp_gate.weight", "per_layer_input_gate.weight"),
+    ("proj.weight", "per_layer_projection.weight"),
+    ("post_norm.weight", "post_per_layer_input_norm.weight"),
     // Routers.
     ("ffn_gate_inp.weight", "mlp.gate.weight"),
     ("ffn_gate_inp.weight", "block_sparse_moe.gate.weight"),
@@ -102,7 +106,15 @@ const EXPERT_PARTS: [(&str, &str); 6] = [
 const POST_NORM: (&str, &str) = ("post_attention_norm.weight", "post_attention_layernorm.weight");
 
 const EMBEDDING: &str = "embed_tokens.weight";
-const FINAL_NORM: &str = "norm.weight";
+
+/// The parts of the text model outside its layers, after its prefix: the loader's name, and the checkpoint's.
+const MODEL_PARTS: [(&str, &str); 5] = [
+    ("token_embd.weight", EMBEDDING),
+    ("output_norm.weight", "norm.weight"),
+    ("per_layer_token_embd.weight", "embed_tokens_per_layer.weight"),
+    ("per_layer_model_proj.weight", "per_layer_model_projection.weight"),
+    ("per_layer_proj_norm.weight", "per_layer_projection_norm.weight"),
+];
 
 /// Before the names of the text model: alone, and inside models that see or hear. The longest comes first.
 const PREFIXES: [(&str, &str); 5] = [
@@ -172,10 +184,9 @@ impl Prefixes {
         if name.strip_prefix(self.head) == Some("weight") {
             return Meaning::Model { name: "output.weight".to_owned() };
         }
-        match in_model {
-            Some(EMBEDDING) => return Meaning::Model { name: "token_embd.weight".to_owned() },
-            Some(FINAL_NORM) => return Meaning::Model { name: "output_norm.weight".to_owned() },
-            _ => {}
+        let of_model = MODEL_PARTS.iter().find(|(_, theirs)| in_model == Some(theirs));
+        if let Some((ours, _)) = of_model {
+            return Meaning::Model { name: (*ours).to_owned() };
         }
         if name.ends_with("rotary_emb.inv_freq") {
             return Meaning::Nothing;
@@ -191,11 +202,11 @@ impl Prefixes {
     /// How this checkpoint would name what the loader calls `name`.
     pub(super) fn name_in_file(&self, name: &str) -> String {
         let Self { model, head, .. } = self;
-        match name {
-            "token_embd.weight" => return format!("{model}{EMBEDDING}"),
-            "output_norm.weight" => return format!("{model}{FINAL_NORM}"),
-            "output.weight" => return format!("{head}weight"),
-            _ => {}
+        if name == "output.weight" {
+            return format!("{head}weight");
+        }
+        if let Some((_, theirs)) = MODEL_PARTS.iter().find(|(ours, _)| *ours == name) {
+            return format!("{model}{theirs}");
         }
         let in_layer = || {
             let (index, rest) = name.strip_prefix("blk.")?.split_once('.')?;
@@ -251,9 +262,8 @@ mod tests {
             let mut names: Vec<String> =
                 LAYER_PARTS.iter().map(|(part, _)| format!("blk.12.{part}")).collect();
             names.push("blk.3.ffn_up.17.weight".to_owned());
-            names.extend(
-                ["token_embd.weight", "output_norm.weight", "output.weight"].map(str::to_owned),
-            );
+            names.extend(MODEL_PARTS.map(|(ours, _)| ours.to_owned()));
+            names.push("output.weight".to_owned());
             for name in names {
                 let found = match prefixes.meaning(&prefixes.name_in_file(&name)) {
                     Meaning::Layer { name, .. } | Meaning::Model { name } => name,
