@@ -36,6 +36,7 @@ fn case(
         num_kv_heads,
         head_dim,
         scale,
+        causal: true,
         window: None,
         chunk: None,
         softcap: None,

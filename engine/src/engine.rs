@@ -113,6 +113,7 @@ pub fn scheduler_config(config: &EngineConfig) -> SchedulerConfig {
         // The handle bounds the queue, where a client can be told at once.
         max_num_queued_seqs: u32::MAX,
         long_prefill_token_threshold: config.long_prefill_token_threshold,
+        enable_chunked_prefill: true,
         policy: match config.scheduling_policy {
             SchedulingPolicy::Fcfs => Policy::FirstCome,
             SchedulingPolicy::Priority => Policy::Priority,

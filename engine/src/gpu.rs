@@ -92,6 +92,8 @@ fn find_gpu(ordinal: usize, options: &EngineOptions, spec: &DecoderSpec) -> anyh
 fn missing(spec: &DecoderSpec) -> Option<String> {
     let of_experts = ["route_experts", "weigh_experts", "combine_experts", "expert_linear"];
     let needs = |op: &&str| match *op {
+        // Of encoders.
+        "activate" | "add_rows" | "layer_norm" | "mean_rows" => false,
         "copy_heads" | "head_linear" => spec.latent.is_some(),
         "causal_conv" | "gated_delta" => spec.gated_delta.is_some(),
         "sigmoid_gate" => spec.attention_gate,

@@ -158,6 +158,8 @@ pub fn in_place(
 /// Every case of every op.
 pub fn all() -> Vec<Case> {
     let mut cases = Vec::new();
+    cases.extend(crate::activate::cases::cases());
+    cases.extend(crate::add_rows::cases::cases());
     cases.extend(crate::attention::cases::cases());
     cases.extend(crate::causal_conv::cases::cases());
     cases.extend(crate::combine_experts::cases::cases());
@@ -167,8 +169,10 @@ pub fn all() -> Vec<Case> {
     cases.extend(crate::gated_mul::cases::cases());
     cases.extend(crate::gated_delta::cases::cases());
     cases.extend(crate::gather_rows::cases::cases());
+    cases.extend(crate::layer_norm::cases::cases());
     cases.extend(crate::linear::cases::cases());
     cases.extend(crate::linear::cases::expert_cases());
+    cases.extend(crate::mean_rows::cases::cases());
     cases.extend(crate::rms_norm::cases::cases());
     cases.extend(crate::rope_write_kv::cases::cases());
     cases.extend(crate::route_experts::cases::cases());

@@ -8,6 +8,8 @@
     reason = "SIMD, the worker pool and device memory live here and nowhere else"
 )]
 
+pub mod activate;
+pub mod add_rows;
 pub mod attention;
 pub mod cases;
 pub mod causal_conv;
@@ -23,8 +25,10 @@ pub mod gated_mul;
 pub mod gather_rows;
 pub mod indices;
 pub mod kv_layer;
+pub mod layer_norm;
 pub mod linear;
 pub mod mapped_file;
+pub mod mean_rows;
 pub mod recurrent_layer;
 pub mod rms_norm;
 pub mod rope_write_kv;
@@ -38,6 +42,8 @@ pub mod step_arrays;
 pub mod tensor;
 pub mod weigh_experts;
 
+pub use activate::activate;
+pub use add_rows::add_rows;
 pub use attention::{AttentionBatch, AttentionSpec, attention};
 pub use causal_conv::causal_conv;
 pub use combine_experts::{SharedExpert, combine_experts};
@@ -50,12 +56,14 @@ pub use gated_mul::{Activation, Gated, gated_mul};
 pub use gather_rows::gather_rows;
 pub use indices::Indices;
 pub use kv_layer::KvLayer;
+pub use layer_norm::{LayerNorm, add_layer_norm, layer_norm};
 pub use linear::{
     ActivationPrecision, ExpertInput, ExpertWeights, GroupScales, GroupedWeight, HeadStrides,
     Input, LinearError, LinearWeight, Numbers, ScaleKind, WeightFormat, WeightPolicy, WordLayout,
     ZeroLayout, Zeros, dequantize_row, expert_linear, head_linear, linear,
 };
 pub use mapped_file::{FileBytes, MappedFile};
+pub use mean_rows::mean_rows;
 pub use recurrent_layer::{NO_STATE, RecurrentLayer, StateBatch, StateSegment, StateShape};
 pub use rms_norm::{AddNorm, add_rms_norm, rms_norm};
 pub use rope_write_kv::{HeadNorm, RopeStyle, RopeTable, RopeWriteKv, rope_queries, rope_write_kv};

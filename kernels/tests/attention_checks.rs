@@ -13,6 +13,7 @@ const SPEC: AttentionSpec = AttentionSpec {
     num_kv_heads: 2,
     head_dim: 16,
     scale: 0.25,
+    causal: true,
     window: None,
     chunk: None,
     softcap: None,

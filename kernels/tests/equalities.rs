@@ -23,6 +23,7 @@ struct Model {
     head_dim: usize,
     block_size: usize,
     dtype: DType,
+    causal: bool,
     window: Option<u32>,
     softcap: Option<f32>,
 }
@@ -67,8 +68,9 @@ impl Runner {
 
     /// Runs one step; returns the output row of each position of each part, in order.
     fn step(&mut self, parts: &[Part]) -> Vec<Vec<u32>> {
-        let Model { num_q_heads, num_kv_heads, head_dim, block_size, window, softcap, .. } =
-            self.model;
+        let Model {
+            num_q_heads, num_kv_heads, head_dim, block_size, causal, window, softcap, ..
+        } = self.model;
         let (q_cols, cols) = (num_q_heads * head_dim, (num_q_heads + 2 * num_kv_heads) * head_dim);
         let (mut data, mut positions, mut slots) = (Vec::new(), Vec::new(), Vec::new());
         let mut query_start_loc = vec![0];
@@ -111,6 +113,7 @@ impl Runner {
             num_kv_heads,
             head_dim,
             scale: 0.7,
+            causal,
             window,
             chunk: None,
             softcap,
@@ -146,6 +149,7 @@ fn model() -> impl Strategy<Value = Model> {
             head_dim,
             block_size,
             dtype,
+            causal: true,
             window,
             softcap,
         },
@@ -203,6 +207,25 @@ proptest! {
         }
     }
 
+    /// Where queries see what follows them, too: whole sequences beside others on three threads, in any order.
+    #[test]
+    fn neighbours_change_no_bit_of_attention_in_both_directions(
+        model in model(),
+        sequences in sequences(),
+    ) {
+        let model = Model { causal: false, ..model };
+        for simd in SimdLevel::available() {
+            let mut runner = Runner::new(Device::cpu_with(3, simd), model, &sequences);
+            let whole = |(index, sequence): (usize, &Sequence)| (index, 0..sequence.num_positions);
+            let parts: Vec<Part> = sequences.iter().enumerate().rev().map(whole).collect();
+            let mut rows = runner.step(&parts).into_iter();
+            for sequence in sequences.iter().rev() {
+                let got: Vec<_> = rows.by_ref().take(sequence.num_positions).collect();
+                prop_assert!(got == alone(simd, model, *sequence), "{:?}: {:?}", simd, sequence);
+            }
+        }
+    }
+
     /// The last positions, decoded in one batch and split over threads, equal the last row of each prefill.
     #[test]
     fn decode_is_the_last_row_of_prefill(model in model(), sequences in sequences()) {
@@ -230,6 +253,7 @@ fn a_long_context_split_over_threads_equals_the_whole() {
         head_dim: 64,
         block_size: 16,
         dtype: DType::BF16,
+        causal: true,
         window: None,
         softcap: None,
     };

@@ -48,7 +48,11 @@ impl Scheduler {
         reserved.resize(self.pools.len(), 0);
         self.running.iter().for_each(|&slot| self.add_needs_to_come(slot, &mut reserved));
         while let Some(slot) = self.waiting.first() {
-            if plan.token_budget == 0 || !self.try_admit(plan, slot, Some(&reserved)) {
+            let is_cut = self.sequences[slot].num_tokens() > plan.token_budget;
+            if plan.token_budget == 0
+                || (is_cut && !self.config.enable_chunked_prefill)
+                || !self.try_admit(plan, slot, Some(&reserved))
+            {
                 break;
             }
             self.add_needs_to_come(slot, &mut reserved);

@@ -16,6 +16,9 @@ pub struct SchedulerConfig {
     pub max_num_queued_seqs: u32,
     /// The most tokens of one sequence in a step; 0 means no cap.
     pub long_prefill_token_threshold: u32,
+    /// A prompt may be computed in several steps. Without (encoders, which see what follows) a sequence starts when the
+    /// budget has room for all of its tokens; that is then at least `max_model_len` - 1, and there is no threshold.
+    pub enable_chunked_prefill: bool,
     pub policy: Policy,
     pub enable_prefix_caching: bool,
     /// What the layers keep for each sequence; at least one.
@@ -117,6 +120,18 @@ impl SchedulerConfig {
                 "max_num_batched_tokens is {}, but must be at least max_num_seqs ({}): each \
                  running sequence gets a token in each step",
                 self.max_num_batched_tokens, self.max_num_seqs
+            ));
+        }
+        if !self.enable_chunked_prefill
+            && (self.max_num_batched_tokens < self.max_model_len - 1
+                || self.long_prefill_token_threshold > 0)
+        {
+            return Err(format!(
+                "max_num_batched_tokens is {} and long_prefill_token_threshold {}, but prompts of \
+                 {} tokens (max_model_len) must fit a step: enable_chunked_prefill is off",
+                self.max_num_batched_tokens,
+                self.long_prefill_token_threshold,
+                self.max_model_len - 1
             ));
         }
         self.validate_groups()

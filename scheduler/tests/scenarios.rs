@@ -23,6 +23,7 @@ fn config() -> SchedulerConfig {
         max_model_len: 100,
         max_num_queued_seqs: 4,
         long_prefill_token_threshold: 0,
+        enable_chunked_prefill: true,
         policy: Policy::FirstCome,
         enable_prefix_caching: true,
         cache_groups: vec![CacheGroup { kind: CacheKind::FullAttention, pool: 0 }],
@@ -140,6 +141,29 @@ fn a_threshold_leaves_budget_for_others() {
               1 ends: Length
         "]],
     );
+}
+
+#[test]
+fn prompts_that_must_not_be_cut_wait_for_a_step_with_room() {
+    let config = SchedulerConfig { max_model_len: 17, enable_chunked_prefill: false, ..config() };
+    let mut scheduler = scheduler(config.clone());
+    for (id, num_tokens) in [(1, 9), (2, 8), (3, 2)] {
+        scheduler.add(sequence(id, num_tokens, 1)).unwrap();
+    }
+    check(
+        &mut scheduler,
+        3,
+        &expect![[r"
+            1 @0 [0, 9) +0 +1 +2 *
+              1 ends: Length
+            2 @0 [0, 8) +2 +3 * | 3 @1 [0, 2) +4 *
+              2 ends: Length
+              3 ends: Length
+            nothing
+        "]],
+    );
+    let error = Scheduler::new(SchedulerConfig { max_model_len: 18, ..config }).err();
+    assert!(error.is_some_and(|error| error.contains("max_num_batched_tokens is 16")));
 }
 
 #[test]

@@ -78,6 +78,7 @@ impl Attention {
                 num_kv_heads: dims.num_kv_heads,
                 head_dim: dims.head_dim,
                 scale: spec.attention_scale,
+                causal: true,
                 window: layer.window,
                 chunk: layer.chunk,
                 softcap: spec.attention_softcap,

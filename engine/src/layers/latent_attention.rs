@@ -64,6 +64,7 @@ impl LatentAttention {
                 num_kv_heads: 1,
                 head_dim: dims.head_dim,
                 scale: spec.attention_scale,
+                causal: true,
                 window: layer.window,
                 chunk: layer.chunk,
                 softcap: spec.attention_softcap,

@@ -18,6 +18,8 @@ const LONG: &[Lengths] = &[(1100, 17), (2100, 1), (1030, 7)];
 const ALL: &[Lengths] = &[(1100, 1100), (65, 65)];
 const DECODE: &[Lengths] = &[(1024, 1); 32];
 const PREFILL: &[Lengths] = &[(512, 512)];
+/// The name of shapes whose queries see what follows them, too.
+const BOTH: &str = "both directions";
 
 struct Shape {
     name: &'static str,
@@ -50,14 +52,27 @@ pub fn cases() -> Vec<Case> {
         ("prefill", PREFILL, (9, 3, 64), 16, F16, none),
         ("mixed", MIXED, (4, 2, 32), 16, BF16, (Some(200), None, None)),
         ("long", LONG, (4, 2, 128), 16, BF16, none),
+        (BOTH, MIXED, (4, 4, 16), 16, F32, none),
+        (BOTH, MIXED, (3, 1, 64), 8, F16, (Some(50), None, None)),
+        (BOTH, ALL, (2, 1, 32), 16, F32, (Some(1), None, Some(2.0))),
+        (BOTH, ALL, (4, 4, 64), 16, F32, (Some(128), None, None)),
+        (BOTH, ALL, (3, 3, 80), 32, BF16, none),
     ]
     .into_iter()
     .map(|(name, lengths, (num_q_heads, num_kv_heads, head_dim), block_size, dtype, limits)| {
         let (window, chunk, softcap) = limits;
         // Larger than 1/√d, so that weights differ by orders of magnitude.
         let scale = 6.0 / (head_dim as f32).sqrt();
-        let spec =
-            AttentionSpec { num_q_heads, num_kv_heads, head_dim, scale, window, chunk, softcap };
+        let spec = AttentionSpec {
+            num_q_heads,
+            num_kv_heads,
+            head_dim,
+            scale,
+            causal: name != BOTH,
+            window,
+            chunk,
+            softcap,
+        };
         case(&Shape { name, lengths, spec, block_size, dtype })
     })
     .collect()
@@ -95,7 +110,7 @@ fn case(shape: &Shape) -> Case {
             operations: (4 * visible * q_cols) as u64,
         },
         tolerance: 1e-5,
-        cuda_tolerance: match CUDA_HEAD_DIMS.contains(&spec.head_dim) {
+        cuda_tolerance: match spec.causal && CUDA_HEAD_DIMS.contains(&spec.head_dim) {
             true => BF16_TOLERANCE,
             false => NO_CUDA_KERNEL,
         },
@@ -140,7 +155,8 @@ fn amounts(lengths: &[Lengths], spec: &AttentionSpec) -> (usize, usize) {
     let mut amounts = (0, 0);
     for &(context, queries) in lengths {
         let first_query = context - queries;
-        let seen = (first_query..context).map(|query| query + 1 - spec.first_visible(query));
+        let seen = (first_query..context)
+            .map(|query| spec.end_visible(query, context) - spec.first_visible(query));
         amounts.0 += seen.sum::<usize>();
         amounts.1 += context - spec.first_visible(first_query);
     }

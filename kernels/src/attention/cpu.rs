@@ -150,6 +150,7 @@ impl Call<'_> {
             first_row: self.batch.query_start_loc[sequence] as usize + first_query,
             first_position: context_len - num_queries + first_query,
             num_queries: per_tile.min(num_queries - first_query),
+            context_len,
         }
     }
 

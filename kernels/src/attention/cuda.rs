@@ -71,6 +71,7 @@ pub(super) fn attention(
     let head_dim = spec.head_dim;
     assert!(CUDA_HEAD_DIMS.contains(&head_dim), "heads of {head_dim} channels on CUDA");
     assert_eq!(kv.dtype(), DType::BF16, "pages on CUDA");
+    assert!(spec.causal, "attention in both directions on CUDA");
     assert!(q.is_aligned_to(16) && out.is_aligned_to(8), "rows of queries are not aligned");
     let group = spec.num_q_heads / spec.num_kv_heads;
     let decode_queries = (DECODE_ROWS / group).max(1);
@@ -216,6 +217,7 @@ mod tests {
                 num_kv_heads: 2,
                 head_dim,
                 scale: 0.3,
+                causal: true,
                 window,
                 chunk: None,
                 softcap,

@@ -1,6 +1,6 @@
-//! Causal attention over paged keys and values: prefill, chunked prefill and decode of many sequences in one call.
+//! Attention over paged keys and values: prefill, chunked prefill and decode of many sequences in one call.
 //!
-//! For the query at position p of a sequence and each position j ≤ p that it sees:
+//! For the query at position p of a sequence and each position j that it sees (j ≤ p, but for encoders):
 //! `s_j = scale · q·k_j` (then `softcap · tanh(s_j / softcap)`), `out = Σ_j softmax(s)_j · v_j`. A sink is one more score
 //! of its head, of a position without a value (gpt-oss).
 #![allow(clippy::needless_pass_by_value, reason = "an op takes the view that it writes")]
@@ -51,10 +51,13 @@ pub struct AttentionSpec {
     pub num_kv_heads: usize,
     pub head_dim: usize,
     pub scale: f32,
-    /// A query sees itself and the `window − 1` positions before it; at least 1.
+    /// A query sees nothing after its own position.
+    pub causal: bool,
+    /// A query sees itself and the `window − 1` positions before it; without `causal` those at most window / 2 away on
+    /// either side. At least 1.
     pub window: Option<u32>,
     /// A query sees itself and those before it in its chunk, where position / chunk is the same; at least 1. Not with
-    /// a window.
+    /// a window, and only with `causal`.
     pub chunk: Option<u32>,
     /// Above 0.
     pub softcap: Option<f32>,
@@ -64,9 +67,19 @@ impl AttentionSpec {
     /// First position that the query at `position` sees.
     fn first_visible(&self, position: usize) -> usize {
         match (self.window, self.chunk) {
+            (Some(window), _) if !self.causal => position.saturating_sub(window as usize / 2),
             (Some(window), _) => (position + 1).saturating_sub(window as usize),
             (None, Some(chunk)) => position - position % chunk as usize,
             (None, None) => 0,
+        }
+    }
+
+    /// The end of what the query at `position` sees of `context_len` positions.
+    fn end_visible(&self, position: usize, context_len: usize) -> usize {
+        match self.window {
+            _ if self.causal => position + 1,
+            Some(window) => context_len.min(position + window as usize / 2 + 1),
+            None => context_len,
         }
     }
 }
@@ -114,6 +127,7 @@ fn check(
     assert!(num_q_heads.is_multiple_of(num_kv_heads), "{num_q_heads} over {num_kv_heads} heads");
     assert!(spec.window != Some(0) && spec.chunk != Some(0), "a window or chunk of 0");
     assert!(spec.window.is_none() || spec.chunk.is_none(), "a window and chunks");
+    assert!(spec.causal || spec.chunk.is_none(), "chunks that are not causal");
     assert!(spec.softcap.is_none_or(|softcap| softcap > 0.0), "softcap");
 
     let num_seqs = batch.context_lens.len();
@@ -166,8 +180,9 @@ fn trace_line(
     let chunk = spec.chunk.map_or(String::new(), |chunk| format!(", chunks of {chunk}"));
     let softcap = spec.softcap.map_or(String::new(), |softcap| format!(", softcap {softcap}"));
     let sinks = if has_sinks { ", sinks" } else { "" };
+    let both = if spec.causal { "" } else { ", both directions" };
     format!(
-        "attention {} rows of {} sequences, {q_heads}/{kv_heads} heads of {}{window}{chunk}{softcap}{sinks}, {:?}",
+        "attention {} rows of {} sequences, {q_heads}/{kv_heads} heads of {}{both}{window}{chunk}{softcap}{sinks}, {:?}",
         q.rows(),
         batch.context_lens.len(),
         spec.head_dim,

@@ -14,13 +14,18 @@ pub fn attention_head(
     let dot = |a: &[f32], b: &[f32]| -> f64 {
         a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
     };
-    let sees = |other: &usize| {
-        spec.window.is_none_or(|window| position - other < window as usize)
-            && spec.chunk.is_none_or(|chunk| other / chunk as usize == position / chunk as usize)
+    let sees = |&other: &usize| match (spec.causal, spec.window) {
+        (true, _) if other > position => false,
+        (true, Some(window)) => position - other < window as usize,
+        (false, Some(window)) => position.abs_diff(other) <= window as usize / 2,
+        (_, None) => {
+            spec.chunk.is_none_or(|chunk| other / chunk as usize == position / chunk as usize)
+        }
     };
-    let first = (0..=position).find(sees).expect("a query sees itself");
-    let scores: Vec<f64> = (first..=position)
-        .map(|index| f64::from(spec.scale) * dot(query, row(keys, index, query.len())))
+    let seen: Vec<usize> = (0..keys.len() / query.len()).filter(sees).collect();
+    let scores: Vec<f64> = seen
+        .iter()
+        .map(|&index| f64::from(spec.scale) * dot(query, row(keys, index, query.len())))
         .map(|score| match spec.softcap {
             Some(softcap) => f64::from(softcap) * (score / f64::from(softcap)).tanh(),
             None => score,
@@ -31,7 +36,7 @@ pub fn attention_head(
     let maximum = all().fold(f64::NEG_INFINITY, f64::max);
     let sum: f64 = all().map(|score| (score - maximum).exp()).sum();
     let mut out = vec![0.0_f64; query.len()];
-    for (index, score) in (first..=position).zip(scores) {
+    for (index, score) in seen.into_iter().zip(scores) {
         let probability = (score - maximum).exp() / sum;
         let value = row(values, index, query.len());
         out.iter_mut().zip(value).for_each(|(out, value)| *out += probability * f64::from(*value));

@@ -37,6 +37,7 @@ pub(super) struct Tile<'a> {
     pub first_row: usize,
     pub first_position: usize,
     pub num_queries: usize,
+    pub context_len: usize,
 }
 
 impl Tile<'_> {
@@ -52,7 +53,9 @@ impl Tile<'_> {
 
     /// Positions that some query of the tile sees.
     pub(super) fn positions(&self) -> Range<usize> {
-        self.spec.first_visible(self.first_position)..self.first_position + self.num_queries
+        let last = self.first_position + self.num_queries - 1;
+        let end = self.spec.end_visible(last, self.context_len);
+        self.spec.first_visible(self.first_position)..end
     }
 
     /// The ranges that the tile's queries see.
@@ -184,7 +187,8 @@ impl Scratch {
         let clip = |position: usize| position.saturating_sub(base).min(CHUNK) as u32;
         for (query, rows) in self.visible.chunks_exact_mut(tile.group()).enumerate() {
             let position = tile.first_position + query;
-            rows.fill((clip(tile.spec.first_visible(position)), clip(position + 1)));
+            let end = tile.spec.end_visible(position, tile.context_len);
+            rows.fill((clip(tile.spec.first_visible(position)), clip(end)));
         }
     }
 

@@ -109,6 +109,22 @@ pub(crate) fn tanh<const FMA: bool>(x: f32) -> f32 {
 /// the order of additions on every machine.
 const LANES: usize = 16;
 
+/// Σ x.
+#[inline(always)]
+pub(crate) fn sum(x: &[f32]) -> f32 {
+    let mut lanes = [0.0_f32; LANES];
+    let (chunks, tail) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for i in 0..LANES {
+            lanes[i] += chunk[i];
+        }
+    }
+    for i in 0..tail.len() {
+        lanes[i] += tail[i];
+    }
+    lanes.iter().sum()
+}
+
 /// `1 / √(mean of x² + eps)`: the factor of RMSNorm (Zhang and Sennrich 2019).
 #[inline(always)]
 pub(crate) fn inverse_root_mean_square(x: &[f32], eps: f32) -> f32 {

@@ -7,7 +7,7 @@ const SHAPES: [(usize, usize); 5] = [(1, 1), (3, 7), (5, 65), (1, 5000), (512, 1
 
 pub fn cases() -> Vec<Case> {
     let clamped = Activation::ClampedSwiglu { alpha: 1.702, limit: 7.0 };
-    let activations = [Activation::Silu, Activation::GeluTanh, clamped];
+    let activations = [Activation::Silu, Activation::Gelu, Activation::GeluTanh, clamped];
     let case = |&(rows, cols)| activations.map(|activation| case(rows, cols, activation));
     SHAPES.iter().flat_map(case).collect()
 }

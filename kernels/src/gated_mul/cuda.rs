@@ -10,6 +10,8 @@ pub(super) fn gated_mul(cuda: &CudaDevice, out: &ViewMut, gate_up: &View, activa
     let (kernel, at_once) = match (activation, is_aligned) {
         (Activation::Silu, true) => ("silu_mul_8", 8),
         (Activation::Silu, false) => ("silu_mul_1", 1),
+        (Activation::Gelu, true) => ("gelu_mul_8", 8),
+        (Activation::Gelu, false) => ("gelu_mul_1", 1),
         (Activation::GeluTanh, true) => ("gelu_tanh_mul_8", 8),
         (Activation::GeluTanh, false) => ("gelu_tanh_mul_1", 1),
         (Activation::ClampedSwiglu { .. }, true) => ("clamped_swiglu_8", 8),
@@ -17,7 +19,7 @@ pub(super) fn gated_mul(cuda: &CudaDevice, out: &ViewMut, gate_up: &View, activa
     };
     let (alpha, limit) = match activation {
         Activation::ClampedSwiglu { alpha, limit } => (alpha, limit),
-        Activation::Silu | Activation::GeluTanh => (1.0, f32::INFINITY),
+        Activation::Silu | Activation::Gelu | Activation::GeluTanh => (1.0, f32::INFINITY),
     };
     cuda.launch(
         kernel,

@@ -5,6 +5,12 @@ struct Silu {
     static __device__ __forceinline__ float of(float gate, float up, float, float) { return gate / (1.0f + __expf(-gate)) * up; }
 };
 
+struct Gelu {
+    static __device__ __forceinline__ float of(float gate, float up, float, float) {
+        return gate * 0.5f * erfcf(-0.70710678f * gate) * up;
+    }
+};
+
 // As (1 + tanh y) / 2 = 1 / (1 + e^-2y), which does not cancel for negative gates.
 struct GeluTanh {
     static __device__ __forceinline__ float of(float gate, float up, float, float) {
@@ -44,6 +50,8 @@ __device__ __forceinline__ void gated_mul(bf16* out, const bf16* gate_up, int co
 
 GATED_MUL(silu_mul_8, 8, Silu);
 GATED_MUL(silu_mul_1, 1, Silu);
+GATED_MUL(gelu_mul_8, 8, Gelu);
+GATED_MUL(gelu_mul_1, 1, Gelu);
 GATED_MUL(gelu_tanh_mul_8, 8, GeluTanh);
 GATED_MUL(gelu_tanh_mul_1, 1, GeluTanh);
 GATED_MUL(clamped_swiglu_8, 8, ClampedSwiglu);

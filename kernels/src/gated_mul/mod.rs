@@ -6,6 +6,8 @@ mod cpu;
 mod cuda;
 pub mod reference;
 
+pub(crate) use cpu::{gelu, gelu_tanh};
+
 use crate::device::Device;
 use crate::tensor::{View, ViewMut};
 
@@ -14,6 +16,8 @@ use crate::tensor::{View, ViewMut};
 pub enum Activation {
     /// `x / (1 + e⁻ˣ)` (SwiGLU).
     Silu,
+    /// `x · Φ(x) = x/2 · (1 + erf(x/√2))` (Hendrycks & Gimpel 2016), as BERT has it.
+    Gelu,
     /// `x/2 · (1 + tanh(√(2/π) · (x + 0.044715·x³)))` (Hendrycks & Gimpel 2016; GeGLU).
     GeluTanh,
     /// `g / (1 + e^(−alpha·g)) · (u + 1)` with g = min(gate, limit) and u = up within ±limit (gpt-oss).

@@ -199,6 +199,7 @@ impl FakeRunner {
         assert_eq!(sequence.samples, end as usize == row.tokens.len());
         let threshold = self.config.long_prefill_token_threshold;
         assert!(threshold == 0 || sequence.num_tokens <= threshold, "over the threshold");
+        assert!(sequence.samples || self.config.enable_chunked_prefill, "a prompt is cut");
 
         let known = scheduler.tokens(sequence.id).expect("a scheduled sequence is unfinished");
         assert_eq!(known, &row.tokens[..known.len()], "the device has other tokens");

@@ -14,7 +14,7 @@ use crate::runner::Faults;
 pub(crate) fn random_config(random: &mut Random) -> SchedulerConfig {
     let max_num_seqs = random.within(1, 8);
     let (pools, cache_groups) = random_groups(random);
-    SchedulerConfig {
+    let config = SchedulerConfig {
         block_size: random.within(1, 5),
         pools,
         max_num_seqs,
@@ -22,9 +22,19 @@ pub(crate) fn random_config(random: &mut Random) -> SchedulerConfig {
         max_model_len: random.within(4, 70),
         max_num_queued_seqs: random.within(1, 12),
         long_prefill_token_threshold: if random.one_in(2) { 0 } else { random.within(1, 9) },
+        enable_chunked_prefill: true,
         policy: if random.one_in(2) { Policy::FirstCome } else { Policy::Priority },
         enable_prefix_caching: !random.one_in(5),
         cache_groups,
+    };
+    if !random.one_in(5) {
+        return config;
+    }
+    SchedulerConfig {
+        max_num_batched_tokens: config.max_num_batched_tokens.max(config.max_model_len - 1),
+        long_prefill_token_threshold: 0,
+        enable_chunked_prefill: false,
+        ..config
     }
 }
 
