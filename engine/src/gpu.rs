@@ -73,6 +73,11 @@ fn find_gpu(ordinal: usize, options: &EngineOptions, spec: &DecoderSpec) -> anyh
     if let Some(head_dim) = head_dims.find(|dim| !CUDA_HEAD_DIMS.contains(dim)) {
         bail!("CUDA has no attention over heads of {head_dim} channels; start with --device cpu");
     }
+    if let Some(size) = odd_expert_size(spec) {
+        bail!(
+            "CUDA has no product of experts over rows of {size} numbers; start with --device cpu"
+        );
+    }
     ensure!(
         options.weights != Weights::Float32,
         "--weights float32 runs on the CPU alone; start with --device cpu"
@@ -90,17 +95,22 @@ fn find_gpu(ordinal: usize, options: &EngineOptions, spec: &DecoderSpec) -> anyh
 
 /// What of the model has no kernel.
 fn missing(spec: &DecoderSpec) -> Option<String> {
-    let of_experts = ["route_experts", "weigh_experts", "combine_experts", "expert_linear"];
     let needs = |op: &&str| match *op {
         // Of encoders.
         "activate" | "add_rows" | "layer_norm" | "mean_rows" => false,
         "copy_heads" | "head_linear" => spec.latent.is_some(),
         "causal_conv" | "gated_delta" => spec.gated_delta.is_some(),
         "sigmoid_gate" => spec.attention_gate,
-        op => spec.moe.is_some() || !of_experts.contains(&op),
+        _ => true,
     };
     let ops: Vec<&str> = cuda::MISSING.iter().copied().filter(needs).collect();
     (!ops.is_empty()).then(|| ops.join(", "))
+}
+
+/// Inputs of an expert that are not whole vectors of what a thread loads.
+fn odd_expert_size(spec: &DecoderSpec) -> Option<usize> {
+    let moe = spec.moe?;
+    [spec.hidden_size, moe.intermediate_size].into_iter().find(|size| !size.is_multiple_of(8))
 }
 
 /// "no CUDA driver was found (libcuda.so)" of a sentence that goes on with what to do.

@@ -128,7 +128,7 @@ impl Workspace {
     ) -> u64 {
         let shapes = Self::shapes(spec, max_num_batched_tokens, max_num_seqs, activations);
         let experts = spec.moe.map_or(0, |moe| {
-            ExpertWorkspace::num_bytes(&moe, spec.hidden_size, max_num_batched_tokens)
+            ExpertWorkspace::num_bytes(&moe, spec.hidden_size, max_num_batched_tokens, activations)
         });
         let latent = spec
             .latent
@@ -248,8 +248,8 @@ impl ExpertWorkspace {
         num_tokens: usize,
     ) -> Result<Self, DeviceError> {
         let [router_logits, gate_up, activated, out, shared_out, shared_gate] =
-            Self::shapes(moe, hidden_size, num_tokens)
-                .map(|(rows, cols)| device.allocate(DType::F32, rows, cols));
+            Self::shapes(moe, hidden_size, num_tokens, device.activation_dtype())
+                .map(|(dtype, rows, cols)| device.allocate(dtype, rows, cols));
         let router = &moe.router;
         Ok(Self {
             router_logits: router_logits?,
@@ -262,24 +262,29 @@ impl ExpertWorkspace {
         })
     }
 
-    fn num_bytes(moe: &MoeSpec, hidden_size: usize, num_tokens: usize) -> u64 {
+    fn num_bytes(moe: &MoeSpec, hidden_size: usize, num_tokens: usize, activations: DType) -> u64 {
         let (num_experts, num_chosen) = (moe.router.num_experts, moe.router.num_chosen);
-        let shapes = Self::shapes(moe, hidden_size, num_tokens);
+        let shapes = Self::shapes(moe, hidden_size, num_tokens, activations);
         let routing = ExpertRouting::num_bytes(num_tokens, num_experts, num_chosen);
-        let bytes = shapes.map(|(rows, cols)| num_bytes(&(DType::F32, rows, cols)));
-        bytes.into_iter().fold(routing, u64::saturating_add)
+        shapes.iter().map(num_bytes).fold(routing, u64::saturating_add)
     }
 
-    fn shapes(moe: &MoeSpec, hidden_size: usize, n: usize) -> [(usize, usize); 6] {
+    /// Type, rows and columns of each buffer; those of router and gate are logits.
+    fn shapes(
+        moe: &MoeSpec,
+        hidden_size: usize,
+        n: usize,
+        activations: DType,
+    ) -> [(DType, usize, usize); 6] {
         let places = n * moe.router.num_chosen;
         [
-            (n, moe.router.num_experts),
-            (places, 2 * moe.intermediate_size),
-            (places, moe.intermediate_size),
-            (places, hidden_size),
+            (DType::F32, n, moe.router.num_experts),
+            (activations, places, 2 * moe.intermediate_size),
+            (activations, places, moe.intermediate_size),
+            (activations, places, hidden_size),
             // Changes places with `Workspace::block_out`.
-            (n, hidden_size),
-            (n, 1),
+            (activations, n, hidden_size),
+            (DType::F32, n, 1),
         ]
     }
 }

@@ -125,6 +125,14 @@ impl Tensor {
         }
     }
 
+    /// As `cuda_buffer`, to be replaced by one of the same bytes.
+    pub(crate) fn cuda_buffer_mut(&mut self) -> Option<&mut DeviceBuffer> {
+        match &mut self.storage {
+            Some(Storage::Cuda(buffer)) => Some(buffer),
+            _ => None,
+        }
+    }
+
     /// Bytes this tensor occupies.
     pub fn num_bytes(&self) -> usize {
         self.rows * self.cols * self.dtype.size()

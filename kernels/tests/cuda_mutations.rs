@@ -86,8 +86,8 @@ const MUTATIONS: &[Mutation] = &[
     ),
     (
         "linear/dense.cu",
-        "mma16816(total[t], second, x.z, x.w);",
-        "mma16816(total[t], second, x.w, x.z);",
+        "mma16816(total[t], high, numbers.z, numbers.w);",
+        "mma16816(total[t], high, numbers.w, numbers.z);",
         "linear",
     ),
     (
@@ -106,6 +106,36 @@ const MUTATIONS: &[Mutation] = &[
         "linear",
     ),
     ("linear/quantized.cuh", "k + s * 16 + lane % 4 * 4", "k + lane % 4 * 4", "linear"),
+    // Experts.
+    (
+        "route_experts/route_rows.cu",
+        "if (num_better < a.chosen_groups) continue;",
+        "if (num_better <= a.chosen_groups) continue;",
+        "route_experts",
+    ),
+    ("route_experts/route_rows.cu", "            keys[expert] = 0;\n", "", "route_experts"),
+    ("route_experts/route_rows.cu", "bits >> 31 ? ~bits :", "", "route_experts"),
+    (
+        "route_experts/sort_experts.cu",
+        "__syncthreads();  // all warps have counted",
+        ";  //",
+        "route_experts",
+    ),
+    (
+        "route_experts/sort_experts.cu",
+        "__syncthreads();  // the counts are read",
+        ";  //",
+        "route_experts",
+    ),
+    ("route_experts/sort_experts.cu", "if (w < warp) place += found[w];", "", "route_experts"),
+    ("route_experts/sort_experts.cu", "start + t * a.tile_rows", "start + t", "expert_linear"),
+    ("combine_experts/combine_experts.cu", "sum[i] *= gate;", ";", "combine_experts"),
+    ("weigh_experts/weigh_experts.cu", "places[blockIdx.x]", "blockIdx.x", "weigh_experts"),
+    ("linear/experts.cuh", "(size_t)tile.x * e.bias_stride", "0", "expert_linear"),
+    ("linear/experts.cuh", "e.rows ? (int)e.rows[place] :", "", "expert_linear"),
+    ("linear/many_rows.cuh", "cp_async_wait<1>();", "cp_async_wait<2>();", "expert_linear"),
+    ("linear/many_rows.cuh", "__syncthreads();  // the rows are read", ";  //", "expert_linear"),
+    ("linear/many_rows.cuh", "row < a.rows &&", "", "expert_linear"),
     // The sampler.
     ("sample/sample.cu", "atomicExch(counts + token, 0u)", "counts[token]", "sample"),
     (
@@ -134,6 +164,10 @@ const LAUNCHES: &[(&str, &str, &str)] = &[
     ("linear_", "a block less", "linear"),
     ("dequantize_", "a block less", "linear"),
     ("dequantize_", "not launched", "linear"),
+    ("route_rows", "a block less", "route_experts"),
+    ("sort_experts", "a block less", "route_experts"),
+    ("sort_experts", "half the threads", "route_experts"),
+    ("expert_linear_", "a block less", "expert_linear"),
     ("sample_rows", "a block less", "sample"),
 ];
 

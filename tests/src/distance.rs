@@ -90,7 +90,8 @@ pub fn check_prompt(
     assert_eq!(step, None, "{prompt}: the greedy step that differs");
 }
 
-fn gap(logits: &[f32]) -> f32 {
+/// By how much the likeliest token is before the next.
+pub fn gap(logits: &[f32]) -> f32 {
     let mut sorted = logits.to_vec();
     sorted.sort_by(f32::total_cmp);
     sorted[sorted.len() - 1] - sorted[sorted.len() - 2]

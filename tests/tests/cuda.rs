@@ -1,9 +1,14 @@
 //! Whole models with `--device cuda` on the emulator: the same engine, the same launches as on a GPU.
 
 use quire_engine::config::DeviceChoice;
-use quire_engine::{EngineOptions, Machine, MemoryPlan, ModelFiles, Request, SamplingParams};
+use quire_engine::{
+    EngineHandle, EngineOptions, Machine, MemoryPlan, ModelFiles, Request, SamplingParams,
+};
+use quire_tests::distance::gap;
+use quire_tests::families::FAMILIES;
+use quire_tests::safetensors::Safetensors;
 use quire_tests::windows::{ids, number, read};
-use quire_tests::{ask, collect, default_model, options, start, tiny_model};
+use quire_tests::{ask, collect, default_model, options, start, start_files, tiny_model};
 use serde_json::Value;
 
 /// Where the two likeliest tokens lie closer than this, the rounding of BF16 may choose either.
@@ -49,9 +54,58 @@ fn num_before_tie(entry: &Value) -> usize {
     steps.iter().take(NUM_TOKENS).position(is_tie).unwrap_or(steps.len().min(NUM_TOKENS))
 }
 
+/// Tiny models with experts; those that are not committed are tried where they lie beside the repository.
+const WITH_EXPERTS: [&str; 8] = [
+    "gpt_oss_mxfp4",
+    "gemma4_26b",
+    "llama4_scout",
+    "mixtral",
+    "qwen3_moe",
+    "glm4_moe",
+    "gpt_oss",
+    "llama4_maverick",
+];
+
+/// The greedy answer must be the golden one, as far as rounding cannot change it.
+fn check_prompt(handle: &EngineHandle, golden: &Safetensors, prompt: &str) {
+    let ids = golden.ids(&format!("{prompt}.greedy_ids"));
+    let logits = golden.f32(&format!("{prompt}.greedy_logits"));
+    let is_tie = |logits: &[f32]| f64::from(gap(logits)) < MIN_MARGIN;
+    let mut steps = logits.chunks(logits.len() / ids.len()).take(NUM_TOKENS);
+    let first_tie = steps.position(is_tie).unwrap_or(NUM_TOKENS);
+    let params = SamplingParams::greedy(first_tie.max(1) as u32);
+    let answer = ask(handle, &golden.ids(&format!("{prompt}.input_ids")), params);
+    assert_eq!(answer.ids()[..first_tie], ids[..first_tie], "{prompt}");
+}
+
+#[test]
+fn experts_give_the_golden_tokens() {
+    let _emulator = quire_sim::load();
+    for family in WITH_EXPERTS {
+        let family = FAMILIES.iter().find(|known| known.name == family).expect("a tiny model");
+        let name = family.name;
+        let Some(files) = family.open_gguf() else {
+            println!("{name}: not run, for it is not beside the repository");
+            continue;
+        };
+        println!("{name}");
+        let handle = start_files(&files, &cuda(), &[]);
+        let golden = family.golden();
+        for prompt in ["p0", "p1", "p2"] {
+            check_prompt(&handle, &golden, prompt);
+        }
+    }
+}
+
 #[test]
 fn neighbours_and_chunks_change_nothing() {
     let _emulator = quire_sim::load();
+    for family in ["llama3", "gpt_oss_mxfp4", "gemma4_26b"] {
+        check_neighbours_and_chunks(family);
+    }
+}
+
+fn check_neighbours_and_chunks(family: &str) {
     let requests: Vec<Request> = (0..5_u32)
         .map(|index| {
             let prompt = (0..3 + 9 * index).map(|i| (i * 37 + index * 11) % 500).collect();
@@ -60,7 +114,7 @@ fn neighbours_and_chunks_change_nothing() {
             Request::new(prompt, params)
         })
         .collect();
-    let model = tiny_model("llama3");
+    let model = tiny_model(family);
     let handle = start(&model, &cuda(), &[3]);
     let alone: Vec<Vec<u32>> = requests
         .iter()
@@ -74,7 +128,7 @@ fn neighbours_and_chunks_change_nothing() {
         let streams: Vec<_> = requests.iter().map(submit).collect();
         let together: Vec<Vec<u32>> =
             streams.into_iter().map(|stream| collect(stream).ids()).collect();
-        assert_eq!(alone, together, "{max_num_batched_tokens} tokens a step");
+        assert_eq!(alone, together, "{family}, {max_num_batched_tokens} tokens a step");
     }
 }
 

@@ -32,7 +32,8 @@ impl ParallelMoe {
         let mut router_norm = norm("ffn_gate_inp.scale")?;
         if !loader.is_shape_only() {
             let factor = 1.0 / (spec.hidden_size as f32).sqrt();
-            router_norm.f32_mut().iter_mut().for_each(|scale| *scale *= factor);
+            let scales: Vec<f32> = router_norm.read_f32().iter().map(|s| s * factor).collect();
+            router_norm.write_f32(&scales);
         }
         Ok(Self {
             mlp: Mlp::load(spec, intermediate_size, loader)?,

@@ -1,9 +1,7 @@
 //! The weights of experts, which files have in one tensor a projection, or gate and up in one, or expert by expert.
 
 use anyhow::{Context, bail, ensure};
-use quire_kernels::{
-    DType, ExpertWeights, FileBytes, LinearWeight, Tensor, WeightFormat, dequantize_row,
-};
+use quire_kernels::{ExpertWeights, FileBytes, LinearWeight, Tensor, WeightFormat, dequantize_row};
 
 use super::loader::{HostTensor, WeightLoader, factors_beside, find};
 use crate::models::spec::{ExpertLayout, LatentSpec, MoeSpec};
@@ -50,9 +48,10 @@ impl WeightLoader<'_> {
         let (mut gate_up_bias, mut down_bias) = (None, None);
         if moe.expert_biases {
             gate_up_bias = Some(self.gate_up_bias(moe)?);
-            down_bias = Some(self.matrix("ffn_down_exps.bias", num_experts, hidden_size)?);
+            let values = self.matrix("ffn_down_exps.bias", num_experts, hidden_size)?;
+            down_bias = Some(self.biases(&values, num_experts, hidden_size)?);
         }
-        Ok((ExpertWeights::new(gate_up, gate_up_bias), ExpertWeights::new(down, down_bias)))
+        Ok((ExpertWeights::new(gate_up, gate_up_bias)?, ExpertWeights::new(down, down_bias)?))
     }
 
     /// What makes a latent vector of a head's query, and a head's value of a latent vector. Files have the two apart, or
@@ -76,7 +75,7 @@ impl WeightLoader<'_> {
                 self.projection(["attn_k_b.weight", "attn_k_b"], &of_heads(rank, nope_dim))?;
             let values =
                 self.projection(["attn_v_b.weight", "attn_v_b"], &of_heads(value_dim, rank))?;
-            return Ok((ExpertWeights::new(keys, None), ExpertWeights::new(values, None)));
+            return Ok((ExpertWeights::new(keys, None)?, ExpertWeights::new(values, None)?));
         }
         let source = self.source().context("only files have weights")?;
         let tensor = find(source, &self.full_name(name), heads * (nope_dim + value_dim), rank)?;
@@ -100,7 +99,7 @@ impl WeightLoader<'_> {
             let value = rows(first + nope_dim, value_dim);
             values.push(self.pack(name, tensor.format, value, value_dim, rank)?);
         }
-        Ok((ExpertWeights::new(keys, None), ExpertWeights::new(values, None)))
+        Ok((ExpertWeights::new(keys, None)?, ExpertWeights::new(values, None)?))
     }
 
     /// The weight of each expert: of the tensor of all of them, or of `<one>.<expert>.weight`.
@@ -214,33 +213,33 @@ impl WeightLoader<'_> {
         if self.has("ffn_gate_up_exps.bias") {
             let mut fused = self.matrix("ffn_gate_up_exps.bias", num_experts, 2 * size)?;
             if moe.layout == ExpertLayout::InterleavedColumns {
-                for row in fused.f32_mut().chunks_exact_mut(2 * size) {
+                for row in fused.chunks_exact_mut(2 * size) {
                     let (gate, up) = (row.iter().step_by(2), row.iter().skip(1).step_by(2));
                     let sorted: Vec<f32> = gate.chain(up).copied().collect();
                     row.copy_from_slice(&sorted);
                 }
             }
-            return Ok(fused);
+            return self.biases(&fused, num_experts, 2 * size);
         }
         let gate = self.matrix("ffn_gate_exps.bias", num_experts, size)?;
         let up = self.matrix("ffn_up_exps.bias", num_experts, size)?;
-        if self.source().is_none() {
-            return Ok(Tensor::shape_only(DType::F32, num_experts, 2 * size));
-        }
-        let rows = gate.f32().chunks_exact(size).zip(up.f32().chunks_exact(size));
+        let rows = gate.chunks_exact(size).zip(up.chunks_exact(size));
         let values: Vec<f32> = rows.flat_map(|(gate, up)| [gate, up].concat()).collect();
-        Ok(Tensor::from_f32(&values, num_experts, 2 * size))
+        self.biases(&values, num_experts, 2 * size)
     }
 
-    /// A matrix of numbers that are added, as float32.
-    fn matrix(&self, name: &str, rows: usize, cols: usize) -> anyhow::Result<Tensor> {
-        let Some(source) = self.source() else {
-            return Ok(Tensor::shape_only(DType::F32, rows, cols));
-        };
+    /// `values` as `[rows, cols]` on the device.
+    fn biases(&self, values: &[f32], rows: usize, cols: usize) -> anyhow::Result<Tensor> {
+        Ok(self.device().tensor(self.device().activation_dtype(), values, rows, cols)?)
+    }
+
+    /// A matrix of numbers that are added, as float32; of shapes only, none.
+    fn matrix(&self, name: &str, rows: usize, cols: usize) -> anyhow::Result<Vec<f32>> {
+        let Some(source) = self.source() else { return Ok(Vec::new()) };
         let tensor = find(source, &self.full_name(name), rows, cols)?;
         let mut values = vec![0.0; rows * cols];
         dequantize_row(tensor.format, &tensor.bytes, &mut values);
-        Ok(Tensor::from_f32(&values, rows, cols))
+        Ok(values)
     }
 }
 

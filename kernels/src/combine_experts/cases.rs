@@ -1,10 +1,9 @@
 //! Shapes that test and time `combine_experts`.
 
 use super::{SharedExpert, combine_experts, reference};
-use crate::cases::{Case, Work, random_f32};
+use crate::cases::{Case, Input, Kind, Work, in_place, random_activations, random_f32};
 use crate::device::Device;
 use crate::route_experts::cases::some_routing;
-use crate::tensor::{View, ViewMut};
 
 /// Rows, columns, experts, experts of a row.
 const SHAPES: [(usize, usize, usize, usize); 5] =
@@ -27,10 +26,12 @@ fn case(
     with_gate: bool,
 ) -> Case {
     let num_places = n * num_chosen;
-    let x = random_f32(51, num_places * cols);
-    let shared = random_f32(52, n * cols);
+    let x = random_activations(51, num_places * cols);
+    let shared = random_activations(52, n * cols);
     let gate: Vec<f32> = random_f32(53, n).iter().map(|x| 3.0 * x).collect();
-    let (inputs, shared_input, gate_input) = (x.clone(), shared.clone(), gate.clone());
+    let mut inputs = Input::new(Kind::Activations, x.clone(), num_places, cols);
+    let mut shared_input = Input::new(Kind::Activations, shared.clone(), n, cols);
+    let mut gate_input = Input::new(Kind::Numbers, gate.clone(), n, 1);
     Case {
         op: "combine_experts",
         name: format!("{n}x{cols}, {num_chosen} of {num_experts}, {weighted} {with_gate}"),
@@ -43,13 +44,14 @@ fn case(
         output_len: n * cols,
         run: Box::new(move |device, output| {
             let routing = some_routing(device, n, num_experts, num_chosen);
-            let out = ViewMut::from_f32(output, n, cols);
-            let x = View::from_f32(&inputs, num_places, cols);
             let shared = with_shared.then(|| SharedExpert {
-                out: View::from_f32(&shared_input, n, cols),
-                gate: with_gate.then(|| View::from_f32(&gate_input, n, 1)),
+                out: shared_input.view(device),
+                gate: with_gate.then(|| gate_input.view(device)),
             });
-            combine_experts(device, out, x, &routing, weighted, shared);
+            let x = inputs.view(device);
+            in_place(device, Kind::Activations, output, (n, cols), |out| {
+                combine_experts(device, out, x, &routing, weighted, shared);
+            });
         }),
         reference: Box::new(move || {
             let routing = some_routing(&Device::cpu(1), n, num_experts, num_chosen);

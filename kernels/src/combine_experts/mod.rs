@@ -4,6 +4,7 @@
 
 pub mod cases;
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use crate::device::Device;
@@ -13,13 +14,13 @@ use crate::tensor::{DType, View, ViewMut};
 /// What the expert that every row has adds.
 #[derive(Clone, Copy)]
 pub struct SharedExpert<'a> {
-    /// `[n, cols]` F32
+    /// `[n, cols]` activations
     pub out: View<'a>,
     /// `[n, 1]` F32; none: the whole output is added.
     pub gate: Option<View<'a>>,
 }
 
-/// `out`: `[n, cols]` F32; `x`: `[places, cols]` F32. Without `weighted` each weight is 1.
+/// `out`: `[n, cols]`, `x`: `[places, cols]`, activations. Without `weighted` each weight is 1.
 pub fn combine_experts(
     device: &Device,
     out: ViewMut,
@@ -31,15 +32,19 @@ pub fn combine_experts(
     let n = routing.num_rows();
     assert_eq!((out.rows(), out.cols()), (n, x.cols()), "out");
     assert_eq!(x.rows(), routing.num_places(), "x");
-    assert!(out.dtype() == DType::F32 && x.dtype() == DType::F32);
+    let activations = device.activation_dtype();
+    assert_eq!([out.dtype(), x.dtype()], [activations; 2], "out, x");
     if let Some(shared) = shared {
         assert_eq!((shared.out.rows(), shared.out.cols()), (n, x.cols()), "shared");
-        let gate = shared.gate.map(|gate| (gate.rows(), gate.cols()));
-        assert!(gate.is_none_or(|shape| shape == (n, 1)), "gate");
+        assert_eq!(shared.out.dtype(), activations, "shared");
+        let gate = shared.gate.map(|gate| (gate.rows(), gate.cols(), gate.dtype()));
+        assert!(gate.is_none_or(|gate| gate == (n, 1, DType::F32)), "gate");
     }
     match device {
         Device::Cpu(cpu) => cpu::combine_experts(cpu, &out, x, routing, weighted, shared),
-        Device::Cuda(_) => crate::cuda::missing("combine_experts"),
+        Device::Cuda(cuda) => {
+            cuda::combine_experts(cuda, &out, &x, routing, weighted, shared.as_ref());
+        }
         Device::Trace(log) => log.push(format!(
             "combine_experts {n}x{} of {}{}{}",
             out.cols(),

@@ -29,7 +29,7 @@ pub(crate) struct Product {
     pub x: Pointer,
     pub x_stride: usize,
     pub weight: Pointer,
-    /// bf16
+    /// Of the type of `out`.
     pub bias: Option<Pointer>,
     pub rows: usize,
     pub out_features: usize,

@@ -20,6 +20,9 @@ const PLAIN_SHARED_BYTES: usize = 48 << 10;
 /// Where the second dimension of a grid ends.
 const MAX_GRID_ROWS: usize = 65_535;
 
+/// Threads of a block that takes elements one by one.
+const THREADS: usize = 256;
+
 /// A kernel that is loaded.
 pub(super) struct Kernel {
     function: CUfunction,
@@ -46,9 +49,14 @@ impl Grid {
         Self { blocks: [blocks, 1, 1], threads, shared_bytes: 0 }
     }
 
+    /// A thread for each `at_once` columns, a column of blocks for each row, of which there may be any number.
+    pub(crate) fn of_rows(rows: usize, cols: usize, at_once: usize) -> Self {
+        let [columns, ..] = Self::elementwise(1, cols, at_once).blocks;
+        Self { blocks: [rows, columns, 1], threads: THREADS, shared_bytes: 0 }
+    }
+
     /// A thread for each `at_once` columns, a row of blocks for each row.
     pub(crate) fn elementwise(rows: usize, cols: usize, at_once: usize) -> Self {
-        const THREADS: usize = 256;
         assert!(rows <= MAX_GRID_ROWS, "{rows} rows in one launch");
         let blocks = [cols.div_ceil(at_once * THREADS), rows, 1];
         Self { blocks, threads: THREADS, shared_bytes: 0 }

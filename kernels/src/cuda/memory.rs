@@ -8,12 +8,16 @@ use super::driver::{check, expect};
 use super::{Context, Pointer};
 use crate::device::DeviceError;
 
-/// Bytes on a GPU, aligned to 256.
+/// Bytes on a GPU, aligned to `ALIGNMENT`.
 pub(crate) struct DeviceBuffer {
     context: Arc<Context>,
     address: u64,
     bytes: usize,
+    /// The allocation that it is a part of, unless it is one itself.
+    whole: Option<Arc<DeviceBuffer>>,
 }
+
+const ALIGNMENT: usize = 256;
 
 impl DeviceBuffer {
     /// Zeroed.
@@ -29,7 +33,7 @@ impl DeviceBuffer {
                 result => check("cuMemAlloc", result)?,
             }
         }
-        let buffer = Self { context: Arc::clone(context), address, bytes };
+        let buffer = Self { context: Arc::clone(context), address, bytes, whole: None };
         if bytes > 0 {
             // SAFETY: the memory was just taken.
             check("cuMemsetD8Async", unsafe {
@@ -37,6 +41,11 @@ impl DeviceBuffer {
             })?;
         }
         Ok(buffer)
+    }
+
+    /// Zeroed, on the same GPU.
+    pub(crate) fn beside(&self, bytes: usize) -> Result<Self, DeviceError> {
+        Self::zeroed(&self.context, bytes)
     }
 
     pub(crate) fn address(&self) -> u64 {
@@ -106,6 +115,23 @@ impl DeviceBuffer {
         });
     }
 
+    /// A copy of each of the buffers, all in one allocation: the driver gives memory in pieces of megabytes.
+    pub(crate) fn in_one(buffers: &[&mut Self]) -> Result<Vec<Self>, DeviceError> {
+        let context = &buffers.first().expect("some buffers").context;
+        let room = |bytes: usize| bytes.next_multiple_of(ALIGNMENT);
+        let total = buffers.iter().map(|buffer| room(buffer.bytes)).sum();
+        let whole = Arc::new(Self::zeroed(context, total)?);
+        let mut start = 0;
+        let part = |buffer: &&mut Self| {
+            whole.copy(start, buffer, 0, buffer.bytes);
+            let address = whole.address + start as u64;
+            start += room(buffer.bytes);
+            let (context, whole) = (Arc::clone(context), Some(Arc::clone(&whole)));
+            Self { context, address, bytes: buffer.bytes, whole }
+        };
+        Ok(buffers.iter().map(part).collect())
+    }
+
     /// All bytes of the buffers, one after the other.
     pub(crate) fn concatenated(buffers: &[&Self]) -> Result<Self, DeviceError> {
         let context = &buffers.first().expect("some buffers").context;
@@ -121,7 +147,7 @@ impl DeviceBuffer {
 
 impl Drop for DeviceBuffer {
     fn drop(&mut self) {
-        if self.address != 0 {
+        if self.address != 0 && self.whole.is_none() {
             self.context.bind();
             // SAFETY: nobody else has the address; the driver waits for work that uses it. After a fault of the device
             // this fails too, and there is nothing to do about it.

@@ -23,7 +23,8 @@ pub(super) fn gated_mul(cuda: &CudaDevice, out: &ViewMut, gate_up: &View, activa
     };
     cuda.launch(
         kernel,
-        Grid::elementwise(out.rows(), cols, at_once),
+        // With experts there are more rows than tokens.
+        Grid::of_rows(out.rows(), cols, at_once),
         &[
             out.pointer().into(),
             gate_up.pointer().into(),

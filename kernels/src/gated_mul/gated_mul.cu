@@ -30,15 +30,15 @@ struct ClampedSwiglu {
 template <int N, class Activation>
 __device__ __forceinline__ void gated_mul(bf16* out, const bf16* gate_up, int cols, int out_stride, int gate_up_stride, float alpha,
                                           float limit) {
-    int column = (blockIdx.x * blockDim.x + threadIdx.x) * N;
+    int column = (blockIdx.y * blockDim.x + threadIdx.x) * N;
     if (column >= cols) return;
-    const bf16* row = gate_up + (size_t)blockIdx.y * gate_up_stride;
+    const bf16* row = gate_up + (size_t)blockIdx.x * gate_up_stride;
     float gate[N], up[N];
     load_numbers(gate, row + column);
     load_numbers(up, row + cols + column);
 #pragma unroll
     for (int i = 0; i < N; i++) up[i] = Activation::of(gate[i], up[i], alpha, limit);
-    store_numbers(out + (size_t)blockIdx.y * out_stride + column, up);
+    store_numbers(out + (size_t)blockIdx.x * out_stride + column, up);
 }
 
 #define GATED_MUL(name, N, Activation)                                                                                        \

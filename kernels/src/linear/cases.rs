@@ -5,11 +5,12 @@ use super::{
     dequantize_row, expert_linear, linear, reference,
 };
 use crate::cases::{
-    Case, Input, Kind, Work, in_place, random_activations, random_f32, rounded_to_bf16,
+    BF16_TOLERANCE, Case, F32_TOLERANCE, Input, Kind, NO_CUDA_KERNEL, Work, in_place,
+    random_activations, random_f32, rounded_to_bf16,
 };
 use crate::device::Device;
 use crate::route_experts::cases::some_routing;
-use crate::tensor::{Tensor, View, ViewMut};
+use crate::tensor::{Tensor, View};
 
 /// n, out_features, in_features: odd on purpose; every format gets those whose rows are whole blocks.
 const SHAPES: [(usize, usize, usize); 9] = [
@@ -38,6 +39,7 @@ pub fn cases() -> Vec<Case> {
         cases.push(case(3, 256, &parts, Mode::Float32, false));
         cases.push(case(11, 768, &parts, Mode::Packed(ActivationPrecision::Int16), true));
     }
+    cases.extend([3, 29].map(|n| logits_case(n, 96, 20)));
     let parts = [(WeightFormat::Q4K, 37), (WeightFormat::Q6K, 8), (WeightFormat::F16, 3)];
     for n in [1, 2, 29] {
         for precision in [ActivationPrecision::Int8, ActivationPrecision::Int16] {
@@ -134,6 +136,35 @@ fn case(n: usize, k: usize, parts: &[(WeightFormat, usize)], mode: Mode, with_bi
     }
 }
 
+/// An output of F32, as of a router, and a bias of the same type.
+fn logits_case(n: usize, k: usize, out_features: usize) -> Case {
+    let bytes = random_weight_bytes(WeightFormat::BF16, out_features, k, 7);
+    let mut weights = vec![0.0; out_features * k];
+    dequantize_row(WeightFormat::BF16, &bytes, &mut weights);
+    let (x, bias) = (random_activations(8, n * k), random_f32(9, out_features));
+    let mut input = Input::new(Kind::Activations, x.clone(), n, k);
+    let mut bias_input = Input::new(Kind::Numbers, bias.clone(), 1, out_features);
+    Case {
+        op: "linear",
+        name: format!("{n}x{k} -> {out_features} f32"),
+        work: Work { bytes: bytes.len() as u64, operations: 2 * (n * k * out_features) as u64 },
+        tolerance: 1e-5,
+        cuda_tolerance: F32_TOLERANCE,
+        output_len: n * out_features,
+        run: Box::new(move |device, output| {
+            let mode = Mode::Packed(ActivationPrecision::default());
+            let weight = mode.load(device, (WeightFormat::BF16, out_features), &bytes, k);
+            let (x, bias) = (input.view(device), bias_input.on(device));
+            in_place(device, Kind::Numbers, output, (n, out_features), |out| {
+                linear(device, out, x, &weight, Some(bias));
+            });
+        }),
+        reference: Box::new(move || {
+            x.chunks(k).flat_map(|x| reference::linear_row(x, &weights, Some(&bias))).collect()
+        }),
+    }
+}
+
 /// Rows, experts, experts of a row, features, k.
 type ExpertShape = (usize, usize, usize, usize, usize);
 
@@ -143,6 +174,15 @@ const EXPERT_SHAPES: [ExpertShape; 5] = [
     (5, 4, 3, 50, 96),
     (40, 6, 2, 70, 256),
     (300, 3, 1, 33, 256),
+];
+
+/// Formats whose kernels are checked with many rows too: of each kind of codes and scales one.
+const CUDA_MANY_ROWS: [WeightFormat; 5] = [
+    WeightFormat::BF16,
+    WeightFormat::Q8_0,
+    WeightFormat::Q3K,
+    WeightFormat::Q4K,
+    WeightFormat::Mxfp4,
 ];
 
 /// `expert_linear` with every format, and with formats that differ from expert to expert.
@@ -171,8 +211,9 @@ fn expert_case(shape: ExpertShape, formats: &[WeightFormat], mode: Mode) -> Case
     // Every second shape has an input for each place.
     let of_step = half % 2 == 1;
     let num_inputs = if of_step { n } else { num_places };
-    let x: Vec<f32> = random_f32(8, num_inputs * k).iter().map(|x| 4.0 * x / k as f32).collect();
-    let bias = (n % 2 == 1).then(|| random_f32(9, num_experts * features));
+    let x = random_f32(8, num_inputs * k).iter().map(|x| 4.0 * x / k as f32).collect();
+    let x = rounded_to_bf16(x);
+    let bias = (n % 2 == 1).then(|| random_activations(9, num_experts * features));
     let formats: Vec<WeightFormat> = formats.iter().cycle().take(num_experts).copied().collect();
     let bytes = |expert: usize, part: usize| {
         random_weight_bytes(formats[expert], half, k, (2 * expert + part) as u64)
@@ -182,7 +223,8 @@ fn expert_case(shape: ExpertShape, formats: &[WeightFormat], mode: Mode) -> Case
     let name =
         format!("{n}x{k} -> {features}, {num_chosen} of {num_experts}, {formats:?} {mode:?}");
     let parts: Vec<_> = formats.iter().map(|&format| (format, half)).collect();
-    let (x_input, load_bytes, load_bias) = (x.clone(), bytes.clone(), bias.clone());
+    let mut input = Input::new(Kind::Activations, x.clone(), num_inputs, k);
+    let (load_bytes, load_bias) = (bytes.clone(), bias.clone());
     let load_parts = parts.clone();
     let num_bytes: usize = bytes.iter().flatten().map(Vec::len).sum();
     Case {
@@ -190,20 +232,30 @@ fn expert_case(shape: ExpertShape, formats: &[WeightFormat], mode: Mode) -> Case
         name,
         work: Work { bytes: num_bytes as u64, operations: 2 * (num_places * k * features) as u64 },
         tolerance: mode.tolerance(&parts, k),
-        cuda_tolerance: crate::cases::BF16_TOLERANCE,
+        cuda_tolerance: match formats
+            .iter()
+            .all(|format| n < 100 || CUDA_MANY_ROWS.contains(format))
+        {
+            true => BF16_TOLERANCE,
+            false => NO_CUDA_KERNEL,
+        },
         output_len: num_places * features,
         run: Box::new(move |device, output| {
             let load = |(&part, bytes): (&(WeightFormat, usize), &[Vec<u8>; 2])| {
                 LinearWeight::stack(bytes.iter().map(|b| mode.load(device, part, b, k)).collect())
             };
             let experts = load_parts.iter().zip(&load_bytes).map(load).collect();
-            let bias = load_bias.as_ref().map(|bias| Tensor::from_f32(bias, num_experts, features));
-            let weights = ExpertWeights::new(experts, bias);
+            let bias = load_bias.as_ref().map(|bias| {
+                let dtype = device.activation_dtype();
+                device.tensor(dtype, bias, num_experts, features).expect("a case fits the device")
+            });
+            let weights = ExpertWeights::new(experts, bias).expect("a case fits the device");
             let routing = some_routing(device, n, num_experts, num_chosen);
-            let x = View::from_f32(&x_input, num_inputs, k);
-            let out = ViewMut::from_f32(output, num_places, features);
+            let x = input.view(device);
             let input = if of_step { ExpertInput::Rows(x) } else { ExpertInput::Places(x) };
-            expert_linear(device, out, input, &weights, &routing);
+            in_place(device, Kind::Activations, output, (num_places, features), |out| {
+                expert_linear(device, out, input, &weights, &routing);
+            });
         }),
         reference: Box::new(move || {
             let routing = some_routing(&Device::cpu(1), n, num_experts, num_chosen);

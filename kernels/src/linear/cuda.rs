@@ -8,29 +8,29 @@ use crate::cuda::{Argument, CudaDevice, Grid, Pointer, Product, Structure};
 use crate::indices::Indices;
 use crate::tensor::{DType, Tensor, View, ViewMut};
 
-const THREADS: usize = 256;
+pub(super) const THREADS: usize = 256;
 
 /// Weights that a warp of `dequantize_<format>` takes, and warps of a block.
-const WARP_WEIGHTS: usize = 256;
-const WARPS: usize = THREADS / 32;
+pub(super) const WARP_WEIGHTS: usize = 256;
+pub(super) const WARPS: usize = THREADS / 32;
 
 /// As in `x.cuh`.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub(crate) struct LinearArgs {
-    out: Pointer,
-    x: Pointer,
-    weight: Pointer,
-    scales: Pointer,
-    bias: Pointer,
-    rows: i32,
-    in_features: i32,
-    out_features: i32,
-    x_stride: i32,
-    out_stride: i32,
-    out_is_f32: i32,
-    factor: f32,
-    pad: i32,
+pub(super) struct LinearArgs {
+    pub out: Pointer,
+    pub x: Pointer,
+    pub weight: Pointer,
+    pub scales: Pointer,
+    pub bias: Pointer,
+    pub rows: i32,
+    pub in_features: i32,
+    pub out_features: i32,
+    pub x_stride: i32,
+    pub out_stride: i32,
+    pub out_is_f32: i32,
+    pub factor: f32,
+    pub pad: i32,
 }
 
 // SAFETY: five addresses, then eight numbers of 32 bits, as in the source.
@@ -46,7 +46,7 @@ pub(super) fn linear(
     let mut first = 0;
     for part in weight.cuda_parts() {
         let bias = bias
-            .map_or(Pointer::NULL, |bias| bias.view().pointer().add(first * DType::BF16.size()));
+            .map_or(Pointer::NULL, |bias| bias.view().pointer().add(first * out.dtype().size()));
         let call = Call {
             cuda,
             out: out.pointer().add(first * out.dtype().size()),
@@ -131,7 +131,7 @@ impl Call<'_> {
 
     /// By cuBLASLt: `weight` is BF16, rows of the features `features` of the part.
     fn multiply(&self, weight: Pointer, features: std::ops::Range<usize>) {
-        let bias = self.bias.add(features.start * DType::BF16.size());
+        let bias = self.bias.add(features.start * self.out_dtype.size());
         self.cuda.multiply(&Product {
             out: self.out.add(features.start * self.out_dtype.size()),
             out_dtype: self.out_dtype,
@@ -204,6 +204,6 @@ pub(crate) fn gather(
     }
 }
 
-fn int(number: usize) -> i32 {
+pub(super) fn int(number: usize) -> i32 {
     i32::try_from(number).expect("sizes of a product fit an int")
 }

@@ -62,6 +62,14 @@ impl CudaPart {
         }
     }
 
+    /// Memory of the part.
+    pub(super) fn buffers_mut(&mut self) -> Vec<&mut DeviceBuffer> {
+        match self {
+            Self::Dense(rows) => vec![rows.cuda_buffer_mut().expect("it is a part on a GPU")],
+            Self::Quantized(part) => vec![&mut part.codes, &mut part.scales],
+        }
+    }
+
     pub(super) fn num_bytes(&self) -> usize {
         match self {
             Self::Dense(rows) => rows.num_bytes(),

@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
+use super::cuda_experts::{self, ExpertTable};
 use super::weight::{LinearWeight, Part};
-use super::{cpu, dense, packed};
+use super::{LinearError, cpu, dense, packed};
 use crate::cpu::SimdLevel;
 use crate::device::{CpuDevice, Device};
 use crate::gated_mul::{Gated, gated_mul};
@@ -14,21 +15,26 @@ use crate::tensor::{DType, Tensor, View, ViewMut};
 #[derive(Debug)]
 pub struct ExpertWeights {
     experts: Vec<LinearWeight>,
-    /// F32 `[num_experts, out_features]`
+    /// `[num_experts, out_features]`, activations
     bias: Option<Tensor>,
+    /// Where the weights lie on a GPU.
+    tables: Vec<ExpertTable>,
 }
 
 impl ExpertWeights {
-    /// At least one expert, all of one shape; `bias` is F32 `[num_experts, out_features]`.
-    pub fn new(experts: Vec<LinearWeight>, bias: Option<Tensor>) -> Self {
+    /// At least one expert, all of one shape; `bias` is `[num_experts, out_features]` in the device's type for activations.
+    pub fn new(mut experts: Vec<LinearWeight>, bias: Option<Tensor>) -> Result<Self, LinearError> {
         let shape = |expert: &LinearWeight| (expert.out_features(), expert.in_features());
         let first = shape(experts.first().expect("there are experts"));
         assert!(experts.iter().all(|expert| shape(expert) == first), "shapes of experts differ");
         if let Some(bias) = &bias {
             assert_eq!((bias.rows(), bias.cols()), (experts.len(), first.0), "bias");
-            assert_eq!(bias.dtype(), DType::F32, "bias");
         }
-        Self { experts, bias }
+        let tables = match experts[0].is_on_cuda() {
+            true => cuda_experts::tables(&mut experts)?,
+            false => Vec::new(),
+        };
+        Ok(Self { experts, bias, tables })
     }
 
     pub fn num_experts(&self) -> usize {
@@ -41,6 +47,14 @@ impl ExpertWeights {
 
     pub fn in_features(&self) -> usize {
         self.experts[0].in_features()
+    }
+
+    pub(super) fn tables(&self) -> &[ExpertTable] {
+        &self.tables
+    }
+
+    pub(super) fn all_biases(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
     }
 
     fn is_packed(&self) -> bool {
@@ -73,7 +87,7 @@ impl ExpertInput<'_> {
 }
 
 /// `out[p] = x[p or the row of p] · weights[e]ᵀ + bias[e]` for each place p of each expert e. `out`: `[places,
-/// out_features]` F32; the rows of x: F32.
+/// out_features]`, the rows of x: activations.
 pub fn expert_linear(
     device: &Device,
     out: ViewMut,
@@ -90,7 +104,10 @@ pub fn expert_linear(
     assert_eq!((x.rows(), x.cols()), (num_rows, weights.in_features()), "x");
     let shape = (routing.num_places(), weights.out_features());
     assert_eq!((out.rows(), out.cols()), shape, "out");
-    assert!(out.dtype() == DType::F32 && x.dtype() == DType::F32);
+    let activations = device.activation_dtype();
+    assert_eq!([out.dtype(), x.dtype()], [activations; 2], "out, x");
+    let bias = weights.bias.as_ref().map(Tensor::dtype);
+    assert!(bias.is_none_or(|dtype| dtype == activations), "bias");
     let trace = || {
         let bias = if weights.bias.is_some() { " bias" } else { "" };
         let (rows, cols, num_experts) = (x.rows(), x.cols(), weights.num_experts());
@@ -116,7 +133,10 @@ pub fn expert_linear(
             let rows = JobRows::Routed { routing, of_step };
             run(cpu, &ExpertJob { out: &out, x: input.rows(), gated, rows, weights });
         }
-        Device::Cuda(_) => crate::cuda::missing("expert_linear"),
+        Device::Cuda(cuda) => {
+            let of_step = matches!(input, ExpertInput::Rows(_));
+            cuda_experts::expert_linear(cuda, &out, &input.rows(), of_step, weights, routing);
+        }
         Device::Trace(log) => log.push(line.unwrap_or_default()),
     }
 }

@@ -11,6 +11,7 @@ mod bytes;
 pub mod cases;
 mod cpu;
 mod cuda;
+mod cuda_experts;
 mod cuda_weight;
 mod dense;
 mod device_layout;
@@ -65,7 +66,7 @@ use crate::device::Device;
 use crate::tensor::{DType, Tensor, ViewMut};
 
 /// `out = x · weightᵀ + bias`. `out`: `[n, out_features]` activations or F32, rows may be strided;
-/// `x`: `[n, in_features]`, `bias`: `[1, out_features]`, activations.
+/// `x`: `[n, in_features]` activations; `bias`: `[1, out_features]` of the type of `out`.
 pub fn linear<'a>(
     device: &Device,
     out: ViewMut,
@@ -82,7 +83,7 @@ pub fn linear<'a>(
     assert_eq!(x.dtype(), activations, "x");
     if let Some(bias) = bias {
         assert_eq!((bias.rows(), bias.cols()), (1, weight.out_features()), "bias");
-        assert_eq!((bias.dtype(), out.dtype()), (activations, activations), "bias, out");
+        assert_eq!(bias.dtype(), out.dtype(), "bias");
     }
     if let Device::Cpu(cpu) = device
         && cpu::is_packed(weight)

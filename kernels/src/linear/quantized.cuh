@@ -1,14 +1,14 @@
 // Kernels for quantized weights, one skeleton for all formats: a format is its codes (codes.cuh) and its scales
 // (scales.cuh), and one small file.
 //
-// Few rows (`linear_<format>_8`, `_16`): a block has 16 features, its warps take turns at 256 weights; codes go straight
+// Few rows (`linear_<format>_8`, `_16`, and `expert_linear_` of an expert's): a block has 16 features, its warps take turns at 256 weights; codes go straight
 // from memory into operand A of mma.sync, rows of x are operand B. Of each group the products of whole codes are added
 // first, then scaled in f32: no weight is rounded. Minima multiply the sum of x, which is one more mma with ones.
-// Many rows: `dequantize_<format>` writes bf16 for cuBLASLt. `embedding_<format>` gathers single rows.
+// Many rows of an expert: `many_rows.cuh`; of one weight: `dequantize_<format>` writes bf16 for cuBLASLt. `embedding_<format>` gathers single rows.
 #pragma once
 #include "codes.cuh"
+#include "many_rows.cuh"
 #include "scales.cuh"
-#include "x.cuh"
 
 template <class CodesOf, class ScalesOf>
 struct QuantizedFormat {
@@ -28,16 +28,10 @@ struct QuantizedFormat {
 
 constexpr int RECORD_BLOCKS = SCALE_WEIGHTS / BLOCK_WEIGHTS;
 
-// The four numbers of x at `k` of row `row` that belong to this lane's weights; zeros beyond.
-__device__ __forceinline__ uint2 load_x(const LinearArgs& a, int row, int k) {
-    if (row >= a.rows || k >= a.in_features) return {0u, 0u};
-    return *(const uint2*)(a.x + (size_t)row * a.x_stride + k);
-}
-
 // Adds one group: `total += scale · (codes · x) + minimum · sum of x`.
-template <class Format, int TILES>
-__device__ __forceinline__ void add_group(float (&total)[TILES][4], const LinearArgs& a, const typename Format::Codes& codes,
-                                          const typename Format::Scales (&scales)[2], int group, int step, int k, int first_row) {
+template <class Format, int TILES, class Rows>
+__device__ __forceinline__ void add_group(float (&total)[TILES][4], const Rows& rows, const typename Format::Codes& codes,
+                                          const typename Format::Scales (&scales)[2], int group, int step, int k) {
     constexpr int STEPS = Format::Scales::GROUP / 16;
     const int lane = threadIdx.x & 31;
     const uint32_t ones[4] = {0x3F803F80u, 0x3F803F80u, 0x3F803F80u, 0x3F803F80u};
@@ -48,7 +42,7 @@ __device__ __forceinline__ void add_group(float (&total)[TILES][4], const Linear
         codes.operand(operand, step + s);
 #pragma unroll
         for (int t = 0; t < TILES; t++) {
-            const uint2 x = load_x(a, first_row + t * 8 + lane / 4, k + s * 16 + lane % 4 * 4);
+            const uint2 x = rows.four(t, k + s * 16 + lane % 4 * 4);
             mma16816(product[t], operand, x.x, x.y);
             if constexpr (Format::Scales::HAS_MINIMUM) mma16816(sum[t], ones, x.x, x.y);
         }
@@ -62,30 +56,67 @@ __device__ __forceinline__ void add_group(float (&total)[TILES][4], const Linear
         }
 }
 
-template <class Format, int TILES>
-__device__ __forceinline__ void few_rows(const LinearArgs& a) {
-    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, tile = blockIdx.x, first_row = blockIdx.y * 8 * TILES;
-    float total[TILES][4] = {};
-    for (int record = warp; record * SCALE_WEIGHTS < a.in_features; record += LINEAR_WARPS) {
-        typename Format::Codes codes[RECORD_BLOCKS];
-        typename Format::Scales scales[2];
+// What a lane has of 16 features x 256 weights.
+template <class Format>
+struct Record {
+    typename Format::Codes codes[RECORD_BLOCKS];
+    typename Format::Scales scales[2];
+
+    __device__ __forceinline__ void load(const LinearArgs& a, int tile, int record) {
+        const int lane = threadIdx.x & 31;
 #pragma unroll
         for (int b = 0; b < RECORD_BLOCKS; b++)
             if (record * SCALE_WEIGHTS + b * BLOCK_WEIGHTS < a.in_features)
                 codes[b].load(Format::codes_at(a, tile, record * RECORD_BLOCKS + b), lane);
         for (int i = 0; i < 2; i++) scales[i].load(Format::scales_at(a, tile, record), lane / 4 + 8 * i);
+    }
+
+    // Adds the products with rows of x, in which the record begins at `first` and all weights end at `end`.
+    template <int TILES, class Rows>
+    __device__ __forceinline__ void add(float (&total)[TILES][4], const Rows& x, int first, int end) const {
+        constexpr int GROUP = Format::Scales::GROUP;
 #pragma unroll
         for (int b = 0; b < RECORD_BLOCKS; b++) {
-            const int k = record * SCALE_WEIGHTS + b * BLOCK_WEIGHTS;
-            if (k >= a.in_features) break;
-            constexpr int GROUP = Format::Scales::GROUP;
+            const int k = first + b * BLOCK_WEIGHTS;
+            if (k >= end) break;
 #pragma unroll
             for (int g = 0; g < BLOCK_WEIGHTS / GROUP; g++)
-                add_group<Format, TILES>(total, a, codes[b], scales, b * BLOCK_WEIGHTS / GROUP + g, g * GROUP / 16, k + g * GROUP, first_row);
+                add_group<Format>(total, x, codes[b], scales, b * BLOCK_WEIGHTS / GROUP + g, g * GROUP / 16, k + g * GROUP);
         }
+    }
+};
+
+// Features of tile `tile` x rows `x`, which are those from `first_row` on.
+template <class Format, int TILES>
+__device__ __forceinline__ void few_rows(const LinearArgs& a, const LaneRows<TILES>& x, int tile, int first_row) {
+    float total[TILES][4] = {};
+    for (int record = threadIdx.x >> 5; record * SCALE_WEIGHTS < a.in_features; record += LINEAR_WARPS) {
+        Record<Format> weights;
+        weights.load(a, tile, record);
+        weights.add(total, x, record * SCALE_WEIGHTS, a.in_features);
     }
     reduce_and_write<TILES>(a, total, tile * TILE_FEATURES, first_row);
 }
+
+template <class Format, int TILES>
+__device__ __forceinline__ void linear_rows(const LinearArgs& a) {
+    const int first_row = blockIdx.y * 8 * TILES;
+    few_rows<Format>(a, take_rows<TILES>(a, first_row), blockIdx.x, first_row);
+}
+
+template <class Format, int TILES>
+__device__ __forceinline__ void expert_rows(LinearArgs a, const ExpertArgs& e) {
+    const int first_place = take_expert(a, e);
+    if (first_place < 0) return;
+    few_rows<Format>(a, take_places<TILES>(a, e, first_place), blockIdx.y, first_place);
+}
+
+// As `Record`, for `many_rows`: lanes read 8 bytes of x at once.
+template <class Format>
+struct StagedRecord : Record<Format> {
+    static constexpr int PAD_BYTES = 32;
+    __device__ __forceinline__ void start(const LinearArgs& a, int tile, int record) { this->load(a, tile, record); }
+};
 
 // Two weights from their codes.
 template <class Scales>
@@ -158,13 +189,25 @@ __device__ __forceinline__ void embed(const LinearArgs& a, const uint32_t* ids, 
 
 #define LINEAR_KERNELS(name, ...)                                                                                                   \
     using Format_##name = QuantizedFormat<__VA_ARGS__>;                                                                             \
-    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, 2) linear_##name##_8(const LinearArgs a) { few_rows<Format_##name, 1>(a); } \
-    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, 2) linear_##name##_16(const LinearArgs a) { few_rows<Format_##name, 2>(a); } \
+    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, 2) linear_##name##_8(const LinearArgs a) { linear_rows<Format_##name, 1>(a); } \
+    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, 2) linear_##name##_16(const LinearArgs a) { linear_rows<Format_##name, 2>(a); } \
+    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, 2) expert_linear_##name##_8(const LinearArgs a, const ExpertArgs e) { \
+        expert_rows<Format_##name, 1>(a, e);                                                                                        \
+    }                                                                                                                               \
+    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, 2) expert_linear_##name##_16(const LinearArgs a, const ExpertArgs e) { \
+        expert_rows<Format_##name, 2>(a, e);                                                                                        \
+    }                                                                                                                               \
+    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, 1) expert_linear_##name##_64(const LinearArgs a, const ExpertArgs e) { \
+        many_rows<StagedRecord<Format_##name>>(a, e);                                                                               \
+    }                                                                                                                               \
     extern "C" __global__ void __launch_bounds__(LINEAR_THREADS) dequantize_##name(const LinearArgs a) { dequantize<Format_##name>(a); } \
     extern "C" __global__ void __launch_bounds__(LINEAR_THREADS) embedding_##name(const LinearArgs a, const uint32_t* ids, int first) { \
-        embed<Format_##name>(a, ids, first);                                                                                               \
+        embed<Format_##name>(a, ids, first);                                                                                        \
     }                                                                                                                               \
     KERNEL_EXPORT(linear_##name##_8);                                                                                               \
     KERNEL_EXPORT(linear_##name##_16);                                                                                              \
+    KERNEL_EXPORT(expert_linear_##name##_8);                                                                                        \
+    KERNEL_EXPORT(expert_linear_##name##_16);                                                                                       \
+    KERNEL_EXPORT(expert_linear_##name##_64);                                                                                       \
     KERNEL_EXPORT(dequantize_##name);                                                                                               \
     KERNEL_EXPORT(embedding_##name)

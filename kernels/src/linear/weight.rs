@@ -277,9 +277,20 @@ impl LinearWeight {
         &self.parts
     }
 
+    pub(super) fn is_on_cuda(&self) -> bool {
+        matches!(self.parts.first(), Some(Part::Cuda(_)))
+    }
+
     /// The parts of a weight on a GPU.
     pub(super) fn cuda_parts(&self) -> impl Iterator<Item = &CudaPart> {
         self.parts().iter().map(|part| match part {
+            Part::Cuda(part) => part,
+            _ => panic!("a weight in host memory was given to a GPU"),
+        })
+    }
+
+    pub(super) fn cuda_parts_mut(&mut self) -> impl Iterator<Item = &mut CudaPart> {
+        self.parts.iter_mut().map(|part| match part {
             Part::Cuda(part) => part,
             _ => panic!("a weight in host memory was given to a GPU"),
         })

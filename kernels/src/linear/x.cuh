@@ -14,13 +14,51 @@ struct LinearArgs {
     const bf16* x;          // [rows, in_features], rows x_stride apart
     const uint8_t* weight;  // dense: bf16 [out_features, in_features]; else the codes
     const uint8_t* scales;
-    const bf16* bias;       // [out_features] or null
+    const bf16* bias;       // [out_features] of the type of out, or null
     int rows, in_features, out_features;
     int x_stride, out_stride;
     int out_is_f32;
     float factor;           // of all products
     int pad;
 };
+
+// The rows of x that this lane multiplies with, one of each 8; null where there is none.
+template <int TILES>
+struct LaneRows {
+    const bf16* row[TILES];
+    int in_features;
+
+    // 4 or 8 neighbours; zeros beyond the end.
+    __device__ __forceinline__ uint2 four(int t, int k) const {
+        if (!row[t] || k >= in_features) return {0u, 0u};
+        return *(const uint2*)(row[t] + k);
+    }
+    __device__ __forceinline__ uint4 eight(int t, int k) const {
+        if (!row[t] || k >= in_features) return {0u, 0u, 0u, 0u};
+        return *(const uint4*)(row[t] + k);
+    }
+};
+
+template <int TILES>
+__device__ __forceinline__ LaneRows<TILES> take_rows(const LinearArgs& a, int first_row) {
+    LaneRows<TILES> x;
+    x.in_features = a.in_features;
+#pragma unroll
+    for (int t = 0; t < TILES; t++) {
+        const int row = first_row + t * 8 + (int)(threadIdx.x & 31) / 4;
+        x.row[t] = row < a.rows ? a.x + (size_t)row * a.x_stride : nullptr;
+    }
+    return x;
+}
+
+// The output that `sum` becomes.
+__device__ __forceinline__ void write_output(const LinearArgs& a, float sum, int row, int feature) {
+    sum = __fmul_rn(sum, a.factor);
+    if (a.bias) sum = __fadd_rn(sum, a.out_is_f32 ? ((const float*)a.bias)[feature] : bf2f(a.bias[feature]));
+    const size_t at = (size_t)row * a.out_stride + feature;
+    if (a.out_is_f32) ((float*)a.out)[at] = sum;
+    else ((bf16*)a.out)[at] = f2bf(sum);
+}
 
 // Adds up what the warps have of 16 features x 8 · TILES rows, and writes it.
 template <int TILES>
@@ -38,10 +76,6 @@ __device__ __forceinline__ void reduce_and_write(const LinearArgs& a, const floa
         if (row >= a.rows || feature >= a.out_features) continue;
         float sum = partial[0][i];
         for (int w = 1; w < LINEAR_WARPS; w++) sum = __fadd_rn(sum, partial[w][i]);
-        sum = __fmul_rn(sum, a.factor);
-        if (a.bias) sum = __fadd_rn(sum, bf2f(a.bias[feature]));
-        const size_t at = (size_t)row * a.out_stride + feature;
-        if (a.out_is_f32) ((float*)a.out)[at] = sum;
-        else ((bf16*)a.out)[at] = f2bf(sum);
+        write_output(a, sum, row, feature);
     }
 }

@@ -9,16 +9,20 @@ const SHAPES: [(usize, usize); 5] = [(1, 1), (3, 7), (5, 65), (32, 576), (512, 2
 const EPS: f32 = 1e-5;
 
 pub fn cases() -> Vec<Case> {
-    SHAPES.iter().flat_map(|&(rows, cols)| [plain(rows, cols), fused(rows, cols)]).collect()
+    let cases = |&(rows, cols): &(usize, usize)| {
+        let plain = [Kind::Numbers, Kind::Activations].map(|kind| plain(rows, cols, kind));
+        plain.into_iter().chain([fused(rows, cols)])
+    };
+    SHAPES.iter().flat_map(cases).collect()
 }
 
-fn plain(rows: usize, cols: usize) -> Case {
-    let (x, weight) = (random_f32(1, rows * cols), random_f32(2, cols));
+fn plain(rows: usize, cols: usize, kind: Kind) -> Case {
+    let (x, weight) = (random_activations(1, rows * cols), random_f32(2, cols));
     let mut weight_input = Input::new(Kind::Numbers, weight.clone(), 1, cols);
-    let mut input = Input::new(Kind::Numbers, x.clone(), rows, cols);
+    let mut input = Input::new(kind, x.clone(), rows, cols);
     Case {
         op: "rms_norm",
-        name: format!("{rows}x{cols}"),
+        name: format!("{rows}x{cols} {kind:?}"),
         work: Work { bytes: 8 * (rows * cols) as u64, operations: 4 * (rows * cols) as u64 },
         tolerance: 2e-6,
         cuda_tolerance: BF16_TOLERANCE,

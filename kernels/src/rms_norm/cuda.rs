@@ -1,15 +1,19 @@
 //! `rms_norm` on a GPU: a block a row.
 
 use crate::cuda::{CudaDevice, Grid};
-use crate::tensor::{Tensor, View, ViewMut};
+use crate::tensor::{DType, Tensor, View, ViewMut};
 
 /// Pieces that a thread holds in `rms_norm.cu`, of 1 number and of 8.
 const PIECES: [usize; 2] = [8, 2];
 
 pub(super) fn rms_norm(cuda: &CudaDevice, out: &ViewMut, x: &View, weight: &Tensor, eps: f32) {
     let rows = Rows::new(x.rows(), x.cols(), out.is_aligned_to(16) && x.is_aligned_to(16));
+    let kernel = match x.dtype() {
+        DType::F32 => rows.kernel("rms_norm_1", "rms_norm_8"),
+        _ => rows.kernel("rms_norm_bf16_1", "rms_norm_bf16_8"),
+    };
     cuda.launch(
-        rows.kernel("rms_norm_1", "rms_norm_8"),
+        kernel,
         rows.grid(),
         &[
             out.pointer().into(),

@@ -13,10 +13,10 @@ pub(crate) use cuda::Rows;
 use crate::device::Device;
 use crate::tensor::{DType, Tensor, View, ViewMut};
 
-/// `out = norm(x) · weight`. `out`: `[rows, cols]` activations; `x`: the same in F32; `weight`: `[1, cols]` F32.
+/// `out = norm(x) · weight`. `out`: `[rows, cols]` activations; `x`: the same or F32; `weight`: `[1, cols]` F32.
 pub fn rms_norm(device: &Device, out: ViewMut, x: View, weight: &Tensor, eps: f32) {
     check(device, &out, &x, weight);
-    assert_eq!(x.dtype(), DType::F32, "x");
+    assert!(x.dtype() == DType::F32 || x.dtype() == device.activation_dtype(), "x");
     match device {
         Device::Cpu(cpu) => cpu::rms_norm(cpu, out, x, weight.f32(), eps),
         Device::Cuda(cuda) => cuda::rms_norm(cuda, &out, &x, weight, eps),

@@ -6,18 +6,18 @@ template <int N>
 constexpr int PIECES = N == 8 ? 2 : 8;
 
 // out = norm(residual) · weight; with ADDS, residual += x before. Strides are in elements.
-template <int N, bool ADDS>
-__device__ __forceinline__ void norm_row(bf16* out, float* residual, const bf16* x, const float* weight, int cols, int out_stride,
+template <int N, bool ADDS, class T>
+__device__ __forceinline__ void norm_row(bf16* out, T* residual, const bf16* x, const float* weight, int cols, int out_stride,
                                          int residual_stride, int x_stride, float eps) {
     __shared__ float partial[32];
     size_t row = blockIdx.x;
-    float* residual_row = residual + row * residual_stride;
+    T* residual_row = residual + row * residual_stride;
     float held[PIECES<N>][N], sum = 0.0f;
 #pragma unroll
     for (int piece = 0; piece < PIECES<N>; piece++) {
         int first = (piece * blockDim.x + threadIdx.x) * N;
         if (first >= cols) break;
-        load_numbers(held[piece], (const float*)residual_row + first);
+        load_numbers(held[piece], (const T*)residual_row + first);
         if (ADDS) {
             float added[N];
             load_numbers(added, x + row * x_stride + first);
@@ -41,12 +41,14 @@ __device__ __forceinline__ void norm_row(bf16* out, float* residual, const bf16*
     }
 }
 
-#define RMS_NORM(N)                                                                                                             \
+#define RMS_NORM(name, T, N)                                                                                                    \
     extern "C" __global__ void __launch_bounds__(1024)                                                                          \
-        rms_norm_##N(bf16* out, float* x, const float* weight, int cols, int out_stride, int x_stride, float eps) {             \
+        name(bf16* out, T* x, const float* weight, int cols, int out_stride, int x_stride, float eps) {                         \
         norm_row<N, false>(out, x, nullptr, weight, cols, out_stride, x_stride, 0, eps);                                        \
     }                                                                                                                           \
-    KERNEL_EXPORT(rms_norm_##N);                                                                                                \
+    KERNEL_EXPORT(name)
+
+#define ADD_RMS_NORM(N)                                                                                                         \
     extern "C" __global__ void __launch_bounds__(1024) add_rms_norm_##N(bf16* out, float* residual, const bf16* x,              \
                                                                         const float* weight, int cols, int out_stride,          \
                                                                         int residual_stride, int x_stride, float eps) {         \
@@ -54,5 +56,9 @@ __device__ __forceinline__ void norm_row(bf16* out, float* residual, const bf16*
     }                                                                                                                           \
     KERNEL_EXPORT(add_rms_norm_##N)
 
-RMS_NORM(8);
-RMS_NORM(1);
+RMS_NORM(rms_norm_8, float, 8);
+RMS_NORM(rms_norm_1, float, 1);
+RMS_NORM(rms_norm_bf16_8, bf16, 8);
+RMS_NORM(rms_norm_bf16_1, bf16, 1);
+ADD_RMS_NORM(8);
+ADD_RMS_NORM(1);

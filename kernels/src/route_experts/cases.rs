@@ -3,9 +3,9 @@
 use super::{
     ExpertGroups, ExpertRouting, RouteExperts, RouterScores, RouterSpec, reference, route_experts,
 };
-use crate::cases::{Case, Work, random_f32};
+use crate::cases::{Case, F32_TOLERANCE, Input, Kind, Work, random_f32};
 use crate::device::Device;
-use crate::tensor::{Tensor, View};
+use crate::tensor::DType;
 
 /// Rows, experts, experts of a row.
 const SHAPES: [(usize, usize, usize); 6] =
@@ -39,11 +39,11 @@ fn case(n: usize, spec: RouterSpec, with_vectors: bool) -> Case {
     let logits: Vec<f32> = random_f32(41, n * num_experts).iter().map(|x| 4.0 * x).collect();
     let bias = with_vectors.then(|| random_f32(42, num_experts));
     let scales = with_vectors.then(|| random_f32(43, num_experts));
-    let tensor = |values: &Option<Vec<f32>>| {
-        values.as_ref().map(|values| Tensor::from_f32(values, 1, num_experts))
-    };
-    let (choice_bias, expert_scales) = (tensor(&bias), tensor(&scales));
-    let input = logits.clone();
+    let input =
+        |values: &Vec<f32>, rows| Input::new(Kind::Numbers, values.clone(), rows, num_experts);
+    let mut choice_bias = bias.as_ref().map(|bias| input(bias, 1));
+    let mut expert_scales = scales.as_ref().map(|scales| input(scales, 1));
+    let mut input = input(&logits, n);
     Case {
         op: "route_experts",
         name: format!("{n} rows to {} of {num_experts} {:?}", spec.num_chosen, spec.scores),
@@ -52,17 +52,18 @@ fn case(n: usize, spec: RouterSpec, with_vectors: bool) -> Case {
             operations: 20 * (n * num_experts) as u64,
         },
         tolerance: 3e-6,
-        cuda_tolerance: crate::cases::BF16_TOLERANCE,
+        cuda_tolerance: F32_TOLERANCE,
         output_len: n * num_experts,
         run: Box::new(move |device, output| {
             let mut routing = ExpertRouting::new(device, n + 2, num_experts, spec.num_chosen)
                 .expect("a small case fits");
             let args = RouteExperts {
                 spec: &spec,
-                choice_bias: choice_bias.as_ref(),
-                expert_scales: expert_scales.as_ref(),
+                choice_bias: choice_bias.as_mut().map(|bias| bias.on(device)),
+                expert_scales: expert_scales.as_mut().map(|scales| scales.on(device)),
             };
-            route_experts(device, &mut routing, View::from_f32(&input, n, num_experts), &args);
+            route_experts(device, &mut routing, input.view(device), &args);
+            let routing = routing.read();
             check_order(&routing);
             output.fill(0.0);
             for (row, output) in output.chunks_mut(num_experts).enumerate() {
@@ -122,6 +123,7 @@ pub(crate) fn some_routing(
     let mut routing =
         ExpertRouting::new(device, n, num_experts, num_chosen).expect("a small case fits");
     let args = RouteExperts { spec: &spec, choice_bias: None, expert_scales: None };
-    route_experts(device, &mut routing, View::from_f32(&logits, n, num_experts), &args);
+    let logits = device.tensor(DType::F32, &logits, n, num_experts).expect("a small case fits");
+    route_experts(device, &mut routing, logits.view(), &args);
     routing
 }

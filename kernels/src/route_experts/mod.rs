@@ -4,6 +4,7 @@
 
 pub mod cases;
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use crate::device::{Device, DeviceError};
@@ -94,6 +95,9 @@ pub struct ExpertRouting {
     starts: Tensor,
     /// U32 `[max_rows, num_chosen]`, by place: the row.
     rows: Tensor,
+    /// Of a GPU: what the blocks of `expert_linear` take. U32 `[1 + most tiles, 2]`: how many tiles there are; then the
+    /// expert and the first place of each.
+    tiles: Tensor,
 }
 
 impl ExpertRouting {
@@ -114,12 +118,31 @@ impl ExpertRouting {
             places: of_rows(DType::U32)?,
             starts: device.allocate(DType::U32, 1, num_experts + 1)?,
             rows: of_rows(DType::U32)?,
+            tiles: device.allocate(
+                DType::U32,
+                1 + most_tiles(max_rows, num_experts, num_chosen),
+                2,
+            )?,
         })
     }
 
     /// Bytes that `new` takes.
     pub fn num_bytes(max_rows: usize, num_experts: usize, num_chosen: usize) -> u64 {
-        4 * (4 * max_rows as u64 * num_chosen as u64 + num_experts as u64 + 1)
+        let tiles = 1 + most_tiles(max_rows, num_experts, num_chosen) as u64;
+        4 * (4 * max_rows as u64 * num_chosen as u64 + num_experts as u64 + 1 + 2 * tiles)
+    }
+
+    /// A copy in host memory.
+    pub fn read(&self) -> Self {
+        Self {
+            experts: self.experts.read(),
+            weights: self.weights.read(),
+            places: self.places.read(),
+            starts: self.starts.read(),
+            rows: self.rows.read(),
+            tiles: self.tiles.read(),
+            ..*self
+        }
     }
 
     pub fn num_experts(&self) -> usize {
@@ -190,9 +213,15 @@ pub fn route_experts(
     routing.num_rows = logits.rows();
     match device {
         Device::Cpu(cpu) => cpu::route_experts(cpu, routing, logits, args),
-        Device::Cuda(_) => crate::cuda::missing("route_experts"),
+        Device::Cuda(cuda) => cuda::route_experts(cuda, routing, &logits, args),
         Device::Trace(log) => log.push(trace_line(&logits, args)),
     }
+}
+
+/// Tiles of 8 rows or more of one expert that `max_rows` rows can have.
+fn most_tiles(max_rows: usize, num_experts: usize, num_chosen: usize) -> usize {
+    let most_places = max_rows * num_chosen;
+    most_places.min(most_places / cuda::TILE_ROWS[0] + num_experts)
 }
 
 fn trace_line(logits: &View, args: &RouteExperts) -> String {

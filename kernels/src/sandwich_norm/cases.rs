@@ -8,19 +8,23 @@ const SHAPES: [(usize, usize, f32); 5] =
 const EPS: f32 = 1e-6;
 
 pub fn cases() -> Vec<Case> {
-    SHAPES.iter().map(|&(rows, cols, scale)| case(rows, cols, scale)).collect()
+    let kinds = [Kind::Numbers, Kind::Activations];
+    SHAPES
+        .iter()
+        .flat_map(|&(rows, cols, scale)| kinds.map(|kind| case(rows, cols, scale, kind)))
+        .collect()
 }
 
 /// The output is the new residual, then `out`.
-fn case(rows: usize, cols: usize, scale: f32) -> Case {
-    let (x, residual) = (random_activations(31, rows * cols), random_f32(32, rows * cols));
+fn case(rows: usize, cols: usize, scale: f32, kind: Kind) -> Case {
+    let (x, residual) = (random_activations(31, rows * cols), random_activations(32, rows * cols));
     let weights = [33, 34].map(|seed| random_f32(seed, cols));
     let mut tensors = weights.clone().map(|weight| Input::new(Kind::Numbers, weight, 1, cols));
     let mut input = Input::new(Kind::Activations, x.clone(), rows, cols);
     let start = residual.clone();
     Case {
         op: "sandwich_norm",
-        name: format!("{rows}x{cols} scale {scale}"),
+        name: format!("{rows}x{cols} scale {scale} {kind:?}"),
         work: Work { bytes: 16 * (rows * cols) as u64, operations: 10 * (rows * cols) as u64 },
         tolerance: 4e-6,
         cuda_tolerance: crate::cases::BF16_TOLERANCE,
@@ -32,7 +36,7 @@ fn case(rows: usize, cols: usize, scale: f32) -> Case {
             let (post_weight, weight) = (post_weight.on(device), weight.on(device));
             let norm = SandwichNorm { post_weight, scale, weight, eps: EPS };
             let x = input.view(device);
-            in_place(device, Kind::Numbers, residual, (rows, cols), |residual| {
+            in_place(device, kind, residual, (rows, cols), |residual| {
                 in_place(device, Kind::Activations, out, (rows, cols), |out| {
                     sandwich_norm(device, out, residual, x, norm);
                 });

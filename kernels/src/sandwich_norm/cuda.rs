@@ -3,7 +3,7 @@
 use super::SandwichNorm;
 use crate::cuda::CudaDevice;
 use crate::rms_norm::Rows;
-use crate::tensor::{View, ViewMut};
+use crate::tensor::{DType, View, ViewMut};
 
 pub(super) fn sandwich_norm(
     cuda: &CudaDevice,
@@ -14,8 +14,12 @@ pub(super) fn sandwich_norm(
 ) {
     let is_aligned = out.is_aligned_to(16) && residual.is_aligned_to(16) && x.is_aligned_to(16);
     let rows = Rows::new(x.rows(), x.cols(), is_aligned);
+    let kernel = match residual.dtype() {
+        DType::F32 => rows.kernel("sandwich_norm_1", "sandwich_norm_8"),
+        _ => rows.kernel("sandwich_norm_bf16_1", "sandwich_norm_bf16_8"),
+    };
     cuda.launch(
-        rows.kernel("sandwich_norm_1", "sandwich_norm_8"),
+        kernel,
         rows.grid(),
         &[
             out.pointer().into(),

@@ -22,7 +22,7 @@ pub struct SandwichNorm<'a> {
     pub eps: f32,
 }
 
-/// `out`, `x`: `[rows, cols]` activations; `residual`: the same in F32.
+/// `out`, `x`: `[rows, cols]` activations; `residual`: the same or F32.
 pub fn sandwich_norm(
     device: &Device,
     out: ViewMut,
@@ -33,8 +33,9 @@ pub fn sandwich_norm(
     let shape = (x.rows(), x.cols());
     assert_eq!((out.rows(), out.cols()), shape, "out");
     assert_eq!((residual.rows(), residual.cols()), shape, "residual");
-    assert_eq!(residual.dtype(), DType::F32, "residual");
-    assert_eq!([out.dtype(), x.dtype()], [device.activation_dtype(); 2], "out, x");
+    let activations = device.activation_dtype();
+    assert!(residual.dtype() == DType::F32 || residual.dtype() == activations, "residual");
+    assert_eq!([out.dtype(), x.dtype()], [activations; 2], "out, x");
     for weight in [norm.post_weight, norm.weight] {
         assert_eq!((weight.rows(), weight.cols()), (1, x.cols()), "weight");
         assert_eq!(weight.dtype(), DType::F32, "weight");

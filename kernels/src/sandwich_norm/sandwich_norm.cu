@@ -18,8 +18,8 @@ __device__ __forceinline__ float norm_factor(const float (&held)[PIECES<N>][N], 
     return rsqrtf(block_sum(sum, partial) / (float)cols + eps);
 }
 
-template <int N>
-__device__ __forceinline__ void sandwich_row(bf16* out, float* residual, const bf16* x, const float* post_weight, const float* weight,
+template <int N, class T>
+__device__ __forceinline__ void sandwich_row(bf16* out, T* residual, const bf16* x, const float* post_weight, const float* weight,
                                              int cols, float scale, float eps) {
     __shared__ float partial[32];
     float held[PIECES<N>][N];
@@ -35,7 +35,7 @@ __device__ __forceinline__ void sandwich_row(bf16* out, float* residual, const b
         int first = (piece * blockDim.x + threadIdx.x) * N;
         if (first >= cols) break;
         float before[N], weights[N];
-        load_numbers(before, (const float*)residual + first);
+        load_numbers(before, (const T*)residual + first);
         load_numbers(weights, post_weight + first);
 #pragma unroll
         for (int i = 0; i < N; i++) held[piece][i] = (before[i] + held[piece][i] * factor * weights[i]) * scale;
@@ -54,15 +54,17 @@ __device__ __forceinline__ void sandwich_row(bf16* out, float* residual, const b
     }
 }
 
-#define SANDWICH_NORM(N)                                                                                                         \
+#define SANDWICH_NORM(name, T, N)                                                                                                \
     extern "C" __global__ void __launch_bounds__(1024)                                                                          \
-        sandwich_norm_##N(bf16* out, float* residual, const bf16* x, const float* post_weight, const float* weight, int cols,   \
-                          int out_stride, int residual_stride, int x_stride, float scale, float eps) {                          \
+        name(bf16* out, T* residual, const bf16* x, const float* post_weight, const float* weight, int cols, int out_stride,    \
+             int residual_stride, int x_stride, float scale, float eps) {                                                       \
         size_t row = blockIdx.x;                                                                                                 \
         sandwich_row<N>(out + row * out_stride, residual + row * residual_stride, x + row * x_stride, post_weight, weight, cols, \
                         scale, eps);                                                                                             \
     }                                                                                                                            \
-    KERNEL_EXPORT(sandwich_norm_##N)
+    KERNEL_EXPORT(name)
 
-SANDWICH_NORM(8);
-SANDWICH_NORM(1);
+SANDWICH_NORM(sandwich_norm_8, float, 8);
+SANDWICH_NORM(sandwich_norm_1, float, 1);
+SANDWICH_NORM(sandwich_norm_bf16_8, bf16, 8);
+SANDWICH_NORM(sandwich_norm_bf16_1, bf16, 1);

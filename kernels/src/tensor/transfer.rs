@@ -23,6 +23,14 @@ impl Tensor {
         }
     }
 
+    /// A copy in host memory.
+    pub fn read(&self) -> Self {
+        let copy = Self::host(self.dtype, self.rows, self.cols);
+        let mut copy = copy.expect("a copy of live memory fits");
+        copy.bytes_mut().copy_from_slice(&self.read_bytes());
+        copy
+    }
+
     /// Replaces the bytes that begin at `start`, wherever they lie.
     pub fn write_bytes(&mut self, start: usize, bytes: &[u8]) {
         match &mut self.storage {

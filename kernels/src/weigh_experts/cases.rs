@@ -1,10 +1,9 @@
 //! Shapes that test and time `weigh_experts`.
 
 use super::{reference, weigh_experts};
-use crate::cases::{Case, Work, random_f32};
+use crate::cases::{Case, Kind, Work, in_place, random_activations};
 use crate::device::Device;
 use crate::route_experts::cases::some_routing;
-use crate::tensor::ViewMut;
 
 /// Rows, columns, experts, experts of a row.
 const SHAPES: [(usize, usize, usize, usize); 4] =
@@ -16,7 +15,7 @@ pub fn cases() -> Vec<Case> {
 
 fn case((n, cols, num_experts, num_chosen): (usize, usize, usize, usize)) -> Case {
     let len = n * num_chosen * cols;
-    let x = random_f32(55, len);
+    let x = random_activations(55, len);
     let input = x.clone();
     Case {
         op: "weigh_experts",
@@ -28,7 +27,9 @@ fn case((n, cols, num_experts, num_chosen): (usize, usize, usize, usize)) -> Cas
         run: Box::new(move |device, output| {
             let routing = some_routing(device, n, num_experts, num_chosen);
             output.copy_from_slice(&input);
-            weigh_experts(device, ViewMut::from_f32(output, n * num_chosen, cols), &routing);
+            in_place(device, Kind::Activations, output, (n * num_chosen, cols), |x| {
+                weigh_experts(device, x, &routing);
+            });
         }),
         reference: Box::new(move || {
             let routing = some_routing(&Device::cpu(1), n, num_experts, num_chosen);

@@ -4,19 +4,20 @@
 
 pub mod cases;
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use crate::device::Device;
 use crate::route_experts::ExpertRouting;
-use crate::tensor::{DType, ViewMut};
+use crate::tensor::ViewMut;
 
-/// `x`: `[places, cols]` F32.
+/// `x`: `[places, cols]` activations.
 pub fn weigh_experts(device: &Device, x: ViewMut, routing: &ExpertRouting) {
     assert_eq!(x.rows(), routing.num_places(), "x");
-    assert_eq!(x.dtype(), DType::F32, "x");
+    assert_eq!(x.dtype(), device.activation_dtype(), "x");
     match device {
         Device::Cpu(cpu) => cpu::weigh_experts(cpu, &x, routing),
-        Device::Cuda(_) => crate::cuda::missing("weigh_experts"),
+        Device::Cuda(cuda) => cuda::weigh_experts(cuda, &x, routing),
         Device::Trace(log) => log.push(format!("weigh_experts {}x{}", x.rows(), x.cols())),
     }
 }
