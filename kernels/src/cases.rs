@@ -181,6 +181,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(crate::scale_by_position::cases::cases());
     cases.extend(crate::sigmoid_gate::cases::cases());
     cases.extend(crate::softcap::cases::cases());
+    cases.extend(crate::verify_drafts::cases::cases());
     cases.extend(crate::weigh_experts::cases::cases());
     cases
 }

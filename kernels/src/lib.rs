@@ -40,6 +40,7 @@ pub mod sigmoid_gate;
 pub mod softcap;
 pub mod step_arrays;
 pub mod tensor;
+pub mod verify_drafts;
 pub mod weigh_experts;
 
 pub use activate::activate;
@@ -77,4 +78,5 @@ pub use sigmoid_gate::sigmoid_gate;
 pub use softcap::softcap;
 pub use step_arrays::{StepArrays, TableChange};
 pub use tensor::{DType, Tensor, View, ViewMut};
+pub use verify_drafts::{Drafts, verify_drafts};
 pub use weigh_experts::weigh_experts;
