@@ -1,8 +1,11 @@
 //! What the user asked for (`EngineOptions`) and what that came to (`EngineConfig`): decided once, never written again.
 
+use std::fmt;
+use std::str::FromStr;
+
 pub use crate::activations::{Activations, LinearKind};
 pub use quire_kernels::cpu::SimdLevel;
-use quire_scheduler::{CacheGroup, CachePool};
+use quire_scheduler::{CacheGroup, CachePool, MAX_TOKENS_PER_STEP};
 
 /// Where the model runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +51,52 @@ pub enum SchedulingPolicy {
     Priority,
 }
 
+/// Speculative decoding: `--speculative` and what belongs to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Speculative {
+    pub method: SpeculativeMethod,
+    /// The most drafts of a sequence in a step, 1 to `MAX_DRAFTS`: `--num-speculative-tokens`.
+    pub num_tokens: u32,
+    /// Draft as many tokens as measured acceptance and cost of steps make worth while; else always `num_tokens`.
+    pub is_adaptive: bool,
+}
+
+/// Who makes drafts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SpeculativeMethod {
+    /// What followed the same tokens earlier in the prompt or the output.
+    Ngram,
+}
+
+impl fmt::Display for SpeculativeMethod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ngram => write!(f, "ngram"),
+        }
+    }
+}
+
+impl FromStr for SpeculativeMethod {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "ngram" => Ok(Self::Ngram),
+            _ => Err("write ngram".into()),
+        }
+    }
+}
+
+/// The most drafts of a sequence in a step.
+pub const MAX_DRAFTS: u32 = MAX_TOKENS_PER_STEP as u32 - 1;
+
+impl Speculative {
+    /// With as many drafts as there may be, fewer where they do not pay.
+    pub fn new(method: SpeculativeMethod) -> Self {
+        Self { method, num_tokens: MAX_DRAFTS, is_adaptive: true }
+    }
+}
+
 /// The engine's flags as typed; `None` means automatic.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
@@ -73,6 +122,7 @@ pub struct EngineOptions {
     pub enable_prefix_caching: bool,
     /// Launch a step before the one before it has answered; default: where it is faster.
     pub async_scheduling: Option<bool>,
+    pub speculative: Option<Speculative>,
     pub long_prefill_token_threshold: u32,
     pub max_num_queued_reqs: u32,
     pub max_logprobs: u32,
@@ -101,6 +151,7 @@ pub struct EngineConfig {
     pub scheduling_policy: SchedulingPolicy,
     pub enable_prefix_caching: bool,
     pub async_scheduling: bool,
+    pub speculative: Option<Speculative>,
     pub long_prefill_token_threshold: u32,
     pub max_num_queued_reqs: u32,
     pub max_logprobs: u32,
@@ -136,6 +187,7 @@ impl Default for EngineOptions {
             scheduling_policy: SchedulingPolicy::Fcfs,
             enable_prefix_caching: true,
             async_scheduling: None,
+            speculative: None,
             long_prefill_token_threshold: 0,
             max_num_queued_reqs: 1024,
             max_logprobs: 20,
@@ -150,4 +202,20 @@ impl EngineConfig {
     pub fn num_blocks(&self) -> u32 {
         self.cache_pools.iter().map(|pool| pool.num_blocks).sum()
     }
+
+    /// Rows of a step that tokens are sampled from, at most.
+    pub fn max_sampled_rows(&self) -> usize {
+        max_sampled_rows(self.max_num_seqs, self.max_num_batched_tokens, self.speculative.as_ref())
+    }
+}
+
+/// As `EngineConfig::max_sampled_rows`.
+pub fn max_sampled_rows(
+    max_num_seqs: u32,
+    max_num_batched_tokens: u32,
+    speculative: Option<&Speculative>,
+) -> usize {
+    let of_sequence =
+        1 + speculative.map_or(0, |speculative| speculative.num_tokens.min(MAX_DRAFTS));
+    (max_num_seqs.saturating_mul(of_sequence)).min(max_num_batched_tokens) as usize
 }

@@ -21,6 +21,7 @@ use crate::models::Decoder;
 use crate::plan::MemoryPlan;
 use crate::request::FinishReason;
 use crate::sequence_table::{RowInit, RowSampling};
+use crate::speculative::Speculation;
 use crate::step_runner::{Reply, StepRunner};
 use crate::validate::RequestLimits;
 use crate::weights::{ModelFiles, WeightLoader};
@@ -90,8 +91,12 @@ impl Engine {
             max_in_flight: if config.async_scheduling { 2 } else { 1 },
             num_in_flight: 0,
             spare: Vec::new(),
+            speculation: config.speculative.as_ref().map(Speculation::new),
             live: HashMap::new(),
-            metrics: EngineMetrics::new(&config.served_model_name),
+            metrics: EngineMetrics::new(
+                &config.served_model_name,
+                config.speculative.as_ref().map(|speculative| speculative.num_tokens),
+            ),
             end_tokens: self.end_tokens,
             vocab_size: self.vocab_size,
             next_id: 0,
@@ -131,6 +136,8 @@ struct Loop {
     num_in_flight: usize,
     /// Buffers of finished steps, to be used again.
     spare: Vec<(Vec<RowInit>, Box<StepResult>)>,
+    /// Needs the tokens of one step before the next: no step is launched ahead.
+    speculation: Option<Speculation>,
     live: HashMap<SequenceId, Live>,
     metrics: EngineMetrics,
     end_tokens: Arc<[TokenId]>,
@@ -145,6 +152,9 @@ impl Loop {
         let _near = self.runner.stay_near();
         while self.admit_waiting_requests() {
             self.cancel_abandoned();
+            if let Some(speculation) = &mut self.speculation {
+                speculation.propose(&mut self.scheduler);
+            }
             let next = self.scheduler.schedule();
             let has_next = next.is_some();
             if let Some(output) = next {
@@ -229,6 +239,7 @@ impl Loop {
 
     fn cancel(&mut self, id: SequenceId) {
         self.scheduler.cancel(id);
+        self.speculation.iter_mut().for_each(|own| own.forget(id));
         if let Some(live) = self.live.remove(&id) {
             live.finish(FinishReason::Aborted, Instant::now(), &self.metrics);
         }
@@ -251,6 +262,7 @@ impl Loop {
             });
         }
         self.metrics.step(num_tokens);
+        self.speculation.iter_mut().for_each(|speculation| speculation.launched(&output));
         self.runner.launch(StepJob { output, rows }, result);
         self.num_in_flight += 1;
     }
@@ -259,9 +271,11 @@ impl Loop {
         let start = Instant::now();
         let Reply { rows, result } = self.runner.wait();
         self.num_in_flight -= 1;
-        self.metrics.step_seconds.record(start.elapsed().as_secs_f64());
+        let seconds = start.elapsed().as_secs_f64();
+        self.metrics.step_seconds.record(seconds);
         match result {
             Ok(result) => {
+                self.speculation.iter_mut().for_each(|own| own.finished_step(seconds));
                 self.emit(&result);
                 self.spare.push((rows, result));
             }
@@ -278,9 +292,12 @@ impl Loop {
         let now = Instant::now();
         for event in self.scheduler.update(&result.output) {
             let index = event.index_in_step.map(|index| index as usize);
-            let logprobs = index.and_then(|index| result.logprobs[index].as_ref());
+            let logprobs = index.map_or(&[][..], |index| &result.logprobs[index]);
             let Some(live) = self.live.get_mut(&event.id) else { continue };
             live.emit_tokens(&event.new_tokens, logprobs, now, &self.metrics);
+            if let Some(speculation) = &mut self.speculation {
+                speculation.learn(event.id, &event.new_tokens);
+            }
             self.finish(&event, "the model's output for this request is not a number", now);
         }
     }
@@ -290,6 +307,7 @@ impl Loop {
         if let Some(reason) = event.finish
             && let Some(live) = self.live.remove(&event.id)
         {
+            self.speculation.iter_mut().for_each(|own| own.forget(event.id));
             live.finish(finish_reason(reason, error), now, &self.metrics);
         }
     }

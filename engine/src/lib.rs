@@ -25,6 +25,7 @@ pub mod plan;
 pub mod request;
 mod sampler;
 pub mod sequence_table;
+mod speculative;
 mod step_input;
 mod step_runner;
 pub mod validate;

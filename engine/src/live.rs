@@ -71,25 +71,29 @@ impl Live {
         }
     }
 
-    /// Sends tokens that the scheduler accepted. `false`: the client has gone.
+    /// Sends tokens that the scheduler accepted in one step, with their log probabilities where there are any.
+    /// `false`: the client has gone.
     pub fn emit_tokens(
         &mut self,
         tokens: &[TokenId],
-        logprobs: Option<&TokenLogprobs>,
+        logprobs: &[TokenLogprobs],
         now: Instant,
         metrics: &EngineMetrics,
     ) -> bool {
-        let mut is_open = true;
-        for &token in tokens {
-            self.observe(now, metrics);
-            self.num_output_tokens += 1;
-            let output = TokenOutput { token, logprobs: logprobs.cloned() };
-            is_open &= self.events.send(StreamEvent::Token(output));
+        if tokens.is_empty() {
+            return true;
         }
+        self.observe(now, metrics);
+        self.num_output_tokens += tokens.len() as u32;
         metrics.generated(tokens.len() as u32);
-        is_open
+        let output = |(index, &token): (usize, &TokenId)| {
+            let logprobs = logprobs.get(index).cloned();
+            self.events.send(StreamEvent::Token(TokenOutput { token, logprobs }))
+        };
+        tokens.iter().enumerate().map(output).fold(true, |is_open, sent| is_open & sent)
     }
 
+    /// The latency between tokens is that between the steps that brought some.
     fn observe(&mut self, now: Instant, metrics: &EngineMetrics) {
         if let Some(last) = self.last_token {
             metrics.inter_token_latency.record((now - last).as_secs_f64());

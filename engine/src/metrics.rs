@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
-use quire_scheduler::SchedulerStats;
+use quire_scheduler::{DraftStats, SchedulerStats};
 
 use crate::request::FinishReason;
 
@@ -38,7 +38,44 @@ pub struct EngineMetrics {
     request_prompt_tokens: Histogram,
     request_generation_tokens: Histogram,
     request_params_max_tokens: Histogram,
+    drafts: Option<DraftMetrics>,
     last: SchedulerStats,
+}
+
+/// Of speculative decoding.
+struct DraftMetrics {
+    verified: Counter,
+    tokens: Counter,
+    right: Counter,
+    right_by_position: Vec<Counter>,
+}
+
+impl DraftMetrics {
+    /// `num_tokens`: the most drafts of a sequence in a step.
+    fn new(labels: &[(&'static str, String); 2], num_tokens: u32) -> Self {
+        let at = |position: u32| {
+            let [model, engine] = labels.clone();
+            let labels = [model, engine, ("position", position.to_string())];
+            counter!("vllm:spec_decode_num_accepted_tokens_per_pos_total", &labels)
+        };
+        Self {
+            verified: counter!("vllm:spec_decode_num_drafts_total", labels),
+            tokens: counter!("vllm:spec_decode_num_draft_tokens_total", labels),
+            right: counter!("vllm:spec_decode_num_accepted_tokens_total", labels),
+            right_by_position: (0..num_tokens).map(at).collect(),
+        }
+    }
+
+    fn update(&self, stats: &DraftStats, last: &DraftStats) {
+        self.verified.increment(stats.num_verified - last.num_verified);
+        self.tokens.increment(stats.num_tokens - last.num_tokens);
+        let before_and_now = last.num_right.iter().zip(&stats.num_right);
+        let new = before_and_now.map(|(before, now)| now - before);
+        for (counter, new) in self.right_by_position.iter().zip(new) {
+            counter.increment(new);
+            self.right.increment(new);
+        }
+    }
 }
 
 const FINISHED_REASONS: [&str; 4] = ["stop", "length", "abort", "error"];
@@ -53,7 +90,8 @@ pub struct RequestTimes {
 }
 
 impl EngineMetrics {
-    pub fn new(model_name: &str) -> Self {
+    /// `num_speculative_tokens`: drafts of a sequence in a step, where tokens are guessed.
+    pub fn new(model_name: &str, num_speculative_tokens: Option<u32>) -> Self {
         let labels = [("model_name", model_name.to_string()), ("engine", "0".to_string())];
         let with = |key: &'static str, value: &'static str| {
             let [model, engine] = labels.clone();
@@ -103,6 +141,7 @@ impl EngineMetrics {
             request_prompt_tokens: histogram!("vllm:request_prompt_tokens", &labels),
             request_generation_tokens: histogram!("vllm:request_generation_tokens", &labels),
             request_params_max_tokens: histogram!("vllm:request_params_max_tokens", &labels),
+            drafts: num_speculative_tokens.map(|num_tokens| DraftMetrics::new(&labels, num_tokens)),
             last: SchedulerStats::default(),
         }
     }
@@ -129,6 +168,9 @@ impl EngineMetrics {
         self.prefix_cache_queries
             .increment(stats.prefix_cache_queries - self.last.prefix_cache_queries);
         self.prefix_cache_hits.increment(stats.prefix_cache_hits - self.last.prefix_cache_hits);
+        if let Some(drafts) = &self.drafts {
+            drafts.update(&stats.drafts, &self.last.drafts);
+        }
         self.last = stats;
     }
 

@@ -2,7 +2,9 @@
 
 use quire_kernels::cpu::StayNear;
 use quire_kernels::{Device, DeviceError};
-use quire_scheduler::{SampledSequence, SchedulerOutput, SequenceId, StepId, StepOutput};
+use quire_scheduler::{
+    SampledSequence, ScheduledSequence, SchedulerOutput, SequenceId, StepId, StepOutput,
+};
 
 use crate::cache_layout::CacheLayout;
 use crate::config::{EngineConfig, Faults};
@@ -24,8 +26,8 @@ pub struct StepJob {
 /// What the runner found.
 pub struct StepResult {
     pub output: StepOutput,
-    /// For each scheduled sequence, where asked for.
-    pub logprobs: Vec<Option<TokenLogprobs>>,
+    /// For each scheduled sequence those of its tokens, where asked for.
+    pub logprobs: Vec<Vec<TokenLogprobs>>,
     pub prompt_logprobs: Vec<PromptLogprobs>,
 }
 
@@ -33,6 +35,17 @@ impl Default for StepResult {
     fn default() -> Self {
         let output = StepOutput { step: StepId(0), sequences: Vec::new() };
         Self { output, logprobs: Vec::new(), prompt_logprobs: Vec::new() }
+    }
+}
+
+impl StepResult {
+    /// Nothing sampled yet for the sequences of a step.
+    fn clear(&mut self, output: &SchedulerOutput) {
+        self.output.step = output.step;
+        self.output.sequences.clear();
+        self.output.sequences.resize_with(output.sequences.len(), SampledSequence::default);
+        self.logprobs.iter_mut().for_each(Vec::clear);
+        self.logprobs.resize_with(output.sequences.len(), Vec::new);
     }
 }
 
@@ -61,7 +74,8 @@ impl ModelRunner {
     pub fn new(device: Device, model: Decoder, config: &EngineConfig) -> Result<Self, DeviceError> {
         let max_num_seqs = config.max_num_seqs as usize;
         let max_tokens = config.max_num_batched_tokens as usize;
-        let workspace = Workspace::new(&device, model.spec(), max_tokens, max_num_seqs)?;
+        let sampled_rows = config.max_sampled_rows();
+        let workspace = Workspace::new(&device, model.spec(), max_tokens, sampled_rows)?;
         let layout = CacheLayout::new(model.spec());
         let num_blocks: Vec<usize> =
             config.cache_pools.iter().map(|pool| pool.num_blocks as usize).collect();
@@ -99,6 +113,7 @@ impl ModelRunner {
         for sequence in &output.sequences {
             self.table.enter_blocks(sequence.row, output.new_blocks_of(sequence));
         }
+        self.enter_drafts(output);
         let input = self.buffers.gather(&self.device, output, &self.table);
         plant_panic(&self.config.faults, input.token_ids.host());
         self.model.forward(&self.device, &mut self.workspace, &mut self.kv_cache, &input);
@@ -107,44 +122,50 @@ impl ModelRunner {
         self.sample(output, result);
     }
 
+    /// Drafts are tokens of their rows for the time of the step.
+    fn enter_drafts(&mut self, output: &SchedulerOutput) {
+        let mut drafts = &output.draft_tokens[..];
+        for sequence in output.sequences.iter().filter(|sequence| sequence.num_drafts > 0) {
+            let (own, others) = drafts.split_at(sequence.num_drafts as usize);
+            self.table.row_mut(sequence.row).tokens.extend_from_slice(own);
+            drafts = others;
+        }
+    }
+
     fn sample(&mut self, output: &SchedulerOutput, result: &mut StepResult) {
         self.tasks.clear();
         for (index, sequence) in output.sequences.iter().enumerate() {
             if sequence.samples {
-                self.tasks.push(SampleTask { index: index as u32 });
+                let num_drafts = sequence.num_drafts;
+                self.tasks.push(SampleTask { index: index as u32, num_drafts });
             }
         }
-        result.output.step = output.step;
-        result.output.sequences.clear();
-        result.output.sequences.resize_with(output.sequences.len(), SampledSequence::default);
-        result.logprobs.clear();
-        result.logprobs.resize(output.sequences.len(), None);
+        result.clear(output);
         let (sequences, table) = (&output.sequences, &self.table);
         let nan_on_token = self.config.faults.nan_on_token;
-        let is_poisoned = |task: &SampleTask| {
-            let sequence = &sequences[task.index as usize];
-            let last = (sequence.start + sequence.num_tokens - 1) as usize;
-            nan_on_token == Some(table.row(sequence.row).tokens[last])
+        let is_poisoned = |sequence: &ScheduledSequence, position: u32| {
+            nan_on_token == Some(table.row(sequence.row).tokens[position as usize])
         };
         let (sampled_out, logprobs) = (&mut result.output.sequences, &mut result.logprobs);
         self.sampler.sample(
             (&self.device, &self.model),
             &mut self.workspace,
-            (&self.tasks, self.buffers.sample_rows(), sequences),
+            (&self.tasks, self.buffers.sample_rows(), output),
             table,
             is_poisoned,
             |task, sampled| {
                 let index = task.index as usize;
-                sampled_out[index].failed = !sampled.finite;
-                sampled_out[index].tokens.push(sampled.token);
+                sampled_out[index].failed = !sampled[0].finite;
+                sampled_out[index].tokens = sampled.iter().map(|sampled| sampled.token).collect();
                 if table.row(sequences[index].row).sampling.params.logprobs.is_some() {
-                    logprobs[index] = Some(token_logprobs(sampled));
+                    logprobs[index].extend(sampled.iter().map(token_logprobs));
                 }
             },
         );
         for task in &self.tasks {
             let index = task.index as usize;
             let row = self.table.row_mut(sequences[index].row);
+            row.tokens.truncate(row.tokens.len() - task.num_drafts as usize);
             row.tokens.extend_from_slice(&result.output.sequences[index].tokens);
         }
     }

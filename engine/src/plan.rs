@@ -5,7 +5,10 @@ use quire_kernels::{DType, WeightFormat, WeightPolicy};
 use quire_scheduler::{CachePool, kv_capacity};
 
 use crate::cache_layout::CacheLayout;
-use crate::config::{EngineConfig, EngineOptions, KvCacheDtype, SimdLevel, Weights};
+use crate::config::{
+    EngineConfig, EngineOptions, KvCacheDtype, MAX_DRAFTS, SimdLevel, Speculative, Weights,
+    max_sampled_rows,
+};
 use crate::gpu::{self, Place};
 use crate::kv_cache::KvCache;
 use crate::machine::Machine;
@@ -47,14 +50,13 @@ impl MemoryPlan {
         let available_memory =
             place.gpu().map_or(machine.available_memory, |gpu| gpu.available_memory);
         let kv_dtype = if place.gpu().is_some() { gpu::KV_DTYPE } else { kv_dtype(options) };
-        let (max_num_seqs, max_num_batched_tokens) = batch_limits(options)?;
-        let block_size = at_least_one("--block-size", options.block_size, DEFAULT_BLOCK_SIZE)?;
-        ensure!(block_size <= 1024, "--block-size {block_size} is above 1024");
-        let threads = options.threads.unwrap_or(machine.num_cores);
-        ensure!((1..=1024).contains(&threads), "--threads {threads} is not between 1 and 1024");
+        let limits = batch_limits(options)?;
+        let (max_num_seqs, max_num_batched_tokens) = limits;
+        let block_size = block_size(options)?;
+        let threads = threads(options, machine)?;
         let cpu_isa = cpu_isa(options, machine)?;
         let weight_bytes = weight_bytes(files, &spec, options.weights, &place)?;
-        let workspace_bytes = workspace_bytes(&spec, max_num_batched_tokens, max_num_seqs, &place);
+        let workspace_bytes = workspace_bytes(&spec, limits, options.speculative.as_ref(), &place);
         let kv_bytes_per_token = KvCache::bytes_per_token(&spec, kv_dtype);
         let need = weight_bytes.saturating_add(workspace_bytes);
         let Some(rest) = available_memory.checked_sub(need) else {
@@ -96,6 +98,7 @@ impl MemoryPlan {
             enable_prefix_caching: options.enable_prefix_caching,
             // On a CPU the loop's work is far smaller than a step, and each ended answer would cost a wasted row.
             async_scheduling: options.async_scheduling.unwrap_or(false),
+            speculative: speculative(options)?,
             long_prefill_token_threshold: options.long_prefill_token_threshold,
             max_num_queued_reqs: options.max_num_queued_reqs,
             max_logprobs: options.max_logprobs,
@@ -147,6 +150,7 @@ impl MemoryPlan {
                     config.max_num_seqs, config.max_num_batched_tokens
                 ),
             ),
+            ("speculation", speculation_line(config.speculative.as_ref())),
             ("memory free", human_bytes(self.available_memory)),
             ("compute threads", config.threads.to_string()),
             ("instruction set", isa_line(config.cpu_isa, &self.simd_levels)),
@@ -297,6 +301,12 @@ fn weights_line(bytes: u64, config: &EngineConfig) -> String {
     }
 }
 
+fn speculation_line(speculative: Option<&Speculative>) -> String {
+    let Some(speculative) = speculative else { return "off".into() };
+    let how = if speculative.is_adaptive { "up to" } else { "always" };
+    format!("{}, {how} {} tokens a step", speculative.method, speculative.num_tokens)
+}
+
 /// Which instruction set is used, and why.
 fn isa_line(used: SimdLevel, levels: &[SimdLevel]) -> String {
     match levels.last() {
@@ -328,6 +338,18 @@ fn kv_dtype(options: &EngineOptions) -> DType {
         (KvCacheDtype::F16, _) | (KvCacheDtype::Auto, Weights::Packed) => DType::F16,
         (KvCacheDtype::BF16, _) => DType::BF16,
     }
+}
+
+fn threads(options: &EngineOptions, machine: &Machine) -> anyhow::Result<usize> {
+    let threads = options.threads.unwrap_or(machine.num_cores);
+    ensure!((1..=1024).contains(&threads), "--threads {threads} is not between 1 and 1024");
+    Ok(threads)
+}
+
+fn block_size(options: &EngineOptions) -> anyhow::Result<u32> {
+    let block_size = at_least_one("--block-size", options.block_size, DEFAULT_BLOCK_SIZE)?;
+    ensure!(block_size <= 1024, "--block-size {block_size} is above 1024");
+    Ok(block_size)
 }
 
 fn at_least_one(flag: &str, asked: Option<u32>, default: u32) -> anyhow::Result<u32> {
@@ -406,13 +428,29 @@ fn weight_bytes(
 
 fn workspace_bytes(
     spec: &DecoderSpec,
-    max_num_batched_tokens: u32,
-    max_num_seqs: u32,
+    (max_num_seqs, max_num_batched_tokens): (u32, u32),
+    speculative: Option<&Speculative>,
     place: &Place,
 ) -> u64 {
     let activations = if place.gpu().is_some() { DType::BF16 } else { DType::F32 };
-    let (num_tokens, num_seqs) = (max_num_batched_tokens as usize, max_num_seqs as usize);
-    Workspace::num_bytes(spec, num_tokens, num_seqs, activations)
+    let sampled_rows = max_sampled_rows(max_num_seqs, max_num_batched_tokens, speculative);
+    Workspace::num_bytes(spec, max_num_batched_tokens as usize, sampled_rows, activations)
+}
+
+/// What `--speculative` asks for, if it can be done.
+fn speculative(options: &EngineOptions) -> anyhow::Result<Option<Speculative>> {
+    let Some(speculative) = &options.speculative else { return Ok(None) };
+    let num_tokens = speculative.num_tokens;
+    ensure!(
+        (1..=MAX_DRAFTS).contains(&num_tokens),
+        "--num-speculative-tokens {num_tokens} is not between 1 and {MAX_DRAFTS}"
+    );
+    ensure!(
+        options.async_scheduling != Some(true),
+        "--async-scheduling prepares a step before the tokens are known that --speculative goes on from: \
+         leave one of them out"
+    );
+    Ok(Some(speculative.clone()))
 }
 
 /// A part of the `rest` of memory: of a GPU, which has nothing else to do, most of it.

@@ -1,7 +1,7 @@
 //! From the last hidden states of a step to tokens and log probabilities.
 
-use quire_kernels::{Device, Indices, SampleRow, Sampled, logprobs, sample};
-use quire_scheduler::ScheduledSequence;
+use quire_kernels::{Device, Drafts, Indices, SampleRow, Sampled, logprobs, verify_drafts};
+use quire_scheduler::{ScheduledSequence, SchedulerOutput, TokenId};
 
 use crate::models::Decoder;
 use crate::request::TokenLogprobs;
@@ -14,53 +14,100 @@ pub struct Sampler {
     rows: Vec<u32>,        // rows of ws.hidden
     targets: Vec<u32>,
     num_top: Vec<u32>,
+    counts: Vec<u32>, // drafts of each task
+    num_valid: Vec<u32>,
 }
 
-/// A sequence that gets a token.
+/// A sequence that gets tokens: one after each draft, as far as they are right, and one after its known tokens.
 #[derive(Clone, Copy)]
 pub struct SampleTask {
     /// Index in the step's sequences.
     pub index: u32,
+    pub num_drafts: u32,
+}
+
+impl SampleTask {
+    fn num_rows(self) -> usize {
+        1 + self.num_drafts as usize
+    }
 }
 
 impl Sampler {
     pub fn new() -> Self {
+        let numbers = || Vec::with_capacity(MAX_LOGITS_ROWS);
         Self {
             sampled: vec![Sampled::default(); MAX_LOGITS_ROWS],
-            rows: Vec::with_capacity(MAX_LOGITS_ROWS),
-            targets: Vec::with_capacity(MAX_LOGITS_ROWS),
-            num_top: Vec::with_capacity(MAX_LOGITS_ROWS),
+            rows: numbers(),
+            targets: numbers(),
+            num_top: numbers(),
+            counts: numbers(),
+            num_valid: numbers(),
         }
     }
 
-    /// Samples one token for each task, from its row of `ws.hidden`, and hands it to `take`, in order. `is_poisoned` says for which tasks a test
+    /// Samples tokens for each task, from its rows of `ws.hidden`, and hands those that count to `take`, in order. The
+    /// drafts of a task are the last tokens of its row. `is_poisoned` says after which position of a sequence a test
     /// wants logits that are not numbers.
     pub fn sample(
         &mut self,
         (device, model): (&Device, &Decoder),
         ws: &mut Workspace,
-        (tasks, hidden_rows, sequences): (&[SampleTask], Indices, &[ScheduledSequence]),
+        (tasks, hidden_rows, output): (&[SampleTask], Indices, &SchedulerOutput),
         table: &SequenceTable,
-        is_poisoned: impl Fn(&SampleTask) -> bool,
-        mut take: impl FnMut(SampleTask, &Sampled),
+        is_poisoned: impl Fn(&ScheduledSequence, u32) -> bool,
+        mut take: impl FnMut(SampleTask, &[Sampled]),
     ) {
-        let mut first = 0;
-        for tasks in tasks.chunks(ws.logits.rows()) {
-            model.logits(device, ws, hidden_rows.slice(first..first + tasks.len()));
-            first += tasks.len();
-            for (row, _) in tasks.iter().enumerate().filter(|(_, task)| is_poisoned(task)) {
-                let start = row * ws.logits.cols() * size_of::<f32>();
-                ws.logits.write_bytes(start, &f32::NAN.to_le_bytes());
-            }
+        let (mut tasks, mut drafts, mut first) = (tasks, &output.draft_tokens[..], 0);
+        while !tasks.is_empty() {
+            let now = num_fitting(tasks, ws.logits.rows());
+            let (chunk, later) = tasks.split_at(now);
+            let num_rows: usize = chunk.iter().map(|task| task.num_rows()).sum();
+            let (own_drafts, other_drafts) = drafts.split_at(num_rows - chunk.len());
+            model.logits(device, ws, hidden_rows.slice(first..first + num_rows));
             let mut rows = [SampleRow::default(); MAX_LOGITS_ROWS];
-            for (row, task) in rows.iter_mut().zip(tasks) {
-                let sequence = &sequences[task.index as usize];
-                *row = sample_row(table.row(sequence.row), sequence.num_output_tokens);
+            let mut row = 0;
+            for task in chunk {
+                let sequence = &output.sequences[task.index as usize];
+                let known = sequence.start + sequence.num_tokens - task.num_drafts;
+                for draft in 0..=task.num_drafts {
+                    let num_output_tokens = sequence.num_output_tokens + draft;
+                    rows[row] = sample_row(table.row(sequence.row), num_output_tokens);
+                    if is_poisoned(sequence, known - 1 + draft) {
+                        let start = row * ws.logits.cols() * size_of::<f32>();
+                        ws.logits.write_bytes(start, &f32::NAN.to_le_bytes());
+                    }
+                    row += 1;
+                }
             }
-            let sampled = &mut self.sampled[..tasks.len()];
-            let logits = ws.logits.first_rows_mut(tasks.len());
-            sample(device, sampled, logits, &rows[..tasks.len()]);
-            tasks.iter().zip(sampled).for_each(|(&task, sampled)| take(task, sampled));
+            self.verify(device, ws, &rows[..num_rows], chunk, own_drafts);
+            self.hand_out(chunk, &mut take);
+            (tasks, drafts, first) = (later, other_drafts, first + num_rows);
+        }
+    }
+
+    fn verify(
+        &mut self,
+        device: &Device,
+        ws: &mut Workspace,
+        rows: &[SampleRow],
+        tasks: &[SampleTask],
+        drafts: &[TokenId],
+    ) {
+        self.counts.clear();
+        self.counts.extend(tasks.iter().map(|task| task.num_drafts));
+        self.num_valid.clear();
+        self.num_valid.resize(tasks.len(), 0);
+        let sampled = &mut self.sampled[..rows.len()];
+        let logits = ws.logits.first_rows_mut(rows.len());
+        let drafts = Drafts { tokens: drafts, counts: &self.counts };
+        verify_drafts(device, sampled, &mut self.num_valid, logits, rows, drafts);
+    }
+
+    fn hand_out(&self, tasks: &[SampleTask], take: &mut impl FnMut(SampleTask, &[Sampled])) {
+        let mut first = 0;
+        for (&task, &num_valid) in tasks.iter().zip(&self.num_valid) {
+            take(task, &self.sampled[first..first + num_valid as usize]);
+            first += task.num_rows();
         }
     }
 
@@ -92,11 +139,24 @@ impl Sampler {
     }
 }
 
-/// The op's row for a sequence that has `num_output_tokens` tokens of output, all of them in `row.tokens`.
+/// How many of the first tasks have no more than `num_rows` rows together: at least one.
+fn num_fitting(tasks: &[SampleTask], num_rows: usize) -> usize {
+    let mut needed = 0;
+    let fits = |task: &&SampleTask| {
+        needed += task.num_rows();
+        needed <= num_rows
+    };
+    let num_tasks = tasks.iter().take_while(fits).count();
+    assert!(num_tasks > 0, "the rows of logits hold those of one sequence");
+    num_tasks
+}
+
+/// The op's row after `num_output_tokens` tokens of output, all of them in `row.tokens`; drafts may follow there.
 fn sample_row(row: &TableRow, num_output_tokens: u32) -> SampleRow<'_> {
     let sampling = &row.sampling;
     let params = &sampling.params;
     let (prompt, output) = row.tokens.split_at(row.num_prompt_tokens);
+    let output = &output[..num_output_tokens as usize];
     SampleRow {
         temperature: params.temperature,
         top_k: params.top_k,

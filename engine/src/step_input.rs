@@ -3,7 +3,7 @@
 use quire_kernels::{
     AttentionBatch, Device, DeviceError, Indices, NO_STATE, StateBatch, StateSegment, StepArrays,
 };
-use quire_scheduler::{SchedulerOutput, StateSegment as Segment};
+use quire_scheduler::{MAX_TOKENS_PER_STEP, SchedulerOutput, StateSegment as Segment};
 
 use crate::config::EngineConfig;
 use crate::sequence_table::SequenceTable;
@@ -102,7 +102,9 @@ impl StepBuffers {
         let num_seqs = config.max_num_seqs as usize;
         let of_tokens = || Vec::with_capacity(num_tokens);
         let blocks_per_seq = config.max_model_len.div_ceil(config.block_size) as usize;
-        let capacity = (3 + num_groups) * num_tokens + 4 * num_seqs + 1;
+        // No more rows are sampled from than a step has tokens.
+        let num_sampled = num_tokens.min(num_seqs * MAX_TOKENS_PER_STEP);
+        let capacity = (3 + num_groups) * num_tokens + 3 * num_seqs + num_sampled + 1;
         Ok(Self {
             token_ids: of_tokens(),
             positions: of_tokens(),
@@ -111,9 +113,9 @@ impl StepBuffers {
             context_lens: Vec::with_capacity(num_seqs),
             rows: Vec::with_capacity(num_seqs),
             output_rows: of_tokens(),
-            sample_rows: Vec::with_capacity(num_seqs),
+            sample_rows: Vec::with_capacity(num_sampled),
             output_start_loc: Vec::with_capacity(num_seqs + 1),
-            state_segments: Vec::with_capacity(2 * num_seqs),
+            state_segments: Vec::with_capacity(num_seqs + num_sampled),
             state_start_loc: Vec::with_capacity(num_seqs + 1),
             block_size: config.block_size,
             arrays: StepArrays::new(device, capacity, num_groups, num_seqs * blocks_per_seq)?,
@@ -151,14 +153,14 @@ impl StepBuffers {
             self.context_lens.push(end);
             self.rows.push(sequence.row.0);
             let end_row = self.token_ids.len() as u32;
+            let num_sample_rows = if sequence.samples { 1 + sequence.num_drafts } else { 0 };
             let num_output_rows = match row.sampling.params.prompt_logprobs {
                 Some(_) => sequence.num_tokens,
-                None => u32::from(sequence.samples),
+                None => num_sample_rows,
             };
             self.output_rows.extend(end_row - num_output_rows..end_row);
-            if sequence.samples {
-                self.sample_rows.push(self.output_rows.len() as u32 - 1);
-            }
+            let num_rows = self.output_rows.len() as u32;
+            self.sample_rows.extend(num_rows - num_sample_rows..num_rows);
             self.output_start_loc.push(self.output_rows.len() as u32);
         }
         self.upload(device, table);

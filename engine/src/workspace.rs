@@ -64,7 +64,7 @@ impl Workspace {
         device: &Device,
         spec: &DecoderSpec,
         max_num_batched_tokens: usize,
-        max_num_seqs: usize,
+        max_sampled_rows: usize,
     ) -> Result<Self, DeviceError> {
         let activations = device.activation_dtype();
         let [
@@ -78,7 +78,7 @@ impl Workspace {
             activated,
             gathered,
             logits,
-        ] = Self::shapes(spec, max_num_batched_tokens, max_num_seqs, activations)
+        ] = Self::shapes(spec, max_num_batched_tokens, max_sampled_rows, activations)
             .map(|(dtype, rows, cols)| device.allocate(dtype, rows, cols));
         Ok(Self {
             residual: residual?,
@@ -123,10 +123,10 @@ impl Workspace {
     pub fn num_bytes(
         spec: &DecoderSpec,
         max_num_batched_tokens: usize,
-        max_num_seqs: usize,
+        max_sampled_rows: usize,
         activations: DType,
     ) -> u64 {
-        let shapes = Self::shapes(spec, max_num_batched_tokens, max_num_seqs, activations);
+        let shapes = Self::shapes(spec, max_num_batched_tokens, max_sampled_rows, activations);
         let experts = spec.moe.map_or(0, |moe| {
             ExpertWorkspace::num_bytes(&moe, spec.hidden_size, max_num_batched_tokens, activations)
         });
@@ -148,11 +148,11 @@ impl Workspace {
     fn shapes(
         spec: &DecoderSpec,
         num_tokens: usize,
-        max_num_seqs: usize,
+        max_sampled_rows: usize,
         activations: DType,
     ) -> [(DType, usize, usize); 10] {
         let (n, hidden) = (num_tokens, spec.hidden_size);
-        let logits_rows = max_num_seqs.clamp(1, MAX_LOGITS_ROWS);
+        let logits_rows = max_sampled_rows.clamp(1, MAX_LOGITS_ROWS);
         [
             (DType::F32, n, hidden),
             (DType::F32, n, hidden),

@@ -74,8 +74,9 @@ mod update;
 pub use block::BlockId;
 pub use config::{CacheGroup, CacheKind, CachePool, Policy, SchedulerConfig, kv_capacity};
 pub use output::{
-    Admitted, BlockCopy, MAX_TOKENS_PER_STEP, NewBlock, Row, SampledSequence, ScheduledSequence,
-    SchedulerOutput, SchedulerStats, SequenceEvent, StateSegment, StepId, StepOutput, TokenList,
+    Admitted, BlockCopy, DraftStats, MAX_TOKENS_PER_STEP, NewBlock, Row, SampledSequence,
+    ScheduledSequence, SchedulerOutput, SchedulerStats, SequenceEvent, StateSegment, StepId,
+    StepOutput, TokenList,
 };
 pub use request::{FinishReason, NewSequence, Rejected, SequenceId, StopRule, TokenId};
 pub use scheduler::{MAX_STEPS_IN_FLIGHT, Scheduler};

@@ -200,7 +200,7 @@ impl fmt::Debug for TokenList {
     }
 }
 
-/// Counts for metrics, blocks of all pools together; the last three only grow.
+/// Counts for metrics, blocks of all pools together; the last four only grow.
 #[derive(Copy, Clone, Eq, PartialEq, Default, Debug)]
 pub struct SchedulerStats {
     pub num_running: u32,
@@ -217,4 +217,25 @@ pub struct SchedulerStats {
     /// Tokens of these that were found.
     pub prefix_cache_hits: u64,
     pub num_preemptions: u64,
+    pub drafts: DraftStats,
+}
+
+/// What became of drafts; only grows.
+#[derive(Copy, Clone, Eq, PartialEq, Default, Debug)]
+pub struct DraftStats {
+    /// Times that a step verified drafts of a sequence.
+    pub num_verified: u64,
+    /// Tokens of these.
+    pub num_tokens: u64,
+    /// How many first drafts were right, how many second ones, and so on.
+    pub num_right: [u64; MAX_TOKENS_PER_STEP - 1],
+}
+
+impl DraftStats {
+    /// One sequence's drafts, of which the first `num_right` are right.
+    pub(crate) fn count(&mut self, num_drafts: u32, num_right: u32) {
+        self.num_verified += 1;
+        self.num_tokens += u64::from(num_drafts);
+        self.num_right[..num_right as usize].iter_mut().for_each(|count| *count += 1);
+    }
 }

@@ -10,8 +10,8 @@ use crate::cached_prefix::CachedPrefix;
 use crate::config::SchedulerConfig;
 use crate::groups::Groups;
 use crate::output::{
-    MAX_TOKENS_PER_STEP, NewBlock, Row, ScheduledSequence, SchedulerOutput, SchedulerStats, StepId,
-    TokenList,
+    DraftStats, MAX_TOKENS_PER_STEP, NewBlock, Row, ScheduledSequence, SchedulerOutput,
+    SchedulerStats, StepId, TokenList,
 };
 use crate::queue::{QueueKey, WaitingQueue};
 use crate::request::{NewSequence, Rejected, SequenceId, TokenId};
@@ -49,6 +49,7 @@ pub struct Scheduler {
     pub(crate) num_preemptions: u64,
     pub(crate) prefix_cache_queries: u64,
     pub(crate) prefix_cache_hits: u64,
+    pub(crate) draft_stats: DraftStats,
 }
 
 /// A step that was scheduled and whose result is not known.
@@ -103,6 +104,7 @@ impl Scheduler {
             num_preemptions: 0,
             prefix_cache_queries: 0,
             prefix_cache_hits: 0,
+            draft_stats: DraftStats::default(),
             config,
         })
     }
@@ -186,6 +188,21 @@ impl Scheduler {
         }
     }
 
+    pub fn max_num_seqs(&self) -> u32 {
+        self.config.max_num_seqs
+    }
+
+    /// The running sequences that the next step can verify drafts of, each with the most that it can take.
+    pub fn draftable(&self) -> impl Iterator<Item = (SequenceId, u32)> + '_ {
+        let sequences = self.running.iter().map(|&slot| &self.sequences[slot]);
+        let draftable = sequences.filter(|sequence| {
+            sequence.num_lacking_tokens() == 1
+                && sequence.num_pending_tokens == 0
+                && !sequence.suspect
+        });
+        draftable.map(|sequence| (sequence.id, sequence.num_possible_drafts()))
+    }
+
     /// Prompt and accepted output; `None` once the sequence is finished or cancelled.
     pub fn tokens(&self, id: SequenceId) -> Option<&[TokenId]> {
         self.sequences.find(id).map(|slot| self.sequences[slot].tokens.as_slice())
@@ -221,6 +238,7 @@ impl Scheduler {
             prefix_cache_queries: self.prefix_cache_queries,
             prefix_cache_hits: self.prefix_cache_hits,
             num_preemptions: self.num_preemptions,
+            drafts: self.draft_stats,
         }
     }
 
@@ -294,8 +312,7 @@ impl Scheduler {
             sequence.drafts.len() as u32,
             token_budget.saturating_sub(1),
             self.config.max_num_tokens_at_once() - 1,
-            // One more token is sampled after the last.
-            sequence.max_num_tokens - sequence.num_tokens() - 1,
+            sequence.num_possible_drafts(),
             self.num_available_states(),
         ];
         let (most, end) = (limits.into_iter().min().unwrap_or(0), sequence.num_tokens());

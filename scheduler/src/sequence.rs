@@ -5,7 +5,7 @@ use std::ops::{Index, IndexMut};
 
 use crate::block::BlockTable;
 use crate::block_hash::{BlockHash, BuildIntegerHasher};
-use crate::output::{Row, TokenList};
+use crate::output::{MAX_TOKENS_PER_STEP, Row, TokenList};
 use crate::queue::QueueKey;
 use crate::request::{SequenceId, StopRule, TokenId};
 use crate::state::StateTable;
@@ -71,6 +71,11 @@ impl Sequence {
         } else {
             self.num_total_tokens() - self.num_scheduled_tokens
         }
+    }
+
+    /// Drafts of a sequence without pending tokens: one more token is sampled after the last.
+    pub(crate) fn num_possible_drafts(&self) -> u32 {
+        (self.max_num_tokens - self.num_tokens() - 1).min(MAX_TOKENS_PER_STEP as u32 - 1)
     }
 
     /// Names all full blocks within the first `num_tokens` known tokens.

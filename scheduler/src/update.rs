@@ -76,6 +76,7 @@ impl Scheduler {
         sequence.num_pending_tokens -= 1 + num_drafts;
         let (new_tokens, finish) = sequence.accept(&sampled.tokens);
         if num_drafts > 0 {
+            self.draft_stats.count(num_drafts, num_drafts - num_wrong);
             self.settle_drafts(slot, num_drafts - num_wrong);
         }
         self.publish_blocks(slot);

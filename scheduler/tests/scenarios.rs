@@ -270,6 +270,7 @@ fn right_drafts_are_steps_saved_and_wrong_ones_go_back() {
     });
     scheduler.add(sequence(1, 5, 9)).unwrap();
     let mut lines = run_with_states(&mut scheduler, 1);
+    assert_eq!(scheduler.draftable().collect::<Vec<_>>(), [(SequenceId(1), 7)]);
     scheduler.propose(SequenceId(1), &[WORD, WORD, 3]);
     let output = scheduler.schedule().expect("a step");
     assert_eq!(
@@ -280,6 +281,13 @@ fn right_drafts_are_steps_saved_and_wrong_ones_go_back() {
         SampledSequence { tokens: [WORD, WORD, WORD].into_iter().collect(), failed: false };
     let events = scheduler.update(&StepOutput { step: output.step, sequences: vec![sampled] });
     assert_eq!(events[0].new_tokens.len(), 3);
+    let stats = scheduler.stats().drafts;
+    assert_eq!(
+        (stats.num_verified, stats.num_tokens, &stats.num_right[..3]),
+        (1, 3, &[1, 1, 0][..])
+    );
+    // Five more tokens, the last of which is never computed.
+    assert_eq!(scheduler.draftable().collect::<Vec<_>>(), [(SequenceId(1), 4)]);
     scheduler.check().expect("the invariants hold");
     lines += &run_with_states(&mut scheduler, 2);
     expect![[r"

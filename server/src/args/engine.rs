@@ -3,7 +3,8 @@
 use clap::{Args as ClapArgs, ValueEnum};
 use quire_engine::EngineOptions;
 use quire_engine::config::{
-    Activations, DeviceChoice, KvCacheDtype, SchedulingPolicy, SimdLevel, Weights,
+    Activations, DeviceChoice, KvCacheDtype, MAX_DRAFTS, SchedulingPolicy, SimdLevel, Speculative,
+    SpeculativeMethod, Weights,
 };
 
 use super::units;
@@ -78,6 +79,19 @@ pub(crate) struct EngineArgs {
 
     #[arg(long, hide = true, overrides_with = "async_scheduling")]
     no_async_scheduling: bool,
+
+    /// Guess tokens and verify several in one step, which changes no answer: ngram guesses what followed the same tokens
+    /// earlier in the text
+    #[arg(long, value_name = "METHOD")]
+    speculative: Option<SpeculativeMethod>,
+
+    /// The most guesses of a request in a step; fewer where they do not pay
+    #[arg(long, default_value_t = MAX_DRAFTS, value_name = "COUNT")]
+    num_speculative_tokens: u32,
+
+    /// Take every guess, whether it pays or not
+    #[arg(long)]
+    speculative_always: bool,
 
     /// Prompt tokens that one request gets in a step; 0: no limit of its own
     #[arg(long, default_value_t = 0, value_name = "TOKENS")]
@@ -168,6 +182,11 @@ impl EngineArgs {
                 (_, true) => Some(false),
                 _ => None,
             },
+            speculative: self.speculative.clone().map(|method| Speculative {
+                method,
+                num_tokens: self.num_speculative_tokens,
+                is_adaptive: !self.speculative_always,
+            }),
             long_prefill_token_threshold: self.long_prefill_token_threshold,
             max_num_queued_reqs: self.max_num_queued_reqs,
             max_logprobs: self.max_logprobs,

@@ -1,0 +1,96 @@
+//! Prompt lookup: what followed the same tokens earlier in the prompt or the output (Saxena 2023), by the longest suffix.
+
+use std::collections::HashMap;
+
+use quire_scheduler::{SequenceId, TokenId, TokenList};
+
+use super::suffix_automaton::{Match, SuffixAutomaton};
+use super::{Ask, Guess, Proposer};
+
+/// Tokens that the automata of all sequences hold together, at about 120 bytes each; sequences beyond get no drafts.
+const MAX_TOKENS: usize = 1 << 19;
+
+/// An automaton a sequence.
+#[derive(Default)]
+pub struct Ngram {
+    automata: HashMap<SequenceId, SuffixAutomaton>,
+    num_tokens: usize,
+}
+
+impl Proposer for Ngram {
+    fn propose(&mut self, asks: &[Ask], guesses: &mut Vec<Guess>) {
+        guesses.extend(asks.iter().map(|ask| self.guess(ask)));
+    }
+
+    fn forget(&mut self, id: SequenceId) {
+        let automaton = self.automata.remove(&id);
+        self.num_tokens -= automaton.map_or(0, |automaton| automaton.len());
+    }
+}
+
+impl Ngram {
+    fn guess(&mut self, ask: &Ask) -> Guess {
+        let automaton = self.automata.entry(ask.id).or_default();
+        let new = &ask.tokens[automaton.len()..];
+        if self.num_tokens + new.len() > MAX_TOKENS {
+            return Guess::default();
+        }
+        self.num_tokens += new.len();
+        new.iter().for_each(|&token| automaton.push(token));
+        let Match { len, end } = automaton.longest_match();
+        if len == 0 {
+            return Guess::default();
+        }
+        Guess { drafts: copy(ask.tokens, end as usize, ask.most), evidence: len }
+    }
+}
+
+/// `most` tokens from `start` on; behind the last one the text goes on with the copy itself.
+fn copy(tokens: &[TokenId], start: usize, most: usize) -> TokenList {
+    let mut drafts = TokenList::EMPTY;
+    for index in start..start + most {
+        drafts.push(match tokens.get(index) {
+            Some(&token) => token,
+            None => drafts[index - tokens.len()],
+        });
+    }
+    drafts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guess(tokens: &[TokenId], most: usize) -> (Vec<TokenId>, u32) {
+        let mut guesses = Vec::new();
+        let id = SequenceId(1);
+        Ngram::default().propose(&[Ask { id, tokens, most }], &mut guesses);
+        (guesses[0].drafts.to_vec(), guesses[0].evidence)
+    }
+
+    #[test]
+    fn what_followed_the_longest_suffix_follows_again() {
+        assert_eq!(guess(&[1, 2, 3, 4, 9, 3, 5, 1, 2, 3], 2), (vec![4, 9], 3));
+        // The last place counts.
+        assert_eq!(guess(&[1, 2, 6, 1, 3, 1], 3), (vec![3, 1, 3], 1));
+        // A period goes on and on.
+        assert_eq!(guess(&[5, 6, 5, 6, 5], 5), (vec![6, 5, 6, 5, 6], 3));
+        assert_eq!(guess(&[1, 2, 3], 4), (vec![], 0));
+    }
+
+    #[test]
+    fn sequences_that_ended_leave_room() {
+        let mut ngram = Ngram::default();
+        let tokens = vec![3; MAX_TOKENS / 2 + 1];
+        let mut guesses = Vec::new();
+        let ask = |id| Ask { id: SequenceId(id), tokens: &tokens, most: 1 };
+        ngram.propose(&[ask(1), ask(2)], &mut guesses);
+        assert_eq!(guesses.iter().map(|guess| guess.drafts.len()).collect::<Vec<_>>(), [1, 0]);
+        ngram.forget(SequenceId(1));
+        guesses.clear();
+        ngram.propose(&[ask(2)], &mut guesses);
+        assert_eq!(guesses[0].drafts.len(), 1);
+        ngram.forget(SequenceId(2));
+        assert_eq!(ngram.num_tokens, 0);
+    }
+}

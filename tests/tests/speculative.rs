@@ -1,0 +1,167 @@
+//! Guessing tokens must not change a single bit of an answer, whatever is guessed and whatever else goes on.
+
+use quire_engine::config::{Faults, Speculative, SpeculativeMethod};
+use quire_engine::handle::SchedulerStats;
+use quire_engine::request::FinishReason;
+use quire_engine::{EngineHandle, EngineOptions, Request, SamplingParams};
+use quire_tests::requests::{assert_equal, one_by_one, requests, together};
+use quire_tests::{ask, default_model, options, start, tiny_model};
+
+/// Every guess is taken, good or bad.
+fn always(num_tokens: u32, options: EngineOptions) -> EngineOptions {
+    let method = SpeculativeMethod::Ngram;
+    let speculative = Some(Speculative { method, num_tokens, is_adaptive: false });
+    EngineOptions { speculative, ..options }
+}
+
+fn uncached() -> EngineOptions {
+    EngineOptions { enable_prefix_caching: false, ..options() }
+}
+
+/// Texts that repeat themselves, so that there is something to guess.
+fn repetitive(max_prompt: u32, max_tokens: u32) -> Vec<Request> {
+    let mut requests = requests(512, max_prompt);
+    for (index, request) in requests.iter_mut().enumerate() {
+        let start = request.prompt.len() / 3;
+        request.prompt.extend_from_within(start..);
+        request.params.max_tokens = Some(max_tokens + index as u32 % 7);
+        if index % 3 == 1 {
+            // What was said is said again.
+            request.params.temperature /= 2.0;
+            request.params.presence_penalty = -2.0;
+        }
+        if index % 3 == 2 {
+            // Few words are easily guessed.
+            request.params.allowed_token_ids = Some((20..24).collect());
+        }
+    }
+    requests
+}
+
+/// Some drafts were right and some were wrong; returns how many were right.
+fn both_kinds(what: &str, stats: SchedulerStats) -> u64 {
+    let drafts = stats.drafts;
+    let num_right = drafts.num_right.iter().sum();
+    assert!(num_right > 40 && drafts.num_tokens > num_right + 40, "{what}: {drafts:?}");
+    assert!(drafts.num_right.is_sorted_by(|a, b| a >= b), "{what}: {drafts:?}");
+    num_right
+}
+
+#[test]
+fn answers_are_those_without_speculation() {
+    for family in
+        ["llama3", "qwen3", "gemma3", "gpt_oss_mxfp4", "llama4_scout", "deepseek_v3", "qwen35_vl"]
+    {
+        let model = tiny_model(family);
+        let requests = repetitive(50, 30);
+        let expected = one_by_one(&start(&model, &uncached(), &[3]), &requests);
+
+        let handle = start(&model, &always(7, uncached()), &[3]);
+        assert_equal("alone", &expected[..8], &one_by_one(&handle, &requests[..8]));
+        let handle = start(&model, &always(7, uncached()), &[3]);
+        assert_equal("together", &expected, &together(&handle, &requests));
+        both_kinds(family, handle.stats());
+
+        for (max_num_batched_tokens, num_tokens) in [(7, 3), (33, 7)] {
+            let budget = Some(max_num_batched_tokens);
+            let chunked = EngineOptions { max_num_batched_tokens: budget, ..uncached() };
+            let handle = start(&model, &always(num_tokens, chunked), &[3]);
+            assert_equal("in chunks", &expected, &together(&handle, &requests));
+        }
+        let cached = EngineOptions {
+            prefix_cache_memory: Some(64 << 20),
+            threads: Some(3),
+            block_size: Some(8),
+            ..options()
+        };
+        let handle = start(&model, &always(2, cached), &[3]);
+        assert_equal("first time", &expected, &together(&handle, &requests));
+        assert_equal("cached", &expected, &together(&handle, &requests));
+    }
+}
+
+#[test]
+fn preemption_and_drafts_change_nothing_together() {
+    for (family, bytes, max_tokens) in
+        [("llama3", 320 * 512, 60), ("gemma3", 150 * 512, 60), ("qwen35_vl", 304 << 10, 110)]
+    {
+        let mut requests = repetitive(12, max_tokens);
+        requests.iter_mut().for_each(|request| request.prompt.truncate(45));
+        let model = tiny_model(family);
+        let expected = one_by_one(&start(&model, &uncached(), &[3]), &requests);
+        let small = EngineOptions { kv_cache_memory: Some(bytes), ..options() };
+        let handle = start(&model, &always(5, small), &[3]);
+        assert_equal("preempted", &expected, &together(&handle, &requests));
+        both_kinds(family, handle.stats());
+        assert!(handle.stats().num_preemptions > 0, "{family}: the pool is too large");
+    }
+}
+
+#[test]
+fn a_choice_by_measured_times_changes_nothing() {
+    let requests: Vec<Request> = repetitive(40, 24).into_iter().take(7).collect();
+    let expected = one_by_one(&start(&default_model(), &uncached(), &[2]), &requests);
+    let speculative = Some(Speculative::new(SpeculativeMethod::Ngram));
+    let handle = start(&default_model(), &EngineOptions { speculative, ..options() }, &[2]);
+    assert_equal("together", &expected, &together(&handle, &requests));
+    assert_equal("alone", &expected[..3], &one_by_one(&handle, &requests[..3]));
+}
+
+#[test]
+fn a_text_that_repeats_itself_takes_fewer_steps() {
+    let handle = start(&tiny_model("llama3"), &always(7, options()), &[]);
+    // Whatever comes, the penalty makes it come again.
+    let params = SamplingParams { presence_penalty: -2.0, ..SamplingParams::greedy(60) };
+    let answer = ask(&handle, &[5, 6, 7, 8, 5, 6, 7, 8, 5, 6], params);
+    assert_eq!(answer.tokens.len(), 60);
+    let drafts = handle.stats().drafts;
+    assert!(drafts.num_right.iter().sum::<u64>() > 30, "{drafts:?}");
+}
+
+const BAD_TOKEN: u32 = 333;
+
+/// The answers of a greedy text that gets to the bad token by a bias, after others that are repeated.
+fn failing(faults: Faults) -> (EngineHandle, Vec<FinishReason>, Vec<Vec<u32>>) {
+    let handle =
+        start(&tiny_model("llama3"), &always(7, EngineOptions { faults, ..options() }), &[]);
+    let healthy =
+        SamplingParams { banned_token_ids: vec![BAD_TOKEN], ..SamplingParams::greedy(20) };
+    // Each of the three follows the one before it, since no other is allowed twice in a row.
+    let bad = SamplingParams {
+        allowed_token_ids: Some(vec![10, 11, BAD_TOKEN]),
+        frequency_penalty: 2.0,
+        ..SamplingParams::greedy(20)
+    };
+    let prompt = [10, 11, BAD_TOKEN - 1].repeat(4);
+    let requests =
+        [healthy.clone(), bad, healthy].map(|params| Request::new(prompt.clone(), params));
+    let answers = together(&handle, &requests);
+    let reasons = answers.iter().map(|answer| answer.finished.reason.clone()).collect();
+    let ids = answers.iter().map(quire_tests::Answer::ids).collect();
+    (handle, reasons, ids)
+}
+
+#[test]
+fn failures_end_a_request_where_they_do_without_drafts() {
+    let (_, _, healthy) = failing(Faults::default());
+    let first_bad = healthy[1].iter().position(|&token| token == BAD_TOKEN).expect("it comes");
+    for (faults, message) in [
+        (
+            Faults { nan_on_token: Some(BAD_TOKEN), ..Faults::default() },
+            "the model's output for this request is not a number",
+        ),
+        (
+            Faults { panic_on_token: Some(BAD_TOKEN), ..Faults::default() },
+            "an internal error stopped this request",
+        ),
+    ] {
+        let (handle, reasons, ids) = failing(faults);
+        assert_eq!(reasons[1], FinishReason::Error(message.into()));
+        assert_eq!(ids[1], healthy[1][..=first_bad]);
+        for other in [0, 2] {
+            assert_eq!(reasons[other], FinishReason::Length);
+            assert_eq!(ids[other], healthy[other]);
+        }
+        assert!(handle.stats().drafts.num_verified > 0);
+    }
+}
