@@ -26,6 +26,7 @@ template <int STRIDE>
 struct StagedRows {
     const uint8_t* row;  // this lane's of the first 8
 
+    __device__ __forceinline__ StagedRows behind(int tiles) const { return {row + tiles * 8 * STRIDE}; }
     __device__ __forceinline__ uint2 four(int t, int k) const { return *(const uint2*)(row + t * 8 * STRIDE + 2 * k); }
     __device__ __forceinline__ uint4 eight(int t, int k) const { return *(const uint4*)(row + t * 8 * STRIDE + 2 * k); }
 };

@@ -116,6 +116,19 @@ template <class Format>
 struct StagedRecord : Record<Format> {
     static constexpr int PAD_BYTES = 32;
     __device__ __forceinline__ void start(const LinearArgs& a, int tile, int record) { this->load(a, tile, record); }
+
+    // Half of the rows after the other where registers would not hold the sums of all.
+    template <class Rows>
+    __device__ __forceinline__ void add(float (&total)[MANY_TILES][4], const Rows& x, int first, int end) const {
+        constexpr int HALF = MANY_TILES / 2;
+        if constexpr (Format::Scales::HAS_MINIMUM && Format::Scales::GROUP == 16) {
+            Record<Format>::add((float(&)[HALF][4])total[0], x, first, end);
+            __syncwarp();  // nothing of the second half is loaded during the first
+            Record<Format>::add((float(&)[HALF][4])total[HALF], x.behind(HALF), first, end);
+        } else {
+            Record<Format>::add(total, x, first, end);
+        }
+    }
 };
 
 // Two weights from their codes.
