@@ -5,11 +5,12 @@ RESULTS := benches/results/$(shell date -u +%Y-%m-%d)
 MODEL ?= models/SmolLM2-135M-Instruct.Q4_1.gguf
 RUN_BENCH = $(CARGO) run --quiet --release --locked --package quire-benches --bin
 # Reports of other models than the default one carry its name.
-PEERS = $(RESULTS)-peers$(if $(filter models/SmolLM2%,$(MODEL)),,-$(patsubst %.gguf,%,$(notdir $(MODEL))))$(if $(findstring --types,$(ARGS)),-types)
+MODEL_SUFFIX = $(if $(filter models/SmolLM2%,$(MODEL)),,-$(patsubst %.gguf,%,$(notdir $(MODEL))))
+PEERS = $(RESULTS)-peers$(MODEL_SUFFIX)$(if $(findstring --types,$(ARGS)),-types)
 # Keeps what a command prints in $(1).md, prints it too, and fails as the command does.
 keep = > $(1).md; status=$$?; cat $(1).md; exit $$status
 
-.PHONY: bench-cpu bench-kernels bench-offline bench-peers bench-peers-vllm-setup real-models
+.PHONY: bench-cpu bench-kernels bench-offline bench-speculative bench-peers bench-peers-vllm-setup real-models
 
 bench-cpu: bench-kernels bench-offline ## Time every op and the engine as shares of this machine's limits
 
@@ -18,6 +19,9 @@ bench-kernels: ## Time the ops alone (ARGS='"SmolLM2 Q4_1"' only cases with thes
 
 bench-offline: model ## Time the engine alone (MODEL=file.gguf)
 	@$(RUN_BENCH) offline -- $(MODEL) --json $(RESULTS)-offline.json $(call keep,$(RESULTS)-offline)
+
+bench-speculative: model ## Compare speculative decoding with none (MODEL=file.gguf ARGS="--users 1")
+	@$(RUN_BENCH) speculative -- $(MODEL) --json $(RESULTS)-speculative$(MODEL_SUFFIX).json $(ARGS) $(call keep,$(RESULTS)-speculative$(MODEL_SUFFIX))
 
 bench-peers: build model ## Compare with llama.cpp in turn on this machine (MODEL=file.gguf ARGS=--quick)
 	@$(CARGO) build --quiet --release --locked --package quire-benches

@@ -1,6 +1,6 @@
 //! Timings as shares of the machine's limits, a load client for any OpenAI server, and random-weight models.
 //!
-//! Four programs: `kernels` (ops), `offline` (the engine in this process), `client` (a server over HTTP) and
+//! Five programs: `kernels` (ops), `offline` and `speculative` (the engine in this process), `client` (a server over HTTP) and
 //! `random_model` (GGUF files). See README.md.
 
 pub mod attention_shapes;
@@ -17,3 +17,4 @@ pub mod statistics;
 pub mod stream;
 pub mod timing;
 pub mod vocabulary;
+pub mod workloads;

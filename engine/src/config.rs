@@ -1,6 +1,8 @@
 //! What the user asked for (`EngineOptions`) and what that came to (`EngineConfig`): decided once, never written again.
 
 use std::fmt;
+use std::ops::Range;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 pub use crate::activations::{Activations, LinearKind};
@@ -66,12 +68,18 @@ pub struct Speculative {
 pub enum SpeculativeMethod {
     /// What followed the same tokens earlier in the prompt or the output.
     Ngram,
+    /// A smaller model of the same vocabulary: a GGUF file or a directory.
+    Draft(PathBuf),
+    /// The model itself without these layers.
+    Skip(Range<usize>),
 }
 
 impl fmt::Display for SpeculativeMethod {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ngram => write!(f, "ngram"),
+            Self::Draft(path) => write!(f, "draft:{}", path.display()),
+            Self::Skip(layers) => write!(f, "skip:{}-{}", layers.start, layers.end - 1),
         }
     }
 }
@@ -80,10 +88,23 @@ impl FromStr for SpeculativeMethod {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "ngram" => Ok(Self::Ngram),
-            _ => Err("write ngram".into()),
+        match text.split_once(':') {
+            None if text == "ngram" => Ok(Self::Ngram),
+            Some(("draft", path)) if !path.is_empty() => Ok(Self::Draft(path.into())),
+            Some(("skip", layers)) => parse_layers(layers).map(Self::Skip),
+            _ => Err("write ngram, draft:PATH or skip:FIRST-LAST".into()),
         }
+    }
+}
+
+/// "4-8": the layers 4 to 8, counted from 0.
+fn parse_layers(text: &str) -> Result<Range<usize>, String> {
+    let numbers = text.split_once('-').map(|(first, last)| (first.parse(), last.parse::<u16>()));
+    match numbers {
+        Some((Ok(first), Ok(last))) if first <= usize::from(last) => {
+            Ok(first..usize::from(last) + 1)
+        }
+        _ => Err("write skip:FIRST-LAST, as skip:4-8 for the layers 4 to 8, counted from 0".into()),
     }
 }
 
@@ -127,6 +148,8 @@ pub struct EngineOptions {
     pub max_num_queued_reqs: u32,
     pub max_logprobs: u32,
     pub max_token_list: usize,
+    /// Left out of the model, which makes drafts of it: no flag of its own.
+    pub skipped_layers: Range<usize>,
     pub faults: Faults,
 }
 
@@ -156,6 +179,7 @@ pub struct EngineConfig {
     pub max_num_queued_reqs: u32,
     pub max_logprobs: u32,
     pub max_token_list: usize,
+    pub skipped_layers: Range<usize>,
     pub faults: Faults,
 }
 
@@ -192,6 +216,7 @@ impl Default for EngineOptions {
             max_num_queued_reqs: 1024,
             max_logprobs: 20,
             max_token_list: 4096,
+            skipped_layers: 0..0,
             faults: Faults::default(),
         }
     }

@@ -21,7 +21,7 @@ use crate::models::Decoder;
 use crate::plan::MemoryPlan;
 use crate::request::FinishReason;
 use crate::sequence_table::{RowInit, RowSampling};
-use crate::speculative::Speculation;
+use crate::speculative::{Speculation, proposer_of};
 use crate::step_runner::{Reply, StepRunner};
 use crate::validate::RequestLimits;
 use crate::weights::{ModelFiles, WeightLoader};
@@ -29,6 +29,7 @@ use crate::weights::{ModelFiles, WeightLoader};
 /// A loaded model, ready to run.
 pub struct Engine {
     runner: ModelRunner,
+    speculation: Option<Speculation>,
     config: EngineConfig,
     vocab_size: u32,
     end_tokens: Arc<[TokenId]>,
@@ -43,30 +44,23 @@ impl Engine {
         on_progress: &(dyn Fn(usize, usize) + Sync),
     ) -> anyhow::Result<Self> {
         let config = plan.config.clone();
-        let device = match config.gpu {
-            Some(ordinal) => Device::cuda(ordinal)?,
-            None => Device::cpu_with(config.threads, config.cpu_isa),
-        };
-        let _near = device.stay_near();
-        let policy = match config.weights {
-            Weights::Packed => WeightPolicy::Packed,
-            Weights::Float32 => WeightPolicy::Float32,
-        };
-        let loader = WeightLoader::new(files, &device, policy, on_progress);
-        let loader = loader.with_activations(config.activations);
-        let model = Decoder::load(plan.spec.clone(), &loader, config.max_model_len as usize)?;
+        let runner = load_runner(files, plan, on_progress)?;
         if let Some(tensor) = files.unused_tensor() {
             let architecture = plan.spec.architecture;
             anyhow::bail!(
                 "tensor {tensor:?} has no place in a {architecture} model of this config.json"
             );
         }
-        let runner = ModelRunner::new(device, model, &config).map_err(|error| {
-            anyhow::anyhow!("{error}; lower --kv-cache-memory or --max-num-batched-tokens")
-        })?;
+        let speculation = match &config.speculative {
+            Some(settings) => {
+                let proposer = proposer_of(&settings.method, files, plan.draft.as_deref())?;
+                Some(Speculation::new(settings, proposer))
+            }
+            None => None,
+        };
         let vocab_size = plan.spec.vocab_size as u32;
         let end_tokens = end_tokens.iter().copied().filter(|&token| token < vocab_size).collect();
-        Ok(Self { runner, config, vocab_size, end_tokens })
+        Ok(Self { runner, speculation, config, vocab_size, end_tokens })
     }
 
     /// Starts the loop. It ends when every handle is dropped and every request is finished.
@@ -91,7 +85,7 @@ impl Engine {
             max_in_flight: if config.async_scheduling { 2 } else { 1 },
             num_in_flight: 0,
             spare: Vec::new(),
-            speculation: config.speculative.as_ref().map(Speculation::new),
+            speculation: self.speculation,
             live: HashMap::new(),
             metrics: EngineMetrics::new(
                 &config.served_model_name,
@@ -105,6 +99,31 @@ impl Engine {
         let thread = std::thread::Builder::new().name("quire-engine".into());
         Ok((handle, thread.spawn(move || state.run())?))
     }
+}
+
+/// Loads a model as planned, and takes the memory of its steps.
+pub fn load_runner(
+    files: &ModelFiles,
+    plan: &MemoryPlan,
+    on_progress: &(dyn Fn(usize, usize) + Sync),
+) -> anyhow::Result<ModelRunner> {
+    let config = &plan.config;
+    let device = match config.gpu {
+        Some(ordinal) => Device::cuda(ordinal)?,
+        None => Device::cpu_with(config.threads, config.cpu_isa),
+    };
+    let _near = device.stay_near();
+    let policy = match config.weights {
+        Weights::Packed => WeightPolicy::Packed,
+        Weights::Float32 => WeightPolicy::Float32,
+    };
+    let loader = WeightLoader::new(files, &device, policy, on_progress);
+    let loader = loader.with_activations(config.activations);
+    let (spec, skipped) = (plan.spec.clone(), &config.skipped_layers);
+    let model = Decoder::load_without(spec, skipped, &loader, config.max_model_len as usize)?;
+    ModelRunner::new(device, model, config).map_err(|error| {
+        anyhow::anyhow!("{error}; lower --kv-cache-memory or --max-num-batched-tokens")
+    })
 }
 
 /// What of the configuration the scheduler decides by.
@@ -153,7 +172,7 @@ impl Loop {
         while self.admit_waiting_requests() {
             self.cancel_abandoned();
             if let Some(speculation) = &mut self.speculation {
-                speculation.propose(&mut self.scheduler);
+                speculation.propose(&mut self.scheduler, &self.live);
             }
             let next = self.scheduler.schedule();
             let has_next = next.is_some();
@@ -215,9 +234,9 @@ impl Loop {
             skip_prefix_cache: params.prompt_logprobs.is_some(),
             prompt: request.prompt,
         };
-        let num_prompt_tokens = sequence.prompt.len() as u32;
+        let lengths = (sequence.prompt.len() as u32, sequence.cache_salt);
         let sampling = RowSampling::new(params, seed, &self.end_tokens, self.vocab_size);
-        let live = Live::new(events, Arc::new(sampling), num_prompt_tokens, request.arrival);
+        let live = Live::new(events, Arc::new(sampling), lengths, request.arrival);
         match self.scheduler.add(sequence) {
             Ok(()) => drop(self.live.insert(id, live)),
             Err(rejected) => self.reject(live, &rejected),

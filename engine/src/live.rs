@@ -17,6 +17,7 @@ pub struct Live {
     events: EventSender,
     pub sampling: Arc<RowSampling>,
     pub num_prompt_tokens: u32,
+    pub cache_salt: u64,
     num_output_tokens: u32,
     num_cached_tokens: u32,
     /// Filled as chunks of the prompt are computed, until the first token is sent.
@@ -31,7 +32,7 @@ impl Live {
     pub fn new(
         events: EventSender,
         sampling: Arc<RowSampling>,
-        num_prompt_tokens: u32,
+        (num_prompt_tokens, cache_salt): (u32, u64),
         arrival: Instant,
     ) -> Self {
         let wants_prompt = sampling.params.prompt_logprobs.is_some();
@@ -40,6 +41,7 @@ impl Live {
             events,
             sampling,
             num_prompt_tokens,
+            cache_salt,
             num_output_tokens: 0,
             num_cached_tokens: 0,
             prompt_logprobs,

@@ -13,6 +13,7 @@ use crate::gpu::{self, Place};
 use crate::kv_cache::KvCache;
 use crate::machine::Machine;
 use crate::models::{DecoderSpec, spec_of};
+use crate::speculative::draft_model;
 use crate::weights::{ModelFiles, WeightSource};
 use crate::workspace::Workspace;
 
@@ -33,6 +34,8 @@ pub struct MemoryPlan {
     pub cache_layout: CacheLayout,
     pub available_memory: u64,
     pub place: Place,
+    /// Of the model that makes drafts.
+    pub draft: Option<Box<MemoryPlan>>,
     /// Instruction sets of this machine, narrowest first.
     pub simd_levels: Vec<SimdLevel>,
     pub config: EngineConfig,
@@ -45,7 +48,8 @@ impl MemoryPlan {
         options: &EngineOptions,
         machine: &Machine,
     ) -> anyhow::Result<Self> {
-        let spec = spec_of(files)?;
+        let mut spec = spec_of(files)?;
+        spec.layers.drain(options.skipped_layers.clone());
         let place = Place::find(options, &spec)?;
         let available_memory =
             place.gpu().map_or(machine.available_memory, |gpu| gpu.available_memory);
@@ -55,18 +59,12 @@ impl MemoryPlan {
         let block_size = block_size(options)?;
         let threads = threads(options, machine)?;
         let cpu_isa = cpu_isa(options, machine)?;
-        let weight_bytes = weight_bytes(files, &spec, options.weights, &place)?;
+        let weight_bytes = weight_bytes(files, &spec, options, &place)?;
         let workspace_bytes = workspace_bytes(&spec, limits, options.speculative.as_ref(), &place);
         let kv_bytes_per_token = KvCache::bytes_per_token(&spec, kv_dtype);
-        let need = weight_bytes.saturating_add(workspace_bytes);
-        let Some(rest) = available_memory.checked_sub(need) else {
-            bail!(
-                "the model needs {} for weights and workspace, but {} is free; \
-                 use a smaller or more quantized model",
-                human_bytes(need),
-                human_bytes(available_memory)
-            );
-        };
+        let draft = draft_model::plan(files, options, machine)?;
+        let draft_bytes = draft.as_ref().map_or(0, |draft| draft.num_bytes());
+        let rest = rest_of(available_memory, [weight_bytes, workspace_bytes, draft_bytes])?;
         let most_tokens = u64::from(options.max_model_len.unwrap_or(spec.context_length))
             .saturating_mul(u64::from(max_num_seqs));
         let num_at_once = num_at_once(max_num_batched_tokens, options.long_prefill_token_threshold);
@@ -103,6 +101,7 @@ impl MemoryPlan {
             max_num_queued_reqs: options.max_num_queued_reqs,
             max_logprobs: options.max_logprobs,
             max_token_list: options.max_token_list,
+            skipped_layers: options.skipped_layers.clone(),
             faults: options.faults.clone(),
         };
         Ok(Self {
@@ -113,10 +112,16 @@ impl MemoryPlan {
             cache_layout: cache.layout,
             available_memory,
             place,
+            draft,
             simd_levels: machine.simd_levels.clone(),
             spec,
             config,
         })
+    }
+
+    /// Weights, workspace and KV cache.
+    fn num_bytes(&self) -> u64 {
+        self.weight_bytes.saturating_add(self.workspace_bytes).saturating_add(self.kv_bytes)
     }
 
     /// Name and value of every line that `serve` and `plan` print.
@@ -150,7 +155,7 @@ impl MemoryPlan {
                     config.max_num_seqs, config.max_num_batched_tokens
                 ),
             ),
-            ("speculation", speculation_line(config.speculative.as_ref())),
+            ("speculation", self.speculation_line()),
             ("memory free", human_bytes(self.available_memory)),
             ("compute threads", config.threads.to_string()),
             ("instruction set", isa_line(config.cpu_isa, &self.simd_levels)),
@@ -185,6 +190,16 @@ impl MemoryPlan {
                 format!("{blocks} in {dtype}, {states}; {}", layout.summary())
             }
         }
+    }
+
+    fn speculation_line(&self) -> String {
+        let Some(speculative) = &self.config.speculative else { return "off".into() };
+        let how = if speculative.is_adaptive { "up to" } else { "always" };
+        let line =
+            format!("{}, {how} {} tokens a step", speculative.method, speculative.num_tokens);
+        let Some(draft) = &self.draft else { return line };
+        let bytes = human_bytes(draft.num_bytes());
+        format!("{line}, {bytes} for texts of up to {} tokens", draft.config.max_model_len)
     }
 
     /// What a sequence of the longest length holds while it runs.
@@ -301,12 +316,6 @@ fn weights_line(bytes: u64, config: &EngineConfig) -> String {
     }
 }
 
-fn speculation_line(speculative: Option<&Speculative>) -> String {
-    let Some(speculative) = speculative else { return "off".into() };
-    let how = if speculative.is_adaptive { "up to" } else { "always" };
-    format!("{}, {how} {} tokens a step", speculative.method, speculative.num_tokens)
-}
-
 /// Which instruction set is used, and why.
 fn isa_line(used: SimdLevel, levels: &[SimdLevel]) -> String {
     match levels.last() {
@@ -332,12 +341,27 @@ fn cpu_isa(options: &EngineOptions, machine: &Machine) -> anyhow::Result<SimdLev
     }
 }
 
-fn kv_dtype(options: &EngineOptions) -> DType {
+/// Element type of the KV cache on the CPU.
+pub fn kv_dtype(options: &EngineOptions) -> DType {
     match (options.kv_cache_dtype, options.weights) {
         (KvCacheDtype::F32, _) | (KvCacheDtype::Auto, Weights::Float32) => DType::F32,
         (KvCacheDtype::F16, _) | (KvCacheDtype::Auto, Weights::Packed) => DType::F16,
         (KvCacheDtype::BF16, _) => DType::BF16,
     }
+}
+
+/// What the model, its steps and the draft model leave of the memory.
+fn rest_of(available_memory: u64, needs: [u64; 3]) -> anyhow::Result<u64> {
+    let need = needs.into_iter().fold(0, u64::saturating_add);
+    let Some(rest) = available_memory.checked_sub(need) else {
+        bail!(
+            "the model needs {} for weights and workspace, but {} is free; \
+             use a smaller or more quantized model",
+            human_bytes(need),
+            human_bytes(available_memory)
+        );
+    };
+    Ok(rest)
 }
 
 fn threads(options: &EngineOptions, machine: &Machine) -> anyhow::Result<usize> {
@@ -375,15 +399,23 @@ fn batch_limits(options: &EngineOptions) -> anyhow::Result<(u32, u32)> {
     Ok((seqs, tokens))
 }
 
+/// The layer that a tensor belongs to.
+fn layer_of(name: &str) -> Option<usize> {
+    name.strip_prefix("blk.")?.split('.').next()?.parse().ok()
+}
+
 /// Bytes of all tensors as they will lie in memory.
 fn weight_bytes(
     files: &ModelFiles,
     spec: &DecoderSpec,
-    weights: Weights,
+    EngineOptions { weights, skipped_layers, .. }: &EngineOptions,
     place: &Place,
 ) -> anyhow::Result<u64> {
-    let mut total = 0_u64;
+    let (mut total, weights) = (0_u64, *weights);
     for tensor in files.tensors() {
+        if layer_of(tensor.name).is_some_and(|layer| skipped_layers.contains(&layer)) {
+            continue;
+        }
         // Directories may hold a head that is only the embedding table once more.
         if spec.tied_embeddings && tensor.name == "output.weight" {
             continue;

@@ -69,10 +69,9 @@ impl Sampler {
             for task in chunk {
                 let sequence = &output.sequences[task.index as usize];
                 let known = sequence.start + sequence.num_tokens - task.num_drafts;
-                for draft in 0..=task.num_drafts {
-                    let num_output_tokens = sequence.num_output_tokens + draft;
-                    rows[row] = sample_row(table.row(sequence.row), num_output_tokens);
-                    if is_poisoned(sequence, known - 1 + draft) {
+                for num_tokens in known..=known + task.num_drafts {
+                    rows[row] = sample_row(table.row(sequence.row), num_tokens as usize);
+                    if is_poisoned(sequence, num_tokens - 1) {
                         let start = row * ws.logits.cols() * size_of::<f32>();
                         ws.logits.write_bytes(start, &f32::NAN.to_le_bytes());
                     }
@@ -151,12 +150,12 @@ fn num_fitting(tasks: &[SampleTask], num_rows: usize) -> usize {
     num_tasks
 }
 
-/// The op's row after `num_output_tokens` tokens of output, all of them in `row.tokens`; drafts may follow there.
-fn sample_row(row: &TableRow, num_output_tokens: u32) -> SampleRow<'_> {
+/// The op's row after `num_tokens` tokens of `row.tokens`; drafts may follow there.
+fn sample_row(row: &TableRow, num_tokens: usize) -> SampleRow<'_> {
     let sampling = &row.sampling;
     let params = &sampling.params;
-    let (prompt, output) = row.tokens.split_at(row.num_prompt_tokens);
-    let output = &output[..num_output_tokens as usize];
+    let (prompt, output) = row.tokens[..num_tokens].split_at(row.num_prompt_tokens);
+    let num_output_tokens = output.len() as u32;
     SampleRow {
         temperature: params.temperature,
         top_k: params.top_k,

@@ -8,7 +8,7 @@ use quire_scheduler::{NewBlock, Row, TokenId};
 use crate::request::SamplingParams;
 
 /// What the sampler needs of a request, prepared once when it is admitted.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RowSampling {
     pub params: SamplingParams,
     pub seed: u64,
@@ -34,6 +34,14 @@ impl RowSampling {
             mask
         });
         Self { params, seed, banned, num_always_banned, allowed }
+    }
+
+    /// The same without log probabilities, for drafts of the row.
+    #[must_use]
+    pub fn without_logprobs(&self) -> Self {
+        let params =
+            SamplingParams { logprobs: None, prompt_logprobs: None, ..self.params.clone() };
+        Self { params, ..self.clone() }
     }
 
     /// Tokens that must not follow `num_output_tokens` tokens.

@@ -3,7 +3,9 @@
 use quire_engine::config::{Faults, Speculative, SpeculativeMethod};
 use quire_engine::handle::SchedulerStats;
 use quire_engine::request::FinishReason;
-use quire_engine::{EngineHandle, EngineOptions, Request, SamplingParams};
+use quire_engine::{
+    EngineHandle, EngineOptions, Machine, MemoryPlan, ModelFiles, Request, SamplingParams,
+};
 use quire_tests::requests::{assert_equal, one_by_one, requests, together};
 use quire_tests::{ask, default_model, options, start, tiny_model};
 
@@ -163,5 +165,82 @@ fn failures_end_a_request_where_they_do_without_drafts() {
             assert_eq!(ids[other], healthy[other]);
         }
         assert!(handle.stats().drafts.num_verified > 0);
+    }
+}
+
+fn draft_of(family: &str, num_tokens: u32, options: EngineOptions) -> EngineOptions {
+    let method = SpeculativeMethod::Draft(tiny_model(family));
+    let speculative = Some(Speculative { method, num_tokens, is_adaptive: false });
+    EngineOptions { speculative, ..options }
+}
+
+#[test]
+fn a_draft_model_changes_nothing_and_the_model_itself_is_always_right() {
+    let requests = repetitive(50, 30);
+    for (family, other) in [("llama3", "qwen3"), ("gemma3", "qwen35_vl"), ("qwen35_vl", "gemma3")] {
+        let model = tiny_model(family);
+        let expected = one_by_one(&start(&model, &uncached(), &[3]), &requests);
+        let handle = start(&model, &draft_of(other, 4, options()), &[3]);
+        assert_equal("another model", &expected, &together(&handle, &requests));
+        assert!(handle.stats().drafts.num_verified > 100);
+
+        // At any temperature, with penalties and biases: both draw with the same random numbers.
+        let handle = start(&model, &draft_of(family, 4, options()), &[3]);
+        assert_equal("itself", &expected, &together(&handle, &requests));
+        let drafts = handle.stats().drafts;
+        let num_right: u64 = drafts.num_right.iter().sum();
+        assert!(num_right > 100 && num_right == drafts.num_tokens, "{family}: {drafts:?}");
+    }
+}
+
+#[test]
+fn drafts_from_little_memory_and_by_measured_times_change_nothing() {
+    let requests = repetitive(40, 30);
+    let model = tiny_model("llama3");
+    let expected = one_by_one(&start(&model, &uncached(), &[3]), &requests);
+    let mut chunked = draft_of("llama3", 7, uncached());
+    chunked.max_num_batched_tokens = Some(9);
+    let handle = start(&model, &chunked, &[3]);
+    assert_equal("in chunks", &expected, &together(&handle, &requests));
+    let mut skipping = draft_of("llama3", 3, options());
+    skipping.speculative.iter_mut().for_each(|own| own.method = SpeculativeMethod::Skip(1..2));
+    let handle = start(&model, &skipping, &[3]);
+    assert_equal("without a layer", &expected, &together(&handle, &requests));
+    both_kinds("without a layer", handle.stats());
+    let mut adaptive = draft_of("llama3", 7, options());
+    adaptive.speculative.iter_mut().for_each(|own| own.is_adaptive = true);
+    let handle = start(&model, &adaptive, &[3]);
+    assert_equal("adaptive", &expected, &together(&handle, &requests));
+}
+
+#[test]
+fn what_cannot_be_guessed_with_is_a_sentence_at_start() {
+    let files = ModelFiles::open(&tiny_model("llama3")).expect("the model file is readable");
+    let error = |options: &EngineOptions| {
+        let error = MemoryPlan::new(&files, options, &Machine::detect()).err();
+        format!("{:#}", error.expect("it cannot be done"))
+    };
+    let of = |method| EngineOptions { speculative: Some(Speculative::new(method)), ..options() };
+    let other = error(&of(SpeculativeMethod::Draft(default_model())));
+    for part in ["--speculative draft:", "49152", "SmolLM2", "512", "llama3.gguf"] {
+        assert!(other.contains(part), "{part:?} is not in {other}");
+    }
+    let nothing = error(&of(SpeculativeMethod::Draft("/nowhere.gguf".into())));
+    assert!(nothing.contains("--speculative draft:/nowhere.gguf"), "{nothing}");
+    for layers in [0..4, 2..9] {
+        let skipping = error(&of(SpeculativeMethod::Skip(layers)));
+        assert!(
+            skipping.contains("--speculative skip:") && skipping.contains("0 to 3"),
+            "{skipping}"
+        );
+    }
+    let ngram = of(SpeculativeMethod::Ngram);
+    let overlapped = error(&EngineOptions { async_scheduling: Some(true), ..ngram.clone() });
+    assert!(overlapped.contains("--async-scheduling") && overlapped.contains("--speculative"));
+    for num_tokens in [0, 99] {
+        let mut options = ngram.clone();
+        options.speculative.iter_mut().for_each(|own| own.num_tokens = num_tokens);
+        let text = error(&options);
+        assert!(text.contains(&format!("--num-speculative-tokens {num_tokens}")), "{text}");
     }
 }

@@ -1,5 +1,7 @@
 //! The generic decoder: one forward pass for every architecture a `DecoderSpec` can describe, on every device.
 
+use std::ops::Range;
+
 use anyhow::{bail, ensure};
 use quire_kernels::{Device, Indices, LinearWeight, embedding, gather_rows, linear, softcap};
 
@@ -49,10 +51,22 @@ impl Decoder {
         loader: &WeightLoader,
         max_model_len: usize,
     ) -> anyhow::Result<Self> {
+        Self::load_without(spec, &(0..0), loader, max_model_len)
+    }
+
+    /// As `load`, without the `skipped` layers of the file: `spec` has the others.
+    pub fn load_without(
+        spec: DecoderSpec,
+        skipped: &Range<usize>,
+        loader: &WeightLoader,
+        max_model_len: usize,
+    ) -> anyhow::Result<Self> {
         let (vocab_size, hidden_size) = (spec.vocab_size, spec.hidden_size);
         let mut layers = Vec::with_capacity(spec.num_layers());
         for (index, layer) in spec.layers.iter().enumerate() {
-            layers.push(Layer::load(&spec, index, layer, &loader.scope(format!("blk.{index}.")))?);
+            let in_file = if index < skipped.start { index } else { index + skipped.len() };
+            let scope = loader.scope(format!("blk.{in_file}."));
+            layers.push(Layer::load(&spec, index, layer, &scope)?);
             loader.progress(index + 1, spec.num_layers());
         }
         let lm_head = match spec.tied_embeddings {

@@ -44,11 +44,16 @@ pub struct Acceptance {
 }
 
 impl Acceptance {
-    /// For each draft of a guess the probability that it and all before it are right.
-    pub fn chances(&self, own: &Counts, guess: &Guess) -> impl Iterator<Item = f64> {
+    /// For each of so many drafts the probability that it and all before it are right.
+    pub fn chances(
+        &self,
+        own: &Counts,
+        evidence: u32,
+        num_drafts: usize,
+    ) -> impl Iterator<Item = f64> {
         let mut chance = 1.0;
-        (0..guess.drafts.len() as u32).map(move |index| {
-            let class = class(guess.evidence + index);
+        (0..num_drafts as u32).map(move |index| {
+            let class = class(evidence + index);
             let of_all = self.all.0[class].share(PRIOR[class], WEIGHT_OF_ALL);
             chance *= own.0[class].share(of_all, WEIGHT_OF_ALL);
             chance
@@ -88,7 +93,7 @@ mod tests {
         let guess = Guess { drafts: [5, 6, 7].into_iter().collect(), evidence: 1 };
         let (mut acceptance, mut good, mut bad) = Default::default();
         let first = |acceptance: &Acceptance, own: &Counts| {
-            acceptance.chances(own, &guess).next().expect("three drafts")
+            acceptance.chances(own, 1, 3).next().expect("three drafts")
         };
         let before = first(&acceptance, &good);
         for _ in 0..30 {
@@ -98,7 +103,7 @@ mod tests {
         assert!(first(&acceptance, &bad) < before && before < first(&acceptance, &good));
         assert!(first(&acceptance, &bad) < 0.2 && first(&acceptance, &good) > 0.8);
         // Nothing is known of the third draft, and each is less likely than the one before it.
-        let chances: Vec<f64> = acceptance.chances(&good, &guess).collect();
+        let chances: Vec<f64> = acceptance.chances(&good, 1, 3).collect();
         assert!(chances.is_sorted_by(|a, b| a > b), "{chances:?}");
         assert_eq!(good.0[class(3)].total, 0.0);
     }

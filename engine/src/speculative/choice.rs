@@ -13,13 +13,21 @@ const LEAST_OF_TRIAL: f64 = 0.75;
 
 #[derive(Default)]
 pub struct Choice {
-    /// The chance that a draft and those before it are right, and whose draft it is.
-    offers: Vec<(f64, usize)>,
+    offers: Vec<Offer>,
     /// How many drafts of each sequence are taken.
     chosen: Vec<usize>,
     /// Steps since the other way was taken.
     steps_with: u32,
     steps_without: u32,
+}
+
+#[derive(Clone, Copy)]
+struct Offer {
+    /// That the draft and those before it are right.
+    chance: f64,
+    sequence: usize,
+    /// 1 for the first draft of a sequence.
+    position: usize,
 }
 
 impl Choice {
@@ -28,8 +36,8 @@ impl Choice {
     }
 
     /// The next draft of a sequence.
-    pub fn offer(&mut self, sequence: usize, chance: f64) {
-        self.offers.push((chance, sequence));
+    pub fn offer(&mut self, sequence: usize, position: usize, chance: f64) {
+        self.offers.push(Offer { chance, sequence, position });
     }
 
     /// Drafts of a sequence that are taken: the first ones.
@@ -37,27 +45,39 @@ impl Choice {
         self.chosen[sequence]
     }
 
-    /// Takes the likeliest drafts, as long as each makes the step's tokens a second more.
-    pub fn choose(&mut self, num_sequences: usize, cost: &StepCost) {
+    /// Takes the likeliest drafts, as long as each makes the step's tokens a second more. To make them up to a position
+    /// takes `drafting` seconds.
+    pub fn choose(
+        &mut self,
+        num_sequences: usize,
+        cost: &StepCost,
+        drafting: &dyn Fn(usize) -> f64,
+    ) {
         // A draft is never likelier than the one before it, so what is taken of a sequence is a beginning.
-        self.offers.sort_by(|a, b| b.0.total_cmp(&a.0));
-        let (most_useful, gain) = self.most_useful(num_sequences, cost);
+        self.offers.sort_by(|a, b| b.chance.total_cmp(&a.chance));
+        let (most_useful, gain) = self.most_useful(num_sequences, cost, drafting);
         let num_taken = self.take_or_try(most_useful, gain, cost.num_measured(num_sequences));
         self.chosen.clear();
         self.chosen.resize(num_sequences, 0);
-        self.offers[..num_taken].iter().for_each(|&(_, sequence)| self.chosen[sequence] += 1);
+        self.offers[..num_taken].iter().for_each(|offer| self.chosen[offer.sequence] += 1);
     }
 
     /// The best number of drafts, at least one if there are any, and tokens a second as a multiple of those without.
-    fn most_useful(&self, num_sequences: usize, cost: &StepCost) -> (usize, f64) {
+    fn most_useful(
+        &self,
+        num_sequences: usize,
+        cost: &StepCost,
+        drafting: &dyn Fn(usize) -> f64,
+    ) -> (usize, f64) {
         let Some(without) = cost.seconds(num_sequences) else { return (0, 0.0) };
         let rate_without = num_sequences as f64 / without;
-        let (mut best, mut tokens) = ((0, 0.0), num_sequences as f64);
-        for (index, (chance, _)) in self.offers.iter().enumerate() {
-            tokens += chance;
+        let (mut best, mut tokens, mut deepest) = ((0, 0.0), num_sequences as f64, 0);
+        for (index, offer) in self.offers.iter().enumerate() {
+            tokens += offer.chance;
+            deepest = deepest.max(offer.position);
             let num_drafts = index + 1;
             let seconds = cost.seconds(num_sequences + num_drafts).unwrap_or(without);
-            let gain = tokens / seconds / rate_without;
+            let gain = tokens / (seconds + drafting(deepest)) / rate_without;
             if gain > best.1 {
                 best = (num_drafts, gain);
             }
@@ -98,11 +118,20 @@ mod tests {
     }
 
     fn choose(cost: &StepCost, chances: &[Vec<f64>]) -> Vec<usize> {
+        choose_dear(cost, chances, &|_| 0.0)
+    }
+
+    fn choose_dear(
+        cost: &StepCost,
+        chances: &[Vec<f64>],
+        drafting: &dyn Fn(usize) -> f64,
+    ) -> Vec<usize> {
         let mut choice = Choice::default();
         for (sequence, chances) in chances.iter().enumerate() {
-            chances.iter().for_each(|&chance| choice.offer(sequence, chance));
+            let chances = chances.iter().enumerate();
+            chances.for_each(|(index, &chance)| choice.offer(sequence, index + 1, chance));
         }
-        choice.choose(chances.len(), cost);
+        choice.choose(chances.len(), cost, drafting);
         (0..chances.len()).map(|sequence| choice.num_chosen(sequence)).collect()
     }
 
@@ -113,6 +142,14 @@ mod tests {
         assert_eq!(choose(&machine(|rows| rows as f64), &chances), [0, 0, 0]);
         // Where a row costs a fifth of the step, only likely ones pay.
         assert_eq!(choose(&machine(|rows| 2.0 + 0.5 * rows as f64), &chances), [1, 2, 0]);
+    }
+
+    #[test]
+    fn the_time_to_make_drafts_counts() {
+        let (cost, chances) = (machine(|_| 1.0), vec![vec![0.9, 0.8, 0.1], vec![0.7, 0.1]]);
+        let dear = |position: usize| 0.3 * position as f64;
+        assert_eq!(choose_dear(&cost, &chances, &dear), [2, 1]);
+        assert_eq!(choose_dear(&cost, &chances, &|_| 2.0), [0, 0]);
     }
 
     #[test]
@@ -132,8 +169,8 @@ mod tests {
             let mut taken = Vec::new();
             for _ in 0..4 * TRIAL_INTERVAL {
                 choice.clear();
-                choice.offer(0, chance);
-                choice.choose(1, &cost);
+                choice.offer(0, 1, chance);
+                choice.choose(1, &cost, &|_| 0.0);
                 taken.push(choice.num_chosen(0));
             }
             let num_unusual = taken.iter().filter(|&&taken| taken != usual).count();

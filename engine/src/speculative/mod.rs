@@ -8,24 +8,38 @@
 
 mod acceptance;
 mod choice;
+pub mod draft_model;
 mod ngram;
 mod step_cost;
 mod suffix_automaton;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
+use anyhow::Context;
 use quire_scheduler::{Scheduler, SchedulerOutput, SequenceId, TokenId, TokenList};
 
-use crate::config::{Speculative, SpeculativeMethod};
+use crate::config::{MAX_DRAFTS, Speculative, SpeculativeMethod};
+use crate::live::Live;
+use crate::plan::MemoryPlan;
+use crate::sequence_table::RowSampling;
+use crate::weights::ModelFiles;
 
 use self::acceptance::{Acceptance, Counts};
 use self::choice::Choice;
+use self::draft_model::DraftModel;
 use self::step_cost::StepCost;
 
 /// Guesses tokens.
 pub trait Proposer: Send {
     /// One guess for each ask.
     fn propose(&mut self, asks: &[Ask], guesses: &mut Vec<Guess>);
+
+    /// How long it takes to guess so many tokens of each of so many sequences. `None`: next to nothing, so that the best
+    /// are chosen of what was guessed; else it is chosen how many to guess, by how often they were right before.
+    fn seconds(&self, _num_sequences: usize, _num_drafts: usize) -> Option<f64> {
+        None
+    }
 
     /// The sequence has ended.
     fn forget(&mut self, id: SequenceId);
@@ -39,6 +53,10 @@ pub struct Ask<'a> {
     pub tokens: &'a [TokenId],
     /// The most drafts that are of use.
     pub most: usize,
+    pub sampling: &'a Arc<RowSampling>,
+    pub num_prompt_tokens: u32,
+    /// Prefixes are shared within a salt alone.
+    pub cache_salt: u64,
 }
 
 /// What a proposer makes of an ask.
@@ -72,9 +90,9 @@ struct Sequence {
 }
 
 impl Speculation {
-    pub fn new(settings: &Speculative) -> Self {
+    pub fn new(settings: &Speculative, proposer: Box<dyn Proposer>) -> Self {
         Self {
-            proposer: proposer_of(&settings.method),
+            proposer,
             settings: settings.clone(),
             sequences: HashMap::new(),
             acceptance: Acceptance::default(),
@@ -86,40 +104,62 @@ impl Speculation {
     }
 
     /// Gives the scheduler drafts for the next step. No step is in flight.
-    pub fn propose(&mut self, scheduler: &mut Scheduler) {
+    pub fn propose(&mut self, scheduler: &mut Scheduler, live: &HashMap<SequenceId, Live>) {
         let draftable: Vec<(SequenceId, u32)> = scheduler.draftable().collect();
+        let is_adaptive = self.settings.is_adaptive;
         // Beside prompts there is work enough, and what a step costs says nothing of rows that decode.
-        if draftable.is_empty()
-            || self.settings.is_adaptive && !only_decodes(scheduler, draftable.len())
-        {
+        if draftable.is_empty() || is_adaptive && !only_decodes(scheduler, draftable.len()) {
             self.sequences.values_mut().for_each(|sequence| sequence.guess = Guess::default());
             return;
+        }
+        for &(id, _) in &draftable {
+            self.sequences.entry(id).or_default();
         }
         let ask = |&(id, room): &(SequenceId, u32)| Ask {
             id,
             tokens: scheduler.tokens(id).expect("a running sequence has tokens"),
             most: room.min(self.settings.num_tokens) as usize,
+            sampling: &live[&id].sampling,
+            num_prompt_tokens: live[&id].num_prompt_tokens,
+            cache_salt: live[&id].cache_salt,
         };
-        let asks: Vec<Ask> = draftable.iter().map(ask).collect();
+        let mut asks: Vec<Ask> = draftable.iter().map(ask).collect();
         self.guesses.clear();
+        let takes_time = self.proposer.seconds(asks.len(), 1).is_some();
+        if is_adaptive && takes_time {
+            self.choose(asks.iter().map(|ask| (ask.id, 1, ask.most)));
+            let chosen = asks.iter_mut().enumerate();
+            chosen.for_each(|(index, ask)| ask.most = self.choice.num_chosen(index));
+        }
         self.proposer.propose(&asks, &mut self.guesses);
-        if self.settings.is_adaptive {
-            self.choice.clear();
-            for (index, (&(id, _), guess)) in draftable.iter().zip(&self.guesses).enumerate() {
-                let counts = &self.sequences.entry(id).or_default().counts;
-                let chances = self.acceptance.chances(counts, guess);
-                chances.for_each(|chance| self.choice.offer(index, chance));
-            }
-            self.choice.choose(draftable.len(), &self.cost);
+        if is_adaptive && !takes_time {
+            let guesses = std::mem::take(&mut self.guesses);
+            let offers = draftable.iter().zip(&guesses);
+            self.choose(offers.map(|(&(id, _), guess)| (id, guess.evidence, guess.drafts.len())));
+            self.guesses = guesses;
         }
         for (index, (&(id, _), &guess)) in draftable.iter().zip(&self.guesses).enumerate() {
-            let num_drafts = match self.settings.is_adaptive {
-                true => self.choice.num_chosen(index),
-                false => guess.drafts.len(),
-            };
-            self.sequences.entry(id).or_default().guess = guess;
+            let num_chosen =
+                if is_adaptive { self.choice.num_chosen(index) } else { MAX_DRAFTS as usize };
+            let num_drafts = guess.drafts.len().min(num_chosen);
             scheduler.propose(id, &guess.drafts[..num_drafts]);
+            self.sequences.entry(id).or_default().guess = guess;
         }
+    }
+
+    /// Chooses among the drafts of each sequence: the evidence for the first, and their number.
+    fn choose(&mut self, offers: impl ExactSizeIterator<Item = (SequenceId, u32, usize)>) {
+        let num_sequences = offers.len();
+        self.choice.clear();
+        for (index, (id, evidence, num_drafts)) in offers.enumerate() {
+            let counts = &self.sequences[&id].counts;
+            let chances = self.acceptance.chances(counts, evidence, num_drafts);
+            let positions = chances.enumerate();
+            positions.for_each(|(before, chance)| self.choice.offer(index, before + 1, chance));
+        }
+        let proposer = &self.proposer;
+        let drafting = |position| proposer.seconds(num_sequences, position).unwrap_or(0.0);
+        self.choice.choose(num_sequences, &self.cost, &drafting);
     }
 
     /// A step begins.
@@ -151,9 +191,20 @@ impl Speculation {
     }
 }
 
-fn proposer_of(method: &SpeculativeMethod) -> Box<dyn Proposer> {
+/// The proposer of a method. `draft`: the plan of the draft model, where the method has one.
+pub fn proposer_of(
+    method: &SpeculativeMethod,
+    target: &ModelFiles,
+    draft: Option<&MemoryPlan>,
+) -> anyhow::Result<Box<dyn Proposer>> {
+    let draft_model = |files: &ModelFiles| {
+        let plan = draft.context("a draft model is planned before it is loaded")?;
+        DraftModel::load(files, plan).map(|model| Box::new(model) as Box<dyn Proposer>)
+    };
     match method {
-        SpeculativeMethod::Ngram => Box::<ngram::Ngram>::default(),
+        SpeculativeMethod::Ngram => Ok(Box::<ngram::Ngram>::default()),
+        SpeculativeMethod::Draft(path) => draft_model(&ModelFiles::open(path)?),
+        SpeculativeMethod::Skip(_) => draft_model(target),
     }
 }
 

@@ -59,12 +59,28 @@ fn copy(tokens: &[TokenId], start: usize, most: usize) -> TokenList {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::SamplingParams;
+    use crate::sequence_table::RowSampling;
+
+    fn ask<'a>(
+        id: u64,
+        tokens: &'a [TokenId],
+        most: usize,
+        sampling: &'a Arc<RowSampling>,
+    ) -> Ask<'a> {
+        Ask { id: SequenceId(id), tokens, most, sampling, num_prompt_tokens: 1, cache_salt: 0 }
+    }
+
+    fn sampling() -> Arc<RowSampling> {
+        Arc::new(RowSampling::new(SamplingParams::greedy(1), 0, &[], 512))
+    }
 
     fn guess(tokens: &[TokenId], most: usize) -> (Vec<TokenId>, u32) {
         let mut guesses = Vec::new();
-        let id = SequenceId(1);
-        Ngram::default().propose(&[Ask { id, tokens, most }], &mut guesses);
+        Ngram::default().propose(&[ask(1, tokens, most, &sampling())], &mut guesses);
         (guesses[0].drafts.to_vec(), guesses[0].evidence)
     }
 
@@ -83,7 +99,8 @@ mod tests {
         let mut ngram = Ngram::default();
         let tokens = vec![3; MAX_TOKENS / 2 + 1];
         let mut guesses = Vec::new();
-        let ask = |id| Ask { id: SequenceId(id), tokens: &tokens, most: 1 };
+        let sampling = sampling();
+        let ask = |id| ask(id, &tokens, 1, &sampling);
         ngram.propose(&[ask(1), ask(2)], &mut guesses);
         assert_eq!(guesses.iter().map(|guess| guess.drafts.len()).collect::<Vec<_>>(), [1, 0]);
         ngram.forget(SequenceId(1));

@@ -81,7 +81,8 @@ pub(crate) struct EngineArgs {
     no_async_scheduling: bool,
 
     /// Guess tokens and verify several in one step, which changes no answer: ngram guesses what followed the same tokens
-    /// earlier in the text
+    /// earlier in the text, draft:PATH asks a smaller model with the same vocabulary,
+    /// skip:4-8 the model without its layers 4 to 8
     #[arg(long, value_name = "METHOD")]
     speculative: Option<SpeculativeMethod>,
 

@@ -1,0 +1,257 @@
+//! Drafts by a smaller model, or by the model without some of its layers, with a scheduler, a runner and a KV cache of its own.
+//!
+//! Each round the text of a sequence is a new request for a few tokens. Nothing has to be taken back after wrong drafts:
+//! the prefix cache finds the blocks of what is still true, and the rest, less than a block and the last step's tokens,
+//! is computed with the first draft. Windows, recurrent states and lack of memory are the scheduler's to handle as ever.
+//!
+//! The draft model samples as the target does, with the sequence's settings, seed and position: where both would give a
+//! token the same place between 0 and 1, both draw it (see `verify_drafts`).
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, bail, ensure};
+use quire_scheduler::{NewSequence, Scheduler, SchedulerOutput, SequenceId, StopRule, TokenList};
+
+use super::step_cost::StepCost;
+use super::{Ask, Guess, Proposer};
+use crate::config::{DeviceChoice, Faults, SchedulingPolicy, SpeculativeMethod};
+use crate::engine::{load_runner, scheduler_config};
+use crate::kv_cache::KvCache;
+use crate::model_runner::{StepJob, StepResult};
+use crate::models::spec_of;
+use crate::plan::kv_dtype;
+use crate::sequence_table::{RowInit, RowSampling};
+use crate::step_runner::{Reply, StepRunner};
+use crate::weights::ModelFiles;
+use crate::{EngineOptions, Machine, MemoryPlan};
+
+/// Small, since on average half a block is computed again each round.
+const BLOCK_SIZE: u32 = 8;
+/// Tokens of the draft model's KV cache, of all sequences together; longer sequences get no drafts.
+const KV_TOKENS: u64 = 1 << 14;
+/// Of the free memory it takes one part in so many at most.
+const KV_SHARE: u64 = 8;
+
+pub struct DraftModel {
+    scheduler: Scheduler,
+    runner: StepRunner,
+    max_model_len: usize,
+    /// How each sequence is sampled, without what only the client wants to see.
+    sampling: HashMap<SequenceId, Arc<RowSampling>>,
+    /// Of the draft model's steps.
+    cost: StepCost,
+    spare: (Vec<RowInit>, Box<StepResult>),
+}
+
+impl DraftModel {
+    /// Loads the weights and takes all memory.
+    pub fn load(files: &ModelFiles, plan: &MemoryPlan) -> anyhow::Result<Self> {
+        let config = &plan.config;
+        let runner = load_runner(files, plan, &|_, _| ())?;
+        Ok(Self {
+            scheduler: Scheduler::new(scheduler_config(config)).map_err(anyhow::Error::msg)?,
+            runner: StepRunner::new(runner, false),
+            max_model_len: config.max_model_len as usize,
+            sampling: HashMap::new(),
+            cost: StepCost::default(),
+            spare: (Vec::new(), Box::default()),
+        })
+    }
+
+    fn add(&mut self, ask: &Ask) {
+        let sampling = || Arc::new(ask.sampling.without_logprobs());
+        self.sampling.entry(ask.id).or_insert_with(sampling);
+        let nobody = Arc::from([]);
+        let sequence = NewSequence {
+            id: ask.id,
+            prompt: ask.tokens.to_vec(),
+            stop: StopRule {
+                max_tokens: ask.most as u32,
+                min_tokens: 0,
+                eos_token_ids: Arc::clone(&nobody),
+                stop_token_ids: nobody,
+                ignore_eos: true,
+            },
+            priority: 0,
+            cache_salt: ask.cache_salt,
+            skip_prefix_cache: false,
+        };
+        // Whom the scheduler has no room for gets no drafts.
+        let _ = self.scheduler.add(sequence);
+    }
+
+    /// One step of all that are asked for; `false` when nothing is left to do.
+    fn step(&mut self, asks: &[Ask], guesses: &mut [Guess]) -> bool {
+        let Some(output) = self.scheduler.schedule() else { return false };
+        let num_rows = output.num_tokens() as usize;
+        let (mut rows, result) = std::mem::take(&mut self.spare);
+        rows.extend(self.rows(asks, &output));
+        let start = Instant::now();
+        self.runner.launch(StepJob { output, rows }, result);
+        let Reply { rows, result } = self.runner.wait();
+        match result {
+            Ok(result) => {
+                self.cost.record(num_rows, start.elapsed().as_secs_f64());
+                for event in self.scheduler.update(&result.output) {
+                    if let Some(index) = asks.iter().position(|ask| ask.id == event.id) {
+                        let drafts = &mut guesses[index].drafts;
+                        event.new_tokens.iter().for_each(|&token| drafts.push(token));
+                    }
+                }
+                self.spare = (rows, result);
+                true
+            }
+            Err(panic) => {
+                tracing::error!("a step of the draft model failed: {panic}");
+                self.runner.reset();
+                self.scheduler.abort_in_flight();
+                false
+            }
+        }
+    }
+
+    fn rows(&self, asks: &[Ask], output: &SchedulerOutput) -> Vec<RowInit> {
+        let row = |admitted: &quire_scheduler::Admitted| {
+            let ask = asks.iter().find(|ask| ask.id == admitted.id);
+            let ask = ask.expect("others have left after their round");
+            let tokens = self.scheduler.tokens(ask.id).expect("a scheduled sequence has tokens");
+            RowInit {
+                row: admitted.row,
+                tokens: tokens.to_vec(),
+                num_prompt_tokens: ask.num_prompt_tokens,
+                sampling: Arc::clone(&self.sampling[&ask.id]),
+            }
+        };
+        output.admitted.iter().map(row).collect()
+    }
+}
+
+impl Proposer for DraftModel {
+    fn propose(&mut self, asks: &[Ask], guesses: &mut Vec<Guess>) {
+        let first = guesses.len();
+        guesses.resize(first + asks.len(), Guess { drafts: TokenList::EMPTY, evidence: 1 });
+        let fits = |ask: &&Ask| ask.most > 0 && ask.tokens.len() + ask.most < self.max_model_len;
+        let fitting: Vec<Ask> = asks.iter().filter(fits).copied().collect();
+        fitting.iter().for_each(|ask| self.add(ask));
+        // A long text is computed over several rounds: what a round computed stays in the prefix cache.
+        let num_steps = fitting.iter().map(|ask| ask.most).max().unwrap_or(0);
+        for _ in 0..num_steps {
+            if !self.step(asks, &mut guesses[first..]) {
+                break;
+            }
+        }
+        for ask in &fitting {
+            self.scheduler.cancel(ask.id);
+        }
+    }
+
+    fn forget(&mut self, id: SequenceId) {
+        self.sampling.remove(&id);
+    }
+
+    fn seconds(&self, num_sequences: usize, num_drafts: usize) -> Option<f64> {
+        if num_drafts == 0 {
+            return Some(0.0);
+        }
+        let step = |num_rows: usize| self.cost.seconds(num_rows).unwrap_or(0.0);
+        let first = step(num_sequences * (1 + BLOCK_SIZE as usize / 2));
+        Some(first + (num_drafts - 1) as f64 * step(num_sequences))
+    }
+}
+
+/// What a method needs beside the model of `files`, where it has a draft model.
+pub fn plan(
+    files: &ModelFiles,
+    options: &EngineOptions,
+    machine: &Machine,
+) -> anyhow::Result<Option<Box<MemoryPlan>>> {
+    let Some(method) = options.speculative.as_ref().map(|own| &own.method) else { return Ok(None) };
+    let flag = || format!("--speculative {method}");
+    let plan = match method {
+        SpeculativeMethod::Ngram => return Ok(None),
+        SpeculativeMethod::Draft(path) => {
+            let draft = ModelFiles::open(path).with_context(flag)?;
+            same_vocabulary(files, &draft).with_context(flag)?;
+            plan_of(&draft, 0..0, options, machine)
+        }
+        SpeculativeMethod::Skip(layers) => {
+            let spec = spec_of(files)?;
+            let num_layers = spec.num_layers();
+            let are_independent = spec.layers.iter().all(|layer| layer.kv_of.is_none());
+            ensure!(
+                are_independent && spec.per_layer_inputs.is_none(),
+                "{}: the layers of a {} model need each other's keys or inputs of their own",
+                flag(),
+                spec.architecture
+            );
+            ensure!(
+                layers.end <= num_layers && layers.len() < num_layers,
+                "{}: the model has the layers 0 to {}, and one must be left",
+                flag(),
+                num_layers - 1
+            );
+            plan_of(files, layers.clone(), options, machine)
+        }
+    };
+    plan.with_context(flag).map(|plan| Some(Box::new(plan)))
+}
+
+/// The plan of a draft model beside that of its target.
+fn plan_of(
+    draft: &ModelFiles,
+    skipped_layers: Range<usize>,
+    options: &EngineOptions,
+    machine: &Machine,
+) -> anyhow::Result<MemoryPlan> {
+    ensure!(
+        matches!(options.device, DeviceChoice::Cpu | DeviceChoice::Auto),
+        "draft models run on the CPU alone; start with --device cpu"
+    );
+    let kv_bytes = KV_TOKENS * KvCache::bytes_per_token(&spec_of(draft)?, kv_dtype(options));
+    let options = EngineOptions {
+        device: DeviceChoice::Cpu,
+        speculative: None,
+        skipped_layers,
+        // Of a hybrid states take up to a half.
+        kv_cache_memory: Some((2 * kv_bytes).min(machine.available_memory / KV_SHARE)),
+        prefix_cache_memory: Some(u64::MAX),
+        block_size: Some(BLOCK_SIZE),
+        max_model_len: None,
+        enable_prefix_caching: true,
+        async_scheduling: None,
+        scheduling_policy: SchedulingPolicy::Fcfs,
+        long_prefill_token_threshold: 0,
+        faults: Faults::default(),
+        ..options.clone()
+    };
+    MemoryPlan::new(draft, &options, machine)
+}
+
+/// Drafts are token ids of the target: they must mean the same text.
+fn same_vocabulary(target: &ModelFiles, draft: &ModelFiles) -> anyhow::Result<()> {
+    let (target_spec, draft_spec) = (spec_of(target)?, spec_of(draft)?);
+    let (target_name, draft_name) = (target.path().display(), draft.path().display());
+    ensure!(
+        target_spec.vocab_size == draft_spec.vocab_size,
+        "a draft model has the vocabulary of the model: {draft_name} has {} tokens, {target_name} has {}",
+        draft_spec.vocab_size,
+        target_spec.vocab_size
+    );
+    let (ModelFiles::Gguf(target), ModelFiles::Gguf(draft)) = (target, draft) else {
+        return Ok(());
+    };
+    let key = "tokenizer.ggml.tokens";
+    let texts = (target.metadata().strings(key)?, draft.metadata().strings(key)?);
+    let (Some(target_texts), Some(draft_texts)) = texts else { return Ok(()) };
+    let different = target_texts.iter().zip(draft_texts.iter()).position(|(a, b)| a != b);
+    match different.and_then(|id| Some((id, target_texts.get(id)?, draft_texts.get(id)?))) {
+        None => Ok(()),
+        Some((id, target_text, draft_text)) => bail!(
+            "a draft model has the vocabulary of the model: token {id} is {draft_text:?} in {draft_name}, but \
+             {target_text:?} in {target_name}"
+        ),
+    }
+}
