@@ -60,7 +60,9 @@ const CONTEXT_LENS: usize = 3;
 const ROWS: usize = 4;
 const OUTPUT_ROWS: usize = 5;
 const SAMPLE_ROWS: usize = 6;
-const SLOT_MAPPINGS: usize = 7;
+const STATE_SEGMENTS: usize = 7;
+const STATE_START_LOC: usize = 8;
+const SLOT_MAPPINGS: usize = 9;
 
 impl StepInput<'_> {
     pub fn num_tokens(&self) -> usize {
@@ -102,9 +104,10 @@ impl StepBuffers {
         let num_seqs = config.max_num_seqs as usize;
         let of_tokens = || Vec::with_capacity(num_tokens);
         let blocks_per_seq = config.max_model_len.div_ceil(config.block_size) as usize;
+        let of_states = StateSegment::NUM_NUMBERS * num_tokens + num_seqs + 1;
         // No more rows are sampled from than a step has tokens.
         let num_sampled = num_tokens.min(num_seqs * MAX_TOKENS_PER_STEP);
-        let capacity = (3 + num_groups) * num_tokens + 3 * num_seqs + num_sampled + 1;
+        let capacity = (3 + num_groups) * num_tokens + 3 * num_seqs + num_sampled + 1 + of_states;
         Ok(Self {
             token_ids: of_tokens(),
             positions: of_tokens(),
@@ -179,6 +182,8 @@ impl StepBuffers {
             &self.rows,
             &self.output_rows,
             &self.sample_rows,
+            StateSegment::numbers(&self.state_segments),
+            &self.state_start_loc,
         ];
         let slot_mappings = self.slot_mappings.iter().map(Vec::as_slice);
         let arrays: Vec<&[u32]> = arrays.into_iter().chain(slot_mappings).collect();
@@ -210,8 +215,15 @@ impl StepBuffers {
                 block_tables: table.block_tables(),
                 arrays: Some(arrays),
             },
-            states: StateBatch { segments: &self.state_segments, start_loc: &self.state_start_loc },
+            states: self.states(),
         }
+    }
+
+    fn states(&self) -> StateBatch<'_> {
+        let numbers = StateSegment::numbers(&self.state_segments);
+        let start_loc = self.arrays.array(STATE_START_LOC, &self.state_start_loc);
+        StateBatch::new(&self.state_segments, start_loc)
+            .with_numbers(self.arrays.array(STATE_SEGMENTS, numbers))
     }
 
     /// Rows of the last layer's output that tokens are sampled from, in the step gathered last.

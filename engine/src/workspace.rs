@@ -93,7 +93,7 @@ impl Workspace {
             logits: logits?,
             convolved: match convolved_size(spec) {
                 0 => None,
-                cols => Some(device.allocate(DType::F32, max_num_batched_tokens, cols)?),
+                cols => Some(device.allocate(activations, max_num_batched_tokens, cols)?),
             },
             experts: match &spec.moe {
                 Some(moe) => Some(ExpertWorkspace::new(
@@ -133,7 +133,7 @@ impl Workspace {
         let latent = spec
             .latent
             .map(|latent| LatentWorkspace::shapes(spec, &latent, max_num_batched_tokens));
-        let convolved = (DType::F32, max_num_batched_tokens, convolved_size(spec));
+        let convolved = (activations, max_num_batched_tokens, convolved_size(spec));
         let latent = latent.iter().flatten();
         let latent = latent.map(|&(rows, cols)| num_bytes(&(DType::F32, rows, cols)));
         let per_layer = spec

@@ -1,4 +1,4 @@
-// N numbers at a time between memory and registers: 8 where rows are aligned to 16 bytes, 1 elsewhere.
+// N numbers at a time between memory and registers: 8, 4 or 2 of bf16 where rows are aligned to as many, 1 elsewhere.
 #pragma once
 #include "prims.cuh"
 
@@ -12,6 +12,12 @@ __device__ __forceinline__ void load_numbers(float (&x)[N], const bf16* p) {
             x[2 * i] = lo2f(pairs[i]);
             x[2 * i + 1] = hi2f(pairs[i]);
         }
+    } else if constexpr (N == 4) {
+        uint2 words = *(const uint2*)p;
+        x[0] = lo2f(words.x), x[1] = hi2f(words.x), x[2] = lo2f(words.y), x[3] = hi2f(words.y);
+    } else if constexpr (N == 2) {
+        uint32_t pair = *(const uint32_t*)p;
+        x[0] = lo2f(pair), x[1] = hi2f(pair);
     } else {
         x[0] = bf2f(*p);
     }
@@ -23,6 +29,12 @@ __device__ __forceinline__ void load_numbers(float (&x)[N], const float* p) {
         float4 low = ((const float4*)p)[0], high = ((const float4*)p)[1];
         x[0] = low.x, x[1] = low.y, x[2] = low.z, x[3] = low.w;
         x[4] = high.x, x[5] = high.y, x[6] = high.z, x[7] = high.w;
+    } else if constexpr (N == 4) {
+        float4 all = *(const float4*)p;
+        x[0] = all.x, x[1] = all.y, x[2] = all.z, x[3] = all.w;
+    } else if constexpr (N == 2) {
+        float2 both = *(const float2*)p;
+        x[0] = both.x, x[1] = both.y;
     } else {
         x[0] = *p;
     }
@@ -33,6 +45,10 @@ __device__ __forceinline__ void store_numbers(bf16* p, const float (&x)[N]) {
     if constexpr (N == 8) {
         uint4 words = {pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7])};
         *(uint4*)p = words;
+    } else if constexpr (N == 4) {
+        *(uint2*)p = make_uint2(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]));
+    } else if constexpr (N == 2) {
+        *(uint32_t*)p = pack_bf16(x[0], x[1]);
     } else {
         *p = f2bf(x[0]);
     }
@@ -43,6 +59,10 @@ __device__ __forceinline__ void store_numbers(float* p, const float (&x)[N]) {
     if constexpr (N == 8) {
         ((float4*)p)[0] = make_float4(x[0], x[1], x[2], x[3]);
         ((float4*)p)[1] = make_float4(x[4], x[5], x[6], x[7]);
+    } else if constexpr (N == 4) {
+        *(float4*)p = make_float4(x[0], x[1], x[2], x[3]);
+    } else if constexpr (N == 2) {
+        *(float2*)p = make_float2(x[0], x[1]);
     } else {
         *p = x[0];
     }

@@ -6,7 +6,7 @@ use crate::cuda::{CudaDevice, DeviceBuffer, Pointer};
 use crate::tensor::{DType, Tensor};
 
 /// A slice of `u32`. Ops on a GPU read the copy that was uploaded with the step; where there is none they make one.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Indices<'a> {
     host: &'a [u32],
     on_cuda: Option<Pointer>,

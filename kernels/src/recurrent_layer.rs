@@ -1,6 +1,8 @@
 //! One layer's recurrent states: what `causal_conv` and `gated_delta` read and write.
 
+use crate::cuda::CudaDevice;
 use crate::device::{Device, DeviceError};
+use crate::indices::{Indices, UploadedIndices};
 use crate::tensor::{DType, Tensor, ViewMut};
 
 /// States of F32, each in a numbered slot: the last inputs of the convolution `[taps − 1][channels]`, and a matrix for
@@ -39,6 +41,7 @@ impl StateShape {
 
 /// Some rows of a step and the states before and after them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
 pub struct StateSegment {
     pub first_row: u32,
     /// At least 1.
@@ -48,6 +51,18 @@ pub struct StateSegment {
     pub to: u32,
 }
 
+impl StateSegment {
+    /// Each segment as its four numbers, for an upload.
+    pub fn numbers(segments: &[Self]) -> &[u32] {
+        let len = segments.len() * Self::NUM_NUMBERS;
+        // SAFETY: a segment is four u32 in C's layout, without padding.
+        unsafe { std::slice::from_raw_parts(segments.as_ptr().cast(), len) }
+    }
+
+    /// Numbers of a segment.
+    pub const NUM_NUMBERS: usize = size_of::<Self>() / size_of::<u32>();
+}
+
 /// In place of a slot: zeros.
 pub const NO_STATE: u32 = u32::MAX;
 
@@ -55,8 +70,9 @@ pub const NO_STATE: u32 = u32::MAX;
 /// the one before, and with the state that it left. No sequence writes a slot that another reads or writes.
 #[derive(Clone, Copy, Default)]
 pub struct StateBatch<'a> {
-    pub segments: &'a [StateSegment],
-    pub start_loc: &'a [u32],
+    segments: &'a [StateSegment],
+    numbers: Indices<'a>,
+    start_loc: Indices<'a>,
 }
 
 impl RecurrentLayer {
@@ -84,6 +100,23 @@ impl RecurrentLayer {
 }
 
 impl<'a> StateBatch<'a> {
+    pub fn new(segments: &'a [StateSegment], start_loc: impl Into<Indices<'a>>) -> Self {
+        let numbers = StateSegment::numbers(segments).into();
+        Self { segments, numbers, start_loc: start_loc.into() }
+    }
+
+    /// The same, of segments whose `numbers` a device has.
+    #[must_use]
+    pub fn with_numbers(self, numbers: Indices<'a>) -> Self {
+        assert_eq!(numbers.host(), self.numbers.host(), "the numbers of the segments");
+        Self { numbers, ..self }
+    }
+
+    /// Segments and `start_loc` on `cuda`.
+    pub(crate) fn on(&self, cuda: &CudaDevice) -> [UploadedIndices; 2] {
+        [self.numbers.on(cuda), self.start_loc.on(cuda)]
+    }
+
     pub fn num_sequences(&self) -> usize {
         self.start_loc.len().saturating_sub(1)
     }

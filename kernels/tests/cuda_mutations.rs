@@ -136,6 +136,34 @@ const MUTATIONS: &[Mutation] = &[
     ("linear/many_rows.cuh", "cp_async_wait<1>();", "cp_async_wait<2>();", "expert_linear"),
     ("linear/many_rows.cuh", "__syncthreads();  // the rows are read", ";  //", "expert_linear"),
     ("linear/many_rows.cuh", "row < a.rows &&", "", "expert_linear"),
+    // Layers that keep a state.
+    (
+        "causal_conv/causal_conv.cu",
+        "row - begin >= a.taps - 1",
+        "row - begin >= a.taps",
+        "causal_conv",
+    ),
+    ("causal_conv/causal_conv.cu", "j == i + end - begin", "j == i", "causal_conv"),
+    (
+        "gated_delta/gated_delta.cu",
+        "            __syncthreads();  // everybody has read the tokens\n",
+        "",
+        "gated_delta",
+    ),
+    (
+        "gated_delta/gated_delta.cu",
+        "__syncthreads();\n            for (int token",
+        "for (int token",
+        "gated_delta",
+    ),
+    (
+        "gated_delta/gated_delta.cu",
+        "slot != NO_STATE && has(a, j, i)",
+        "has(a, j, i)",
+        "gated_delta",
+    ),
+    ("gated_delta/gated_delta.cu", "__shfl_xor_sync(~0u, sum, 2)", "sum", "gated_delta"),
+    ("gated_delta/gated_delta.cu", "column.store(a, at, segment.to);", ";", "gated_delta"),
     // The sampler.
     ("sample/sample.cu", "atomicExch(counts + token, 0u)", "counts[token]", "sample"),
     (
@@ -168,6 +196,9 @@ const LAUNCHES: &[(&str, &str, &str)] = &[
     ("sort_experts", "a block less", "route_experts"),
     ("sort_experts", "half the threads", "route_experts"),
     ("expert_linear_", "a block less", "expert_linear"),
+    ("causal_conv", "a block less", "causal_conv"),
+    ("gated_delta", "half the threads", "gated_delta"),
+    ("gated_delta_norm", "not launched", "gated_delta"),
     ("sample_rows", "a block less", "sample"),
 ];
 

@@ -92,7 +92,7 @@ fn check(spec: DecoderSpec, expected: Expect) {
             block_tables: &vec![vec![0, 0, 1, 2]; num_groups],
             arrays: None,
         },
-        states: StateBatch { segments: &segments, start_loc: &[0, 1, 2] },
+        states: StateBatch::new(&segments, &[0, 1, 2]),
     };
     model.forward(&device, &mut workspace, &mut kv_cache, &step);
     model.logits(&device, &mut workspace, (&[0, 1]).into());

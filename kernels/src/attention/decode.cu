@@ -4,11 +4,15 @@
 // have work) or all of them. The four warps of a block take 16 tokens each of a tile for the scores, then some channels
 // each for the values; the tiles of the block's next unit are loaded behind those of the last.
 // The last block to finish a split of a row tile merges its splits, in order. Needs sm_80.
-#include "attention.cuh"
+#include "work_list.cuh"
 
 constexpr int DECODE_ROWS = 16;
 constexpr int DECODE_STAGES = 2;
 constexpr int WEIGHT_STRIDE = TILE + 8;
+
+// Of the work list.
+using DecodeWork = WorkShape<DECODE_ROWS, TILE, TILES_PER_SPLIT, ATTENTION_THREADS>;
+using DecodeUnit = WorkUnit<DecodeWork>;
 
 // Dynamic shared memory, then the work list; `DECODE_SHARED_BYTES` in cuda.rs.
 template <int D> struct DecodeShared {
@@ -20,112 +24,6 @@ template <int D> struct DecodeShared {
     bf16 weights[DECODE_ROWS * WEIGHT_STRIDE];
     float largest[NUM_WARPS][DECODE_ROWS];
     uint32_t ticket, pad[3];
-};
-
-// The work list: for each sequence its first unit, and its first part or NOT_SPLIT.
-struct DecodePlan {
-    uint32_t* unit_start;  // [num_seqs + 1]
-    uint32_t* part_start;  // [num_seqs]
-};
-constexpr uint32_t NOT_SPLIT = ~0u;
-
-__device__ __forceinline__ int first_split(const AttentionArgs& a, const AttentionSeq& seq) {
-    return first_visible(a, seq.first_position()) / SPLIT;
-}
-
-__device__ __forceinline__ int num_splits(const AttentionArgs& a, const AttentionSeq& seq) {
-    return (seq.context + SPLIT - 1) / SPLIT - first_split(a, seq);
-}
-
-__device__ __forceinline__ int num_row_tiles(const AttentionArgs& a, const AttentionSeq& seq) {
-    return (seq.num_queries * (a.q_heads / a.kv_heads) + DECODE_ROWS - 1) / DECODE_ROWS;
-}
-
-__device__ __forceinline__ uint32_t warp_prefix_sum(uint32_t v, int lane) {
-    for (int x = 1; x < 32; x <<= 1) {
-        const uint32_t before = __shfl_up_sync(~0u, v, x);
-        if (lane >= x) v += before;
-    }
-    return v;
-}
-
-// Fills the work list. Which sequences are split depends on all of them; no bit of a result depends on it.
-__device__ __forceinline__ void make_plan(const DecodePlan& plan, const AttentionArgs& a) {
-    const int lane = threadIdx.x & 31;
-    for (int i = threadIdx.x; i < a.num_seqs; i += ATTENTION_THREADS) {
-        const AttentionSeq seq = load_seq(a, i);
-        const bool decodes = seq.num_queries > 0 && seq.num_queries <= a.decode_queries;
-        plan.unit_start[i + 1] = decodes ? num_row_tiles(a, seq) * a.kv_heads : 0;
-        plan.part_start[i] = decodes ? num_splits(a, seq) : 0;
-    }
-    __syncthreads();
-    if (threadIdx.x < 32) {
-        uint32_t all = 0;
-        for (int i = lane; i < a.num_seqs; i += 32) all += plan.unit_start[i + 1] * plan.part_start[i];
-        all = __shfl_sync(~0u, warp_prefix_sum(all, lane), 31);
-        const uint32_t large = all / (2 * gridDim.x);  // splits of a unit that would keep others waiting
-        uint32_t units = 0, parts = 0;
-        for (int base = 0; base < a.num_seqs; base += 32) {
-            const int i = base + lane;
-            const uint32_t tiles = i < a.num_seqs ? plan.unit_start[i + 1] : 0, splits = i < a.num_seqs ? plan.part_start[i] : 0;
-            const uint32_t wanted = splits > 1 && splits > large ? tiles * splits : 0;
-            const uint32_t parts_end = parts + warp_prefix_sum(wanted, lane);
-            const bool is_split = wanted > 0 && parts_end <= (uint32_t)a.num_parts;
-            const uint32_t units_end = units + warp_prefix_sum(is_split ? wanted : tiles, lane);
-            if (i < a.num_seqs) {
-                plan.unit_start[i + 1] = units_end;
-                plan.part_start[i] = is_split ? parts_end - wanted : NOT_SPLIT;
-            }
-            parts = __shfl_sync(~0u, parts_end, 31), units = __shfl_sync(~0u, units_end, 31);
-        }
-        if (lane == 0) plan.unit_start[0] = 0;
-    }
-    __syncthreads();
-}
-
-// A unit, and the tile of it that is loaded or computed next.
-struct DecodeUnit {
-    int index;  // in the work list; at or beyond its end: none
-    AttentionSeq seq;
-    int kv_head, row;
-    int first, end;             // positions that some row of the sequence sees
-    int tile, first_tile, last_tile;
-    uint32_t part, first_part;  // its part (or NOT_SPLIT) and the first one of its row tile
-    int splits;
-
-    __device__ __forceinline__ void find(const DecodePlan& plan, const AttentionArgs& a, int unit) {
-        index = unit;
-        if (index >= (int)plan.unit_start[a.num_seqs]) return;
-        int low = 0, high = a.num_seqs;  // unit_start[low] <= index < unit_start[high]
-        while (high - low > 1) {
-            const int middle = (low + high) / 2;
-            if ((int)plan.unit_start[middle] <= index) low = middle; else high = middle;
-        }
-        seq = load_seq(a, low);
-        splits = num_splits(a, seq);
-        first = first_visible(a, seq.first_position());
-        end = seq.context;
-        first_tile = first / TILE, last_tile = (end - 1) / TILE;
-        part = NOT_SPLIT;
-        int row_tile = index - (int)plan.unit_start[low];
-        if (plan.part_start[low] != NOT_SPLIT) {
-            const int split = first_split(a, seq) + row_tile % splits;
-            part = plan.part_start[low] + row_tile;
-            row_tile /= splits;
-            first_part = plan.part_start[low] + row_tile * splits;
-            first_tile = max(first_tile, split * TILES_PER_SPLIT);
-            last_tile = min(last_tile, split * TILES_PER_SPLIT + TILES_PER_SPLIT - 1);
-        }
-        kv_head = row_tile % a.kv_heads;
-        row = row_tile / a.kv_heads * DECODE_ROWS;
-        tile = first_tile;
-    }
-    __device__ __forceinline__ bool exists(const DecodePlan& plan, const AttentionArgs& a) const {
-        return index < (int)plan.unit_start[a.num_seqs];
-    }
-    __device__ __forceinline__ void advance(const DecodePlan& plan, const AttentionArgs& a) {
-        if (++tile > last_tile) find(plan, a, index + gridDim.x);
-    }
 };
 
 template <int D>
@@ -304,9 +202,9 @@ __device__ __forceinline__ void end_unit(DecodeWarp<D>& state, DecodeShared<D>& 
 template <int D> __device__ __forceinline__ void decode_body(const AttentionArgs& a, unsigned char* memory) {
     DecodeShared<D>& shared = *(DecodeShared<D>*)memory;
     uint32_t* list = (uint32_t*)(memory + sizeof(DecodeShared<D>));
-    const DecodePlan plan = {list, list + a.num_seqs + 1};
+    const WorkList plan = {list, list + a.num_seqs + 1};
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-    make_plan(plan, a);
+    make_work_list<DecodeWork>(plan, a);
     DecodeUnit unit, ahead;
     unit.find(plan, a, blockIdx.x);
     if (!unit.exists(plan, a)) return;

@@ -1,11 +1,9 @@
 //! Shapes that test and time `causal_conv`.
 
 use super::{causal_conv, reference};
-use crate::cases::{Case, Work, random_f32};
-use crate::device::Device;
+use crate::cases::{Case, Input, Kind, Work, in_place, random_activations, random_f32};
 use crate::gated_delta::pieces::Pieces;
 use crate::recurrent_layer::{RecurrentLayer, StateShape};
-use crate::tensor::{Tensor, View, ViewMut};
 
 pub fn cases() -> Vec<Case> {
     [
@@ -24,11 +22,9 @@ pub fn cases() -> Vec<Case> {
 fn case(name: &'static str, steps: &[&[usize]], taps: usize, channels: usize) -> Case {
     let (pieces, num_sequences) = (Pieces::new(steps), steps.len());
     let rows = pieces.num_rows();
-    let (x, weight) = (random_f32(81, rows * channels), random_f32(82, taps * channels));
+    let (x, weight) = (random_activations(81, rows * channels), random_f32(82, taps * channels));
     let shape = StateShape { taps, channels, num_value_heads: 1, key_dim: 1, value_dim: 1 };
-    let tensor = Tensor::from_f32(&weight, taps, channels);
-    let mut states =
-        RecurrentLayer::new(&Device::cpu(1), pieces.num_slots(), &shape).expect("a small memory");
+    let mut weights = Input::new(Kind::Numbers, weight.clone(), taps, channels);
     let (case_x, case_pieces) = (x.clone(), pieces.clone());
     Case {
         op: "causal_conv",
@@ -41,11 +37,18 @@ fn case(name: &'static str, steps: &[&[usize]], taps: usize, channels: usize) ->
         cuda_tolerance: crate::cases::BF16_TOLERANCE,
         output_len: rows * channels,
         run: Box::new(move |device, output| {
+            let states = RecurrentLayer::new(device, case_pieces.num_slots(), &shape);
+            let mut states = states.expect("a small memory");
             for step in case_pieces.steps() {
-                let range = step.rows.start * channels..step.rows.end * channels;
-                let x = View::from_f32(&case_x[range.clone()], step.rows.len(), channels);
-                let out = ViewMut::from_f32(&mut output[range], step.rows.len(), channels);
-                causal_conv(device, out, x, &tensor, &mut states, &step.batch());
+                let (rows, range) =
+                    (step.rows.len(), step.rows.start * channels..step.rows.end * channels);
+                let x = case_x[range.clone()].to_vec();
+                let mut x = Input::new(Kind::Activations, x, rows, channels);
+                let (x, weight) = (x.view(device), weights.on(device));
+                let shape = (rows, channels);
+                in_place(device, Kind::Activations, &mut output[range], shape, |out| {
+                    causal_conv(device, out, x, weight, &mut states, &step.batch());
+                });
             }
         }),
         reference: Box::new(move || {

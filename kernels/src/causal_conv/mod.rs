@@ -5,6 +5,7 @@
 
 pub mod cases;
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use crate::device::Device;
@@ -14,7 +15,7 @@ use crate::tensor::{DType, Tensor, View, ViewMut};
 /// Most taps of a channel.
 pub const MAX_TAPS: usize = 8;
 
-/// `out`, `x`: `[rows, channels]` F32; `weight`: `[taps, channels]` F32, the present token's last. Leaves the last
+/// `out`, `x`: `[rows, channels]` activations; `weight`: `[taps, channels]` F32, the present token's last. Leaves the last
 /// inputs of each segment in its state.
 pub fn causal_conv(
     device: &Device,
@@ -28,13 +29,14 @@ pub fn causal_conv(
     assert!((2..=MAX_TAPS).contains(&taps), "{taps} taps");
     assert_eq!((out.rows(), out.cols()), (x.rows(), channels), "out");
     assert_eq!(x.cols(), channels, "x");
-    assert!([out.dtype(), x.dtype(), weight.dtype()] == [DType::F32; 3]);
+    assert!([out.dtype(), x.dtype()] == [device.activation_dtype(); 2]);
+    assert_eq!(weight.dtype(), DType::F32, "weight");
     batch.check(x.rows(), states.num_slots());
     let inputs = states.inputs_mut();
     assert_eq!(inputs.cols(), (taps - 1) * channels, "states");
     match device {
         Device::Cpu(cpu) => cpu::causal_conv(cpu, &out, x, weight, &inputs, batch),
-        Device::Cuda(_) => crate::cuda::missing("causal_conv"),
+        Device::Cuda(cuda) => cuda::causal_conv(cuda, &out, &x, weight, &inputs, batch),
         Device::Trace(log) => log.push(format!(
             "causal_conv {}x{channels} of {} sequences, {taps} taps",
             x.rows(),

@@ -3,6 +3,7 @@
 
 pub mod cases;
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use crate::device::Device;
@@ -19,17 +20,18 @@ pub struct CopyHeads {
     pub x_stride: usize,
 }
 
-/// `out`, `x`: F32, as many rows, and columns up to the end of the last head at least.
+/// `out`: activations; `x`: activations or F32; as many rows, and columns up to the end of the last head at least.
 pub fn copy_heads(device: &Device, out: ViewMut, x: View, heads: CopyHeads) {
     let CopyHeads { num_heads, width, out_stride, x_stride } = heads;
     let end = |stride: usize| num_heads.saturating_sub(1) * stride + width;
     assert_eq!(out.rows(), x.rows(), "rows");
     assert!(out_stride >= width, "heads of {width} columns overlap");
     assert!(out.cols() >= end(out_stride) && x.cols() >= end(x_stride), "{heads:?}");
-    assert!(out.dtype() == DType::F32 && x.dtype() == DType::F32);
+    assert_eq!(out.dtype(), device.activation_dtype(), "out");
+    assert!(x.dtype() == out.dtype() || x.dtype() == DType::F32, "x");
     match device {
         Device::Cpu(cpu) => cpu::copy_heads(cpu, &out, x, heads),
-        Device::Cuda(_) => crate::cuda::missing("copy_heads"),
+        Device::Cuda(cuda) => cuda::copy_heads(cuda, &out, &x, heads),
         Device::Trace(log) => {
             log.push(format!("copy_heads {} rows, {num_heads} heads of {width}", x.rows()));
         }

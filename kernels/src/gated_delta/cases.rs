@@ -1,11 +1,9 @@
 //! Shapes that test and time `gated_delta`.
 
 use super::{GatedDelta, GatedDeltaSpec, gated_delta, reference};
-use crate::cases::{Case, Work, random_f32};
-use crate::device::Device;
+use crate::cases::{Case, Input, Kind, Work, in_place, random_activations, random_f32};
 use crate::gated_delta::pieces::Pieces;
 use crate::recurrent_layer::{RecurrentLayer, StateShape};
-use crate::tensor::{Tensor, View, ViewMut};
 
 const EPS: f32 = 1e-6;
 const MIXED: &[&[usize]] = &[&[1, 1, 5], &[3], &[2, 17], &[40, 1]];
@@ -32,10 +30,11 @@ fn case(name: &'static str, steps: &[&[usize]], spec: GatedDeltaSpec) -> Case {
     let pieces = Pieces::new(steps);
     let (rows, heads) = (pieces.num_rows(), spec.num_value_heads);
     let cols = spec.qkv_size() + spec.value_size() + 2 * heads;
-    let x = random_f32(91, rows * cols);
+    let x = random_activations(91, rows * cols);
     let rates: Vec<f32> = random_f32(92, heads).iter().map(|x| -0.6 - x / 2.0).collect();
     let (dt_bias, norm) = (random_f32(93, heads), random_f32(94, spec.value_dim));
-    let tensors = [&rates, &dt_bias, &norm].map(|x| Tensor::from_f32(x, 1, x.len()));
+    let mut inputs =
+        [&rates, &dt_bias, &norm].map(|x| Input::new(Kind::Numbers, x.clone(), 1, x.len()));
     let shape = StateShape {
         taps: 2,
         channels: 1,
@@ -43,8 +42,6 @@ fn case(name: &'static str, steps: &[&[usize]], spec: GatedDeltaSpec) -> Case {
         key_dim: spec.key_dim,
         value_dim: spec.value_dim,
     };
-    let mut states =
-        RecurrentLayer::new(&Device::cpu(1), pieces.num_slots(), &shape).expect("a small memory");
     let matrix = heads * spec.key_dim * spec.value_dim;
     let num_states: usize = steps.iter().map(|pieces| pieces.len()).sum();
     let (case_x, case_pieces) = (x.clone(), pieces.clone());
@@ -65,19 +62,25 @@ fn case(name: &'static str, steps: &[&[usize]], spec: GatedDeltaSpec) -> Case {
         cuda_tolerance: crate::cases::BF16_TOLERANCE,
         output_len: rows * spec.value_size(),
         run: Box::new(move |device, output| {
-            let [rates, dt_bias, norm] = &tensors;
+            let [rates, dt_bias, norm] = inputs.each_mut().map(|input| input.on(device));
+            let states = RecurrentLayer::new(device, case_pieces.num_slots(), &shape);
+            let mut states = states.expect("a small memory");
             let args = GatedDelta { spec, rates, dt_bias, norm, eps: EPS };
             for step in case_pieces.steps() {
                 let len = step.rows.len();
                 let mut x = case_x[step.rows.start * cols..step.rows.end * cols].to_vec();
-                let gates = x.clone();
-                let gates = View::from_f32(&gates, len, cols);
+                let mut gates = Input::new(Kind::Activations, x.clone(), len, cols);
+                let gates = gates.view(device);
                 let z = gates.columns(spec.qkv_size()..cols - 2 * heads);
                 let ba = gates.columns(cols - 2 * heads..cols);
-                let qkv = ViewMut::from_f32(&mut x, len, cols).columns(0..spec.qkv_size());
-                let range = step.rows.start * spec.value_size()..step.rows.end * spec.value_size();
-                let out = ViewMut::from_f32(&mut output[range], len, spec.value_size());
-                gated_delta(device, out, qkv, (z, ba), &args, &mut states, &step.batch());
+                let values = spec.value_size();
+                let out = &mut output[step.rows.start * values..step.rows.end * values];
+                in_place(device, Kind::Activations, &mut x, (len, cols), |x| {
+                    let qkv = x.columns(0..spec.qkv_size());
+                    in_place(device, Kind::Activations, out, (len, values), |out| {
+                        gated_delta(device, out, qkv, (z, ba), &args, &mut states, &step.batch());
+                    });
+                });
             }
         }),
         reference: Box::new(move || {

@@ -8,6 +8,7 @@
 
 pub mod cases;
 mod cpu;
+mod cuda;
 pub(crate) mod pieces;
 pub mod reference;
 
@@ -61,8 +62,8 @@ pub struct GatedDelta<'a> {
     pub eps: f32,
 }
 
-/// `qkv`: `[rows, q | k | v]`, convolved; its q and k are scaled in place. `z`, `out`: `[rows, value_size]`. `ba`: `[rows,
-/// b of all value heads | a]`. All F32.
+/// `qkv`: `[rows, q | k | v]`, convolved; its q and k may be scaled in place. `z`, `out`: `[rows, value_size]`. `ba`: `[rows,
+/// b of all value heads | a]`. All activations.
 pub fn gated_delta(
     device: &Device,
     out: ViewMut,
@@ -79,7 +80,9 @@ pub fn gated_delta(
     assert_eq!((z.rows(), z.cols()), (rows, spec.value_size()), "z");
     assert_eq!((ba.rows(), ba.cols()), (rows, 2 * spec.num_value_heads), "ba");
     let dtypes = [out.dtype(), qkv.dtype(), z.dtype(), ba.dtype()];
-    assert!(dtypes == [DType::F32; 4]);
+    assert!(dtypes == [device.activation_dtype(); 4]);
+    let weights = [args.rates.dtype(), args.dt_bias.dtype(), args.norm.dtype()];
+    assert!(weights == [DType::F32; 3]);
     assert_eq!(args.rates.cols(), spec.num_value_heads, "rates");
     assert_eq!(args.dt_bias.cols(), spec.num_value_heads, "dt_bias");
     assert_eq!(args.norm.cols(), spec.value_dim, "norm");
@@ -88,7 +91,9 @@ pub fn gated_delta(
     assert_eq!(matrices.cols(), spec.num_value_heads * spec.key_dim * spec.value_dim, "states");
     match device {
         Device::Cpu(cpu) => cpu::gated_delta(cpu, &out, &qkv, (z, ba), args, &matrices, batch),
-        Device::Cuda(_) => crate::cuda::missing("gated_delta"),
+        Device::Cuda(cuda) => {
+            cuda::gated_delta(cuda, &out, &qkv, (&z, &ba), args, &matrices, batch);
+        }
         Device::Trace(log) => log.push(format!(
             "gated_delta {rows} rows of {} sequences, {}/{} heads of {}x{}",
             batch.num_sequences(),

@@ -24,7 +24,7 @@ pub(crate) struct Step {
 
 impl Step {
     pub(crate) fn batch(&self) -> StateBatch<'_> {
-        StateBatch { segments: &self.segments, start_loc: &self.start_loc }
+        StateBatch::new(&self.segments, &self.start_loc)
     }
 }
 

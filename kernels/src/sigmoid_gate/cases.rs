@@ -1,8 +1,7 @@
 //! Shapes that test and time `sigmoid_gate`.
 
 use super::{reference, sigmoid_gate};
-use crate::cases::{Case, Work, random_f32};
-use crate::tensor::{View, ViewMut};
+use crate::cases::{Case, Input, Kind, Work, in_place, random_activations};
 
 const SHAPES: [(usize, usize); 4] = [(1, 5), (17, 64), (3, 131), (256, 4096)];
 
@@ -11,9 +10,10 @@ pub fn cases() -> Vec<Case> {
 }
 
 fn case(rows: usize, cols: usize) -> Case {
-    let (x, gate) = (random_f32(61, rows * cols), random_f32(62, rows * cols));
-    let gate: Vec<f32> = gate.iter().map(|x| x * 20.0).collect();
-    let (start, case_gate) = (x.clone(), gate.clone());
+    let (x, gate) = (random_activations(61, rows * cols), random_activations(62, rows * cols));
+    let gate: Vec<f32> = gate.iter().map(|x| x * 16.0).collect();
+    let start = x.clone();
+    let mut case_gate = Input::new(Kind::Activations, gate.clone(), rows, cols);
     Case {
         op: "sigmoid_gate",
         name: format!("{rows}x{cols}"),
@@ -23,8 +23,9 @@ fn case(rows: usize, cols: usize) -> Case {
         output_len: rows * cols,
         run: Box::new(move |device, output| {
             output.copy_from_slice(&start);
-            let x = ViewMut::from_f32(output, rows, cols);
-            sigmoid_gate(device, x, View::from_f32(&case_gate, rows, cols));
+            in_place(device, Kind::Activations, output, (rows, cols), |x| {
+                sigmoid_gate(device, x, case_gate.view(device));
+            });
         }),
         reference: Box::new(move || reference::sigmoid_gate(&x, &gate)),
     }

@@ -3,18 +3,19 @@
 
 pub mod cases;
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use crate::device::Device;
-use crate::tensor::{DType, View, ViewMut};
+use crate::tensor::{View, ViewMut};
 
-/// `x`, `gate`: `[rows, cols]` F32.
+/// `x`, `gate`: `[rows, cols]` activations.
 pub fn sigmoid_gate(device: &Device, x: ViewMut, gate: View) {
     assert_eq!((x.rows(), x.cols()), (gate.rows(), gate.cols()), "gate");
-    assert!(x.dtype() == DType::F32 && gate.dtype() == DType::F32);
+    assert!([x.dtype(), gate.dtype()] == [device.activation_dtype(); 2]);
     match device {
         Device::Cpu(cpu) => cpu::sigmoid_gate(cpu, &x, gate),
-        Device::Cuda(_) => crate::cuda::missing("sigmoid_gate"),
+        Device::Cuda(cuda) => cuda::sigmoid_gate(cuda, &x, &gate),
         Device::Trace(log) => log.push(format!("sigmoid_gate {}x{}", x.rows(), x.cols())),
     }
 }
