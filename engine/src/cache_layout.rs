@@ -5,11 +5,11 @@
 //! division of the memory serves both. For that a block must be of the same bytes in every group, so layers with a
 //! window are divided into groups of about as many layers as those without.
 
-use quire_kernels::{DType, KvLayer, StateShape};
+use quire_kernels::{DType, IndexLayer, KvLayer, StateShape};
 use quire_scheduler::{CacheGroup, CacheKind, CachePool};
 
 use crate::models::DecoderSpec;
-use crate::models::spec::LayerSpec;
+use crate::models::spec::{LayerSpec, Reach};
 
 /// Groups, pools, and each layer's place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub struct CacheLayout {
     pub pools: Vec<PoolLayout>,
     /// For each layer.
     pub places: Vec<Place>,
+    /// Of the keys of each layer's indexer; of those without one it means nothing.
+    pub index_places: Vec<Place>,
 }
 
 /// What one block of a pool holds: a page, or a state, of so many layers.
@@ -33,6 +35,10 @@ pub enum BlockContent {
     /// Keys and values of as many tokens as a block has.
     Pages {
         num_kv_heads: usize,
+        head_dim: usize,
+    },
+    /// The keys of an indexer, of as many tokens as a block has.
+    IndexKeys {
         head_dim: usize,
     },
     States(StateShape),
@@ -66,15 +72,14 @@ const COST_OF_A_GROUP: f64 = 0.02;
 /// Layers of one shape that see the same of the past.
 struct Class {
     kind: CacheKind,
+    /// Behind the last layer come their indexers, in the same order.
     layers: Vec<usize>,
 }
 
 impl CacheLayout {
     pub fn new(spec: &DecoderSpec) -> Self {
         let mut contents: Vec<(BlockContent, Vec<Class>)> = Vec::new();
-        let own = |(_, layer): &(usize, &LayerSpec)| layer.kv_of.is_none();
-        for (index, layer) in spec.layers.iter().enumerate().filter(own) {
-            let (content, kind) = (content_of(spec, layer), kind_of(layer));
+        for (index, content, kind) in kept(spec) {
             let at = contents.iter().position(|(other, _)| *other == content);
             let at = at.unwrap_or_else(|| {
                 contents.push((content, Vec::new()));
@@ -90,7 +95,8 @@ impl CacheLayout {
         let mut layout = Self {
             groups: Vec::new(),
             pools: Vec::new(),
-            places: vec![nowhere; spec.num_layers()],
+            places: vec![nowhere; 2 * spec.num_layers()],
+            index_places: Vec::new(),
         };
         for (content, classes) in contents {
             let num_layers = layers_per_block(&classes);
@@ -106,6 +112,7 @@ impl CacheLayout {
                 }
             }
         }
+        layout.index_places = layout.places.split_off(spec.num_layers());
         for (index, layer) in spec.layers.iter().enumerate() {
             if let Some(source) = layer.kv_of {
                 layout.places[index] = layout.places[source];
@@ -120,6 +127,9 @@ impl CacheLayout {
             let of_layer = match pool.content {
                 BlockContent::Pages { num_kv_heads, head_dim } => {
                     KvLayer::bytes_per_block(dtype, block_size as usize, num_kv_heads, head_dim)
+                }
+                BlockContent::IndexKeys { head_dim } => {
+                    IndexLayer::bytes_per_block(dtype, block_size as usize, head_dim)
                 }
                 BlockContent::States(shape) => shape.num_bytes(),
             };
@@ -255,6 +265,19 @@ impl CacheLayout {
         });
         parts.collect::<Vec<_>>().join(", ")
     }
+}
+
+/// What is kept, as the layers in `Class` are counted: of each layer, and of its indexer.
+fn kept(spec: &DecoderSpec) -> impl Iterator<Item = (usize, BlockContent, CacheKind)> {
+    let layers = spec.layers.iter().enumerate();
+    let own = layers.clone().filter(|(_, layer)| layer.kv_of.is_none());
+    let own = own.map(|(index, layer)| (index, content_of(spec, layer), kind_of(layer)));
+    let indexers = layers.filter(|(_, layer)| layer.reach == Reach::Chosen);
+    let head_dim = spec.indexer.map_or(0, |indexer| indexer.heads.head_dim);
+    let indexers = indexers.map(move |(index, layer)| {
+        (spec.num_layers() + index, BlockContent::IndexKeys { head_dim }, kind_of(layer))
+    });
+    own.chain(indexers)
 }
 
 fn content_of(spec: &DecoderSpec, layer: &LayerSpec) -> BlockContent {

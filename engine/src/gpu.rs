@@ -99,6 +99,7 @@ fn missing(spec: &DecoderSpec) -> Option<String> {
         // Of encoders.
         "activate" | "add_rows" | "layer_norm" | "mean_rows" => false,
         "copy_heads" | "head_linear" => spec.latent.is_some(),
+        "attention_to" | "choose_positions" | "index_keys" => spec.indexer.is_some(),
         "causal_conv" | "gated_delta" => spec.gated_delta.is_some(),
         "sigmoid_gate" => spec.attention_gate,
         _ => true,

@@ -1,20 +1,24 @@
 //! The paged KV cache: pools of blocks, each block with the pages or states of some layers (see `cache_layout.rs`).
 
-use quire_kernels::{DType, Device, DeviceError, KvLayer, RecurrentLayer};
+use quire_kernels::{DType, Device, DeviceError, IndexLayer, KvLayer, RecurrentLayer};
 
 use crate::cache_layout::{BlockContent, CacheLayout, Place, PoolLayout};
 use crate::models::DecoderSpec;
+use crate::models::spec::Reach;
 
 /// Pages of every layer. A block id means the same page in each layer of a group.
 pub struct KvCache {
     pools: Vec<Pool>,
     /// For each layer.
     places: Vec<Place>,
+    /// Of each layer's indexer.
+    index_places: Vec<Place>,
 }
 
 /// What the blocks of a pool hold, for each of a block's layers.
 enum Pool {
     Pages(Vec<KvLayer>),
+    IndexKeys(Vec<IndexLayer>),
     States(Vec<RecurrentLayer>),
 }
 
@@ -37,6 +41,10 @@ impl KvCache {
                     };
                     layers.map(pages).collect::<Result<_, _>>().map(Pool::Pages)
                 }
+                BlockContent::IndexKeys { head_dim } => {
+                    let keys = |_| IndexLayer::new(device, dtype, num_blocks, block_size, head_dim);
+                    layers.map(keys).collect::<Result<_, _>>().map(Pool::IndexKeys)
+                }
                 BlockContent::States(shape) => {
                     let states = |_| RecurrentLayer::new(device, num_blocks, &shape);
                     layers.map(states).collect::<Result<_, _>>().map(Pool::States)
@@ -44,15 +52,21 @@ impl KvCache {
             }
         };
         let pools = layout.pools.iter().zip(num_blocks).map(pool);
-        Ok(Self { pools: pools.collect::<Result<_, _>>()?, places: layout.places.clone() })
+        Ok(Self {
+            pools: pools.collect::<Result<_, _>>()?,
+            places: layout.places.clone(),
+            index_places: layout.index_places.clone(),
+        })
     }
 
     /// Bytes of one token in all layers with attention, while all keep it.
     pub fn bytes_per_token(spec: &DecoderSpec, dtype: DType) -> u64 {
         let layers =
             spec.layers.iter().filter(|layer| !layer.is_recurrent && layer.kv_of.is_none());
-        let kv_size: usize = layers.map(|layer| layer.attention.kv_size()).sum();
-        (2 * kv_size * dtype.size()) as u64
+        let kv_size: usize = layers.map(|layer| 2 * layer.attention.kv_size()).sum();
+        let indexers = spec.layers.iter().filter(|layer| layer.reach == Reach::Chosen).count();
+        let key_size = spec.indexer.map_or(0, |indexer| indexer.heads.head_dim);
+        ((kv_size + indexers * key_size) * dtype.size()) as u64
     }
 
     /// The cache group of a layer, whose block table finds its pages.
@@ -64,7 +78,7 @@ impl KvCache {
         let place = self.places[layer];
         match &mut self.pools[place.pool] {
             Pool::Pages(pages) => &mut pages[place.page],
-            Pool::States(_) => panic!("layer {layer} has states"),
+            _ => panic!("layer {layer} has no pages"),
         }
     }
 
@@ -72,7 +86,16 @@ impl KvCache {
         let place = self.places[layer];
         match &mut self.pools[place.pool] {
             Pool::States(states) => &mut states[place.page],
-            Pool::Pages(_) => panic!("layer {layer} has pages"),
+            _ => panic!("layer {layer} has no states"),
+        }
+    }
+
+    /// The keys of a layer's indexer, and their cache group.
+    pub fn index_mut(&mut self, layer: usize) -> (&mut IndexLayer, usize) {
+        let place = self.index_places[layer];
+        match &mut self.pools[place.pool] {
+            Pool::IndexKeys(keys) => (&mut keys[place.page], place.group),
+            _ => panic!("layer {layer} has no indexer"),
         }
     }
 }

@@ -13,6 +13,7 @@ pub mod config;
 pub mod engine;
 mod gpu;
 pub mod handle;
+pub mod hidden_states;
 mod kv_cache;
 mod layers;
 mod live;

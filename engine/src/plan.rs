@@ -179,7 +179,11 @@ impl MemoryPlan {
         let (bytes, dtype) = (human_bytes(self.kv_bytes), dtype_name(config.kv_dtype));
         let (layout, block_size) = (&self.cache_layout, config.block_size);
         let num_blocks = layout.num_pages(&config.cache_pools);
-        let tokens = u64::from(num_blocks) * u64::from(block_size);
+        let tokens = match layout.pools.len() {
+            1 => u64::from(num_blocks) * u64::from(block_size),
+            // Of what one sequence can have.
+            _ => u64::from(self.cache().capacity(&config.cache_pools)),
+        };
         let blocks = format!("{bytes} = {num_blocks} blocks of {block_size} tokens");
         match (layout.keeps_everything(), layout.num_states(&config.cache_pools)) {
             (true, _) => format!("{blocks}, {tokens} tokens in {dtype}"),

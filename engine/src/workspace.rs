@@ -1,6 +1,6 @@
 //! Every buffer a step needs, allocated once at start.
 
-use quire_kernels::{DType, Device, DeviceError, ExpertRouting, Tensor};
+use quire_kernels::{DType, Device, DeviceError, ExpertRouting, IndexSpec, Tensor};
 
 use crate::models::DecoderSpec;
 use crate::models::spec::{AttentionDims, LatentSpec, MoeSpec};
@@ -43,6 +43,15 @@ pub struct LatentWorkspace {
     pub down: Tensor,    // [n, what queries are made of + kept_dim]
     pub normed: Tensor,  // [n, what queries are made of]
     pub queries: Tensor, // [n, num_heads key_dim], later [n, num_heads value_dim]
+    /// Of models with an indexer.
+    pub index: Option<IndexWorkspace>,
+}
+
+/// What an indexer needs.
+pub struct IndexWorkspace {
+    pub queries: Tensor, // [n, heads head_dim]
+    pub keys: Tensor,    // [n, head_dim + heads]
+    pub chosen: Tensor,  // [n, top_k], U32
 }
 
 /// What a layer with experts needs; p = n · the experts of a row.
@@ -140,6 +149,10 @@ impl Workspace {
             .per_layer_inputs
             .map(|size| PerLayerWorkspace::shapes(spec, size, max_num_batched_tokens, activations));
         let per_layer = per_layer.iter().flatten().map(num_bytes);
+        let index = spec
+            .indexer
+            .map(|indexer| IndexWorkspace::shapes(&indexer.heads, max_num_batched_tokens));
+        let per_layer = per_layer.chain(index.iter().flatten().map(num_bytes));
         let shapes = shapes.iter().chain([&convolved]).map(num_bytes).chain(per_layer);
         shapes.chain(latent).fold(experts, u64::saturating_add)
     }
@@ -177,7 +190,12 @@ impl LatentWorkspace {
     ) -> Result<Self, DeviceError> {
         let [down, normed, queries] = Self::shapes(spec, latent, num_tokens)
             .map(|(rows, cols)| device.allocate(DType::F32, rows, cols));
-        Ok(Self { down: down?, normed: normed?, queries: queries? })
+        let index = spec.indexer.map(|indexer| {
+            let [queries, keys, chosen] = IndexWorkspace::shapes(&indexer.heads, num_tokens)
+                .map(|(dtype, rows, cols)| device.allocate(dtype, rows, cols));
+            Ok(IndexWorkspace { queries: queries?, keys: keys?, chosen: chosen? })
+        });
+        Ok(Self { down: down?, normed: normed?, queries: queries?, index: index.transpose()? })
     }
 
     fn shapes(spec: &DecoderSpec, latent: &LatentSpec, n: usize) -> [(usize, usize); 3] {
@@ -221,6 +239,17 @@ impl PerLayerWorkspace {
             (activations, rows, size),
             (activations, n, 2 * size),
             (activations, n, size),
+        ]
+    }
+}
+
+impl IndexWorkspace {
+    fn shapes(heads: &IndexSpec, n: usize) -> [(DType, usize, usize); 3] {
+        let &IndexSpec { num_heads, head_dim, top_k } = heads;
+        [
+            (DType::F32, n, num_heads * head_dim),
+            (DType::F32, n, head_dim + num_heads),
+            (DType::U32, n, top_k),
         ]
     }
 }

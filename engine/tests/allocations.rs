@@ -12,10 +12,18 @@ use quire_scheduler::{
     NewSequence, Scheduler, SchedulerConfig, SchedulerOutput, SequenceId, StopRule,
 };
 
-/// Attention alone, with windows, with recurrent states, with experts, latent attention, and per-layer embeddings.
+/// Attention alone, with windows, with recurrent states, with experts, latent attention, per-layer embeddings, and an indexer.
 #[test]
 fn a_decode_step_allocates_nothing() {
-    for family in ["qwen3", "gemma3", "qwen35_vl", "gpt_oss_mxfp4", "deepseek_v3", "gemma4_e2b"] {
+    for family in [
+        "qwen3",
+        "gemma3",
+        "qwen35_vl",
+        "gpt_oss_mxfp4",
+        "deepseek_v3",
+        "gemma4_e2b",
+        "glm5_shared",
+    ] {
         check_decode_steps(family);
     }
 }

@@ -161,7 +161,9 @@ pub fn all() -> Vec<Case> {
     cases.extend(crate::activate::cases::cases());
     cases.extend(crate::add_rows::cases::cases());
     cases.extend(crate::attention::cases::cases());
+    cases.extend(crate::attention::chosen_cases::cases());
     cases.extend(crate::causal_conv::cases::cases());
+    cases.extend(crate::choose_positions::cases::cases());
     cases.extend(crate::combine_experts::cases::cases());
     cases.extend(crate::copy_blocks::cases::cases());
     cases.extend(crate::copy_heads::cases::cases());
@@ -169,6 +171,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(crate::gated_mul::cases::cases());
     cases.extend(crate::gated_delta::cases::cases());
     cases.extend(crate::gather_rows::cases::cases());
+    cases.extend(crate::index_keys::cases::cases());
     cases.extend(crate::layer_norm::cases::cases());
     cases.extend(crate::linear::cases::cases());
     cases.extend(crate::linear::cases::expert_cases());

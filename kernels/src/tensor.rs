@@ -485,6 +485,20 @@ impl<'a> ViewMut<'a> {
         unsafe { std::slice::from_raw_parts_mut(self.data.add(row * self.row_stride), self.cols) }
     }
 
+    /// Row `row` of a U32 view through a shared reference, for workers that write disjoint parts.
+    ///
+    /// # Safety
+    /// No two slices alive at once may overlap: each worker must take rows of its own.
+    #[allow(clippy::mut_from_ref, reason = "the contract above replaces the borrow checker's")]
+    pub(crate) unsafe fn row_u32_shared(&self, row: usize) -> &'a mut [u32] {
+        assert!(self.dtype == DType::U32 && row < self.rows && self.is_host);
+        // SAFETY: inside the borrowed memory; disjointness is the caller's promise.
+        unsafe {
+            let first = self.data.cast::<u32>().add(row * self.row_stride);
+            std::slice::from_raw_parts_mut(first, self.cols)
+        }
+    }
+
     /// First element and row stride of a rectangle of an F32 view, for kernels that write it through pointers.
     pub(crate) fn block_f32(&self, rows: Range<usize>, columns: Range<usize>) -> (*mut f32, usize) {
         assert!(self.dtype == DType::F32 && self.is_host);

@@ -78,6 +78,18 @@ pub fn first_difference(
     None
 }
 
+/// The prompts where `first_difference` finds one.
+pub fn other_answers(
+    handle: &EngineHandle,
+    golden: &Safetensors,
+    min_gap: f32,
+    distance: &mut Distance,
+) -> Vec<String> {
+    let mut differs =
+        |prompt: &String| first_difference(handle, golden, prompt, min_gap, distance).is_some();
+    prompts().into_iter().filter(|prompt| differs(prompt)).collect()
+}
+
 /// As `first_difference`, which must be none.
 pub fn check_prompt(
     handle: &EngineHandle,

@@ -1,17 +1,12 @@
 //! Tiny models as GGUF with golden numbers of a reference implementation, in float32 and in the default mode.
 
+use quire_engine::GgufFile;
 use quire_engine::config::Weights;
 use quire_engine::weights::ModelFiles;
-use quire_engine::{EngineHandle, EngineOptions};
-use quire_tests::distance::{Distance, check_prompt, first_difference, prompts};
-use quire_tests::families::{FAMILIES, Family};
-use quire_tests::{options, start_files};
-
-fn start(family: &Family, files: &ModelFiles, weights: Weights) -> EngineHandle {
-    let &Family { max_model_len, activations, .. } = family;
-    let options = EngineOptions { weights, activations, max_model_len, ..options() };
-    start_files(files, &options, &[])
-}
+use quire_tests::distance::{Distance, check_prompt, other_answers, prompts};
+use quire_tests::families::FAMILIES;
+use quire_tests::layers::first_wrong_layer;
+use quire_tests::{start_files, tiny_model};
 
 #[test]
 fn float32_reproduces_the_golden_numbers() {
@@ -20,10 +15,15 @@ fn float32_reproduces_the_golden_numbers() {
             println!("{}: no GGUF file here", family.name);
             continue;
         };
-        let handle = start(family, &files, Weights::Float32);
+        let (options, golden) = (family.options(Weights::Float32), family.golden());
+        for prompt in prompts() {
+            let wrong = first_wrong_layer(&files, &options, &golden, &prompt);
+            assert_eq!(wrong, None, "{}", family.name);
+        }
+        let handle = start_files(&files, &options, &[]);
         let mut distance = Distance::default();
         for prompt in prompts() {
-            check_prompt(&handle, &family.golden(), &prompt, 0.0, &mut distance);
+            check_prompt(&handle, &golden, &prompt, 0.0, &mut distance);
         }
         println!("{} float32: {distance:?}", family.name);
         assert!(distance.largest <= 2e-3, "{}: {distance:?}", family.name);
@@ -37,18 +37,42 @@ fn the_default_mode_stays_close() {
             println!("{}: no GGUF file here", family.name);
             continue;
         };
-        let (handle, golden) = (start(family, &files, Weights::Packed), family.golden());
+        let handle = start_files(&files, &family.options(Weights::Packed), &[]);
         let mut distance = Distance::default();
-        let prompts = prompts().into_iter();
-        let others: Vec<(String, usize)> = prompts
-            .filter_map(|prompt| {
-                let step = first_difference(&handle, &golden, &prompt, 0.1, &mut distance)?;
-                Some((prompt, step))
-            })
-            .collect();
-        let most = usize::from(family.chooses);
-        assert!(others.len() <= most, "{}: other tokens at {others:?}", family.name);
+        let others = other_answers(&handle, &family.golden(), 0.1, &mut distance);
+        assert_eq!(family.without_explanation(&files, others), [""; 0], "{}", family.name);
         println!("{} packed: mean {}, {distance:?}", family.name, distance.mean());
         assert!(distance.mean() < 0.05, "{}: {distance:?}", family.name);
+    }
+}
+
+/// Finds what a bug in one layer would change.
+#[test]
+fn the_first_wrong_layer_is_named() {
+    let path = tiny_model("llama3");
+    let bytes = std::fs::read(&path).expect("committed");
+    let family = FAMILIES.iter().find(|family| family.name == "llama3").expect("a family");
+    let found = |spoilt: Option<&str>| {
+        let mut bytes = bytes.clone();
+        if let Some(name) = spoilt {
+            let file = GgufFile::from_bytes(&path, bytes.clone()).expect("a valid file");
+            let start = file.tensor(name).expect("it has the tensor").offset as usize;
+            // The first numbers of a matrix of BF16, or of a norm of F32.
+            bytes[start..start + 64].copy_from_slice(&[0x3F; 64]);
+        }
+        let files: ModelFiles = GgufFile::from_bytes(&path, bytes).expect("a valid file").into();
+        let options = family.options(Weights::Float32);
+        first_wrong_layer(&files, &options, &family.golden(), "p3")
+    };
+    assert_eq!(found(None), None);
+    for (name, expected) in [
+        ("blk.0.attn_v.weight", "layer 0 is wrong"),
+        ("blk.1.ffn_norm.weight", "layer 1 is wrong"),
+        ("blk.2.attn_output.weight", "layer 2 is wrong"),
+        ("blk.3.ffn_down.weight", "layer 3 or the final norm is wrong"),
+        ("output_norm.weight", "layer 3 or the final norm is wrong"),
+    ] {
+        let message = found(Some(name)).expect("a wrong layer");
+        assert!(message.starts_with(expected), "{name}: {message}");
     }
 }

@@ -20,6 +20,7 @@ fn answers_do_not_depend_on_how_they_are_computed() {
         "deepseek_v3",
         "qwen35_vl",
         "gemma4_e2b",
+        "glm5_shared",
     ] {
         let model = tiny_model(family);
         let requests = requests(512, 90);
@@ -58,6 +59,7 @@ fn the_prefix_cache_changes_nothing_but_the_work() {
         "deepseek_v3",
         "qwen35_vl",
         "gemma4_e2b",
+        "glm5_shared",
     ];
     for family in families {
         let model = tiny_model(family);
@@ -88,6 +90,7 @@ fn preemption_changes_nothing() {
         ("gemma3", true, 200 * 512),
         ("gpt_oss_mxfp4", false, 320 * 512),
         ("gemma4_e2b", false, 200 * 512),
+        ("glm5_shared", false, 320 * 704),
         ("qwen35_vl", false, 304 << 10),
         ("qwen35_vl", true, 304 << 10),
     ] {

@@ -2,13 +2,14 @@
 //! vector, so that all heads attend to one KV head and the cache holds latent vectors alone.
 
 use quire_kernels::{
-    AttentionSpec, CopyHeads, Device, ExpertWeights, HeadStrides, Indices, KvLayer, LinearWeight,
-    RopeWriteKv, Tensor, attention, copy_heads, gather_rows, head_linear, linear, rms_norm,
-    rope_write_kv, scale_by_position,
+    AttentionSpec, CopyHeads, Device, ExpertWeights, HeadStrides, Indices, LinearWeight,
+    RopeWriteKv, Tensor, attention, attention_to, copy_heads, gather_rows, head_linear, linear,
+    rms_norm, rope_write_kv, scale_by_position,
 };
 
-use super::{BlockNorm, Positions};
-use crate::models::spec::{AttentionDims, DecoderSpec, LatentSpec, LayerSpec};
+use super::{BlockNorm, Indexer, Positions};
+use crate::kv_cache::KvCache;
+use crate::models::spec::{AttentionDims, DecoderSpec, LatentSpec, LayerSpec, Reach};
 use crate::step_input::StepInput;
 use crate::weights::WeightLoader;
 use crate::workspace::Workspace;
@@ -24,6 +25,9 @@ pub struct LatentAttention {
     down: LinearWeight,
     /// Of what queries are made of: its norm and the queries.
     queries: Option<(Tensor, LinearWeight)>,
+    reach: Reach,
+    /// Where `reach` is `Chosen`.
+    indexer: Option<Indexer>,
     latent_norm: Tensor,
     /// For each head, the part of its query that does not rotate, in the space of the latent vector.
     absorb: ExpertWeights,
@@ -54,6 +58,12 @@ impl LatentAttention {
                 (loader.stacked("attn_qkv_a.weight", &parts, hidden)?, Some((norm, queries)))
             }
         };
+        let indexer = match (layer.reach, &spec.indexer, latent.query_rank) {
+            (Reach::Chosen, Some(indexer), Some(rank)) => {
+                Some(Indexer::load(spec, indexer, rank, loader)?)
+            }
+            _ => None,
+        };
         let (absorb, values) = loader.latent(latent, dims.num_heads)?;
         let value_size = dims.num_heads * latent.value_dim;
         Ok(Self {
@@ -72,6 +82,8 @@ impl LatentAttention {
             rope: layer.rope,
             down,
             queries,
+            reach: layer.reach,
+            indexer,
             latent_norm: loader.vector("attn_kv_a_norm.weight", latent.rank)?,
             absorb,
             values,
@@ -82,22 +94,31 @@ impl LatentAttention {
     /// The large ones, in the order of their use.
     pub fn weights_mut(&mut self) -> Vec<&mut LinearWeight> {
         let queries = self.queries.as_mut().map(|(_, queries)| queries);
-        [&mut self.down].into_iter().chain(queries).chain([&mut self.output]).collect()
+        let indexer = self.indexer.iter_mut().flat_map(Indexer::weights_mut);
+        let first = [&mut self.down].into_iter().chain(queries).chain(indexer);
+        first.chain([&mut self.output]).collect()
     }
 
-    /// The rows of the step after `norm` → `ws.attention_out`, writing this step's latent vectors into `cache`.
+    /// The rows of the step after `norm` → `ws.attention_out`, writing what layer `index` keeps of them.
     pub fn attend(
         &self,
         device: &Device,
         ws: &mut Workspace,
         norm: BlockNorm,
-        cache: &mut KvLayer,
+        (kv, index): (&mut KvCache, usize),
         (step, positions): (&StepInput, &Positions),
     ) {
         let n = step.num_tokens();
         self.project_down(device, ws, norm, n);
+        if let Some(indexer) = &self.indexer {
+            let Workspace { hidden, latent, .. } = ws;
+            let latent = latent.as_mut().expect("planned for models with latent vectors");
+            let (cache, group) = kv.index_mut(index);
+            let at = (&step.of_group(group), positions);
+            indexer.choose(device, (hidden, latent), cache, at);
+        }
         self.move_queries(device, ws, n);
-        let columns = 0..self.dims.qkv_size();
+        let (columns, cache) = (0..self.dims.qkv_size(), kv.layer_mut(index));
         let args = RopeWriteKv {
             head_dim: self.dims.head_dim,
             num_q_heads: self.dims.num_heads,
@@ -115,7 +136,14 @@ impl LatentAttention {
         }
         let q = ws.qkv.first_rows(n).columns(q_columns.clone());
         let out = ws.attention_out.first_rows_mut(n).columns(q_columns);
-        attention(device, out, q, cache, &step.batch(), &self.spec, None);
+        let chosen = ws.latent.as_ref().and_then(|latent| latent.index.as_ref());
+        match chosen.filter(|_| self.reach != Reach::All) {
+            None => attention(device, out, q, cache, &step.batch(), &self.spec, None),
+            Some(index) => {
+                let chosen = &index.chosen;
+                attention_to(device, out, q, cache, &step.batch(), &self.spec, chosen);
+            }
+        }
     }
 
     /// Leaves queries in `latent.queries`, and the key and the value (both the same) in `ws.qkv`.

@@ -11,6 +11,7 @@ use crate::weights::WeightLoader;
 use crate::workspace::Workspace;
 
 /// The first block of a layer.
+#[expect(clippy::large_enum_variant, reason = "one a layer")]
 pub enum Mixer {
     Heads(Attention),
     Latent(LatentAttention),
@@ -56,7 +57,7 @@ impl Mixer {
         let at = (&step.of_group(kv.group(index)), positions);
         match self {
             Self::Heads(attention) => attention.attend(device, ws, norm, kv.layer_mut(index), at),
-            Self::Latent(attention) => attention.attend(device, ws, norm, kv.layer_mut(index), at),
+            Self::Latent(attention) => attention.attend(device, ws, norm, (kv, index), at),
             Self::GatedDelta(net) => net.attend(device, ws, norm, kv.states_mut(index), step),
         }
     }

@@ -2,6 +2,7 @@
 
 mod attention;
 mod gated_delta;
+mod indexer;
 mod latent_attention;
 mod mixer;
 mod mlp;
@@ -14,6 +15,7 @@ mod positions;
 
 pub use attention::Attention;
 pub use gated_delta::GatedDeltaNet;
+pub use indexer::Indexer;
 pub use latent_attention::LatentAttention;
 pub use mixer::Mixer;
 pub use mlp::Mlp;

@@ -3,7 +3,7 @@
 use anyhow::{Context, bail, ensure};
 use quire_kernels::Activation;
 
-use super::spec::{AttentionDims, DecoderSpec, FfnSpec, LayerSpec, QueryScale};
+use super::spec::{AttentionDims, DecoderSpec, FfnSpec, LayerSpec, QueryScale, Reach};
 use crate::weights::directory::{ConfigSection, ModelDirectory};
 
 /// Most layers of a model.
@@ -79,6 +79,7 @@ impl<'a> ConfigKeys<'a> {
             rope: Some(0),
             shares_key_weight: false,
             kv_of: None,
+            reach: Reach::All,
             ffn: FfnSpec::Dense(intermediate_size(&text)?),
             is_recurrent: false,
         };
@@ -92,6 +93,7 @@ impl<'a> ConfigKeys<'a> {
             layers: layers(&text, layer, num_layers, defaults.window_period)?,
             ropes: vec![self.rope(attention.head_dim, "full_attention")?],
             latent: None,
+            indexer: None,
             moe: None,
             gated_delta: None,
             norm_eps: match (text.positive("rms_norm_eps")?, defaults.norm_eps) {
@@ -203,7 +205,7 @@ fn layers(
         kinds.len()
     );
     let of_kind = |&kind: &&str| match kind {
-        "full_attention" | "chunked_attention" => Ok(layer),
+        "full_attention" | "chunked_attention" | "indexed_attention" => Ok(layer),
         "linear_attention" => Ok(LayerSpec { is_recurrent: true, ..layer }),
         "sliding_attention" if window.is_some() => Ok(LayerSpec { window, ..layer }),
         "sliding_attention" => bail!("{name} has windows, but sliding_window is not set"),

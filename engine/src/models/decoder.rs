@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use anyhow::{bail, ensure};
-use quire_kernels::{Device, Indices, LinearWeight, embedding, gather_rows, linear, softcap};
+use quire_kernels::{Device, Indices, LinearWeight, View, embedding, gather_rows, linear, softcap};
 
 use super::spec::{DecoderSpec, FfnSpec, LayerSpec};
 use crate::kv_cache::KvCache;
@@ -117,6 +117,18 @@ impl Decoder {
     /// Runs all rows of a step and leaves the last layer's normalised output of `step.output_rows` in `ws.hidden`
     /// (`[m, hidden_size]`).
     pub fn forward(&self, device: &Device, ws: &mut Workspace, kv: &mut KvCache, step: &StepInput) {
+        self.forward_observed(device, ws, kv, step, |_| ());
+    }
+
+    /// As `forward`. `observe` is shown the rows that each layer is given, and in the end what is left in `ws.hidden`.
+    pub fn forward_observed(
+        &self,
+        device: &Device,
+        ws: &mut Workspace,
+        kv: &mut KvCache,
+        step: &StepInput,
+        mut observe: impl FnMut(View),
+    ) {
         let mut n = step.num_tokens();
         let scale = self.spec.embedding_scale;
         embedding(device, ws.residual.first_rows_mut(n), step.token_ids, &self.embedding, scale);
@@ -128,6 +140,8 @@ impl Decoder {
             let norm = BlockNorm { norm: &layer.attention_norm, before };
             let at = (step, &self.positions);
             layer.mixer.attend(device, ws, norm, (kv, index), at);
+            // Its first norm has added what the layer before left.
+            observe(ws.residual.first_rows(n));
             // No later layer reads what the other rows would become.
             if index + 1 == self.layers.len() && step.output_rows.len() < n {
                 n = step.output_rows.len();
@@ -147,6 +161,7 @@ impl Decoder {
             }
         }
         BlockNorm { norm: &self.final_norm, before }.apply(device, ws, n);
+        observe(ws.hidden.first_rows(n));
     }
 
     /// Logits of the given rows of `ws.hidden`, at most as many as `ws.logits` has: `ws.logits[i]` for `rows[i]`.

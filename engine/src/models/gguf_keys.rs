@@ -3,7 +3,7 @@
 use anyhow::{Context, bail, ensure};
 use quire_kernels::{Activation, RopeStyle};
 
-use super::spec::{AttentionDims, DecoderSpec, FfnSpec, LayerSpec};
+use super::spec::{AttentionDims, DecoderSpec, FfnSpec, LayerSpec, Reach};
 use crate::weights::gguf::GgufFile;
 
 /// Largest value of any one dimension: keeps products far from overflow.
@@ -66,6 +66,7 @@ impl<'a> Keys<'a> {
             layers: self.layers(num_layers, num_heads, head_dim)?,
             ropes: vec![self.rope(head_dim, context_length, style)?],
             latent: None,
+            indexer: None,
             moe: None,
             gated_delta: None,
             norm_eps: self.norm_eps()?,
@@ -156,6 +157,7 @@ impl<'a> Keys<'a> {
                 rope,
                 shares_key_weight,
                 kv_of: None,
+                reach: Reach::All,
                 ffn: FfnSpec::Dense(size),
                 is_recurrent: false,
             })

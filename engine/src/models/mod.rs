@@ -5,6 +5,7 @@ mod config_moe;
 mod config_rope;
 pub mod decoder;
 mod deepseek2;
+mod deepseek32;
 mod gemma;
 mod gemma2;
 mod gemma3;
@@ -45,7 +46,7 @@ type SpecReader = fn(&Keys) -> anyhow::Result<DecoderSpec>;
 type ConfigReader = fn(&ConfigKeys) -> anyhow::Result<DecoderSpec>;
 
 /// `general.architecture` → how to read its spec.
-const ARCHITECTURES: [(&str, SpecReader); 18] = [
+const ARCHITECTURES: [(&str, SpecReader); 20] = [
     ("llama", llama::spec),
     ("llama4", llama4::spec),
     ("qwen2", qwen2::spec),
@@ -58,6 +59,8 @@ const ARCHITECTURES: [(&str, SpecReader); 18] = [
     ("gemma3", gemma3::spec),
     ("gemma4", gemma4::spec),
     ("deepseek2", deepseek2::spec),
+    ("deepseek32", deepseek32::spec),
+    ("glm-dsa", deepseek32::glm),
     ("mistral4", deepseek2::mistral4),
     ("glm4moe", glm4moe::spec),
     ("gpt-oss", gpt_oss::spec),
@@ -84,6 +87,8 @@ const MODEL_TYPES: &[(&str, &str, ConfigReader)] = &[
     ("gpt_oss", "gpt-oss", gpt_oss::spec_of_config),
     ("deepseek_v3", "deepseek2", deepseek2::spec_of_config),
     ("glm4_moe_lite", "deepseek2", deepseek2::spec_of_config),
+    ("deepseek_v32", "deepseek32", deepseek32::spec_of_config),
+    ("glm_moe_dsa", "glm-dsa", deepseek32::glm_of_config),
     ("mistral4", "mistral4", deepseek2::mistral4_of_config),
     ("llama4_text", "llama4", llama4::spec_of_config),
     ("gemma2", "gemma2", gemma2::spec_of_config),

@@ -1,6 +1,6 @@
 //! `DecoderSpec`: everything the generic decoder needs to know of an architecture, as data.
 
-use quire_kernels::{Activation, GatedDeltaSpec, RouterSpec, StateShape};
+use quire_kernels::{Activation, GatedDeltaSpec, IndexSpec, RouterSpec, StateShape};
 
 use super::rope::RopeSpec;
 
@@ -21,6 +21,8 @@ pub struct DecoderSpec {
     pub ropes: Vec<RopeSpec>,
     /// Keys and values of all layers come from a latent vector.
     pub latent: Option<LatentSpec>,
+    /// The indexers of all layers that have one; needs `latent` with a query rank.
+    pub indexer: Option<IndexerSpec>,
     /// The experts of all layers that have some.
     pub moe: Option<MoeSpec>,
     /// The heads of all layers with Gated DeltaNet.
@@ -76,9 +78,28 @@ pub struct LayerSpec {
     pub shares_key_weight: bool,
     /// Keys and values are those of this layer before it, which has as many of them, as wide, and the same window.
     pub kv_of: Option<usize>,
+    pub reach: Reach,
     pub ffn: FfnSpec,
     /// In place of attention: Gated DeltaNet, with the heads of `DecoderSpec::gated_delta`.
     pub is_recurrent: bool,
+}
+
+/// Which of the positions that window and chunk leave a query sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    All,
+    /// Those that the layer's indexer chooses.
+    Chosen,
+    /// Those that the last indexer before the layer chose.
+    AsBefore,
+}
+
+/// The indexers of a model (DeepSeek-V3.2, arXiv 2512.02556).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IndexerSpec {
+    pub heads: IndexSpec,
+    /// Index in `DecoderSpec::ropes`.
+    pub rope: usize,
 }
 
 /// Gated DeltaNet in all layers that have it.

@@ -2,15 +2,15 @@
 
 use expect_test::{Expect, expect};
 use quire_kernels::{
-    Activation, DType, Device, GatedDeltaSpec, NO_STATE, RopeStyle, RouterScores, RouterSpec,
-    StateBatch, StateSegment,
+    Activation, DType, Device, GatedDeltaSpec, IndexSpec, NO_STATE, RopeStyle, RouterScores,
+    RouterSpec, StateBatch, StateSegment,
 };
 
 use super::Decoder;
 use super::rope::{RopeScaling, RopeSpec};
 use super::spec::{
-    AttentionDims, DecoderSpec, ExpertLayout, FfnSpec, LatentSpec, LayerSpec, MoeSpec, QueryScale,
-    RecurrentSpec, SharedExpertSpec,
+    AttentionDims, DecoderSpec, ExpertLayout, FfnSpec, IndexerSpec, LatentSpec, LayerSpec, MoeSpec,
+    QueryScale, Reach, RecurrentSpec, SharedExpertSpec,
 };
 use crate::cache_layout::CacheLayout;
 use crate::kv_cache::KvCache;
@@ -31,11 +31,13 @@ fn spec() -> DecoderSpec {
             rope: Some(0),
             shares_key_weight: false,
             kv_of: None,
+            reach: Reach::All,
             ffn: FfnSpec::Dense(48),
             is_recurrent: false,
         }],
         ropes: vec![rope(8, RopeStyle::Interleaved)],
         latent: None,
+        indexer: None,
         moe: None,
         gated_delta: None,
         norm_eps: 1e-5,
@@ -528,6 +530,80 @@ fn deepseek2_keeps_latent_vectors() {
             head_linear 3x6 -> 16, 2 heads
             rope_write_kv 3 rows, 2+1 heads of 20, Interleaved 4, F16
             attention 3 rows of 2 sequences, 2/1 heads of 20, F16
+            gather_rows 2 of 8x32
+            gather_rows 2 of 8x40
+            head_linear 2x16 -> 8, 2 heads
+            linear 2x16 -> 32
+            add_rms_norm 2x32
+            linear 2x32 -> 96
+            gated_mul 2x48 Silu
+            linear 2x48 -> 32
+            add_rms_norm 2x32
+            gather_rows 2 of 8x32
+            linear 2x32 -> 100"#]],
+    );
+}
+
+#[test]
+fn deepseek32_attends_to_chosen_positions() {
+    let latent = LatentSpec {
+        query_rank: Some(12),
+        rank: 16,
+        rope_dim: 4,
+        nope_dim: 6,
+        value_dim: 8,
+        norm_eps: 1e-6,
+    };
+    let heads = IndexSpec { num_heads: 3, head_dim: 10, top_k: 5 };
+    let attention = AttentionDims { num_heads: 2, num_kv_heads: 1, head_dim: 20 };
+    let own = LayerSpec { attention, reach: Reach::Chosen, ..spec().layers[0] };
+    let as_before = LayerSpec { reach: Reach::AsBefore, ..own };
+    check(
+        DecoderSpec {
+            architecture: "deepseek32",
+            layers: vec![own, as_before],
+            ropes: vec![rope(4, RopeStyle::Interleaved), rope(4, RopeStyle::Neox)],
+            latent: Some(latent),
+            indexer: Some(IndexerSpec { heads, rope: 1 }),
+            ..spec()
+        },
+        expect![[r#"
+            embedding 3x32
+            rms_norm 3x32
+            linear 3x32 -> 32
+            rms_norm 3x12
+            linear 3x12 -> 20
+            copy_heads 3 rows, 1 heads of 4
+            rms_norm 3x16
+            copy_heads 3 rows, 1 heads of 4
+            rms_norm 3x16
+            linear 3x12 -> 30
+            linear 3x32 -> 13
+            index_keys 3x10, Neox 4, F16
+            rope_queries 3 rows, 3 heads of 10, Neox 4
+            choose_positions 5 for 3 rows of 2 sequences, 3 heads of 10, F16
+            copy_heads 3 rows, 2 heads of 4
+            head_linear 3x6 -> 16, 2 heads
+            rope_write_kv 3 rows, 2+1 heads of 20, Interleaved 4, F16
+            attention 3 rows of 2 sequences, 2/1 heads of 20, F16, to 5
+            head_linear 3x16 -> 8, 2 heads
+            linear 3x16 -> 32
+            add_rms_norm 3x32
+            linear 3x32 -> 96
+            gated_mul 3x48 Silu
+            linear 3x48 -> 32
+            add_rms_norm 3x32
+            linear 3x32 -> 32
+            rms_norm 3x12
+            linear 3x12 -> 20
+            copy_heads 3 rows, 1 heads of 4
+            rms_norm 3x16
+            copy_heads 3 rows, 1 heads of 4
+            rms_norm 3x16
+            copy_heads 3 rows, 2 heads of 4
+            head_linear 3x6 -> 16, 2 heads
+            rope_write_kv 3 rows, 2+1 heads of 20, Interleaved 4, F16
+            attention 3 rows of 2 sequences, 2/1 heads of 20, F16, to 5
             gather_rows 2 of 8x32
             gather_rows 2 of 8x40
             head_linear 2x16 -> 8, 2 heads

@@ -11,7 +11,7 @@ use crate::rope_write_kv::{RopeWriteKv, rope_write_kv};
 use crate::tensor::{DType, ViewMut};
 
 /// Positions of a sequence and how many of the last ones are queries.
-type Lengths = (usize, usize);
+pub(super) type Lengths = (usize, usize);
 
 const MIXED: &[Lengths] = &[(1, 1), (5, 5), (63, 2), (64, 17), (65, 1), (129, 129), (1100, 1)];
 const LONG: &[Lengths] = &[(1100, 17), (2100, 1), (1030, 7)];
@@ -133,12 +133,12 @@ fn case(shape: &Shape) -> Case {
 }
 
 /// Columns before and after the queries, which are a slice of something wider: odd where only the CPU meets them.
-fn margin(spec: &AttentionSpec) -> usize {
+pub(super) fn margin(spec: &AttentionSpec) -> usize {
     if CUDA_HEAD_DIMS.contains(&spec.head_dim) { 8 } else { 3 }
 }
 
 /// Queries `[rows][margin + q_cols + margin]`, keys and values `[positions][kv_cols]`.
-fn inputs(lengths: &[Lengths], spec: &AttentionSpec) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+pub(super) fn inputs(lengths: &[Lengths], spec: &AttentionSpec) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
     let num_rows = lengths.iter().map(|&(_, queries)| queries).sum::<usize>();
     let num_positions = lengths.iter().map(|&(context, _)| context).sum::<usize>();
     let q_cols = spec.num_q_heads * spec.head_dim + 2 * margin(spec);
@@ -264,6 +264,24 @@ impl Pages {
     }
 }
 
+/// Keys and values of each KV head of the `context` positions from `first` on, `[positions][head_dim]`, rounded as the pages
+/// round.
+pub(super) fn dense_heads(
+    (keys, values): (&[f32], &[f32]),
+    (first, context): (usize, usize),
+    spec: &AttentionSpec,
+    dtype: DType,
+) -> Vec<(Vec<f32>, Vec<f32>)> {
+    let (head_dim, kv_cols) = (spec.head_dim, spec.num_kv_heads * spec.head_dim);
+    let dense = |rows: &[f32], kv_head: usize| -> Vec<f32> {
+        let rows = rows[first * kv_cols..].chunks(kv_cols).take(context);
+        let heads = rows.flat_map(|row| &row[kv_head * head_dim..(kv_head + 1) * head_dim]);
+        heads.map(|&x| rounded(dtype, x)).collect()
+    };
+    let heads = 0..spec.num_kv_heads;
+    heads.map(|kv_head| (dense(keys, kv_head), dense(values, kv_head))).collect()
+}
+
 fn expected(
     lengths: &[Lengths],
     spec: &AttentionSpec,
@@ -274,21 +292,12 @@ fn expected(
     sinks: Option<&[f32]>,
 ) -> Vec<f32> {
     let (num_q_heads, head_dim) = (spec.num_q_heads, spec.head_dim);
-    let kv_cols = spec.num_kv_heads * head_dim;
     let mut out = Vec::new();
     let margin = margin(spec);
     let mut queries = queries.chunks(num_q_heads * head_dim + 2 * margin);
     let mut first = 0;
     for &(context, num_queries) in lengths {
-        // Of one KV head: [positions][head_dim], rounded as the pages round.
-        let dense = |rows: &[f32], kv_head: usize| -> Vec<f32> {
-            let rows = rows[first * kv_cols..].chunks(kv_cols).take(context);
-            let heads = rows.flat_map(|row| &row[kv_head * head_dim..(kv_head + 1) * head_dim]);
-            heads.map(|&x| rounded(dtype, x)).collect()
-        };
-        let heads: Vec<_> = (0..spec.num_kv_heads)
-            .map(|kv_head| (dense(keys, kv_head), dense(values, kv_head)))
-            .collect();
+        let heads = dense_heads((keys, values), (first, context), spec, dtype);
         for position in context - num_queries..context {
             let query = &queries.next().expect("a row for each query")[margin..];
             for (head, query) in query.chunks_exact(head_dim).take(num_q_heads).enumerate() {

@@ -9,11 +9,64 @@ use super::tile::{RANGE, Running, Scratch, Tile, chunk_from, fold, normalise};
 use super::{AttentionBatch, AttentionSpec};
 use crate::device::CpuDevice;
 use crate::kv_layer::KvLayer;
-use crate::tensor::{View, ViewMut};
+use crate::tensor::{Tensor, View, ViewMut};
 
 thread_local! {
     static PLAN: RefCell<Plan> = RefCell::default();
     static SCRATCH: RefCell<Scratch> = RefCell::default();
+    static ROWS: RefCell<OwnSequences> = RefCell::default();
+}
+
+/// A batch in which each row is a sequence of its own, as long as the positions that it chose.
+#[derive(Default)]
+struct OwnSequences {
+    query_start_loc: Vec<u32>,
+    context_lens: Vec<u32>,
+    /// Of the block tables.
+    rows: Vec<u32>,
+}
+
+impl OwnSequences {
+    fn make(&mut self, batch: &AttentionBatch, most: usize) {
+        self.query_start_loc.clear();
+        self.context_lens.clear();
+        self.rows.clear();
+        for (sequence, &context_len) in batch.context_lens.iter().enumerate() {
+            let num_queries = batch.num_queries(sequence) as u32;
+            let lens = context_len - num_queries + 1..=context_len;
+            self.context_lens.extend(lens.map(|len| len.min(most as u32)));
+            self.rows.extend((0..num_queries).map(|_| batch.rows[sequence]));
+        }
+        self.query_start_loc.extend(0..=self.rows.len() as u32);
+    }
+}
+
+pub(super) fn attention_to(
+    cpu: &CpuDevice,
+    out: &ViewMut,
+    q: View,
+    kv: &KvLayer,
+    batch: &AttentionBatch,
+    spec: &AttentionSpec,
+    chosen: &Tensor,
+) {
+    let mut rows = ROWS.take();
+    rows.make(batch, chosen.cols());
+    // Rows that chose all positions have the same bits either way.
+    let chooses = |&len: &u32| len as usize > chosen.cols();
+    if !batch.context_lens.iter().any(chooses) {
+        attention(cpu, out, q, kv, batch, spec, None);
+        ROWS.set(rows);
+        return;
+    }
+    let of_rows = AttentionBatch {
+        query_start_loc: (&rows.query_start_loc).into(),
+        context_lens: (&rows.context_lens).into(),
+        rows: (&rows.rows).into(),
+        ..*batch
+    };
+    run(cpu, out, q, kv, &of_rows, spec, None, Some(chosen));
+    ROWS.set(rows);
 }
 
 pub(super) fn attention(
@@ -25,10 +78,24 @@ pub(super) fn attention(
     spec: &AttentionSpec,
     sinks: Option<&[f32]>,
 ) {
+    run(cpu, out, q, kv, batch, spec, sinks, None);
+}
+
+#[expect(clippy::too_many_arguments, reason = "those of the op, and what its variants add")]
+fn run(
+    cpu: &CpuDevice,
+    out: &ViewMut,
+    q: View,
+    kv: &KvLayer,
+    batch: &AttentionBatch,
+    spec: &AttentionSpec,
+    sinks: Option<&[f32]>,
+    chosen: Option<&Tensor>,
+) {
     let mut plan = PLAN.take();
     plan.make(cpu.pool.num_threads(), batch, spec);
     let mut partials = std::mem::take(&mut plan.partials);
-    let call = Call { cpu, out, q, kv, batch, spec, sinks, plan: &plan };
+    let call = Call { cpu, out, q, kv, batch, spec, sinks, chosen, plan: &plan };
     let partial_cols = spec.head_dim + STATE;
     let used = &mut partials[..plan.num_partials * partial_cols];
     let shared = ViewMut::from_f32(used, plan.num_partials, partial_cols);
@@ -61,6 +128,8 @@ struct Call<'a> {
     batch: &'a AttentionBatch<'a>,
     spec: &'a AttentionSpec,
     sinks: Option<&'a [f32]>,
+    /// Positions of each row.
+    chosen: Option<&'a Tensor>,
     plan: &'a Plan,
 }
 
@@ -147,6 +216,9 @@ impl Call<'_> {
             kv: self.kv,
             kv_head,
             block_table: self.batch.block_table(sequence),
+            chosen: self
+                .chosen
+                .map(|chosen| &chosen.u32()[sequence * chosen.cols()..][..context_len]),
             first_row: self.batch.query_start_loc[sequence] as usize + first_query,
             first_position: context_len - num_queries + first_query,
             num_queries: per_tile.min(num_queries - first_query),

@@ -13,17 +13,17 @@ use crate::tensor::DType;
 pub(super) const CHUNK: usize = 64;
 
 /// Columns of the score matrix, and of everything padded, come in multiples of this: the widest register.
-pub(super) const STRIP: usize = 16;
+pub(crate) const STRIP: usize = 16;
 
 /// Strips of a chunk.
 pub(super) const STRIPS: usize = CHUNK / STRIP;
 
 /// Rows that the matrix product takes together.
-pub(super) const BLOCK_ROWS: usize = 6;
+pub(crate) const BLOCK_ROWS: usize = 6;
 
 /// Matrix product `c = c·rescale + a·b` or `c = a·b`, row-major with row strides in elements.
 /// Each element of c is one chain of multiply-adds in the order of depth, so blocking never changes a result.
-pub(super) struct Product {
+pub(crate) struct Product {
     /// `[num_rows, depth]`
     pub a: *const f32,
     pub a_stride: usize,
@@ -44,7 +44,7 @@ pub(super) struct Product {
 
 /// # Safety
 /// The three matrices and `rescale` must be live, and c must not overlap the others.
-pub(super) unsafe fn multiply(simd: SimdLevel, product: &Product) {
+pub(crate) unsafe fn multiply(simd: SimdLevel, product: &Product) {
     // SAFETY: the caller's promise; a device only has a level that its machine has.
     unsafe {
         match simd {
@@ -58,7 +58,7 @@ pub(super) unsafe fn multiply(simd: SimdLevel, product: &Product) {
 }
 
 /// A part of a page: `rows` rows of `cols` elements of `dtype`, `stride` elements apart.
-pub(super) struct PageMatrix {
+pub(crate) struct PageMatrix {
     pub pointer: *const u8,
     pub dtype: DType,
     pub rows: usize,
@@ -70,7 +70,7 @@ pub(super) struct PageMatrix {
 ///
 /// # Safety
 /// The page must be readable, and `out` must hold its elements.
-pub(super) unsafe fn widen(simd: SimdLevel, page: &PageMatrix, out: *mut f32, out_stride: usize) {
+pub(crate) unsafe fn widen(simd: SimdLevel, page: &PageMatrix, out: *mut f32, out_stride: usize) {
     // SAFETY: as in `multiply`.
     unsafe {
         match simd {

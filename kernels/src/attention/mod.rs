@@ -12,9 +12,10 @@ mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_pages;
 pub mod cases;
+pub mod chosen_cases;
 mod cpu;
 mod cuda;
-mod kernels;
+pub(crate) mod kernels;
 mod pages;
 mod plan;
 mod portable;
@@ -110,6 +111,31 @@ pub fn attention(
     }
 }
 
+/// As `attention`, of each row over the positions alone that it has in `chosen`: U32 `[at least rows, most]`, of which row r
+/// has `min(most, position + 1)`, ascending, as `choose_positions` leaves them. No window, chunk or sink.
+pub fn attention_to(
+    device: &Device,
+    out: ViewMut,
+    q: View,
+    kv: &KvLayer,
+    batch: &AttentionBatch,
+    spec: &AttentionSpec,
+    chosen: &Tensor,
+) {
+    check(device, &out, &q, kv, batch, spec);
+    let is_plain = spec.causal && spec.window.is_none() && spec.chunk.is_none();
+    assert!(is_plain, "not causal, or a window or chunks");
+    assert!(chosen.dtype() == DType::U32 && chosen.rows() >= q.rows(), "chosen");
+    match device {
+        Device::Cpu(cpu) => cpu::attention_to(cpu, &out, q, kv, batch, spec, chosen),
+        Device::Cuda(_) => crate::cuda::missing("attention_to"),
+        Device::Trace(log) => {
+            let line = trace_line(&q, kv, batch, spec, false);
+            log.push(format!("{line}, to {}", chosen.cols()));
+        }
+    }
+}
+
 fn check(
     device: &Device,
     out: &ViewMut,
@@ -130,39 +156,54 @@ fn check(
     assert!(spec.causal || spec.chunk.is_none(), "chunks that are not causal");
     assert!(spec.softcap.is_none_or(|softcap| softcap > 0.0), "softcap");
 
-    let num_seqs = batch.context_lens.len();
-    assert_eq!((batch.rows.len(), batch.query_start_loc.len()), (num_seqs, num_seqs + 1), "batch");
-    assert_eq!(batch.query_start_loc[0], 0, "query_start_loc");
-    assert_eq!(batch.query_start_loc[num_seqs] as usize, q.rows(), "query_start_loc");
-    for sequence in 0..num_seqs {
-        check_sequence(kv, batch, spec, sequence);
-    }
-}
-
-/// The pages that the queries of one sequence see exist.
-fn check_sequence(kv: &KvLayer, batch: &AttentionBatch, spec: &AttentionSpec, sequence: usize) {
-    let (start, end) = (batch.query_start_loc[sequence], batch.query_start_loc[sequence + 1]);
-    assert!(start <= end, "query_start_loc falls");
-    let (num_queries, context_len) =
-        ((end - start) as usize, batch.context_lens[sequence] as usize);
-    if num_queries == 0 {
-        return;
-    }
-    assert!(num_queries <= context_len, "{num_queries} queries of {context_len} positions");
-    let num_blocks = context_len.div_ceil(kv.block_size());
-    assert!(num_blocks <= batch.max_blocks_per_seq, "{num_blocks} blocks in a row of the table");
-    let first_block = spec.first_visible(context_len - num_queries) / kv.block_size();
-    let table = batch.block_table(sequence);
-    let is_inside = |&block: &u32| (block as usize) < kv.num_blocks();
-    assert!(table[first_block..num_blocks].iter().all(is_inside), "a block beyond the cache");
+    batch.check(q.rows(), (kv.num_blocks(), kv.block_size()), |query| spec.first_visible(query));
 }
 
 impl<'a> AttentionBatch<'a> {
+    /// That the sequences have `num_rows` rows together, and that the blocks exist which their queries see.
+    pub(crate) fn check(
+        &self,
+        num_rows: usize,
+        blocks: (usize, usize),
+        first_visible: impl Fn(usize) -> usize,
+    ) {
+        let (num_seqs, starts) = (self.context_lens.len(), &self.query_start_loc);
+        assert_eq!((self.rows.len(), starts.len()), (num_seqs, num_seqs + 1), "batch");
+        assert_eq!(starts[0], 0, "query_start_loc");
+        assert_eq!(starts[num_seqs] as usize, num_rows, "query_start_loc");
+        for sequence in 0..num_seqs {
+            self.check_sequence(sequence, blocks, &first_visible);
+        }
+    }
+
+    /// The pages that the queries of one sequence see exist.
+    fn check_sequence(
+        &self,
+        sequence: usize,
+        (num_blocks, block_size): (usize, usize),
+        first_visible: impl Fn(usize) -> usize,
+    ) {
+        let (start, end) = (self.query_start_loc[sequence], self.query_start_loc[sequence + 1]);
+        assert!(start <= end, "query_start_loc falls");
+        let (num_queries, context_len) =
+            ((end - start) as usize, self.context_lens[sequence] as usize);
+        if num_queries == 0 {
+            return;
+        }
+        assert!(num_queries <= context_len, "{num_queries} queries of {context_len} positions");
+        let end = context_len.div_ceil(block_size);
+        assert!(end <= self.max_blocks_per_seq, "{end} blocks in a row of the table");
+        let first = first_visible(context_len - num_queries) / block_size;
+        let is_inside = |&block: &u32| (block as usize) < num_blocks;
+        let seen = &self.block_table(sequence)[first..end];
+        assert!(seen.iter().all(is_inside), "a block beyond the cache");
+    }
+
     fn num_queries(&self, sequence: usize) -> usize {
         (self.query_start_loc[sequence + 1] - self.query_start_loc[sequence]) as usize
     }
 
-    fn block_table(&self, sequence: usize) -> &'a [u32] {
+    pub(crate) fn block_table(&self, sequence: usize) -> &'a [u32] {
         let start = self.rows[sequence] as usize * self.max_blocks_per_seq;
         &self.block_tables.host()[start..start + self.max_blocks_per_seq]
     }

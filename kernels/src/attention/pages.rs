@@ -50,12 +50,20 @@ pub(super) fn for_each_piece(
     let block_size = tile.kv.block_size();
     let mut position = positions.start;
     while position < positions.end {
-        let (index, offset) = (position / block_size, position % block_size);
-        let len = (block_size - offset).min(positions.end - position);
+        let place = tile.chosen.map_or(position, |chosen| chosen[position] as usize);
+        let (index, offset) = (place / block_size, place % block_size);
+        let most = (block_size - offset).min(positions.end - position);
+        let len = tile.chosen.map_or(most, |chosen| run_len(&chosen[position..][..most]));
         let block = tile.block_table[index] as usize;
         piece(position, len, tile.kv.pointers(block, tile.kv_head, offset));
         position += len;
     }
+}
+
+/// How many of the first numbers follow one another.
+fn run_len(places: &[u32]) -> usize {
+    let follows = |pair: &&[u32]| pair[0] + 1 == pair[1];
+    1 + places.windows(2).take_while(follows).count()
 }
 
 /// Asks for keys and values ahead of their use: blocks lie anywhere, so the hardware cannot guess.

@@ -33,6 +33,8 @@ pub(super) struct Tile<'a> {
     pub kv: &'a KvLayer,
     pub kv_head: usize,
     pub block_table: &'a [u32],
+    /// Where the positions lie that the tile's one query sees; none: each at its own place.
+    pub chosen: Option<&'a [u32]>,
     /// Row of q (and of the output) of the first query.
     pub first_row: usize,
     pub first_position: usize,
@@ -164,7 +166,8 @@ impl Scratch {
         self.sums.fill([0.0; STRIP]);
         self.weighted.all_mut().fill(0.0);
         let (rows, head_dim) = (tile.num_rows(), tile.spec.head_dim);
-        let is_direct = reads_pages(tile.simd, rows, head_dim, tile.kv.block_size());
+        let is_direct =
+            tile.chosen.is_none() && reads_pages(tile.simd, rows, head_dim, tile.kv.block_size());
         let mut start = positions.start;
         while start < positions.end {
             let seen = chunk_from(start, positions);

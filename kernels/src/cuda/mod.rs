@@ -29,7 +29,16 @@ use crate::device::DeviceError;
 use launch::Kernel;
 
 /// Ops that have no kernel yet: until this list is empty no model can start on a GPU.
-pub const MISSING: &[&str] = &["activate", "add_rows", "head_linear", "layer_norm", "mean_rows"];
+pub const MISSING: &[&str] = &[
+    "activate",
+    "add_rows",
+    "attention_to",
+    "choose_positions",
+    "head_linear",
+    "index_keys",
+    "layer_norm",
+    "mean_rows",
+];
 
 /// What an op of that list does: nothing reaches it, since the engine asks the list first.
 pub(crate) fn missing(op: &str) -> ! {

@@ -80,6 +80,17 @@ fn rotate_and_write_body<const FMA: bool>(call: &Call, start: usize, end: usize)
     }
 }
 
+per_simd_level! {
+    /// One head turned to `position`.
+    pub(crate) fn rotate_head(head: &mut [f32], rope: &RopeTable, position: u32) = rotate_head_body
+}
+
+#[inline(always)]
+fn rotate_head_body<const FMA: bool>(head: &mut [f32], rope: &RopeTable, position: u32) {
+    let head_dim = head.len();
+    transform::<FMA>(head, head_dim, Some(Turn::at(rope, position)), None);
+}
+
 /// The cosines and sines of one position.
 #[derive(Clone, Copy)]
 struct Turn<'a> {

@@ -9,6 +9,8 @@ mod cpu;
 mod cuda;
 pub mod reference;
 
+pub(crate) use cpu::rotate_head;
+
 use crate::device::{Device, DeviceError};
 use crate::indices::Indices;
 use crate::kv_layer::KvLayer;

@@ -1,0 +1,103 @@
+//! Shapes that test and time `choose_positions`.
+
+use super::{IndexSpec, choose_positions, reference};
+use crate::attention::AttentionBatch;
+use crate::cases::{Case, NO_CUDA_KERNEL, Work, random_f32};
+use crate::device::Device;
+use crate::index_layer::IndexLayer;
+use crate::tensor::{DType, Tensor, View};
+
+/// `(queries, context)` of each sequence, heads, channels, positions of a query, positions of a block.
+type Shape = (&'static [(usize, usize)], usize, usize, usize, usize);
+
+const SHAPES: [Shape; 4] = [
+    (&[(1, 1)], 1, 8, 3, 4),
+    (&[(3, 40), (0, 0), (1, 130), (7, 9)], 5, 24, 20, 8),
+    (&[(2, 65)], 16, 16, 64, 16),
+    (&[(1, 3000), (1, 700)], 32, 128, 256, 16),
+];
+
+pub fn cases() -> Vec<Case> {
+    let dtypes = [DType::F32, DType::F16, DType::BF16];
+    SHAPES.into_iter().flat_map(|shape| dtypes.map(|dtype| case(shape, dtype))).collect()
+}
+
+fn case((lens, num_heads, head_dim, top_k, block_size): Shape, dtype: DType) -> Case {
+    let spec = IndexSpec { num_heads, head_dim, top_k };
+    let rows: usize = lens.iter().map(|&(queries, _)| queries).sum();
+    let (queries, weights) =
+        (random_f32(81, rows * num_heads * head_dim), random_f32(82, rows * num_heads));
+    let num_blocks: usize = lens.iter().map(|&(_, context)| context.div_ceil(block_size)).sum();
+    let mut keys = IndexLayer::new(&Device::cpu(1), dtype, num_blocks, block_size, head_dim)
+        .expect("a small cache");
+    for slot in 0..num_blocks * block_size {
+        keys.write(slot as u32, &random_f32(100 + slot as u64, head_dim));
+    }
+    // Blocks fall from sequence to sequence and rise inside one.
+    let most = lens.iter().map(|&(_, context)| context.div_ceil(block_size)).max().unwrap_or(0);
+    let (mut tables, mut starts, mut next) = (Vec::new(), vec![0_u32], num_blocks);
+    for &(num_queries, context) in lens {
+        let count = context.div_ceil(block_size);
+        next -= count;
+        let row = (next..next + count).map(|block| block as u32);
+        tables.extend(row.chain(std::iter::repeat_n(u32::MAX, most - count)));
+        starts.push(starts[starts.len() - 1] + num_queries as u32);
+    }
+    let context_lens: Vec<u32> = lens.iter().map(|&(_, context)| context as u32).collect();
+    let expected = expected(lens, (&queries, &weights), &keys, &tables, spec);
+    Case {
+        op: "choose_positions",
+        name: format!("{rows} rows, {top_k} of {lens:?}, {num_heads}x{head_dim} {dtype:?}"),
+        work: Work {
+            bytes: (num_blocks * block_size * head_dim * dtype.size()) as u64,
+            operations: lens.iter().map(|&(q, c)| (2 * q * c * num_heads * head_dim) as u64).sum(),
+        },
+        tolerance: 0.0,
+        cuda_tolerance: NO_CUDA_KERNEL,
+        output_len: rows * top_k,
+        run: Box::new(move |device, output| {
+            let mut out = Tensor::host(DType::U32, rows, top_k).expect("a small tensor");
+            let seqs: Vec<u32> = (0..context_lens.len() as u32).collect();
+            let batch = AttentionBatch {
+                query_start_loc: (&starts).into(),
+                context_lens: (&context_lens).into(),
+                block_tables: (&tables).into(),
+                rows: (&seqs).into(),
+                max_blocks_per_seq: most,
+            };
+            let queries = View::from_f32(&queries, rows, num_heads * head_dim);
+            let weights = View::from_f32(&weights, rows, num_heads);
+            choose_positions(device, &mut out, queries, weights, &keys, &batch, &spec);
+            output.iter_mut().zip(out.u32()).for_each(|(out, &at)| *out = at as f32);
+        }),
+        reference: Box::new(move || expected.clone()),
+    }
+}
+
+/// Places behind the chosen positions are 0, as the tensor was.
+fn expected(
+    lens: &[(usize, usize)],
+    (queries, weights): (&[f32], &[f32]),
+    keys: &IndexLayer,
+    tables: &[u32],
+    spec: IndexSpec,
+) -> Vec<f32> {
+    let IndexSpec { num_heads, head_dim, top_k } = spec;
+    let mut rows = queries.chunks(num_heads * head_dim).zip(weights.chunks(num_heads));
+    let most = tables.len() / lens.len();
+    let mut out = Vec::new();
+    for (&(num_queries, context), table) in lens.iter().zip(tables.chunks(most)) {
+        let size = keys.block_size();
+        let slot =
+            |position: usize| table[position / size] * size as u32 + (position % size) as u32;
+        let all: Vec<Vec<f32>> = (0..context).map(|at| keys.read_slot(slot(at))).collect();
+        for query in 0..num_queries {
+            let (queries, weights) = rows.next().expect("a row a query");
+            let seen = &all[..=context - num_queries + query];
+            let mut chosen = reference::choose_positions(queries, weights, seen, top_k);
+            chosen.resize(top_k, 0);
+            out.extend(chosen.iter().map(|&at| at as f32));
+        }
+    }
+    out
+}
