@@ -26,6 +26,8 @@ pub enum Home {
 #[derive(Clone, Copy, Debug)]
 pub struct Family {
     pub name: &'static str,
+    /// As GGUF names it.
+    pub architecture: &'static str,
     /// As GGUF.
     pub gguf: Home,
     /// As a directory with safetensors.
@@ -41,6 +43,7 @@ pub struct Family {
 
 const BESIDE: Family = Family {
     name: "",
+    architecture: "",
     gguf: Home::Beside,
     directory: Home::Beside,
     missing_keys: &[],
@@ -60,57 +63,76 @@ const LLAMA4_KEYS: &[(&str, KeyValue)] = &[
 ];
 
 pub const FAMILIES: &[Family] = &[
-    Family { name: "llama3", ..BOTH },
-    Family { name: "llama3_k256", ..BESIDE },
-    Family { name: "smollm2", ..BESIDE },
-    Family { name: "qwen2", ..BESIDE },
-    Family { name: "qwen3", ..BOTH },
-    Family { name: "gemma3", ..GGUF },
+    Family { name: "llama3", architecture: "llama", ..BOTH },
+    Family { name: "llama3_k256", architecture: "llama", ..BESIDE },
+    Family { name: "smollm2", architecture: "llama", ..BESIDE },
+    Family { name: "qwen2", architecture: "qwen2", ..BESIDE },
+    Family { name: "qwen3", architecture: "qwen3", ..BOTH },
+    Family { name: "gemma3", architecture: "gemma3", ..GGUF },
     // The golden numbers have the factors of contexts up to 512, which a longer limit would replace.
-    Family { name: "phi4mini", max_model_len: Some(512), ..GGUF },
-    Family { name: "ministral3", ..GGUF },
+    Family { name: "phi4mini", architecture: "phi3", max_model_len: Some(512), ..GGUF },
+    Family { name: "ministral3", architecture: "mistral3", ..GGUF },
     Family {
         name: "mistral",
+        architecture: "llama",
         missing_keys: &[("llama.attention.sliding_window", KeyValue::U32(48))],
         ..BESIDE
     },
     Family {
         name: "gemma2",
+        architecture: "gemma2",
         directory: Home::Committed,
         missing_keys: &[("gemma2.attention.scale", KeyValue::F32(0.204_124_15))],
         ..BESIDE
     },
-    Family { name: "qwen35", ..DIRECTORY_ONLY },
-    Family { name: "qwen35_vl", ..BOTH },
-    Family { name: "qwen35_moe", chooses: true, ..DIRECTORY_ONLY },
-    Family { name: "qwen35_moe_vl", ..BESIDE_EXPERTS },
-    Family { name: "qwen3_next", chooses: true, ..DIRECTORY_ONLY },
-    Family { name: "gemma4_31b", ..BESIDE },
-    Family { name: "mixtral", ..BESIDE_EXPERTS },
-    Family { name: "qwen3_moe", ..BESIDE_EXPERTS },
-    Family { name: "gpt_oss", ..BESIDE_EXPERTS },
-    Family { name: "gpt_oss_mxfp4", chooses: true, activations: Activations::INT16, ..BOTH },
-    Family { name: "glm4_moe", ..BESIDE_EXPERTS },
-    Family { name: "deepseek_v3", ..GGUF_EXPERTS },
-    Family { name: "glm4_moe_lite", ..BESIDE_EXPERTS },
-    Family { name: "mistral4", chooses: true, ..DIRECTORY_ONLY },
+    Family { name: "qwen35", architecture: "qwen35", ..DIRECTORY_ONLY },
+    Family { name: "qwen35_vl", architecture: "qwen35", ..BOTH },
+    Family { name: "qwen35_moe", architecture: "qwen35moe", chooses: true, ..DIRECTORY_ONLY },
+    Family { name: "qwen35_moe_vl", architecture: "qwen35moe", ..BESIDE_EXPERTS },
+    Family { name: "qwen3_next", architecture: "qwen3next", chooses: true, ..DIRECTORY_ONLY },
+    Family { name: "gemma4_31b", architecture: "gemma4", ..BESIDE },
+    Family { name: "mixtral", architecture: "llama", ..BESIDE_EXPERTS },
+    Family { name: "qwen3_moe", architecture: "qwen3moe", ..BESIDE_EXPERTS },
+    Family { name: "gpt_oss", architecture: "gpt-oss", ..BESIDE_EXPERTS },
+    Family {
+        name: "gpt_oss_mxfp4",
+        architecture: "gpt-oss",
+        chooses: true,
+        activations: Activations::INT16,
+        ..BOTH
+    },
+    Family { name: "glm4_moe", architecture: "glm4moe", ..BESIDE_EXPERTS },
+    Family { name: "deepseek_v3", architecture: "deepseek2", ..GGUF_EXPERTS },
+    Family { name: "glm4_moe_lite", architecture: "deepseek2", ..BESIDE_EXPERTS },
+    Family { name: "mistral4", architecture: "mistral4", chooses: true, ..DIRECTORY_ONLY },
     Family {
         name: "mistral4_vl",
+        architecture: "mistral4",
         missing_keys: &[("mistral4.attention.temperature_scale", KeyValue::F32(0.1))],
         ..BESIDE_EXPERTS
     },
-    Family { name: "llama4_scout", ..GGUF_EXPERTS },
-    Family { name: "llama4_scout_vl", missing_keys: LLAMA4_KEYS, ..BESIDE_EXPERTS },
-    Family { name: "llama4_maverick", missing_keys: LLAMA4_KEYS, ..BESIDE_EXPERTS },
-    Family { name: "gemma4_26b", ..GGUF_EXPERTS },
-    Family { name: "gemma4_26b_vl", ..BESIDE_EXPERTS },
-    Family { name: "gemma4_e2b", ..GGUF },
-    Family { name: "gemma4_e2b_vl", ..BESIDE },
-    Family { name: "deepseek_v32", ..BESIDE_EXPERTS },
-    Family { name: "glm5", ..BESIDE_EXPERTS },
-    Family { name: "glm5_shared", ..GGUF_EXPERTS },
-    Family { name: "phi3", ..BESIDE },
-    Family { name: "smollm3", ..BESIDE },
+    Family { name: "llama4_scout", architecture: "llama4", ..GGUF_EXPERTS },
+    Family {
+        name: "llama4_scout_vl",
+        architecture: "llama4",
+        missing_keys: LLAMA4_KEYS,
+        ..BESIDE_EXPERTS
+    },
+    Family {
+        name: "llama4_maverick",
+        architecture: "llama4",
+        missing_keys: LLAMA4_KEYS,
+        ..BESIDE_EXPERTS
+    },
+    Family { name: "gemma4_26b", architecture: "gemma4", ..GGUF_EXPERTS },
+    Family { name: "gemma4_26b_vl", architecture: "gemma4", ..BESIDE_EXPERTS },
+    Family { name: "gemma4_e2b", architecture: "gemma4", ..GGUF },
+    Family { name: "gemma4_e2b_vl", architecture: "gemma4", ..BESIDE },
+    Family { name: "deepseek_v32", architecture: "deepseek32", ..BESIDE_EXPERTS },
+    Family { name: "glm5", architecture: "glm-dsa", ..BESIDE_EXPERTS },
+    Family { name: "glm5_shared", architecture: "glm-dsa", ..GGUF_EXPERTS },
+    Family { name: "phi3", architecture: "phi3", ..BESIDE },
+    Family { name: "smollm3", architecture: "smollm3", ..BESIDE },
 ];
 
 const COMMITTED: &str = "tests/data/conformance";

@@ -102,6 +102,35 @@ const MODEL_TYPES: &[(&str, &str, ConfigReader)] = &[
 /// What of a class name in `architectures` tells a model that writes text.
 const TEXT_GENERATORS: [&str; 3] = ["ForCausalLM", "ForConditionalGeneration", "LMHeadModel"];
 
+/// An architecture that can be loaded, for lists.
+#[derive(Clone, Debug)]
+pub struct Supported {
+    /// As GGUF names it, also where no such file is read.
+    pub architecture: &'static str,
+    pub has_gguf: bool,
+    /// Of directories.
+    pub model_types: Vec<&'static str>,
+}
+
+/// Every architecture, those of GGUF files first.
+pub fn supported() -> Vec<Supported> {
+    let mut names: Vec<&'static str> = ARCHITECTURES.iter().map(|(name, _)| *name).collect();
+    for (_, name, _) in MODEL_TYPES {
+        if !names.contains(name) {
+            names.push(name);
+        }
+    }
+    let of_name = |architecture| {
+        let types = MODEL_TYPES.iter().filter(|(_, name, _)| *name == architecture);
+        Supported {
+            architecture,
+            has_gguf: ARCHITECTURES.iter().any(|(name, _)| *name == architecture),
+            model_types: types.map(|(model_type, ..)| *model_type).collect(),
+        }
+    };
+    names.into_iter().map(of_name).collect()
+}
+
 /// The spec of a model, or an error that names the architecture or key.
 pub fn spec_of(files: &ModelFiles) -> anyhow::Result<DecoderSpec> {
     match files {
