@@ -39,7 +39,10 @@ pub struct Shape {
     pub architecture: Architecture,
     pub num_layers: usize,
     pub hidden_size: usize,
+    /// Of one expert where there are experts.
     pub intermediate_size: usize,
+    /// Experts of each layer and how many of them a token gets; none: one MLP for all.
+    pub experts: Option<(usize, usize)>,
     pub num_heads: usize,
     pub num_kv_heads: usize,
     pub head_dim: usize,
@@ -75,6 +78,7 @@ const fn shape(
         num_layers,
         hidden_size,
         intermediate_size,
+        experts: None,
         num_heads,
         num_kv_heads,
         head_dim,
@@ -157,6 +161,12 @@ pub fn write(
         shape.num_heads,
         shape.num_kv_heads
     );
+    if let Some((num_experts, num_chosen)) = shape.experts {
+        let is_possible = (1..=num_experts).contains(&num_chosen);
+        ensure!(is_possible, "a token cannot get {num_chosen} of {num_experts} experts");
+        // The one of the three whose experts are told by keys alone.
+        ensure!(shape.architecture == Architecture::Llama, "experts need the architecture llama");
+    }
     let mut writer = GgufWriter::new();
     write_keys(&mut writer, shape);
     vocabulary.write_keys(&mut writer);
@@ -187,7 +197,10 @@ fn write_keys(writer: &mut GgufWriter, shape: &Shape) {
         ("rope.dimension_count", shape.head_dim),
         ("vocab_size", shape.vocab_size),
     ];
-    for (suffix, number) in numbers {
+    let experts = shape.experts.map(|(num_experts, num_chosen)| {
+        [("expert_count", num_experts), ("expert_used_count", num_chosen)]
+    });
+    for (suffix, number) in numbers.into_iter().chain(experts.into_iter().flatten()) {
         writer.u32(&key(suffix), number as u32);
     }
     writer.f32(&key("attention.layer_norm_rms_epsilon"), 1e-5);
@@ -197,26 +210,37 @@ fn write_keys(writer: &mut GgufWriter, shape: &Shape) {
 fn declare_tensors(writer: &mut GgufWriter, shape: &Shape, recipe: Recipe) -> anyhow::Result<()> {
     let &Shape { architecture, hidden_size, intermediate_size, head_dim, vocab_size, .. } = shape;
     let (q_size, kv_size) = (shape.num_heads * head_dim, shape.num_kv_heads * head_dim);
-    let mut matrix = |name: &str, in_features: usize, out_features: usize, format| {
-        let format = fitting(format, in_features).with_context(|| name.to_owned())?;
-        let dims = [in_features as u64, out_features as u64];
+    let mut matrix = |name: &str, dims: &[usize], format| {
+        let format = fitting(format, dims[0]).with_context(|| name.to_owned())?;
+        let dims: Vec<u64> = dims.iter().map(|&dim| dim as u64).collect();
         writer.tensor(name, &dims, ggml_id(format))?;
         anyhow::Ok(())
     };
-    matrix("token_embd.weight", hidden_size, vocab_size, recipe.head)?;
+    matrix("token_embd.weight", &[hidden_size, vocab_size], recipe.head)?;
     if !shape.tied_embeddings {
-        matrix("output.weight", hidden_size, vocab_size, recipe.head)?;
+        matrix("output.weight", &[hidden_size, vocab_size], recipe.head)?;
     }
     for layer in 0..shape.num_layers {
         let name = |suffix: &str| format!("blk.{layer}.{suffix}.weight");
         let better = recipe.of_layer(layer, shape.num_layers);
-        matrix(&name("attn_q"), hidden_size, q_size, recipe.most)?;
-        matrix(&name("attn_k"), hidden_size, kv_size, recipe.most)?;
-        matrix(&name("attn_v"), hidden_size, kv_size, better)?;
-        matrix(&name("attn_output"), q_size, hidden_size, recipe.most)?;
-        matrix(&name("ffn_gate"), hidden_size, intermediate_size, recipe.most)?;
-        matrix(&name("ffn_up"), hidden_size, intermediate_size, recipe.most)?;
-        matrix(&name("ffn_down"), intermediate_size, hidden_size, better)?;
+        matrix(&name("attn_q"), &[hidden_size, q_size], recipe.most)?;
+        matrix(&name("attn_k"), &[hidden_size, kv_size], recipe.most)?;
+        matrix(&name("attn_v"), &[hidden_size, kv_size], better)?;
+        matrix(&name("attn_output"), &[q_size, hidden_size], recipe.most)?;
+        let (suffix, experts) = match shape.experts {
+            Some((num_experts, _)) => ("_exps", Some(num_experts)),
+            None => ("", None),
+        };
+        if let Some(num_experts) = experts {
+            matrix(&name("ffn_gate_inp"), &[hidden_size, num_experts], WeightFormat::F32)?;
+        }
+        let mut mlp = |part: &str, in_features, out_features, format| {
+            let dims = [in_features, out_features].into_iter().chain(experts);
+            matrix(&name(&format!("{part}{suffix}")), &dims.collect::<Vec<_>>(), format)
+        };
+        mlp("ffn_gate", hidden_size, intermediate_size, recipe.most)?;
+        mlp("ffn_up", hidden_size, intermediate_size, recipe.most)?;
+        mlp("ffn_down", intermediate_size, hidden_size, better)?;
     }
     let mut vector = |name: String, len: usize| {
         writer.tensor(&name, &[len as u64], ggml_id(WeightFormat::F32)).map(|_| ())
@@ -251,11 +275,13 @@ fn ggml_id(format: WeightFormat) -> u32 {
 const ROWS_AT_ONCE: u64 = 64;
 
 fn write_tensor(tensor: &TensorInfo, norm: f32, seed: u64, out: &mut dyn Write) -> io::Result<()> {
-    let in_features = tensor.dims[0] as usize;
-    let &[_, out_features] = &tensor.dims[..] else {
+    let (in_features, rest) = tensor.dims.split_first().expect("every tensor has dimensions");
+    let in_features = *in_features as usize;
+    if rest.is_empty() {
         let value = if tensor.name.ends_with("bias") { 0.1 } else { norm };
         return out.write_all(&value.to_le_bytes().repeat(in_features));
-    };
+    }
+    let out_features: u64 = rest.iter().product();
     let format = WeightFormat::from_ggml_id(tensor.ggml_type).expect("a format of the recipe");
     for first in (0..out_features).step_by(ROWS_AT_ONCE as usize) {
         let rows = ROWS_AT_ONCE.min(out_features - first) as usize;
@@ -311,6 +337,8 @@ mod tests {
             let shape = Shape { architecture, tied_embeddings: false, ..tiny };
             assert_eq!(generate(model(&shape, "Q4_K_M")), FinishReason::Length);
         }
+        let experts = Shape { experts: Some((8, 2)), intermediate_size: 64, ..tiny };
+        assert_eq!(generate(model(&experts, "Q4_K_M")), FinishReason::Length);
         // 96 is no multiple of 256: K-quants fall back.
         let odd = Shape { num_layers: 1, hidden_size: 96, ..tiny };
         for name in Recipe::names() {
@@ -346,6 +374,9 @@ mod tests {
             Shape { num_kv_heads: 0, ..tiny },
             Shape { hidden_size: 100, ..tiny },
             Shape { num_layers: 0, ..tiny },
+            Shape { experts: Some((8, 9)), ..tiny },
+            Shape { experts: Some((8, 0)), ..tiny },
+            Shape { experts: Some((8, 2)), architecture: Architecture::Qwen3, ..tiny },
         ];
         for shape in shapes {
             let result = write(&shape, recipe, &vocabulary, &mut io::sink());

@@ -36,6 +36,14 @@ struct Args {
     #[arg(long)]
     intermediate_size: Option<usize>,
 
+    /// Experts of each layer, each of the intermediate size
+    #[arg(long, requires = "experts_per_token")]
+    experts: Option<usize>,
+
+    /// Experts that a token gets
+    #[arg(long, requires = "experts")]
+    experts_per_token: Option<usize>,
+
     #[arg(long)]
     heads: Option<usize>,
 
@@ -69,6 +77,7 @@ fn main() -> anyhow::Result<()> {
     })?;
     shape.architecture = args.architecture.unwrap_or(shape.architecture);
     shape.tied_embeddings &= !args.untied;
+    shape.experts = args.experts.zip(args.experts_per_token);
     let fields = [
         (&mut shape.num_layers, args.layers),
         (&mut shape.hidden_size, args.hidden_size),
