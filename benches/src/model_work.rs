@@ -11,9 +11,10 @@ use crate::linear_shapes::arithmetic_of;
 /// What a step of one model costs at least.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ModelWork {
-    /// Of all linear layers, as in the file.
+    /// Of all linear layers but the experts, as in the file.
     layer_bytes: u64,
     layer_weights: u64,
+    experts: Experts,
     /// Of the head, which may be the embedding table.
     head_bytes: u64,
     head_weights: u64,
@@ -22,6 +23,28 @@ pub struct ModelWork {
     attention_operations: u64,
     /// Of most of the weights.
     pub arithmetic: Arithmetic,
+}
+
+/// All experts of all layers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Experts {
+    bytes: u64,
+    weights: u64,
+    /// Experts that a row is given, as a share of all.
+    share: f64,
+}
+
+impl Experts {
+    /// Bytes that `num_rows` rows read if each expert is as likely as any other.
+    fn bytes_read(&self, num_rows: u64) -> u64 {
+        let unread = (1.0 - self.share).powf(num_rows as f64);
+        (self.bytes as f64 * (1.0 - unread)) as u64
+    }
+
+    /// Weights that one row is multiplied by.
+    fn weights_of_a_row(&self) -> u64 {
+        (self.weights as f64 * self.share) as u64
+    }
 }
 
 impl ModelWork {
@@ -35,7 +58,13 @@ impl ModelWork {
                 (bytes + tensor.num_bytes, weights + tensor.num_elements)
             })
         };
-        let (layer_bytes, layer_weights) = sum(&|name| name.starts_with("blk."));
+        let is_expert = |name: &str| name.contains("_exps.");
+        let (layer_bytes, layer_weights) =
+            sum(&|name| name.starts_with("blk.") && !is_expert(name));
+        let (bytes, weights) = sum(&is_expert);
+        let router = plan.spec.moe.map(|moe| moe.router);
+        let share =
+            router.map_or(0.0, |router| router.num_chosen as f64 / router.num_experts as f64);
         let (head_bytes, head_weights) = sum(&|name| name == head);
         let mut weights_by_format = HashMap::new();
         for tensor in matrices() {
@@ -48,6 +77,7 @@ impl ModelWork {
         Self {
             layer_bytes,
             layer_weights,
+            experts: Experts { bytes, weights, share },
             head_bytes,
             head_weights,
             kv_bytes_per_token: plan.kv_bytes_per_token,
@@ -64,8 +94,8 @@ impl ModelWork {
     pub fn decode_step(&self, batch: u64, context: u64) -> Work {
         let positions = batch * context;
         Work {
-            bytes: self.layer_bytes + self.head_bytes + positions * self.kv_bytes_per_token,
-            operations: 2 * batch * (self.layer_weights + self.head_weights)
+            bytes: self.weight_bytes(batch) + positions * self.kv_bytes_per_token,
+            operations: 2 * batch * (self.weights_of_a_row() + self.head_weights)
                 + positions * self.attention_operations,
         }
     }
@@ -74,10 +104,18 @@ impl ModelWork {
     pub fn prefill(&self, num_tokens: u64) -> Work {
         let pairs = num_tokens * (num_tokens + 1) / 2;
         Work {
-            bytes: self.layer_bytes + self.head_bytes + num_tokens * self.kv_bytes_per_token,
-            operations: 2 * (num_tokens * self.layer_weights + self.head_weights)
+            bytes: self.weight_bytes(num_tokens) + num_tokens * self.kv_bytes_per_token,
+            operations: 2 * (num_tokens * self.weights_of_a_row() + self.head_weights)
                 + pairs * self.attention_operations,
         }
+    }
+
+    fn weight_bytes(&self, num_rows: u64) -> u64 {
+        self.layer_bytes + self.experts.bytes_read(num_rows) + self.head_bytes
+    }
+
+    fn weights_of_a_row(&self) -> u64 {
+        self.layer_weights + self.experts.weights_of_a_row()
     }
 }
 
@@ -88,6 +126,7 @@ mod tests {
     const WORK: ModelWork = ModelWork {
         layer_bytes: 100,
         layer_weights: 200,
+        experts: Experts { bytes: 0, weights: 0, share: 0.0 },
         head_bytes: 10,
         head_weights: 20,
         kv_bytes_per_token: 3,
@@ -99,6 +138,17 @@ mod tests {
     fn a_batch_reads_the_weights_once() {
         let work = WORK.decode_step(4, 5);
         assert_eq!((work.bytes, work.operations), (110 + 4 * 5 * 3, 2 * 4 * 220 + 4 * 5 * 7));
+    }
+
+    #[test]
+    fn a_row_needs_its_experts_and_many_rows_read_all() {
+        let experts = Experts { bytes: 800, weights: 1600, share: 0.25 };
+        let work = ModelWork { experts, ..WORK };
+        let one = work.decode_step(1, 0);
+        assert_eq!((one.bytes, one.operations), (110 + 200, 2 * (220 + 400)));
+        assert_eq!(work.decode_step(2, 0).bytes, 110 + 350);
+        assert_eq!(work.decode_step(1000, 0).bytes, 110 + 800);
+        assert_eq!(work.prefill(3).operations, 2 * (3 * 600 + 20) + 6 * 7);
     }
 
     #[test]
