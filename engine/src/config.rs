@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 pub use crate::activations::{Activations, LinearKind};
 pub use quire_kernels::cpu::SimdLevel;
@@ -136,7 +137,12 @@ pub struct EngineOptions {
     pub max_num_seqs: Option<u32>,
     pub max_num_batched_tokens: Option<u32>,
     pub block_size: Option<u32>,
+    /// Compute threads of all ranks together.
     pub threads: Option<usize>,
+    /// Ranks that share the weights and the KV cache.
+    pub tensor_parallel_size: usize,
+    /// How long ranks wait for each other in a step.
+    pub rank_timeout: Duration,
     /// The instruction set of the CPU's ops; default: the widest of this machine.
     pub cpu_isa: Option<SimdLevel>,
     pub scheduling_policy: SchedulingPolicy,
@@ -169,7 +175,10 @@ pub struct EngineConfig {
     pub max_model_len: u32,
     pub max_num_seqs: u32,
     pub max_num_batched_tokens: u32,
+    /// Compute threads of each rank.
     pub threads: usize,
+    pub tensor_parallel_size: usize,
+    pub rank_timeout: Duration,
     pub cpu_isa: SimdLevel,
     pub scheduling_policy: SchedulingPolicy,
     pub enable_prefix_caching: bool,
@@ -190,6 +199,15 @@ pub struct Faults {
     pub panic_on_token: Option<u32>,
     /// A row that computes this token gets a logit that is not a number.
     pub nan_on_token: Option<u32>,
+    /// What a rank other than the first does in the step of that number.
+    pub on_other_rank: Option<(u64, RankFault)>,
+}
+
+/// How a rank fails.
+#[derive(Clone, Copy, Debug)]
+pub enum RankFault {
+    Panic,
+    Hang(Duration),
 }
 
 impl Default for EngineOptions {
@@ -207,6 +225,8 @@ impl Default for EngineOptions {
             max_num_batched_tokens: None,
             block_size: None,
             threads: None,
+            tensor_parallel_size: 1,
+            rank_timeout: Duration::from_secs(60),
             cpu_isa: None,
             scheduling_policy: SchedulingPolicy::Fcfs,
             enable_prefix_caching: true,

@@ -6,29 +6,29 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use quire_kernels::{Device, WeightPolicy};
 use quire_scheduler::{
     NewSequence, Policy, Rejected, Scheduler, SchedulerConfig, SchedulerOutput, SequenceEvent,
     SequenceId, StopRule, TokenId,
 };
 
-use crate::config::{EngineConfig, SchedulingPolicy, Weights};
+use crate::config::{EngineConfig, SchedulingPolicy};
 use crate::handle::{Disconnected, EngineHandle, EngineInfo, EngineQueue, Submission};
 use crate::live::{Live, finish_reason};
+use crate::load::load_ranks;
 use crate::metrics::EngineMetrics;
-use crate::model_runner::{ModelRunner, StepJob, StepResult};
-use crate::models::Decoder;
+use crate::model_runner::{StepJob, StepResult};
 use crate::plan::MemoryPlan;
+use crate::ranks::Ranks;
 use crate::request::FinishReason;
 use crate::sequence_table::{RowInit, RowSampling};
 use crate::speculative::{Speculation, proposer_of};
 use crate::step_runner::{Reply, StepRunner};
 use crate::validate::RequestLimits;
-use crate::weights::{ModelFiles, WeightLoader};
+use crate::weights::ModelFiles;
 
 /// A loaded model, ready to run.
 pub struct Engine {
-    runner: ModelRunner,
+    ranks: Ranks,
     speculation: Option<Speculation>,
     config: EngineConfig,
     vocab_size: u32,
@@ -44,7 +44,7 @@ impl Engine {
         on_progress: &(dyn Fn(usize, usize) + Sync),
     ) -> anyhow::Result<Self> {
         let config = plan.config.clone();
-        let runner = load_runner(files, plan, on_progress)?;
+        let ranks = load_ranks(files, plan, on_progress)?;
         if let Some(tensor) = files.unused_tensor() {
             let architecture = plan.spec.architecture;
             anyhow::bail!(
@@ -60,7 +60,7 @@ impl Engine {
         };
         let vocab_size = plan.spec.vocab_size as u32;
         let end_tokens = end_tokens.iter().copied().filter(|&token| token < vocab_size).collect();
-        Ok(Self { runner, speculation, config, vocab_size, end_tokens })
+        Ok(Self { ranks, speculation, config, vocab_size, end_tokens })
     }
 
     /// Starts the loop. It ends when every handle is dropped and every request is finished.
@@ -81,7 +81,7 @@ impl Engine {
         let mut state = Loop {
             queue,
             scheduler,
-            runner: StepRunner::new(self.runner, config.async_scheduling),
+            runner: StepRunner::new(self.ranks, config.async_scheduling),
             max_in_flight: if config.async_scheduling { 2 } else { 1 },
             num_in_flight: 0,
             spare: Vec::new(),
@@ -94,36 +94,12 @@ impl Engine {
             end_tokens: self.end_tokens,
             vocab_size: self.vocab_size,
             next_id: 0,
+            has_ended: false,
             hasher: RandomState::new(),
         };
         let thread = std::thread::Builder::new().name("quire-engine".into());
         Ok((handle, thread.spawn(move || state.run())?))
     }
-}
-
-/// Loads a model as planned, and takes the memory of its steps.
-pub fn load_runner(
-    files: &ModelFiles,
-    plan: &MemoryPlan,
-    on_progress: &(dyn Fn(usize, usize) + Sync),
-) -> anyhow::Result<ModelRunner> {
-    let config = &plan.config;
-    let device = match config.gpu {
-        Some(ordinal) => Device::cuda(ordinal)?,
-        None => Device::cpu_with(config.threads, config.cpu_isa),
-    };
-    let _near = device.stay_near();
-    let policy = match config.weights {
-        Weights::Packed => WeightPolicy::Packed,
-        Weights::Float32 => WeightPolicy::Float32,
-    };
-    let loader = WeightLoader::new(files, &device, policy, on_progress);
-    let loader = loader.with_activations(config.activations);
-    let (spec, skipped) = (plan.spec.clone(), &config.skipped_layers);
-    let model = Decoder::load_without(spec, skipped, &loader, config.max_model_len as usize)?;
-    ModelRunner::new(device, model, config).map_err(|error| {
-        anyhow::anyhow!("{error}; lower --kv-cache-memory or --max-num-batched-tokens")
-    })
 }
 
 /// What of the configuration the scheduler decides by.
@@ -162,6 +138,7 @@ struct Loop {
     end_tokens: Arc<[TokenId]>,
     vocab_size: u32,
     next_id: u64,
+    has_ended: bool,
     /// Random per process: nobody can prepare prompts whose blocks collide in the prefix cache; also draws seeds.
     hasher: RandomState,
 }
@@ -169,7 +146,7 @@ struct Loop {
 impl Loop {
     fn run(&mut self) {
         let _near = self.runner.stay_near();
-        while self.admit_waiting_requests() {
+        while !self.has_ended && self.admit_waiting_requests() {
             self.cancel_abandoned();
             if let Some(speculation) = &mut self.speculation {
                 speculation.propose(&mut self.scheduler, &self.live);
@@ -288,7 +265,7 @@ impl Loop {
 
     fn finish_oldest_step(&mut self) {
         let start = Instant::now();
-        let Reply { rows, result } = self.runner.wait();
+        let Reply { rows, result, is_lost } = self.runner.wait();
         self.num_in_flight -= 1;
         let seconds = start.elapsed().as_secs_f64();
         self.metrics.step_seconds.record(seconds);
@@ -298,6 +275,7 @@ impl Loop {
                 self.emit(&result);
                 self.spare.push((rows, result));
             }
+            Err(panic) if is_lost => self.give_up(&panic),
             Err(panic) => self.recover(&panic),
         }
     }
@@ -328,6 +306,16 @@ impl Loop {
         {
             self.speculation.iter_mut().for_each(|own| own.forget(event.id));
             live.finish(finish_reason(reason, error), now, &self.metrics);
+        }
+    }
+
+    /// No step can run any more: everybody is told, and the loop ends.
+    fn give_up(&mut self, reason: &str) {
+        tracing::error!("the engine stops: {reason}");
+        self.has_ended = true;
+        for (_, live) in self.live.drain() {
+            let reason = FinishReason::Error(format!("the engine stopped: {reason}"));
+            live.finish(reason, Instant::now(), &self.metrics);
         }
     }
 

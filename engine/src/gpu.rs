@@ -5,6 +5,7 @@ use quire_kernels::attention::CUDA_HEAD_DIMS;
 use quire_kernels::{DType, cuda};
 
 use crate::config::{DeviceChoice, EngineOptions, KvCacheDtype, Weights};
+use crate::machine::Machine;
 use crate::models::DecoderSpec;
 
 /// Bytes that the driver, cuBLAS and graphs take beside what is planned.
@@ -31,6 +32,11 @@ pub enum Place {
 }
 
 impl Place {
+    /// Bytes of the device that are free.
+    pub fn available_memory(&self, machine: &Machine) -> u64 {
+        self.gpu().map_or(machine.available_memory, |gpu| gpu.available_memory)
+    }
+
     /// Finds the GPU that was asked for, or looks whether there is one that can run the model. Errors name the flag.
     pub fn find(options: &EngineOptions, spec: &DecoderSpec) -> anyhow::Result<Self> {
         match options.device {

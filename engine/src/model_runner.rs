@@ -1,5 +1,7 @@
 //! Runs one step: owns the model, its memory and the rows.
 
+use std::ops::Range;
+
 use quire_kernels::cpu::StayNear;
 use quire_kernels::{Device, DeviceError};
 use quire_scheduler::{
@@ -7,7 +9,7 @@ use quire_scheduler::{
 };
 
 use crate::cache_layout::CacheLayout;
-use crate::config::{EngineConfig, Faults};
+use crate::config::{EngineConfig, Faults, RankFault};
 use crate::kv_cache::KvCache;
 use crate::models::Decoder;
 use crate::request::TokenLogprobs;
@@ -108,8 +110,43 @@ impl ModelRunner {
     /// One step: rows, forward pass, sampling. `result` is filled anew.
     pub fn run(&mut self, job: &mut StepJob, result: &mut StepResult) {
         let output = &job.output;
+        self.compute(output, job.rows.drain(..));
+        self.prompt_logprobs(output, result);
+        self.sample(output, result);
+    }
+
+    /// The part that a rank other than the first has in a step: everything but sampling.
+    pub fn follow(&mut self, output: &SchedulerOutput, rows: &[RowInit]) {
+        plant_rank_fault(&self.config.faults, output);
+        self.compute(output, rows.iter().cloned());
+        let (logits, ws) = ((&self.device, &self.model), &mut self.workspace);
+        for (rows, _) in prompt_rows(output, self.buffers.output_start_loc(), &self.table) {
+            self.sampler.prompt_logits(logits, ws, rows);
+        }
+        enter_tasks(&mut self.tasks, output);
+        Sampler::logits(logits, ws, &self.tasks, self.buffers.sample_rows());
+    }
+
+    /// On a rank other than the first: what the first sampled in that step.
+    pub fn take_sampled(&mut self, output: &SchedulerOutput, sampled: &[SampledSequence]) {
+        for (sequence, sampled) in output.sequences.iter().zip(sampled) {
+            if sequence.samples {
+                self.table.row_mut(sequence.row).take(sequence.num_drafts, &sampled.tokens);
+            }
+        }
+    }
+
+    /// Tells the other ranks that this one cannot go on.
+    pub fn fail_group(&self, why: &str) {
+        if let Some(group) = self.model.group() {
+            group.fail(why);
+        }
+    }
+
+    /// Rows and forward pass.
+    fn compute(&mut self, output: &SchedulerOutput, rows: impl Iterator<Item = RowInit>) {
         output.freed_rows.iter().for_each(|&row| self.table.release(row));
-        job.rows.drain(..).for_each(|init| self.table.admit(init));
+        rows.for_each(|init| self.table.admit(init));
         for sequence in &output.sequences {
             self.table.enter_blocks(sequence.row, output.new_blocks_of(sequence));
         }
@@ -118,8 +155,6 @@ impl ModelRunner {
         plant_panic(&self.config.faults, input.token_ids.host());
         self.model.forward(&self.device, &mut self.workspace, &mut self.kv_cache, &input);
         self.table.clear_changes();
-        self.prompt_logprobs(output, result);
-        self.sample(output, result);
     }
 
     /// Drafts are tokens of their rows for the time of the step.
@@ -133,13 +168,7 @@ impl ModelRunner {
     }
 
     fn sample(&mut self, output: &SchedulerOutput, result: &mut StepResult) {
-        self.tasks.clear();
-        for (index, sequence) in output.sequences.iter().enumerate() {
-            if sequence.samples {
-                let num_drafts = sequence.num_drafts;
-                self.tasks.push(SampleTask { index: index as u32, num_drafts });
-            }
-        }
+        enter_tasks(&mut self.tasks, output);
         result.clear(output);
         let (sequences, table) = (&output.sequences, &self.table);
         let nan_on_token = self.config.faults.nan_on_token;
@@ -164,40 +193,56 @@ impl ModelRunner {
         );
         for task in &self.tasks {
             let index = task.index as usize;
-            let row = self.table.row_mut(sequences[index].row);
-            row.tokens.truncate(row.tokens.len() - task.num_drafts as usize);
-            row.tokens.extend_from_slice(&result.output.sequences[index].tokens);
+            let tokens = &result.output.sequences[index].tokens;
+            self.table.row_mut(sequences[index].row).take(task.num_drafts, tokens);
         }
     }
 
     fn prompt_logprobs(&mut self, output: &SchedulerOutput, result: &mut StepResult) {
         result.prompt_logprobs.clear();
         let first_rows = self.buffers.output_start_loc();
-        for (sequence, &first_row) in output.sequences.iter().zip(first_rows) {
+        for (rows, sequence) in prompt_rows(output, first_rows, &self.table) {
             let row = self.table.row(sequence.row);
-            // The row at position p predicts the token at p + 1.
-            let end = (sequence.start + sequence.num_tokens + 1).min(row.num_prompt_tokens as u32);
             let first_token = sequence.start + 1;
-            if let Some(num_top) = row.sampling.params.prompt_logprobs
-                && first_token < end
-            {
-                let mut entries = Vec::with_capacity((end - first_token) as usize);
-                self.sampler.prompt_logprobs(
-                    (&self.device, &self.model),
-                    &mut self.workspace,
-                    first_row,
-                    &row.tokens[first_token as usize..end as usize],
-                    num_top,
-                    &mut entries,
-                );
-                result.prompt_logprobs.push(PromptLogprobs {
-                    id: sequence.id,
-                    first_token,
-                    entries,
-                });
-            }
+            let mut entries = Vec::with_capacity(rows.len());
+            self.sampler.prompt_logprobs(
+                (&self.device, &self.model),
+                &mut self.workspace,
+                rows.start,
+                &row.tokens[first_token as usize..][..rows.len()],
+                row.sampling.params.prompt_logprobs.unwrap_or(0),
+                &mut entries,
+            );
+            result.prompt_logprobs.push(PromptLogprobs { id: sequence.id, first_token, entries });
         }
     }
+}
+
+/// The sequences that get tokens in a step.
+fn enter_tasks(tasks: &mut Vec<SampleTask>, output: &SchedulerOutput) {
+    tasks.clear();
+    for (index, sequence) in output.sequences.iter().enumerate() {
+        if sequence.samples {
+            tasks.push(SampleTask { index: index as u32, num_drafts: sequence.num_drafts });
+        }
+    }
+}
+
+/// The sequences whose prompts' log probabilities are asked for, with the rows of the last hidden states that this step
+/// gives for them.
+fn prompt_rows<'a>(
+    output: &'a SchedulerOutput,
+    first_rows: &'a [u32],
+    table: &'a SequenceTable,
+) -> impl Iterator<Item = (Range<u32>, &'a ScheduledSequence)> {
+    output.sequences.iter().zip(first_rows).filter_map(move |(sequence, &first)| {
+        let row = table.row(sequence.row);
+        // The row at position p predicts the token at p + 1.
+        let end = (sequence.start + sequence.num_tokens + 1).min(row.num_prompt_tokens as u32);
+        let num_rows = end.saturating_sub(sequence.start + 1);
+        let is_asked = row.sampling.params.prompt_logprobs.is_some() && num_rows > 0;
+        is_asked.then_some((first..first + num_rows, sequence))
+    })
 }
 
 fn new_table(config: &EngineConfig, buffers: &StepBuffers) -> SequenceTable {
@@ -210,5 +255,14 @@ fn new_table(config: &EngineConfig, buffers: &StepBuffers) -> SequenceTable {
 fn plant_panic(faults: &Faults, token_ids: &[u32]) {
     if let Some(token) = faults.panic_on_token {
         assert!(!token_ids.contains(&token), "planted: the step computes token {token}");
+    }
+}
+
+/// What a test wants a rank other than the first to do.
+fn plant_rank_fault(faults: &Faults, output: &SchedulerOutput) {
+    match faults.on_other_rank {
+        Some((step, RankFault::Panic)) if output.step.0 == step => panic!("planted"),
+        Some((step, RankFault::Hang(time))) if output.step.0 == step => std::thread::sleep(time),
+        _ => {}
     }
 }

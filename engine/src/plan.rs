@@ -51,29 +51,30 @@ impl MemoryPlan {
         let mut spec = spec_of(files)?;
         spec.layers.drain(options.skipped_layers.clone());
         let place = Place::find(options, &spec)?;
-        let available_memory =
-            place.gpu().map_or(machine.available_memory, |gpu| gpu.available_memory);
+        let available_memory = place.available_memory(machine);
         let kv_dtype = if place.gpu().is_some() { gpu::KV_DTYPE } else { kv_dtype(options) };
         let limits = batch_limits(options)?;
         let (max_num_seqs, max_num_batched_tokens) = limits;
         let block_size = block_size(options)?;
-        let threads = threads(options, machine)?;
+        let (threads, num_ranks) = threads_and_ranks(options, machine, &place)?;
+        let rank = spec.of_rank(num_ranks)?;
         let cpu_isa = cpu_isa(options, machine)?;
         let weight_bytes = weight_bytes(files, &spec, options, &place)?;
-        let workspace_bytes = workspace_bytes(&spec, limits, options.speculative.as_ref(), &place);
-        let kv_bytes_per_token = KvCache::bytes_per_token(&spec, kv_dtype);
+        let workspace_bytes =
+            num_ranks as u64 * workspace_bytes(&rank, limits, options.speculative.as_ref(), &place);
+        let kv_bytes_per_token = KvCache::bytes_per_token(&rank, kv_dtype) * num_ranks as u64;
         let draft = draft_model::plan(files, options, machine)?;
         let draft_bytes = draft.as_ref().map_or(0, |draft| draft.num_bytes());
         let rest = rest_of(available_memory, [weight_bytes, workspace_bytes, draft_bytes])?;
-        let most_tokens = u64::from(options.max_model_len.unwrap_or(spec.context_length))
-            .saturating_mul(u64::from(max_num_seqs));
+        let wanted_len = options.max_model_len.unwrap_or(spec.context_length);
+        let most_tokens = u64::from(wanted_len) * u64::from(max_num_seqs);
         let num_at_once = num_at_once(max_num_batched_tokens, options.long_prefill_token_threshold);
-        let layout = CacheLayout::new(&spec);
-        let cache = CachePlan { layout, dtype: kv_dtype, block_size, num_at_once, max_num_seqs };
+        let layout = CacheLayout::new(&rank);
+        let cache =
+            CachePlan { layout, dtype: kv_dtype, block_size, num_at_once, max_num_seqs, num_ranks };
         let most_useful = cache.useful_bytes(kv_bytes_per_token, most_tokens);
         let default_kv_bytes = default_kv_bytes(rest, &place).min(most_useful);
         let kv_bytes = kv_bytes(options.kv_cache_memory, rest, default_kv_bytes)?;
-        let wanted_len = options.max_model_len.unwrap_or(spec.context_length);
         // By default ended requests at most double what the model takes, whatever its size.
         let resident_bytes = options.prefix_cache_memory.unwrap_or(weight_bytes);
         let cache_pools = cache.pools(kv_bytes, resident_bytes, wanted_len)?;
@@ -91,6 +92,8 @@ impl MemoryPlan {
             max_num_seqs,
             max_num_batched_tokens,
             threads,
+            tensor_parallel_size: num_ranks,
+            rank_timeout: options.rank_timeout,
             cpu_isa,
             scheduling_policy: options.scheduling_policy,
             enable_prefix_caching: options.enable_prefix_caching,
@@ -157,7 +160,7 @@ impl MemoryPlan {
             ),
             ("speculation", self.speculation_line()),
             ("memory free", human_bytes(self.available_memory)),
-            ("compute threads", config.threads.to_string()),
+            ("compute threads", threads_line(config)),
             ("instruction set", isa_line(config.cpu_isa, &self.simd_levels)),
         ]
     }
@@ -230,6 +233,7 @@ impl MemoryPlan {
                 config.long_prefill_token_threshold,
             ),
             max_num_seqs: config.max_num_seqs,
+            num_ranks: config.tensor_parallel_size,
         }
     }
 }
@@ -250,11 +254,13 @@ struct CachePlan {
     /// The most tokens of one sequence in a step.
     num_at_once: u32,
     max_num_seqs: u32,
+    num_ranks: usize,
 }
 
 impl CachePlan {
     fn bytes_per_block(&self) -> Vec<u64> {
-        self.layout.bytes_per_block(self.dtype, self.block_size)
+        let of_rank = self.layout.bytes_per_block(self.dtype, self.block_size);
+        of_rank.into_iter().map(|bytes| bytes * self.num_ranks as u64).collect()
     }
 
     /// Blocks of each pool that a sequence holds.
@@ -307,6 +313,34 @@ impl CachePlan {
         let bytes = self.bytes_per_block().into_iter().zip(pools);
         bytes.map(|(bytes, pool)| bytes * u64::from(pool.num_blocks)).sum()
     }
+}
+
+fn threads_line(config: &EngineConfig) -> String {
+    match config.tensor_parallel_size {
+        1 => config.threads.to_string(),
+        num_ranks => format!("{} on each of {num_ranks} ranks", config.threads),
+    }
+}
+
+/// Compute threads of each rank, and ranks that share the model.
+fn threads_and_ranks(
+    options: &EngineOptions,
+    machine: &Machine,
+    place: &Place,
+) -> anyhow::Result<(usize, usize)> {
+    let threads = options.threads.unwrap_or(machine.num_cores);
+    ensure!((1..=1024).contains(&threads), "--threads {threads} is not between 1 and 1024");
+    let num_ranks = options.tensor_parallel_size;
+    ensure!(num_ranks > 0, "--tensor-parallel-size must be at least 1");
+    ensure!(
+        num_ranks == 1 || place.gpu().is_none(),
+        "--tensor-parallel-size {num_ranks}: several GPUs cannot share a model yet"
+    );
+    ensure!(
+        num_ranks <= threads,
+        "--tensor-parallel-size {num_ranks} is more than the {threads} compute threads (--threads)"
+    );
+    Ok((threads / num_ranks, num_ranks))
 }
 
 fn weights_line(bytes: u64, config: &EngineConfig) -> String {
@@ -366,12 +400,6 @@ fn rest_of(available_memory: u64, needs: [u64; 3]) -> anyhow::Result<u64> {
         );
     };
     Ok(rest)
-}
-
-fn threads(options: &EngineOptions, machine: &Machine) -> anyhow::Result<usize> {
-    let threads = options.threads.unwrap_or(machine.num_cores);
-    ensure!((1..=1024).contains(&threads), "--threads {threads} is not between 1 and 1024");
-    Ok(threads)
 }
 
 fn block_size(options: &EngineOptions) -> anyhow::Result<u32> {

@@ -1,5 +1,7 @@
 //! From the last hidden states of a step to tokens and log probabilities.
 
+use std::ops::Range;
+
 use quire_kernels::{Device, Drafts, Indices, SampleRow, Sampled, logprobs, verify_drafts};
 use quire_scheduler::{ScheduledSequence, SchedulerOutput, TokenId};
 
@@ -107,6 +109,37 @@ impl Sampler {
         for (&task, &num_valid) in tasks.iter().zip(&self.num_valid) {
             take(task, &self.sampled[first..first + num_valid as usize]);
             first += task.num_rows();
+        }
+    }
+
+    /// The logits that `sample` computes, in the same turns: what another rank than the first does.
+    pub fn logits(
+        (device, model): (&Device, &Decoder),
+        ws: &mut Workspace,
+        mut tasks: &[SampleTask],
+        rows: Indices,
+    ) {
+        let mut first = 0;
+        while !tasks.is_empty() {
+            let (chunk, later) = tasks.split_at(num_fitting(tasks, ws.logits.rows()));
+            let num_rows: usize = chunk.iter().map(|task| task.num_rows()).sum();
+            model.logits(device, ws, rows.slice(first..first + num_rows));
+            (tasks, first) = (later, first + num_rows);
+        }
+    }
+
+    /// So for `prompt_logprobs`.
+    pub fn prompt_logits(
+        &mut self,
+        (device, model): (&Device, &Decoder),
+        ws: &mut Workspace,
+        hidden_rows: Range<u32>,
+    ) {
+        let turn = ws.logits.rows();
+        for first in hidden_rows.clone().step_by(turn) {
+            self.rows.clear();
+            self.rows.extend(first..hidden_rows.end.min(first + turn as u32));
+            model.logits(device, ws, (&self.rows).into());
         }
     }
 

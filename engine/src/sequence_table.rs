@@ -73,6 +73,14 @@ pub struct TableRow {
     pub sampling: Arc<RowSampling>,
 }
 
+impl TableRow {
+    /// What was sampled takes the place of the drafts, which are the last tokens.
+    pub fn take(&mut self, num_drafts: u32, sampled: &[TokenId]) {
+        self.tokens.truncate(self.tokens.len() - num_drafts as usize);
+        self.tokens.extend_from_slice(sampled);
+    }
+}
+
 /// All rows. Nothing of a row's former owner survives `admit`.
 pub struct SequenceTable {
     rows: Vec<Option<TableRow>>,

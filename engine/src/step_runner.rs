@@ -9,7 +9,8 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use quire_kernels::cpu::StayNear;
 
-use crate::model_runner::{ModelRunner, StepJob, StepResult};
+use crate::model_runner::{StepJob, StepResult};
+use crate::ranks::Ranks;
 use crate::sequence_table::RowInit;
 
 /// Takes steps and answers them in the order of their launches.
@@ -25,11 +26,13 @@ pub struct Reply {
     pub rows: Vec<RowInit>,
     /// The panic's text when the step failed.
     pub result: Result<Box<StepResult>, String>,
+    /// No step can run any more.
+    pub is_lost: bool,
 }
 
 impl StepRunner {
     /// `overlaps`: steps run on a thread of their own.
-    pub fn new(runner: ModelRunner, overlaps: bool) -> Self {
+    pub fn new(runner: Ranks, overlaps: bool) -> Self {
         let runner = GuardedRunner { runner, failure: None };
         if overlaps {
             Self::Threaded(RunnerThread::spawn(runner))
@@ -73,7 +76,7 @@ impl StepRunner {
 
 /// A runner that outlives the panic of a step.
 struct GuardedRunner {
-    runner: ModelRunner,
+    runner: Ranks,
     failure: Option<String>,
 }
 
@@ -84,7 +87,8 @@ impl GuardedRunner {
             let step = AssertUnwindSafe(|| self.runner.run(&mut job, &mut result));
             self.failure = catch_unwind(step).err().map(|payload| panic_text(&*payload));
         }
-        Reply { rows: job.rows, result: self.failure.clone().map_or(Ok(result), Err) }
+        let result = self.failure.clone().map_or(Ok(result), Err);
+        Reply { rows: job.rows, result, is_lost: self.runner.is_lost() }
     }
 
     fn reset(&mut self) {
@@ -167,7 +171,7 @@ fn serve(mut runner: GuardedRunner, inbox: &Receiver<Command>, outbox: &Sender<R
     }
 }
 
-fn panic_text(payload: &(dyn Any + Send)) -> String {
+pub(crate) fn panic_text(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().map(ToString::to_string);
     text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic".into())
 }

@@ -121,6 +121,16 @@ impl Device {
         Self::Cpu(CpuDevice { pool: ThreadPool::new(num_threads), simd })
     }
 
+    /// As `cpu_with`, with the threads of rank `rank` of `num_ranks` that have as many each.
+    pub fn cpu_of_rank(
+        num_threads: usize,
+        simd: SimdLevel,
+        (rank, num_ranks): (usize, usize),
+    ) -> Self {
+        assert!(simd.is_available(), "{simd:?} is not available on this machine");
+        Self::Cpu(CpuDevice { pool: ThreadPool::of_rank(num_threads, rank, num_ranks), simd })
+    }
+
     /// GPU number `ordinal`.
     pub fn cuda(ordinal: usize) -> Result<Self, DeviceError> {
         CudaDevice::open(ordinal).map(Self::Cuda)

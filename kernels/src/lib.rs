@@ -10,6 +10,7 @@
 
 pub mod activate;
 pub mod add_rows;
+pub mod all_reduce;
 pub mod attention;
 pub mod cases;
 pub mod causal_conv;
@@ -48,6 +49,7 @@ pub mod weigh_experts;
 
 pub use activate::activate;
 pub use add_rows::add_rows;
+pub use all_reduce::{RankGroup, all_reduce, gather_columns};
 pub use attention::{AttentionBatch, AttentionSpec, attention, attention_to};
 pub use causal_conv::causal_conv;
 pub use choose_positions::{IndexSpec, choose_positions};

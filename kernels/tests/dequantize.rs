@@ -48,7 +48,7 @@ fn embedding_rows_have_them_on_every_instruction_set_and_policy() {
                 let table = LinearWeight::from_gguf(&device, format, &blocks, rows, hidden, policy)
                     .unwrap();
                 let mut out = Tensor::from_f32(&vec![f32::NAN; expected.len()], rows, hidden);
-                embedding(&device, out.view_mut(), (&ids).into(), &table, 1.0);
+                embedding(&device, out.view_mut(), (&ids).into(), (&table, 0), 1.0);
                 assert_equal_bits(out.f32(), &expected, &format!("{format} {simd:?} {policy:?}"));
             }
         }

@@ -202,7 +202,7 @@ fn packed_weights_have_the_values_of_the_formula() {
                 }
                 let ids: Vec<u32> = (0..OUT as u32).collect();
                 let mut out = Tensor::from_f32(&vec![f32::NAN; OUT * IN], OUT, IN);
-                embedding(&device, out.view_mut(), (&ids).into(), &table, 1.0);
+                embedding(&device, out.view_mut(), (&ids).into(), (&table, 0), 1.0);
                 for (i, (got, want)) in out.f32().iter().zip(&expected).enumerate() {
                     // Scales of float32 times zeros are rounded before numbers are added.
                     let close = (got - want).abs() <= 1e-6 * want.abs();

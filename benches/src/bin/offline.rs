@@ -52,6 +52,10 @@ struct Args {
     #[arg(long)]
     threads: Option<usize>,
 
+    /// Ranks that share the model and the threads
+    #[arg(long, default_value_t = 1)]
+    tensor_parallel_size: usize,
+
     /// Instruction set of the kernels: avx512, avx-vnni, avx2 or portable [default: the widest of this machine]
     #[arg(long, value_parser = cpu_isa)]
     cpu_isa: Option<SimdLevel>,
@@ -124,7 +128,7 @@ fn main() -> anyhow::Result<()> {
     // Its worker threads must not disturb the measurement of the machine.
     drop(handle);
     progress("measuring the machine ...");
-    let limits = MachineLimits::measure(plan.config.threads);
+    let limits = MachineLimits::measure(plan.config.threads * plan.config.tensor_parallel_size);
     let figure = Figures { limits: &limits, work };
     let mut figures = vec![figure.prefill(args.prefill_tokens, median(&prefill_seconds))];
     let context = args.prompt_tokens + args.output_tokens / 2;
@@ -156,6 +160,7 @@ fn load(args: &Args) -> anyhow::Result<(EngineHandle, ModelWork, MemoryPlan)> {
     let machine = Machine::detect();
     let mut options = EngineOptions {
         threads: args.threads,
+        tensor_parallel_size: args.tensor_parallel_size,
         cpu_isa: args.cpu_isa,
         activations: args.activations,
         enable_prefix_caching: false,

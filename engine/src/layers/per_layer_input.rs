@@ -51,7 +51,7 @@ impl PerLayerInputs {
         let rows = n * self.num_layers;
         let scale = (self.size as f32).sqrt();
         let vectors = inputs.first_rows_mut(rows).reshaped(n, all);
-        embedding(device, vectors, token_ids, &self.table, scale);
+        embedding(device, vectors, token_ids, (&self.table, 0), scale);
         let out = projected.first_rows_mut(rows).reshaped(n, all);
         linear(device, out, residual.first_rows(n), &self.projection, None);
         // What it leaves in `unused` is another norm of the sum.

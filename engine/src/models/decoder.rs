@@ -3,7 +3,10 @@
 use std::ops::Range;
 
 use anyhow::{bail, ensure};
-use quire_kernels::{Device, Indices, LinearWeight, View, embedding, gather_rows, linear, softcap};
+use quire_kernels::{
+    Device, Indices, LinearWeight, RankGroup, Tensor, View, all_reduce, embedding, gather_columns,
+    gather_rows, linear, softcap,
+};
 
 use super::spec::{DecoderSpec, FfnSpec, LayerSpec};
 use crate::kv_cache::KvCache;
@@ -12,12 +15,16 @@ use crate::layers::{
     Positions, PostNorm,
 };
 use crate::step_input::StepInput;
-use crate::weights::WeightLoader;
+use crate::weights::{Shard, WeightLoader};
 use crate::workspace::Workspace;
 
-/// Weights of a whole model on one device.
+/// Weights of a whole model on one device, or of one rank's part of it.
 pub struct Decoder {
     spec: DecoderSpec,
+    shard: Shard,
+    /// Where the ranks of this model meet; `None`: there is one.
+    group: Option<RankGroup>,
+    /// Of a rank: its share of the vocabulary.
     embedding: LinearWeight,
     per_layer_inputs: Option<PerLayerInputs>,
     layers: Vec<Layer>,
@@ -45,7 +52,7 @@ enum Ffn {
 }
 
 impl Decoder {
-    /// Loads every weight; `max_model_len` positions get a rotation.
+    /// Loads every weight; `max_model_len` positions get a rotation. `spec` is that of the loader's rank.
     pub fn load(
         spec: DecoderSpec,
         loader: &WeightLoader,
@@ -71,10 +78,12 @@ impl Decoder {
         }
         let lm_head = match spec.tied_embeddings {
             true => None,
-            false => Some(loader.linear("output.weight", vocab_size, hidden_size)?),
+            false => Some(loader.vocabulary("output.weight", vocab_size, hidden_size)?),
         };
         let mut decoder = Self {
-            embedding: loader.linear("token_embd.weight", vocab_size, hidden_size)?,
+            shard: loader.shard(),
+            group: None,
+            embedding: loader.vocabulary("token_embd.weight", vocab_size, hidden_size)?,
             per_layer_inputs: spec
                 .per_layer_inputs
                 .map(|size| PerLayerInputs::load(&spec, size, loader))
@@ -90,6 +99,16 @@ impl Decoder {
         };
         decoder.link_weights();
         Ok(decoder)
+    }
+
+    /// Has this rank meet the others there.
+    #[must_use]
+    pub fn with_group(self, group: RankGroup) -> Self {
+        Self { group: Some(group), ..self }
+    }
+
+    pub fn group(&self) -> Option<&RankGroup> {
+        self.group.as_ref()
     }
 
     /// Tells each weight which one is used after it.
@@ -130,8 +149,10 @@ impl Decoder {
         mut observe: impl FnMut(View),
     ) {
         let mut n = step.num_tokens();
-        let scale = self.spec.embedding_scale;
-        embedding(device, ws.residual.first_rows_mut(n), step.token_ids, &self.embedding, scale);
+        let (scale, first) = (self.spec.embedding_scale, self.vocabulary().start);
+        let (ids, table) = (step.token_ids, (&self.embedding, first));
+        embedding(device, ws.residual.first_rows_mut(n), ids, table, scale);
+        self.add_ranks(device, &mut ws.residual, n);
         if let Some(inputs) = &self.per_layer_inputs {
             inputs.make(device, ws, step.token_ids);
         }
@@ -153,8 +174,10 @@ impl Decoder {
             } else {
                 layer.mixer.project(device, ws, n);
             }
+            self.add_ranks(device, &mut ws.block_out, n);
             before = Before::block(layer.post_attention_norm.as_ref());
             layer.ffn.forward(device, ws, n, BlockNorm { norm: &layer.mlp_norm, before });
+            self.add_ranks(device, &mut ws.block_out, n);
             before = Before::block(layer.post_mlp_norm.as_ref());
             if let (Some(input), Before::PostNorm(norm)) = (&layer.per_layer_input, before) {
                 before = input.forward(device, ws, n, norm, kept);
@@ -164,12 +187,29 @@ impl Decoder {
         observe(ws.hidden.first_rows(n));
     }
 
-    /// Logits of the given rows of `ws.hidden`, at most as many as `ws.logits` has: `ws.logits[i]` for `rows[i]`.
+    /// This rank's share of the vocabulary.
+    fn vocabulary(&self) -> Range<usize> {
+        self.shard.range(self.spec.vocab_size)
+    }
+
+    /// What all ranks made of the first `n` rows, added up.
+    fn add_ranks(&self, device: &Device, x: &mut Tensor, n: usize) {
+        if let Some(group) = &self.group {
+            all_reduce(device, group, x.first_rows_mut(n));
+        }
+    }
+
+    /// Logits of the given rows of `ws.hidden`, at most as many as `ws.logits` has: `ws.logits[i]` for `rows[i]`, whole on the
+    /// first rank.
     pub fn logits(&self, device: &Device, ws: &mut Workspace, rows: Indices) {
         let n = rows.len();
         gather_rows(device, ws.gathered.first_rows_mut(n), ws.hidden.view(), rows);
         let head = self.lm_head.as_ref().unwrap_or(&self.embedding);
-        linear(device, ws.logits.first_rows_mut(n), ws.gathered.first_rows(n), head, None);
+        let share = ws.logits.first_rows_mut(n).columns(self.vocabulary());
+        linear(device, share, ws.gathered.first_rows(n), head, None);
+        if let Some(group) = &self.group {
+            gather_columns(device, group, ws.logits.first_rows_mut(n), self.vocabulary());
+        }
         if let Some(cap) = self.spec.logits_softcap {
             softcap(device, ws.logits.first_rows_mut(n), cap);
         }

@@ -24,6 +24,7 @@ mod qwen2moe;
 mod qwen3;
 mod qwen35;
 mod qwen3moe;
+mod ranks;
 pub mod rope;
 mod smollm3;
 pub mod spec;

@@ -18,11 +18,13 @@ use quire_scheduler::{NewSequence, Scheduler, SchedulerOutput, SequenceId, StopR
 use super::step_cost::StepCost;
 use super::{Ask, Guess, Proposer};
 use crate::config::{DeviceChoice, Faults, SchedulingPolicy, SpeculativeMethod};
-use crate::engine::{load_runner, scheduler_config};
+use crate::engine::scheduler_config;
 use crate::kv_cache::KvCache;
+use crate::load::load_runner;
 use crate::model_runner::{StepJob, StepResult};
 use crate::models::spec_of;
 use crate::plan::kv_dtype;
+use crate::ranks::Ranks;
 use crate::sequence_table::{RowInit, RowSampling};
 use crate::step_runner::{Reply, StepRunner};
 use crate::weights::ModelFiles;
@@ -53,7 +55,7 @@ impl DraftModel {
         let runner = load_runner(files, plan, &|_, _| ())?;
         Ok(Self {
             scheduler: Scheduler::new(scheduler_config(config)).map_err(anyhow::Error::msg)?,
-            runner: StepRunner::new(runner, false),
+            runner: StepRunner::new(Ranks::new(vec![runner], None), false),
             max_model_len: config.max_model_len as usize,
             sampling: HashMap::new(),
             cost: StepCost::default(),
@@ -91,7 +93,7 @@ impl DraftModel {
         rows.extend(self.rows(asks, &output));
         let start = Instant::now();
         self.runner.launch(StepJob { output, rows }, result);
-        let Reply { rows, result } = self.runner.wait();
+        let Reply { rows, result, .. } = self.runner.wait();
         match result {
             Ok(result) => {
                 self.cost.record(num_rows, start.elapsed().as_secs_f64());
@@ -214,6 +216,7 @@ fn plan_of(
     let options = EngineOptions {
         device: DeviceChoice::Cpu,
         speculative: None,
+        tensor_parallel_size: 1,
         skipped_layers,
         // Of a hybrid states take up to a half.
         kv_cache_memory: Some((2 * kv_bytes).min(machine.available_memory / KV_SHARE)),

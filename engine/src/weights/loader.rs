@@ -6,6 +6,7 @@ use quire_kernels::{
     WeightPolicy, dequantize_row,
 };
 
+use super::shard::Shard;
 use crate::config::Activations;
 
 /// A tensor as its file has it.
@@ -60,6 +61,7 @@ pub struct WeightLoader<'a> {
     device: &'a Device,
     policy: WeightPolicy,
     activations: Activations,
+    shard: Shard,
     scope: String,
     on_progress: &'a (dyn Fn(usize, usize) + Sync),
 }
@@ -79,6 +81,11 @@ impl<'a> WeightLoader<'a> {
         Self { activations, ..self }
     }
 
+    /// What is loaded is one rank's part; the sizes that it is asked for are those of the rank.
+    pub fn with_shard(self, shard: Shard) -> Self {
+        Self { shard, ..self }
+    }
+
     /// Weights that have shapes only, for `Device::Trace`.
     pub fn shape_only(device: &'a Device) -> Self {
         Self::without_source(device, WeightPolicy::Packed, &|_, _| ())
@@ -89,8 +96,12 @@ impl<'a> WeightLoader<'a> {
         policy: WeightPolicy,
         on_progress: &'a (dyn Fn(usize, usize) + Sync),
     ) -> Self {
-        let activations = Activations::INT8;
-        Self { source: None, device, policy, activations, scope: String::new(), on_progress }
+        let (activations, shard, scope) = (Activations::INT8, Shard::WHOLE, String::new());
+        Self { source: None, device, policy, activations, shard, scope, on_progress }
+    }
+
+    pub fn shard(&self) -> Shard {
+        self.shard
     }
 
     pub fn is_shape_only(&self) -> bool {
@@ -139,6 +150,9 @@ impl<'a> WeightLoader<'a> {
         let Some(source) = self.source else {
             return Ok(LinearWeight::shape_only(out_features, in_features));
         };
+        if let Some(part) = self.linear_part(name, out_features, in_features)? {
+            return Ok(part);
+        }
         let full_name = self.full_name(name);
         if let Some(weight) = source.quantized(&full_name)? {
             let shape = (weight.out_features, weight.in_features);
@@ -180,9 +194,12 @@ impl<'a> WeightLoader<'a> {
         parts: &[(&str, usize)],
         in_features: usize,
     ) -> anyhow::Result<LinearWeight> {
-        let total = parts.iter().map(|&(_, out_features)| out_features).sum();
-        if self.has_shape(fused, total, in_features)? {
-            return self.linear(fused, total, in_features);
+        let total: usize = parts.iter().map(|&(_, out_features)| out_features).sum();
+        if self.has_shape(fused, total * self.shard.num_ranks, in_features)? {
+            return match self.shard.is_whole() {
+                true => self.linear(fused, total, in_features),
+                false => self.fused_part(fused, &lengths(parts), in_features),
+            };
         }
         let load =
             |&(name, out_features): &(&str, usize)| self.linear(name, out_features, in_features);
@@ -205,7 +222,7 @@ impl<'a> WeightLoader<'a> {
         let Some(source) = self.source else { return Ok(Tensor::shape_only(dtype, 1, total)) };
         let mut values = Vec::with_capacity(total);
         for &(name, len) in parts {
-            values.extend(read_vector(source, &format!("{}{name}", self.scope), len)?);
+            values.extend(self.vector_part(source, name, len)?);
         }
         Ok(self.device.tensor(dtype, &values, 1, total)?)
     }
@@ -229,10 +246,13 @@ impl<'a> WeightLoader<'a> {
     /// Several biases end to end, as `[1, sum of lengths]`. A file may have them in one tensor, `fused`.
     pub fn stacked_bias(&self, fused: &str, parts: &[(&str, usize)]) -> anyhow::Result<Tensor> {
         let dtype = self.device.activation_dtype();
-        let total = parts.iter().map(|&(_, len)| len).sum();
-        match self.has_shape(fused, 1, total)? {
-            true => self.row(dtype, &[(fused, total)]),
-            false => self.row(dtype, parts),
+        let total: usize = parts.iter().map(|&(_, len)| len).sum();
+        match (self.source, self.has_shape(fused, 1, total * self.shard.num_ranks)?) {
+            (Some(source), true) => {
+                let values = self.fused_vector_part(source, fused, &lengths(parts))?;
+                Ok(self.device.tensor(dtype, &values, 1, total)?)
+            }
+            _ => self.row(dtype, parts),
         }
     }
 
@@ -251,6 +271,10 @@ impl<'a> WeightLoader<'a> {
         };
         Ok(shape == Some((out_features, in_features)))
     }
+}
+
+fn lengths(parts: &[(&str, usize)]) -> Vec<usize> {
+    parts.iter().map(|&(_, len)| len).collect()
 }
 
 /// A vector of `len` numbers.

@@ -10,9 +10,11 @@ mod model_files;
 pub mod quantized;
 mod rows;
 pub mod safetensors;
+mod shard;
 
 pub use loader::{HostTensor, WeightLoader, WeightSource, read_vector};
 pub use model_files::{ModelFiles, TensorSummary};
+pub use shard::Shard;
 
 /// A name out of an untrusted file, fit for one line of a terminal: escaped and cut.
 pub(crate) fn quoted(name: &str) -> String {

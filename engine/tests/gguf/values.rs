@@ -164,7 +164,7 @@ fn a_factor_beside_an_nvfp4_tensor_multiplies_it() {
             let loader = WeightLoader::new(&file, &device, policy, &|_, _| ());
             let weight = loader.linear("a.weight", 2, 64).unwrap();
             let mut out = Tensor::from_f32(&[0.0; 64], 1, 64);
-            embedding(&device, out.view_mut(), (&[1]).into(), &weight, 1.0);
+            embedding(&device, out.view_mut(), (&[1]).into(), (&weight, 0), 1.0);
             assert_eq!(out.f32(), [6.0 * factor.unwrap_or(1.0); 64], "{policy:?}");
         }
     }

@@ -39,9 +39,9 @@ fn case(n: usize, format: WeightFormat, scale: f32) -> Case {
             };
             let table = LinearWeight::stack(parts.iter().zip(&bytes).map(load).collect());
             in_place(device, Kind::Numbers, output, (n, HIDDEN), |out| {
-                embedding(device, out, (&input).into(), &table, scale);
+                embedding(device, out, (&input).into(), (&table, 0), scale);
             });
         }),
-        reference: Box::new(move || reference::embedding(&ids, &table, HIDDEN, scale)),
+        reference: Box::new(move || reference::embedding(&ids, (&table, 0), HIDDEN, scale)),
     }
 }

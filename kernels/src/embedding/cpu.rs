@@ -11,7 +11,7 @@ pub(super) fn embedding(
     cpu: &CpuDevice,
     out: &ViewMut,
     ids: &[u32],
-    table: &LinearWeight,
+    (table, first_id): (&LinearWeight, usize),
     scale: f32,
 ) {
     cpu.pool.run(ids.len().div_ceil(ROWS_PER_TASK), &|task| {
@@ -19,7 +19,12 @@ pub(super) fn embedding(
         for row in first..ids.len().min(first + ROWS_PER_TASK) {
             // SAFETY: each task writes rows of its own.
             let out = unsafe { out.row_f32_shared(row) };
-            table.dequantize_feature(cpu.simd, ids[row] as usize, out);
+            let feature = (ids[row] as usize).checked_sub(first_id);
+            let Some(feature) = feature.filter(|&feature| feature < table.out_features()) else {
+                out.fill(0.0);
+                continue;
+            };
+            table.dequantize_feature(cpu.simd, feature, out);
             for v in out.iter_mut() {
                 *v *= scale;
             }

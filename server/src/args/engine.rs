@@ -1,5 +1,7 @@
 //! The flags that decide how a model runs, the same for each command that loads one.
 
+use std::time::Duration;
+
 use clap::{Args as ClapArgs, ValueEnum};
 use quire_engine::EngineOptions;
 use quire_engine::config::{
@@ -57,6 +59,14 @@ pub(crate) struct EngineArgs {
     /// CPU threads that compute [default: one a core]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096), value_name = "COUNT")]
     threads: Option<u32>,
+
+    /// Ranks that share the weights and the work of each step; each has as many of the threads
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256), value_name = "COUNT", default_value = "1")]
+    tensor_parallel_size: u16,
+
+    /// How long the ranks wait for one of them in a step before the engine gives up
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = units::seconds)]
+    rank_timeout: Duration,
 
     /// The instruction set that the CPU's kernels use; auto is the widest of this machine
     #[arg(long, value_enum, default_value = "auto")]
@@ -166,6 +176,8 @@ impl EngineArgs {
             max_num_batched_tokens: self.max_num_batched_tokens,
             block_size: self.block_size,
             threads: self.threads.map(|threads| threads as usize),
+            tensor_parallel_size: self.tensor_parallel_size.into(),
+            rank_timeout: self.rank_timeout,
             cpu_isa: match self.cpu_isa {
                 CpuIsaFlag::Auto => None,
                 CpuIsaFlag::Avx512 => Some(SimdLevel::Avx512),

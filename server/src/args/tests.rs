@@ -1,5 +1,7 @@
 //! What command lines come to.
 
+use std::time::Duration;
+
 use anyhow::bail;
 use clap::CommandFactory;
 use quire_engine::EngineOptions;
@@ -51,7 +53,7 @@ fn no_flags_mean_the_front_ends_own_defaults() {
 fn each_engine_flag_reaches_its_field() {
     let line = "m.gguf --device cuda:1 --weights float32 --activations down,v --kv-cache-dtype bf16 \
                 --max-model-len 8k --max-num-seqs 64 --max-num-batched-tokens 2K --kv-cache-memory 512MiB \
-                --prefix-cache-memory 64MiB --block-size 32 --threads 3 --cpu-isa avx-vnni --scheduling-policy priority \
+                --prefix-cache-memory 64MiB --block-size 32 --threads 3 --tensor-parallel-size 2 --rank-timeout 9s --cpu-isa avx-vnni --scheduling-policy priority \
                 --no-enable-prefix-caching --no-async-scheduling \
                 --long-prefill-token-threshold 100 --max-num-queued-reqs 5 --max-logprobs 7 \
                 --served-model-name a b";
@@ -66,6 +68,7 @@ fn each_engine_flag_reaches_its_field() {
     assert_eq!(engine.kv_cache_memory, Some(512 << 20));
     assert_eq!(engine.prefix_cache_memory, Some(64 << 20));
     assert_eq!((engine.block_size, engine.threads), (Some(32), Some(3)));
+    assert_eq!((engine.tensor_parallel_size, engine.rank_timeout), (2, Duration::from_secs(9)));
     assert_eq!(engine.scheduling_policy, SchedulingPolicy::Priority);
     assert_eq!((engine.enable_prefix_caching, engine.async_scheduling), (false, Some(false)));
     assert_eq!(engine.long_prefill_token_threshold, 100);

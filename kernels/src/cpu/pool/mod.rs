@@ -88,8 +88,14 @@ pub struct ThreadPool {
 impl ThreadPool {
     /// On machines with several nodes of memory each thread stays on the processors of one.
     pub fn new(num_threads: usize) -> Self {
+        Self::of_rank(num_threads, 0, 1)
+    }
+
+    /// As `new` for one of several pools of as many threads, each with processors of its own.
+    pub fn of_rank(num_threads: usize, rank: usize, num_ranks: usize) -> Self {
         let num_threads = num_threads.max(1);
-        let mut placement = Topology::detect().placement(num_threads).into_iter();
+        let placement = Topology::detect().placement(num_threads * num_ranks);
+        let mut placement = placement.into_iter().skip(rank * num_threads);
         let near_caller = placement.next().unwrap_or_default();
         let shared = Arc::new(Shared {
             generation: AtomicU64::new(0),

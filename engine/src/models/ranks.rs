@@ -1,0 +1,81 @@
+//! The spec of one rank of a tensor-parallel model: its heads and channels.
+
+use anyhow::{bail, ensure};
+
+use super::spec::{AttentionDims, DecoderSpec, FfnSpec};
+
+impl DecoderSpec {
+    /// What each of `num_ranks` ranks computes; all compute as much. KV heads that are fewer than ranks lie on several.
+    pub fn of_rank(&self, num_ranks: usize) -> anyhow::Result<Self> {
+        if num_ranks == 1 {
+            return Ok(self.clone());
+        }
+        let kind = match self {
+            Self { moe: Some(_), .. } => Some("experts"),
+            Self { latent: Some(_), .. } => Some("latent attention"),
+            Self { gated_delta: Some(_), .. } => Some("Gated DeltaNet"),
+            Self { per_layer_inputs: Some(_), .. } => Some("embeddings of their own"),
+            _ => None,
+        };
+        if let Some(kind) = kind {
+            bail!("--tensor-parallel-size {num_ranks}: layers with {kind} cannot be divided yet");
+        }
+        let mut spec = self.clone();
+        for layer in &mut spec.layers {
+            layer.attention = heads_of_rank(layer.attention, num_ranks)?;
+            if let FfnSpec::Dense(size) = &mut layer.ffn {
+                ensure!(
+                    size.is_multiple_of(num_ranks),
+                    "--tensor-parallel-size {num_ranks} does not divide the MLP's {size} channels"
+                );
+                *size /= num_ranks;
+            }
+        }
+        Ok(spec)
+    }
+}
+
+fn heads_of_rank(dims: AttentionDims, num_ranks: usize) -> anyhow::Result<AttentionDims> {
+    let AttentionDims { num_heads, num_kv_heads, head_dim } = dims;
+    let is_even = num_kv_heads.is_multiple_of(num_ranks) || num_ranks.is_multiple_of(num_kv_heads);
+    ensure!(
+        num_heads.is_multiple_of(num_ranks) && is_even,
+        "--tensor-parallel-size {num_ranks} does not divide {num_heads} heads with {num_kv_heads} KV heads; {} would",
+        sizes(dims)
+    );
+    let num_kv_heads = (num_kv_heads / num_ranks).max(1);
+    Ok(AttentionDims { num_heads: num_heads / num_ranks, num_kv_heads, head_dim })
+}
+
+/// The sizes that divide the heads: "1, 3 or 9".
+fn sizes(AttentionDims { num_heads, num_kv_heads, .. }: AttentionDims) -> String {
+    let divides = |ranks: &usize| {
+        num_heads.is_multiple_of(*ranks)
+            && (num_kv_heads.is_multiple_of(*ranks) || ranks.is_multiple_of(num_kv_heads))
+    };
+    let mut sizes: Vec<String> =
+        (1..=num_heads).filter(divides).map(|ranks| ranks.to_string()).collect();
+    match sizes.pop() {
+        Some(last) if !sizes.is_empty() => format!("{} or {last}", sizes.join(", ")),
+        last => last.unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads_come_out_even_or_the_sizes_that_would_are_named() {
+        let dims =
+            |num_heads, num_kv_heads| AttentionDims { num_heads, num_kv_heads, head_dim: 64 };
+        let divide = |dims, ranks| heads_of_rank(dims, ranks).map_err(|error| error.to_string());
+        assert_eq!(divide(dims(9, 3), 3), Ok(dims(3, 1)));
+        assert_eq!(divide(dims(32, 8), 4), Ok(dims(8, 2)));
+        assert_eq!(divide(dims(14, 2), 7), Err(
+            "--tensor-parallel-size 7 does not divide 14 heads with 2 KV heads; 1, 2 or 14 would".into()
+        ));
+        assert_eq!(divide(dims(16, 2), 8), Ok(dims(2, 1)), "each KV head on four ranks");
+        assert!(divide(dims(9, 3), 2).is_err());
+    }
+}

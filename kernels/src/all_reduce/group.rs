@@ -1,0 +1,143 @@
+//! Where the ranks of one process meet: nobody waits for a rank that has failed, nor for longer than the deadline.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::tensor::ViewMut;
+
+/// Looks at the others before a waiting rank gives its processor away: some tens of microseconds.
+const SPINS_BEFORE_YIELD: u32 = 20_000;
+
+/// A rank's place among those that run one model. Rank 0 is the first.
+#[derive(Clone)]
+pub struct RankGroup {
+    shared: Arc<Shared>,
+    rank: usize,
+}
+
+struct Shared {
+    /// What each rank brought to this meeting.
+    brought: Vec<RwLock<Option<ViewMut<'static>>>>,
+    num_arrived: AtomicUsize,
+    /// Meetings so far.
+    turn: AtomicUsize,
+    has_failed: AtomicBool,
+    /// Why, by the first who failed.
+    failure: Mutex<Option<String>>,
+    deadline: Duration,
+}
+
+impl RankGroup {
+    /// The places of `num_ranks` ranks, in order. A rank that lets others wait for longer than `deadline` has failed.
+    pub fn new(num_ranks: usize, deadline: Duration) -> Vec<Self> {
+        let shared = Arc::new(Shared {
+            brought: (0..num_ranks).map(|_| RwLock::new(None)).collect(),
+            num_arrived: AtomicUsize::new(0),
+            turn: AtomicUsize::new(0),
+            has_failed: AtomicBool::new(false),
+            failure: Mutex::new(None),
+            deadline,
+        });
+        (0..num_ranks).map(|rank| Self { shared: Arc::clone(&shared), rank }).collect()
+    }
+
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    pub fn num_ranks(&self) -> usize {
+        self.shared.brought.len()
+    }
+
+    /// How long ranks wait for each other.
+    pub fn deadline(&self) -> Duration {
+        self.shared.deadline
+    }
+
+    /// Says that this rank cannot go on: whoever waits for it, or will, panics with `why`.
+    pub fn fail(&self, why: &str) {
+        let mut failure = self.shared.failure.lock();
+        failure.get_or_insert_with(|| format!("rank {}: {why}", self.rank));
+        self.shared.has_failed.store(true, Ordering::Release);
+    }
+
+    /// Why the group failed, if it did.
+    pub fn failure(&self) -> Option<String> {
+        self.shared.failure.lock().clone()
+    }
+
+    /// Lets the ranks meet again after a failure. No rank is in a step.
+    pub fn reset(&self) {
+        self.shared.num_arrived.store(0, Ordering::Relaxed);
+        *self.shared.failure.lock() = None;
+        self.shared.has_failed.store(false, Ordering::Release);
+    }
+
+    /// Calls `work` when every rank has brought its `x`; returns when all have done their work.
+    pub(super) fn meet(&self, x: &ViewMut, work: impl FnOnce(&Meeting)) {
+        // SAFETY: the others use it only inside this meeting, for which `x` is borrowed; who leaves it early, because
+        // another rank failed, keeps its memory until every rank has left.
+        let x: ViewMut<'static> = unsafe { std::mem::transmute(x.alias()) };
+        let shape = (x.rows(), x.cols());
+        *self.shared.brought[self.rank].write() = Some(x);
+        self.wait();
+        let meeting = Meeting { brought: &self.shared.brought };
+        let is_same = meeting.views().all(|x| (x.rows(), x.cols()) == shape);
+        assert!(is_same, "ranks brought other shapes than {shape:?}");
+        work(&meeting);
+        self.wait();
+    }
+
+    fn stop_if_failed(&self) {
+        let has_failed = self.shared.has_failed.load(Ordering::Acquire);
+        assert!(!has_failed, "{}", self.failure().unwrap_or_default());
+    }
+
+    fn wait(&self) {
+        let shared = &*self.shared;
+        // Ranks that left early count as here: after a failure nobody meets before the reset.
+        self.stop_if_failed();
+        let turn = shared.turn.load(Ordering::Acquire);
+        if shared.num_arrived.fetch_add(1, Ordering::AcqRel) + 1 == self.num_ranks() {
+            shared.num_arrived.store(0, Ordering::Relaxed);
+            shared.turn.store(turn + 1, Ordering::Release);
+            return;
+        }
+        let (mut spins, mut since) = (0_u32, None);
+        while shared.turn.load(Ordering::Acquire) == turn {
+            self.stop_if_failed();
+            spins = spins.saturating_add(1);
+            if spins < SPINS_BEFORE_YIELD {
+                std::hint::spin_loop();
+                continue;
+            }
+            std::thread::yield_now();
+            let since = since.get_or_insert_with(Instant::now);
+            if since.elapsed() > shared.deadline {
+                self.fail(&format!("another rank did not come within {:?}", shared.deadline));
+            }
+        }
+    }
+}
+
+/// What all ranks brought.
+pub(super) struct Meeting<'a> {
+    brought: &'a [RwLock<Option<ViewMut<'static>>>],
+}
+
+impl Meeting<'_> {
+    /// That of each rank, in order. The ranks share out which parts of them they touch.
+    pub(super) fn views(&self) -> impl Iterator<Item = ViewMut<'static>> + Clone {
+        (0..self.brought.len()).map(|rank| self.view(rank))
+    }
+
+    pub(super) fn view(&self, rank: usize) -> ViewMut<'static> {
+        let brought = self.brought[rank].read();
+        let view = brought.as_ref().expect("each rank brings its view before it waits");
+        // SAFETY: the ranks take disjoint parts of it.
+        unsafe { view.alias() }
+    }
+}

@@ -1,0 +1,169 @@
+//! Ranks that meet: sums and columns are those of a plain loop, and a rank that fails or hangs stops the others.
+
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use quire_kernels::cases::random_f32;
+use quire_kernels::linear::cases::random_weight_bytes;
+use quire_kernels::{
+    Device, LinearWeight, RankGroup, Tensor, WeightFormat, WeightPolicy, all_reduce,
+    dequantize_row, embedding, gather_columns,
+};
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// Runs `work` on a thread for each rank, and gives what each made.
+fn on_ranks<T: Send>(
+    num_ranks: usize,
+    deadline: Duration,
+    work: impl Fn(&Device, &RankGroup) -> T + Sync,
+) -> Vec<T> {
+    std::thread::scope(|scope| {
+        let run = |group: RankGroup| {
+            let work = &work;
+            scope.spawn(move || work(&Device::cpu(1 + group.rank()), &group))
+        };
+        let threads: Vec<_> = RankGroup::new(num_ranks, deadline).into_iter().map(run).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no rank panics")).collect()
+    })
+}
+
+#[test]
+fn every_rank_gets_the_sum_in_the_order_of_ranks() {
+    for (num_ranks, rows, cols) in [(2, 1, 1), (2, 3, 576), (3, 7, 2049), (4, 5, 1000), (1, 2, 9)] {
+        let of_rank = |rank: usize| -> Vec<f32> {
+            // Of such different sizes that the order of additions shows.
+            let scale = 10.0_f32.powi(3 * rank as i32);
+            random_f32(rank as u64 + 1, rows * cols).iter().map(|x| x * scale).collect()
+        };
+        let all: Vec<Vec<f32>> = (0..num_ranks).map(of_rank).collect();
+        let expected = quire_kernels::all_reduce::reference::all_reduce(&all);
+        let found = on_ranks(num_ranks, LONG, |device, group| {
+            let mut x = Tensor::from_f32(&of_rank(group.rank()), rows, cols);
+            all_reduce(device, group, x.view_mut());
+            x.f32().to_vec()
+        });
+        for (rank, found) in found.iter().enumerate() {
+            assert_eq!(found, &expected, "rank {rank} of {num_ranks}, {rows}x{cols}");
+        }
+    }
+}
+
+#[test]
+fn the_first_rank_gets_the_columns_of_all() {
+    let (rows, cols) = (3, 101);
+    let columns = |rank: usize| [0..40, 40..41, 41..101][rank].clone();
+    let found = on_ranks(3, LONG, |device, group| {
+        let values = vec![group.rank() as f32 + 1.0; rows * cols];
+        let mut x = Tensor::from_f32(&values, rows, cols);
+        gather_columns(device, group, x.view_mut(), columns(group.rank()));
+        x.f32().to_vec()
+    });
+    for (index, &value) in found[0].iter().enumerate() {
+        let made_by = (0..3).find(|&rank| columns(rank).contains(&(index % cols)));
+        assert_eq!(Some(value as usize - 1), made_by, "element {index}");
+    }
+    assert!(found[1].iter().all(|&value| value == 2.0), "other ranks keep what they had");
+}
+
+#[test]
+fn ranks_meet_again_and_again() {
+    let sums = on_ranks(2, LONG, |device, group| {
+        let mut x = Tensor::from_f32(&[1.0; 5], 1, 5);
+        for _ in 0..100 {
+            all_reduce(device, group, x.view_mut());
+            x.f32_mut().iter_mut().for_each(|value| *value /= 2.0);
+        }
+        x.f32().to_vec()
+    });
+    assert!(sums.iter().flatten().all(|&value| value == 1.0));
+}
+
+/// The text of the panic of an all-reduce.
+fn reduce_and_panic(device: &Device, group: &RankGroup) -> Option<String> {
+    let mut x = Tensor::from_f32(&[1.0; 5], 1, 5);
+    let step = AssertUnwindSafe(|| all_reduce(device, group, x.view_mut()));
+    let payload = catch_unwind(step).err()?;
+    Some(payload.downcast_ref::<String>().expect("a text").clone())
+}
+
+#[test]
+fn a_rank_that_fails_stops_the_others_and_all_can_go_on() {
+    let again = std::sync::Barrier::new(2);
+    let found = on_ranks(2, LONG, |device, group| {
+        let text = if group.rank() == 0 {
+            reduce_and_panic(device, group)
+        } else {
+            group.fail("planted");
+            None
+        };
+        again.wait();
+        if group.rank() == 0 {
+            group.reset();
+        }
+        again.wait();
+        assert_eq!(reduce_and_panic(device, group), None, "after the reset");
+        text
+    });
+    assert_eq!(found[0].as_deref(), Some("rank 1: planted"));
+}
+
+#[test]
+fn after_a_failure_nobody_meets_before_the_reset() {
+    let again = std::sync::Barrier::new(2);
+    let found = on_ranks(2, Duration::from_millis(50), |device, group| {
+        // The first rank waits in vain; the second comes late.
+        let first = (group.rank() == 0).then(|| reduce_and_panic(device, group));
+        again.wait();
+        let second = reduce_and_panic(device, group);
+        again.wait();
+        (first.flatten(), second)
+    });
+    let text = "rank 0: another rank did not come within 50ms";
+    assert_eq!(found[0], (Some(text.into()), Some(text.into())));
+    assert_eq!(found[1], (None, Some(text.into())));
+}
+
+#[test]
+fn nobody_waits_longer_than_the_deadline() {
+    let start = Instant::now();
+    let found = on_ranks(2, Duration::from_millis(50), |device, group| match group.rank() {
+        0 => reduce_and_panic(device, group),
+        _ => None,
+    });
+    let text = found[0].as_deref().expect("rank 0 waited in vain");
+    assert_eq!(text, "rank 0: another rank did not come within 50ms");
+    assert!(start.elapsed() < LONG);
+}
+
+#[test]
+fn ranks_with_shares_of_a_table_add_up_to_the_embedding() {
+    let (vocabulary, hidden) = (23, 64);
+    let ids: Vec<u32> = vec![0, 22, 7, 8, 8, 15, 14];
+    let bytes = random_weight_bytes(WeightFormat::Q8_0, vocabulary, hidden, 5);
+    let row_bytes = bytes.len() / vocabulary;
+    let of_rows = |device: &Device, rows: Range<usize>| {
+        let bytes = &bytes[rows.start * row_bytes..rows.end * row_bytes];
+        let (format, policy) = (WeightFormat::Q8_0, WeightPolicy::Packed);
+        let table = LinearWeight::from_gguf(device, format, bytes, rows.len(), hidden, policy);
+        let mut out = Tensor::from_f32(&vec![f32::NAN; ids.len() * hidden], ids.len(), hidden);
+        let table = (&table.expect("valid"), rows.start);
+        embedding(device, out.view_mut(), (&ids).into(), table, 2.0);
+        out
+    };
+    let mut values = vec![0.0; vocabulary * hidden];
+    dequantize_row(WeightFormat::Q8_0, &bytes, &mut values);
+    for (rank, rows) in [0..8, 8..15, 15..23].into_iter().enumerate() {
+        let table = (&values[rows.start * hidden..rows.end * hidden], rows.start);
+        let expected = quire_kernels::embedding::reference::embedding(&ids, table, hidden, 2.0);
+        assert_eq!(of_rows(&Device::cpu(1), rows).f32(), expected, "rank {rank}");
+    }
+    let found = on_ranks(3, LONG, |device, group| {
+        let rows = [0..8, 8..15, 15..23][group.rank()].clone();
+        let mut out = of_rows(device, rows);
+        all_reduce(device, group, out.view_mut());
+        out.f32().to_vec()
+    });
+    assert!(found.iter().all(|found| found == of_rows(&Device::cpu(1), 0..23).f32()));
+}
