@@ -10,7 +10,7 @@ PEERS = $(RESULTS)-peers$(MODEL_SUFFIX)$(if $(findstring --types,$(ARGS)),-types
 # Keeps what a command prints in $(1).md, prints it too, and fails as the command does.
 keep = > $(1).md; status=$$?; cat $(1).md; exit $$status
 
-.PHONY: bench-cpu bench-kernels bench-offline bench-speculative bench-peers bench-peers-vllm-setup real-models
+.PHONY: bench-cpu bench-kernels bench-offline bench-host-step bench-speculative bench-peers bench-peers-vllm-setup real-models
 
 bench-cpu: bench-kernels bench-offline ## Time every op and the engine as shares of this machine's limits
 
@@ -22,6 +22,9 @@ bench-offline: model ## Time the engine alone (MODEL=file.gguf)
 
 bench-speculative: model ## Compare speculative decoding with none (MODEL=file.gguf ARGS="--users 1")
 	@$(RUN_BENCH) speculative -- $(MODEL) --json $(RESULTS)-speculative$(MODEL_SUFFIX).json $(ARGS) $(call keep,$(RESULTS)-speculative$(MODEL_SUFFIX))
+
+bench-host-step: ## Time what the host does in a decode step on a GPU (no GPU needed)
+	@$(RUN_BENCH) host_step -- tests/data/conformance/llama3.gguf --json $(RESULTS)-host-step.json $(ARGS) $(call keep,$(RESULTS)-host-step)
 
 bench-peers: build model ## Compare with llama.cpp in turn on this machine (MODEL=file.gguf ARGS=--quick)
 	@$(CARGO) build --quiet --release --locked --package quire-benches

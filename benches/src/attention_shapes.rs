@@ -71,6 +71,7 @@ fn case(
                 block_tables: (&block_tables).into(),
                 rows: (&rows).into(),
                 max_blocks_per_seq: blocks_per_seq,
+                replayed_with: None,
             };
             let q = View::from_f32(&q, num_rows, q_size);
             attention(

@@ -1,7 +1,7 @@
 //! Timings as shares of the machine's limits, a load client for any OpenAI server, and random-weight models.
 //!
-//! Five programs: `kernels` (ops), `offline` and `speculative` (the engine in this process), `client` (a server over HTTP) and
-//! `random_model` (GGUF files). See README.md.
+//! Six programs: `kernels` (ops), `offline` and `speculative` (the engine in this process), `host_step` (what a GPU's host does
+//! in a step), `client` (a server over HTTP) and `random_model` (GGUF files). See README.md.
 
 pub mod attention_shapes;
 pub mod http;

@@ -149,6 +149,10 @@ pub struct EngineOptions {
     pub enable_prefix_caching: bool,
     /// Launch a step before the one before it has answered; default: where it is faster.
     pub async_scheduling: Option<bool>,
+    /// On a GPU: launch steps op by op, without CUDA graphs.
+    pub enforce_eager: bool,
+    /// On a GPU: the same bits for a request whoever else is in the batch; on a CPU that is always so.
+    pub batch_invariant: bool,
     pub speculative: Option<Speculative>,
     pub long_prefill_token_threshold: u32,
     pub max_num_queued_reqs: u32,
@@ -183,6 +187,8 @@ pub struct EngineConfig {
     pub scheduling_policy: SchedulingPolicy,
     pub enable_prefix_caching: bool,
     pub async_scheduling: bool,
+    pub enforce_eager: bool,
+    pub batch_invariant: bool,
     pub speculative: Option<Speculative>,
     pub long_prefill_token_threshold: u32,
     pub max_num_queued_reqs: u32,
@@ -210,6 +216,13 @@ pub enum RankFault {
     Hang(Duration),
 }
 
+impl Faults {
+    /// Whether a step must know its tokens on the host, one after the other.
+    pub fn is_planted(&self) -> bool {
+        self.panic_on_token.is_some() || self.nan_on_token.is_some()
+    }
+}
+
 impl Default for EngineOptions {
     fn default() -> Self {
         Self {
@@ -231,6 +244,8 @@ impl Default for EngineOptions {
             scheduling_policy: SchedulingPolicy::Fcfs,
             enable_prefix_caching: true,
             async_scheduling: None,
+            enforce_eager: false,
+            batch_invariant: false,
             speculative: None,
             long_prefill_token_threshold: 0,
             max_num_queued_reqs: 1024,

@@ -16,7 +16,7 @@ use crate::handle::{Disconnected, EngineHandle, EngineInfo, EngineQueue, Submiss
 use crate::live::{Live, finish_reason};
 use crate::load::load_ranks;
 use crate::metrics::EngineMetrics;
-use crate::model_runner::{StepJob, StepResult};
+use crate::model_runner::{MAX_END_TOKENS, StepJob, StepResult};
 use crate::plan::MemoryPlan;
 use crate::ranks::Ranks;
 use crate::request::FinishReason;
@@ -44,6 +44,12 @@ impl Engine {
         on_progress: &(dyn Fn(usize, usize) + Sync),
     ) -> anyhow::Result<Self> {
         let config = plan.config.clone();
+        let num_end_tokens = end_tokens.len();
+        anyhow::ensure!(
+            config.gpu.is_none() || num_end_tokens <= MAX_END_TOKENS,
+            "the model ends answers with {num_end_tokens} tokens, a GPU takes {MAX_END_TOKENS}; \
+             start with --device cpu"
+        );
         let ranks = load_ranks(files, plan, on_progress)?;
         if let Some(tensor) = files.unused_tensor() {
             let architecture = plan.spec.architecture;

@@ -2,10 +2,13 @@
 
 use anyhow::{bail, ensure};
 use quire_kernels::attention::CUDA_HEAD_DIMS;
+use quire_kernels::sample::MAX_NUM_LOGPROBS_ON_CUDA;
 use quire_kernels::{DType, cuda};
 
 use crate::config::{DeviceChoice, EngineOptions, KvCacheDtype, Weights};
+use crate::kv_cache::KvCache;
 use crate::machine::Machine;
+use crate::model_runner::sample_limits;
 use crate::models::DecoderSpec;
 
 /// Bytes that the driver, cuBLAS and graphs take beside what is planned.
@@ -92,11 +95,31 @@ fn find_gpu(ordinal: usize, options: &EngineOptions, spec: &DecoderSpec) -> anyh
         matches!(options.kv_cache_dtype, KvCacheDtype::Auto | KvCacheDtype::BF16),
         "on CUDA the KV cache is bf16; leave --kv-cache-dtype out"
     );
+    ensure!(
+        options.max_logprobs <= MAX_NUM_LOGPROBS_ON_CUDA,
+        "--max-logprobs {} is above {MAX_NUM_LOGPROBS_ON_CUDA}, what a GPU can report; lower it",
+        options.max_logprobs
+    );
     Ok(Gpu {
         ordinal,
         name: info.name,
         available_memory: info.free_memory.saturating_sub(RESERVED_BYTES),
     })
+}
+
+/// Bytes of the sampler's table on a GPU: for the longest sequences whose keys and values could fit.
+pub fn sampler_bytes(
+    spec: &DecoderSpec,
+    options: &EngineOptions,
+    place: &Place,
+    max_num_seqs: u32,
+) -> u64 {
+    let Place::Gpu(gpu) = place else { return 0 };
+    let most_tokens = gpu.available_memory / KvCache::bytes_per_token(spec, KV_DTYPE).max(1);
+    let max_model_len = options.max_model_len.unwrap_or(spec.context_length);
+    let max_model_len = u64::from(max_model_len).min(most_tokens) as usize;
+    let lists = (options.max_token_list, options.max_logprobs);
+    sample_limits(spec.vocab_size, (max_num_seqs as usize, max_model_len), lists).num_bytes()
 }
 
 /// What of the model has no kernel.

@@ -52,6 +52,7 @@ pub fn hidden_states(
         output_rows: (&positions[n - 1..]).into(),
         block_tables: (&blocks.tables[0]).into(),
         max_blocks_per_seq: blocks.per_sequence,
+        replayed_with: None,
         groups: GroupInputs {
             slot_mappings: &blocks.slot_mappings,
             block_tables: &blocks.tables,

@@ -6,7 +6,7 @@ use std::thread::ScopedJoinHandle;
 use anyhow::Context;
 use quire_kernels::{Device, RankGroup, WeightPolicy};
 
-use crate::config::Weights;
+use crate::config::{EngineConfig, Weights};
 use crate::model_runner::ModelRunner;
 use crate::models::Decoder;
 use crate::plan::MemoryPlan;
@@ -68,7 +68,7 @@ fn load_rank(
 ) -> anyhow::Result<ModelRunner> {
     let config = &plan.config;
     let device = match config.gpu {
-        Some(ordinal) => Device::cuda(ordinal)?,
+        Some(ordinal) => open_gpu(ordinal, config)?,
         None => Device::cpu_of_rank(config.threads, config.cpu_isa, (shard.rank, shard.num_ranks)),
     };
     let _near = device.stay_near();
@@ -87,4 +87,14 @@ fn load_rank(
     ModelRunner::new(device, model, config).map_err(|error| {
         anyhow::anyhow!("{error}; lower --kv-cache-memory or --max-num-batched-tokens")
     })
+}
+
+fn open_gpu(ordinal: usize, config: &EngineConfig) -> anyhow::Result<Device> {
+    let mut device = Device::cuda(ordinal)?;
+    if let Device::Cuda(cuda) = &mut device
+        && config.batch_invariant
+    {
+        cuda.set_batch_invariant();
+    }
+    Ok(device)
 }

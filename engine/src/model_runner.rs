@@ -1,5 +1,8 @@
 //! Runs one step: owns the model, its memory and the rows.
 
+mod graphs;
+mod on_gpu;
+
 use std::ops::Range;
 
 use quire_kernels::cpu::StayNear;
@@ -17,6 +20,8 @@ use crate::sampler::{SampleTask, Sampler, token_logprobs};
 use crate::sequence_table::{RowInit, SequenceTable};
 use crate::step_input::StepBuffers;
 use crate::workspace::Workspace;
+use on_gpu::GpuSteps;
+pub use on_gpu::{MAX_END_TOKENS, sample_limits};
 
 /// What the runner gets for one step.
 pub struct StepJob {
@@ -69,6 +74,7 @@ pub struct ModelRunner {
     buffers: StepBuffers,
     sampler: Sampler,
     tasks: Vec<SampleTask>,
+    gpu: Option<GpuSteps>,
     config: EngineConfig,
 }
 
@@ -84,12 +90,20 @@ impl ModelRunner {
         let block_size = config.block_size as usize;
         let kv_cache = KvCache::new(&device, &layout, config.kv_dtype, &num_blocks, block_size)?;
         let buffers = StepBuffers::new(&device, config, layout.groups.len())?;
+        let gpu = match &device {
+            // Drafts are verified before the next step: each runs to its end.
+            Device::Cuda(cuda) if config.speculative.is_none() => {
+                Some(GpuSteps::new(cuda, config, &model)?)
+            }
+            Device::Cpu(_) | Device::Cuda(_) | Device::Trace(_) => None,
+        };
         Ok(Self {
+            sampler: Sampler::new(workspace.logits.rows()),
             workspace,
             kv_cache,
             table: new_table(config, &buffers),
             buffers,
-            sampler: Sampler::new(),
+            gpu,
             tasks: Vec::with_capacity(max_num_seqs),
             config: config.clone(),
             device,
@@ -100,6 +114,7 @@ impl ModelRunner {
     /// Forgets every row: the scheduler will admit all sequences anew.
     pub fn reset(&mut self) {
         self.table = new_table(&self.config, &self.buffers);
+        self.gpu.iter_mut().for_each(GpuSteps::forget);
     }
 
     /// Keeps the calling thread, which is to run steps, near its memory as long as the result lives.
@@ -145,16 +160,21 @@ impl ModelRunner {
 
     /// Rows and forward pass.
     fn compute(&mut self, output: &SchedulerOutput, rows: impl Iterator<Item = RowInit>) {
-        output.freed_rows.iter().for_each(|&row| self.table.release(row));
-        rows.for_each(|init| self.table.admit(init));
-        for sequence in &output.sequences {
-            self.table.enter_blocks(sequence.row, output.new_blocks_of(sequence));
-        }
+        self.enter(output, rows);
         self.enter_drafts(output);
         let input = self.buffers.gather(&self.device, output, &self.table);
         plant_panic(&self.config.faults, input.token_ids.host());
         self.model.forward(&self.device, &mut self.workspace, &mut self.kv_cache, &input);
         self.table.clear_changes();
+    }
+
+    /// Who leaves, who comes, and the blocks that rows grow by.
+    fn enter(&mut self, output: &SchedulerOutput, rows: impl Iterator<Item = RowInit>) {
+        output.freed_rows.iter().for_each(|&row| self.table.release(row));
+        rows.for_each(|init| self.table.admit(init));
+        for sequence in &output.sequences {
+            self.table.enter_blocks(sequence.row, output.new_blocks_of(sequence));
+        }
     }
 
     /// Drafts are tokens of their rows for the time of the step.

@@ -20,6 +20,8 @@ use crate::workspace::Workspace;
 const DEFAULT_BLOCK_SIZE: u32 = 16;
 const DEFAULT_MAX_NUM_SEQS: u32 = 256;
 const DEFAULT_MAX_NUM_BATCHED_TOKENS: u32 = 256;
+/// On a GPU, which reads all weights in the time of some hundred tokens.
+const DEFAULT_MAX_NUM_BATCHED_TOKENS_ON_GPU: u32 = 2048;
 /// Part of the memory left beside weights and workspace that the KV cache takes by default on a CPU.
 const DEFAULT_KV_SHARE: u64 = 4;
 
@@ -53,15 +55,13 @@ impl MemoryPlan {
         let place = Place::find(options, &spec)?;
         let available_memory = place.available_memory(machine);
         let kv_dtype = if place.gpu().is_some() { gpu::KV_DTYPE } else { kv_dtype(options) };
-        let limits = batch_limits(options)?;
-        let (max_num_seqs, max_num_batched_tokens) = limits;
+        let limits @ (max_num_seqs, max_num_batched_tokens) = batch_limits(options, &place)?;
         let block_size = block_size(options)?;
         let (threads, num_ranks) = threads_and_ranks(options, machine, &place)?;
         let rank = spec.of_rank(num_ranks)?;
         let cpu_isa = cpu_isa(options, machine)?;
         let weight_bytes = weight_bytes(files, &spec, options, &place)?;
-        let workspace_bytes =
-            num_ranks as u64 * workspace_bytes(&rank, limits, options.speculative.as_ref(), &place);
+        let workspace_bytes = num_ranks as u64 * workspace_bytes(&rank, options, limits, &place);
         let kv_bytes_per_token = KvCache::bytes_per_token(&rank, kv_dtype) * num_ranks as u64;
         let draft = draft_model::plan(files, options, machine)?;
         let draft_bytes = draft.as_ref().map_or(0, |draft| draft.num_bytes());
@@ -97,8 +97,9 @@ impl MemoryPlan {
             cpu_isa,
             scheduling_policy: options.scheduling_policy,
             enable_prefix_caching: options.enable_prefix_caching,
-            // On a CPU the loop's work is far smaller than a step, and each ended answer would cost a wasted row.
-            async_scheduling: options.async_scheduling.unwrap_or(false),
+            async_scheduling: is_overlapped(options, &place),
+            enforce_eager: options.enforce_eager,
+            batch_invariant: options.batch_invariant,
             speculative: speculative(options)?,
             long_prefill_token_threshold: options.long_prefill_token_threshold,
             max_num_queued_reqs: options.max_num_queued_reqs,
@@ -417,12 +418,16 @@ fn at_least_one(flag: &str, asked: Option<u32>, default: u32) -> anyhow::Result<
 }
 
 /// Sequences and tokens of a step: each running sequence gets a token in each step, so tokens bound sequences.
-fn batch_limits(options: &EngineOptions) -> anyhow::Result<(u32, u32)> {
+fn batch_limits(options: &EngineOptions, place: &Place) -> anyhow::Result<(u32, u32)> {
     let most_seqs = options.max_num_seqs.unwrap_or(0);
+    let default = match place {
+        Place::Cpu { .. } => DEFAULT_MAX_NUM_BATCHED_TOKENS,
+        Place::Gpu(_) => DEFAULT_MAX_NUM_BATCHED_TOKENS_ON_GPU,
+    };
     let tokens = at_least_one(
         "--max-num-batched-tokens",
         options.max_num_batched_tokens,
-        DEFAULT_MAX_NUM_BATCHED_TOKENS.max(most_seqs),
+        default.max(most_seqs),
     )?;
     let seqs =
         at_least_one("--max-num-seqs", options.max_num_seqs, DEFAULT_MAX_NUM_SEQS.min(tokens))?;
@@ -490,15 +495,31 @@ fn weight_bytes(
     Ok(total)
 }
 
+/// Whether a step must know the tokens of the one before: those that drafts follow, or that planted faults look at.
+fn is_awaited(options: &EngineOptions) -> bool {
+    options.speculative.is_some() || options.faults.is_planted()
+}
+
+/// On a CPU the loop's work is far smaller than a step, and each ended answer would cost a wasted row.
+fn is_overlapped(options: &EngineOptions, place: &Place) -> bool {
+    match place {
+        Place::Cpu { .. } => options.async_scheduling.unwrap_or(false),
+        Place::Gpu(_) => options.async_scheduling.unwrap_or(true) && !is_awaited(options),
+    }
+}
+
 fn workspace_bytes(
     spec: &DecoderSpec,
+    options: &EngineOptions,
     (max_num_seqs, max_num_batched_tokens): (u32, u32),
-    speculative: Option<&Speculative>,
     place: &Place,
 ) -> u64 {
     let activations = if place.gpu().is_some() { DType::BF16 } else { DType::F32 };
+    let speculative = options.speculative.as_ref();
     let sampled_rows = max_sampled_rows(max_num_seqs, max_num_batched_tokens, speculative);
+    let sampler_bytes = gpu::sampler_bytes(spec, options, place, max_num_seqs);
     Workspace::num_bytes(spec, max_num_batched_tokens as usize, sampled_rows, activations)
+        .saturating_add(sampler_bytes)
 }
 
 /// What `--speculative` asks for, if it can be done.

@@ -40,6 +40,19 @@ impl Ranks {
         self.is_lost
     }
 
+    /// Whether steps are launched and finished (`launch`, `finish`) instead of run: on a GPU, which has one rank.
+    pub fn runs_ahead(&self) -> bool {
+        self.group.is_none() && self.first.as_ref().is_some_and(ModelRunner::runs_ahead)
+    }
+
+    pub fn launch(&mut self, job: &mut StepJob, result: &mut StepResult) {
+        self.first.as_mut().expect("there until the drop").launch(job, result);
+    }
+
+    pub fn finish(&mut self, result: &mut StepResult) {
+        self.first.as_mut().expect("there until the drop").finish(result);
+    }
+
     /// One step on all ranks. A rank that panics ends the step of all, and this panics.
     pub fn run(&mut self, job: &mut StepJob, result: &mut StepResult) {
         let first = self.first.as_mut().expect("there until the drop");

@@ -12,7 +12,7 @@ use crate::workspace::{MAX_LOGITS_ROWS, Workspace};
 
 /// Buffers of the sampler, kept from step to step.
 pub struct Sampler {
-    sampled: Vec<Sampled>, // [MAX_LOGITS_ROWS]
+    sampled: Vec<Sampled>, // [rows of ws.logits]
     rows: Vec<u32>,        // rows of ws.hidden
     targets: Vec<u32>,
     num_top: Vec<u32>,
@@ -35,10 +35,11 @@ impl SampleTask {
 }
 
 impl Sampler {
-    pub fn new() -> Self {
-        let numbers = || Vec::with_capacity(MAX_LOGITS_ROWS);
+    /// `num_rows`: rows of logits that are computed at once.
+    pub fn new(num_rows: usize) -> Self {
+        let numbers = || Vec::with_capacity(num_rows);
         Self {
-            sampled: vec![Sampled::default(); MAX_LOGITS_ROWS],
+            sampled: vec![Sampled::default(); num_rows],
             rows: numbers(),
             targets: numbers(),
             num_top: numbers(),
@@ -61,7 +62,7 @@ impl Sampler {
     ) {
         let (mut tasks, mut drafts, mut first) = (tasks, &output.draft_tokens[..], 0);
         while !tasks.is_empty() {
-            let now = num_fitting(tasks, ws.logits.rows());
+            let now = num_fitting(tasks, ws.logits.rows().min(MAX_LOGITS_ROWS));
             let (chunk, later) = tasks.split_at(now);
             let num_rows: usize = chunk.iter().map(|task| task.num_rows()).sum();
             let (own_drafts, other_drafts) = drafts.split_at(num_rows - chunk.len());
@@ -184,7 +185,7 @@ fn num_fitting(tasks: &[SampleTask], num_rows: usize) -> usize {
 }
 
 /// The op's row after `num_tokens` tokens of `row.tokens`; drafts may follow there.
-fn sample_row(row: &TableRow, num_tokens: usize) -> SampleRow<'_> {
+pub fn sample_row(row: &TableRow, num_tokens: usize) -> SampleRow<'_> {
     let sampling = &row.sampling;
     let params = &sampling.params;
     let (prompt, output) = row.tokens[..num_tokens].split_at(row.num_prompt_tokens);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use quire_kernels::TableChange;
+use quire_kernels::{BansBefore, TableChange};
 use quire_scheduler::{NewBlock, Row, TokenId};
 
 use crate::request::SamplingParams;
@@ -50,6 +50,11 @@ impl RowSampling {
         if before_minimum { &self.banned } else { &self.banned[..self.num_always_banned] }
     }
 
+    /// Which of what is banned at first is not banned later.
+    pub fn bans(&self) -> BansBefore {
+        BansBefore { position: self.params.min_tokens, num_always: self.num_always_banned as u32 }
+    }
+
     pub fn allowed(&self) -> Option<&[u32]> {
         self.allowed.as_deref()
     }
@@ -71,6 +76,8 @@ pub struct TableRow {
     pub tokens: Vec<TokenId>,
     pub num_prompt_tokens: usize,
     pub sampling: Arc<RowSampling>,
+    /// Counts the owners of all rows.
+    pub admission: u64,
 }
 
 impl TableRow {
@@ -88,6 +95,7 @@ pub struct SequenceTable {
     block_tables: Vec<Vec<u32>>,
     max_blocks_per_seq: usize,
     max_model_len: usize,
+    num_admissions: u64,
     /// For each cache group what was entered since `clear_changes`, where a device has tables of its own.
     changes: Option<Vec<Vec<TableChange>>>,
 }
@@ -100,6 +108,7 @@ impl SequenceTable {
             block_tables: vec![vec![0; max_num_seqs as usize * max_blocks_per_seq]; num_groups],
             max_blocks_per_seq,
             max_model_len: max_model_len as usize,
+            num_admissions: 0,
             changes: None,
         }
     }
@@ -127,7 +136,10 @@ impl SequenceTable {
         let max_tokens = sampling.params.max_tokens.map_or(self.max_model_len, |max| max as usize);
         let most = num_prompt_tokens.saturating_add(max_tokens).min(self.max_model_len) + 1;
         tokens.reserve_exact(most.saturating_sub(tokens.len()));
-        self.rows[row.0 as usize] = Some(TableRow { tokens, num_prompt_tokens, sampling });
+        self.num_admissions += 1;
+        let admission = self.num_admissions;
+        let owner = TableRow { tokens, num_prompt_tokens, sampling, admission };
+        self.rows[row.0 as usize] = Some(owner);
     }
 
     pub fn release(&mut self, row: Row) {
@@ -154,6 +166,11 @@ impl SequenceTable {
 
     pub fn row_mut(&mut self, row: Row) -> &mut TableRow {
         self.rows[row.0 as usize].as_mut().expect("the scheduler schedules admitted rows")
+    }
+
+    /// The row, while it belongs to that owner.
+    pub fn row_of(&mut self, row: Row, admission: u64) -> Option<&mut TableRow> {
+        self.rows[row.0 as usize].as_mut().filter(|row| row.admission == admission)
     }
 
     /// Block ids of the row in a cache group, in the order of positions.

@@ -2,6 +2,7 @@
 
 use quire_kernels::{
     AttentionBatch, Device, DeviceError, Indices, NO_STATE, StateBatch, StateSegment, StepArrays,
+    StepUpload, TakenToken, Tensor,
 };
 use quire_scheduler::{MAX_TOKENS_PER_STEP, SchedulerOutput, StateSegment as Segment};
 
@@ -21,8 +22,30 @@ pub struct StepBuffers {
     output_rows: Vec<u32>,
     sample_rows: Vec<u32>,
     output_start_loc: Vec<u32>,
+    table_rows: Vec<u32>,
+    num_output_tokens: Vec<u32>,
+    taken: Vec<TakenToken>,
+    shape: Option<StepShape>,
     block_size: u32,
     arrays: StepArrays,
+}
+
+/// The sizes that a step is filled up to on a GPU, so that what was launched for one serves all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StepShape {
+    pub num_tokens: usize,
+    /// Of these each may sample.
+    pub num_seqs: usize,
+    /// The most tokens of one sequence.
+    pub max_queries: usize,
+}
+
+/// What is sampled in a step on a GPU; k = the sequences that get a token.
+#[derive(Clone, Copy)]
+pub struct SampleInput<'a> {
+    pub rows: Indices<'a>,              // [k]: rows of the last layer's output
+    pub table_rows: Indices<'a>,        // [k]: rows of the sequences; u32::MAX for none
+    pub num_output_tokens: Indices<'a>, // [k]: before this one
 }
 
 /// One step's input; n = its tokens, s = its sequences, m = the rows that logits are computed from. Slots and block
@@ -38,6 +61,8 @@ pub struct StepInput<'a> {
     pub output_rows: Indices<'a>,     // [m]: rows of the n that logits need, ascending
     pub block_tables: Indices<'a>,    // [max_num_seqs, max_blocks_per_seq]
     pub max_blocks_per_seq: usize,
+    /// See `AttentionBatch`.
+    pub replayed_with: Option<usize>,
     pub groups: GroupInputs<'a>,
     /// The recurrent states before and after each sequence's rows, of models that have states.
     pub states: StateBatch<'a>,
@@ -62,7 +87,9 @@ const OUTPUT_ROWS: usize = 5;
 const SAMPLE_ROWS: usize = 6;
 const STATE_SEGMENTS: usize = 7;
 const STATE_START_LOC: usize = 8;
-const SLOT_MAPPINGS: usize = 9;
+const TABLE_ROWS: usize = 9;
+const NUM_OUTPUT_TOKENS: usize = 10;
+const SLOT_MAPPINGS: usize = 11;
 
 impl StepInput<'_> {
     pub fn num_tokens(&self) -> usize {
@@ -90,6 +117,7 @@ impl StepInput<'_> {
             block_tables: self.block_tables,
             rows: self.rows,
             max_blocks_per_seq: self.max_blocks_per_seq,
+            replayed_with: self.replayed_with,
         }
     }
 }
@@ -107,7 +135,7 @@ impl StepBuffers {
         let of_states = StateSegment::NUM_NUMBERS * num_tokens + num_seqs + 1;
         // No more rows are sampled from than a step has tokens.
         let num_sampled = num_tokens.min(num_seqs * MAX_TOKENS_PER_STEP);
-        let capacity = (3 + num_groups) * num_tokens + 3 * num_seqs + num_sampled + 1 + of_states;
+        let capacity = (3 + num_groups) * num_tokens + 7 * num_seqs + num_sampled + 1 + of_states;
         Ok(Self {
             token_ids: of_tokens(),
             positions: of_tokens(),
@@ -118,6 +146,10 @@ impl StepBuffers {
             output_rows: of_tokens(),
             sample_rows: Vec::with_capacity(num_sampled),
             output_start_loc: Vec::with_capacity(num_seqs + 1),
+            table_rows: Vec::with_capacity(num_seqs),
+            num_output_tokens: Vec::with_capacity(num_seqs),
+            taken: Vec::with_capacity(num_seqs),
+            shape: None,
             state_segments: Vec::with_capacity(num_seqs + num_sampled),
             state_start_loc: Vec::with_capacity(num_seqs + 1),
             block_size: config.block_size,
@@ -137,12 +169,41 @@ impl StepBuffers {
         output: &SchedulerOutput,
         table: &'a SequenceTable,
     ) -> StepInput<'a> {
+        self.fill(output, table);
+        assert!(self.taken.is_empty(), "the host knows the tokens of a step");
+        self.upload(device, table, None);
+        self.input(table)
+    }
+
+    /// As `gather`, filled up to `shape`. Tokens that the rows lack are those that `sampled` (by row) has on the device.
+    pub fn gather_ahead<'a>(
+        &'a mut self,
+        device: &Device,
+        output: &SchedulerOutput,
+        table: &'a SequenceTable,
+        sampled: &Tensor,
+        shape: Option<StepShape>,
+    ) -> (StepInput<'a>, SampleInput<'a>) {
+        self.fill(output, table);
+        if let Some(shape) = shape {
+            self.fill_up(shape);
+        }
+        self.upload(device, table, Some(sampled));
+        (self.input(table), self.samples())
+    }
+
+    fn fill(&mut self, output: &SchedulerOutput, table: &SequenceTable) {
         self.clear();
         for sequence in &output.sequences {
             let (start, end) = (sequence.start, sequence.start + sequence.num_tokens);
             let row = table.row(sequence.row);
-            let tokens = &row.tokens[start as usize..end as usize];
-            self.token_ids.extend_from_slice(tokens);
+            let num_known = row.tokens.len().min(end as usize);
+            self.token_ids.extend_from_slice(&row.tokens[start as usize..num_known]);
+            for _ in num_known..end as usize {
+                let index = self.token_ids.len() as u32;
+                self.taken.push(TakenToken { index, row: sequence.row.0 });
+                self.token_ids.push(0);
+            }
             self.positions.extend(start..end);
             for (group, slot_mapping) in self.slot_mappings.iter_mut().enumerate() {
                 let blocks = table.blocks(sequence.row, group);
@@ -164,13 +225,39 @@ impl StepBuffers {
             self.output_rows.extend(end_row - num_output_rows..end_row);
             let num_rows = self.output_rows.len() as u32;
             self.sample_rows.extend(num_rows - num_sample_rows..num_rows);
+            if sequence.samples {
+                self.table_rows.push(sequence.row.0);
+                self.num_output_tokens.push(sequence.num_output_tokens);
+            }
             self.output_start_loc.push(self.output_rows.len() as u32);
         }
-        self.upload(device, table);
-        self.input(table)
     }
 
-    fn upload(&mut self, device: &Device, table: &SequenceTable) {
+    /// Adds tokens that belong to no sequence, sequences without tokens, and samples for nobody. All rows go through the
+    /// last layer, whichever are sampled.
+    fn fill_up(&mut self, shape: StepShape) {
+        let (num_tokens, num_seqs) = (shape.num_tokens, shape.num_seqs);
+        self.token_ids.resize(num_tokens, 0);
+        self.positions.resize(num_tokens, 0);
+        self.slot_mappings.iter_mut().for_each(|slots| slots.resize(num_tokens, u32::MAX));
+        let num_queries = *self.query_start_loc.last().expect("it begins with 0");
+        self.query_start_loc.resize(num_seqs + 1, num_queries);
+        self.context_lens.resize(num_seqs, 0);
+        self.rows.resize(num_seqs, 0);
+        let num_segments = self.state_segments.len() as u32;
+        self.state_start_loc.resize(num_seqs + 1, num_segments);
+        for row in &mut self.sample_rows {
+            *row = self.output_rows[*row as usize];
+        }
+        self.output_rows.clear();
+        self.output_rows.extend(0..num_tokens as u32);
+        self.sample_rows.resize(num_seqs, 0);
+        self.table_rows.resize(num_seqs, u32::MAX);
+        self.num_output_tokens.resize(num_seqs, 0);
+        self.shape = Some(shape);
+    }
+
+    fn upload(&mut self, device: &Device, table: &SequenceTable, sampled: Option<&Tensor>) {
         if !self.arrays.is_uploaded() {
             return;
         }
@@ -184,10 +271,14 @@ impl StepBuffers {
             &self.sample_rows,
             StateSegment::numbers(&self.state_segments),
             &self.state_start_loc,
+            &self.table_rows,
+            &self.num_output_tokens,
         ];
         let slot_mappings = self.slot_mappings.iter().map(Vec::as_slice);
         let arrays: Vec<&[u32]> = arrays.into_iter().chain(slot_mappings).collect();
-        self.arrays.upload(device, &arrays, table.changes());
+        let (changes, taken) = (table.changes(), &self.taken);
+        let upload = StepUpload { arrays: &arrays, changes, taken, sampled };
+        self.arrays.upload(device, &upload);
     }
 
     fn input<'a>(&'a self, table: &'a SequenceTable) -> StepInput<'a> {
@@ -210,6 +301,7 @@ impl StepBuffers {
                 false => arrays.table(0, tables),
             },
             max_blocks_per_seq: table.max_blocks_per_seq(),
+            replayed_with: self.shape.map(|shape| shape.max_queries),
             groups: GroupInputs {
                 slot_mappings: &self.slot_mappings,
                 block_tables: table.block_tables(),
@@ -229,6 +321,16 @@ impl StepBuffers {
     /// Rows of the last layer's output that tokens are sampled from, in the step gathered last.
     pub fn sample_rows(&self) -> Indices<'_> {
         self.arrays.array(SAMPLE_ROWS, &self.sample_rows)
+    }
+
+    /// The same, with what the sampler on a GPU wants to know.
+    fn samples(&self) -> SampleInput<'_> {
+        let arrays = &self.arrays;
+        SampleInput {
+            rows: self.sample_rows(),
+            table_rows: arrays.array(TABLE_ROWS, &self.table_rows),
+            num_output_tokens: arrays.array(NUM_OUTPUT_TOKENS, &self.num_output_tokens),
+        }
     }
 
     /// The segments of one sequence, before its end is in `query_start_loc`. All are of one cache group.
@@ -261,10 +363,14 @@ impl StepBuffers {
             &mut self.output_rows,
             &mut self.sample_rows,
             &mut self.output_start_loc,
+            &mut self.table_rows,
+            &mut self.num_output_tokens,
         ] {
             array.clear();
         }
         self.slot_mappings.iter_mut().for_each(Vec::clear);
+        self.taken.clear();
+        self.shape = None;
         self.state_segments.clear();
         self.state_start_loc.clear();
         self.state_start_loc.push(0);

@@ -15,7 +15,8 @@ use crate::sequence_table::RowInit;
 
 /// Takes steps and answers them in the order of their launches.
 pub enum StepRunner {
-    /// A step runs when it is waited for: nobody has to be woken before or after it.
+    /// A step runs when it is waited for: nobody has to be woken before or after it. On a GPU it is launched at once, and
+    /// runs there while the loop goes on.
     Inline(Box<InlineRunner>),
     /// A step runs while the loop goes on.
     Threaded(RunnerThread),
@@ -31,10 +32,10 @@ pub struct Reply {
 }
 
 impl StepRunner {
-    /// `overlaps`: steps run on a thread of their own.
+    /// `overlaps`: steps run while the loop goes on.
     pub fn new(runner: Ranks, overlaps: bool) -> Self {
         let runner = GuardedRunner { runner, failure: None };
-        if overlaps {
+        if overlaps && !runner.runner.runs_ahead() {
             Self::Threaded(RunnerThread::spawn(runner))
         } else {
             Self::Inline(Box::new(InlineRunner { runner, launched: VecDeque::new() }))
@@ -52,7 +53,7 @@ impl StepRunner {
     /// Puts a step behind those already launched.
     pub fn launch(&mut self, job: StepJob, result: Box<StepResult>) {
         match self {
-            Self::Inline(inline) => inline.launched.push_back((job, result)),
+            Self::Inline(inline) => inline.launch(job, result),
             Self::Threaded(thread) => thread.send(Command::Step(job, result)),
         }
     }
@@ -91,6 +92,24 @@ impl GuardedRunner {
         Reply { rows: job.rows, result, is_lost: self.runner.is_lost() }
     }
 
+    /// Of a GPU: `run` before what is to be waited for.
+    fn launch(&mut self, job: &mut StepJob, result: &mut StepResult) {
+        if self.failure.is_none() {
+            let launch = AssertUnwindSafe(|| self.runner.launch(job, result));
+            self.failure = catch_unwind(launch).err().map(|payload| panic_text(&*payload));
+        }
+    }
+
+    /// Of a GPU: the rest of `run`.
+    fn finish(&mut self, job: StepJob, mut result: Box<StepResult>) -> Reply {
+        if self.failure.is_none() {
+            let finish = AssertUnwindSafe(|| self.runner.finish(&mut result));
+            self.failure = catch_unwind(finish).err().map(|payload| panic_text(&*payload));
+        }
+        let result = self.failure.clone().map_or(Ok(result), Err);
+        Reply { rows: job.rows, result, is_lost: self.runner.is_lost() }
+    }
+
     fn reset(&mut self) {
         self.runner.reset();
         self.failure = None;
@@ -104,9 +123,19 @@ pub struct InlineRunner {
 }
 
 impl InlineRunner {
+    fn launch(&mut self, mut job: StepJob, mut result: Box<StepResult>) {
+        if self.runner.runner.runs_ahead() {
+            self.runner.launch(&mut job, &mut result);
+        }
+        self.launched.push_back((job, result));
+    }
+
     fn run_oldest(&mut self) -> Reply {
         let (job, result) = self.launched.pop_front().expect("a step is waited for once");
-        self.runner.run(job, result)
+        match self.runner.runner.runs_ahead() {
+            true => self.runner.finish(job, result),
+            false => self.runner.run(job, result),
+        }
     }
 }
 

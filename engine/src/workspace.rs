@@ -68,6 +68,15 @@ pub struct ExpertWorkspace {
 /// Rows of logits computed at once; more sampled rows are taken in turns, which changes no bit of any row.
 pub const MAX_LOGITS_ROWS: usize = 64;
 
+/// The same on a GPU, which reads the whole head once for all of them.
+const MAX_LOGITS_ROWS_ON_GPU: usize = 256;
+
+/// Rows of logits computed at once.
+pub fn num_logits_rows(max_num_seqs: usize, activations: DType) -> usize {
+    let is_on_gpu = activations == DType::BF16;
+    max_num_seqs.clamp(1, if is_on_gpu { MAX_LOGITS_ROWS_ON_GPU } else { MAX_LOGITS_ROWS })
+}
+
 impl Workspace {
     pub fn new(
         device: &Device,
@@ -165,7 +174,7 @@ impl Workspace {
         activations: DType,
     ) -> [(DType, usize, usize); 10] {
         let (n, hidden) = (num_tokens, spec.hidden_size);
-        let logits_rows = max_sampled_rows.clamp(1, MAX_LOGITS_ROWS);
+        let logits_rows = num_logits_rows(max_sampled_rows, activations);
         [
             (DType::F32, n, hidden),
             (DType::F32, n, hidden),

@@ -79,12 +79,12 @@ pub use rope_write_kv::{HeadNorm, RopeStyle, RopeTable, RopeWriteKv, rope_querie
 pub use route_experts::{
     ExpertGroups, ExpertRouting, RouteExperts, RouterScores, RouterSpec, route_experts,
 };
-pub use sample::{SampleRow, Sampled, logprobs, sample};
+pub use sample::{BansBefore, SampleLimits, SampleRow, SampleTable, Sampled, logprobs, sample};
 pub use sandwich_norm::{SandwichNorm, sandwich_norm};
 pub use scale_by_position::scale_by_position;
 pub use sigmoid_gate::sigmoid_gate;
 pub use softcap::softcap;
-pub use step_arrays::{StepArrays, TableChange};
+pub use step_arrays::{StepArrays, StepUpload, TableChange, TakenToken};
 pub use tensor::{DType, Tensor, View, ViewMut};
 pub use verify_drafts::{Drafts, verify_drafts};
 pub use weigh_experts::weigh_experts;

@@ -32,6 +32,7 @@ fn is_accepted(block_table: &[u32], context_len: u32, window: Option<u32>) -> bo
         block_tables: block_table.into(),
         rows: (&[0]).into(),
         max_blocks_per_seq: block_table.len(),
+        replayed_with: None,
     };
     let spec = AttentionSpec { window, ..SPEC };
     catch_unwind(AssertUnwindSafe(|| {
@@ -76,6 +77,7 @@ fn a_trace_names_shapes_and_settings() {
         block_tables: (&[3, 0, 7, 65535]).into(),
         rows: (&[1, 0]).into(),
         max_blocks_per_seq: 2,
+        replayed_with: None,
     };
     let q = qkv.view().columns(0..64);
     attention(&device, out.view_mut(), q, &kv, &batch, &SPEC, None);

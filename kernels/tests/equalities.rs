@@ -107,6 +107,7 @@ impl Runner {
             block_tables: (&self.block_tables).into(),
             rows: (&rows).into(),
             max_blocks_per_seq: self.max_blocks_per_seq,
+            replayed_with: None,
         };
         let spec = AttentionSpec {
             num_q_heads,

@@ -142,6 +142,8 @@ fn what_a_gpu_cannot_do_is_a_sentence() {
     };
     let fifth = EngineOptions { device: DeviceChoice::Cuda(5), ..cuda() };
     assert!(plan(&fifth).contains("no GPU 5"), "{}", plan(&fifth));
+    let curious = EngineOptions { max_logprobs: 3000, ..cuda() };
+    assert!(plan(&curious).contains("--max-logprobs 3000"), "{}", plan(&curious));
     let greedy = EngineOptions { kv_cache_memory: Some(1 << 40), ..cuda() };
     assert!(plan(&greedy).contains("--kv-cache-memory"), "{}", plan(&greedy));
 }

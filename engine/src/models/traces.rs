@@ -89,6 +89,7 @@ fn check(spec: DecoderSpec, expected: Expect) {
         output_rows: (&[1, 2]).into(),
         block_tables: (&[0, 0, 1, 2]).into(),
         max_blocks_per_seq: 2,
+        replayed_with: None,
         groups: GroupInputs {
             slot_mappings: &vec![vec![0, 1, 33]; num_groups],
             block_tables: &vec![vec![0, 0, 1, 2]; num_groups],

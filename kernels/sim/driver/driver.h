@@ -19,6 +19,8 @@ using Operation = std::function<void()>;
 
 struct Stream {
     std::mutex mutex;
+    // Held while operations run: whoever waits for the stream waits for those that another thread has taken.
+    std::recursive_mutex running;
     std::vector<Operation> queue;
     bool capturing = false;
     std::vector<Operation> captured;
@@ -32,6 +34,9 @@ struct Context {
 // A fault of a kernel: every later call of the process fails, as on a GPU.
 inline std::atomic<Result> sticky_error{SUCCESS};
 inline thread_local Context* current_context = nullptr;
+
+// Streams that this thread records: meanwhile it may not allocate or wait.
+inline thread_local int recording = 0;
 
 int device_count();
 Context& context_of(int device);

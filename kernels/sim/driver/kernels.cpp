@@ -11,6 +11,9 @@ struct Arguments {
     std::vector<void*> pointers;
 };
 
+// Beginning of the names of the kernels that run, where the others are to take no time; empty: all.
+std::string& runs_only = *new std::string;
+
 std::shared_ptr<Arguments> copy_arguments(const sim::Kernel& kernel, void** arguments) {
     auto out = std::make_shared<Arguments>();
     for (size_t i = 0; i < kernel.sizes.size(); i++) {
@@ -22,16 +25,27 @@ std::shared_ptr<Arguments> copy_arguments(const sim::Kernel& kernel, void** argu
     return out;
 }
 
+// What is planted in launches that are recorded into graphs.
+std::string& planted_in_recordings = *new std::string;
+
 // A bug planted in the launches of some kernels, for tests: QUIRE_SIM_PLANT=<beginning of their names>:<what>. False: the
 // launch is left out.
 bool plant(const sim::Kernel& kernel, sim::Grid& grid, void** arguments) {
-    static const char* planted = getenv("QUIRE_SIM_PLANT");
+    static const char* by_environment = getenv("QUIRE_SIM_PLANT");
+    const char* planted = recording ? planted_in_recordings.c_str() : by_environment;
     const char* colon = planted ? strchr(planted, ':') : nullptr;
     if (!colon || strncmp(kernel.name, planted, (size_t)(colon - planted))) return true;
     std::string what = colon + 1;
     if (what == "not launched") return false;
     if (what == "a block less" && grid.blocks.x > 1) grid.blocks.x--;
     if (what == "half the threads") grid.threads.x /= 2;
+    if (what == "another address") {
+        for (size_t i = 0; i < kernel.sizes.size(); i++) {
+            if (kernel.sizes[i] != 8) continue;
+            *(char**)arguments[i] += 256;
+            break;
+        }
+    }
     if (what == "an argument one larger") {
         for (size_t i = kernel.sizes.size(); i-- > 0;) {
             if (kernel.sizes[i] != 4) continue;
@@ -52,6 +66,7 @@ Result launch(void* function, sim::Grid grid, void* stream, void** arguments) {
     if (!plant(*kernel, grid, copies->pointers.data())) return SUCCESS;
     return enqueue(stream, [=] {
         launches++;
+        if (strncmp(kernel->name, runs_only.c_str(), runs_only.size())) return;
         if (sim::launch(grid, kernel->body, copies->pointers.data())) return;
         fprintf(stderr, "emulator: kernel %s failed\n", kernel->name);
         sticky_error = LAUNCH_FAILED;
@@ -108,6 +123,13 @@ API Result cuLaunchCooperativeKernel(void* function, unsigned x, unsigned y, uns
                                      unsigned tz, unsigned shared, void* stream, void** arguments) {
     return launch(function, {dim3(x, y, z), dim3(tx, ty, tz), shared, true}, stream, arguments);
 }
+
+// For benches: from now on only kernels whose names begin so run, and no matrix product does.
+API void quire_sim_run_only(const char* text) { runs_only = text; }
+API int quire_sim_runs_all() { return runs_only.empty(); }
+
+// For tests: as QUIRE_SIM_PLANT, for what is recorded from now on.
+API void quire_sim_plant_in_recordings(const char* text) { planted_in_recordings = text; }
 
 API Result cuTensorMapEncodeTiled(CUtensorMap* map, int type, unsigned rank, void* base, const uint64_t* size,
                                   const uint64_t* stride, const unsigned* box, const unsigned*, int, int swizzle, int, int) {

@@ -6,7 +6,9 @@
 namespace {
 
 std::mutex mutex;
-std::map<uintptr_t, size_t> allocations, pinned;
+// Never destroyed: a thread may still give memory back when the process ends.
+auto& allocations = *new std::map<uintptr_t, size_t>;
+auto& pinned = *new std::map<uintptr_t, size_t>;
 size_t used = 0;
 
 bool is_pinned(const void* p) {
@@ -41,6 +43,7 @@ API Result cuMemGetInfo_v2(size_t* free, size_t* total) {
 
 API Result cuMemAlloc_v2(uintptr_t* p, size_t bytes) {
     if (!current_context) return INVALID_CONTEXT;
+    if (recording) return CAPTURE_UNSUPPORTED;
     if (bytes == 0) return INVALID_VALUE;
     std::lock_guard<std::mutex> lock(mutex);
     if (used + bytes > device_memory()) return OUT_OF_MEMORY;
@@ -55,6 +58,7 @@ API Result cuMemAlloc_v2(uintptr_t* p, size_t bytes) {
 
 // The driver waits for everything that is under way.
 API Result cuMemFree_v2(uintptr_t p) {
+    if (recording) return CAPTURE_UNSUPPORTED;
     drain_all();
     std::lock_guard<std::mutex> lock(mutex);
     auto found = allocations.find(p);
@@ -67,6 +71,7 @@ API Result cuMemFree_v2(uintptr_t p) {
 }
 
 API Result cuMemHostAlloc(void** p, size_t bytes, unsigned) {
+    if (recording) return CAPTURE_UNSUPPORTED;
     *p = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
     if (!*p) return OUT_OF_MEMORY;
     memset(*p, 0xFD, bytes);

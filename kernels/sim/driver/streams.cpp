@@ -1,5 +1,7 @@
 // Streams, events and graphs. A stream is a queue: nothing runs before something waits for it, so a host that reads or
 // reuses memory too early is noticed. QUIRE_SIM_STREAMS=eager runs everything at once.
+#include <ctime>
+
 #include "driver.h"
 
 namespace {
@@ -13,13 +15,34 @@ struct Graph {
     std::vector<Operation> operations;
 };
 
-std::mutex streams_mutex;
-std::vector<Stream*> streams;
+std::atomic<long> products{0}, replays{0}, replays_waiting{0}, most_replays_waiting{0};
 
-bool runs_at_once() {
+std::mutex streams_mutex;
+auto& streams = *new std::vector<Stream*>;
+
+bool is_eager_by_environment() {
     const char* text = getenv("QUIRE_SIM_STREAMS");
     return text && !strcmp(text, "eager");
 }
+
+std::atomic<bool>& runs_at_once() {
+    static std::atomic<bool> eager{is_eager_by_environment()};
+    return eager;
+}
+
+// Processor time of the threads that ran streams: the "device's".
+std::atomic<long> device_nanoseconds{0};
+
+long thread_nanoseconds() {
+    timespec now;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return now.tv_sec * 1000000000l + now.tv_nsec;
+}
+
+struct Stopwatch {
+    long start = thread_nanoseconds();
+    ~Stopwatch() { device_nanoseconds += thread_nanoseconds() - start; }
+};
 
 }  // namespace
 
@@ -29,6 +52,8 @@ Stream& stream_of(void* handle) {
 }
 
 void drain(Stream& stream) {
+    Stopwatch stopwatch;
+    std::lock_guard<std::recursive_mutex> turn(stream.running);
     for (;;) {
         std::vector<Operation> queue;
         {
@@ -67,8 +92,17 @@ Result enqueue(void* handle, Operation operation) {
     return sticky_error;
 }
 
-// For the stand-ins of other libraries.
-API void quire_sim_enqueue(void* stream, Operation* operation) { enqueue(stream, std::move(*operation)); }
+// For tests: whether streams run their work at once or when something waits; and how long they have been at work.
+// Negative: as the environment says.
+API void quire_sim_run_streams(int eager) { runs_at_once() = eager < 0 ? is_eager_by_environment() : eager != 0; }
+API long quire_sim_device_nanoseconds() { return device_nanoseconds; }
+
+// For the stand-ins of other libraries; and, for tests, how much they asked for.
+API void quire_sim_enqueue(void* stream, Operation* operation) {
+    products++;
+    enqueue(stream, std::move(*operation));
+}
+API long quire_sim_products() { return products; }
 
 API Result cuStreamCreate(void** stream, unsigned) {
     auto* made = new Stream;
@@ -121,6 +155,7 @@ API Result cuEventQuery(void* event) {
 }
 API Result cuEventSynchronize(void* handle) {
     auto* event = (Event*)handle;
+    if (recording) return CAPTURE_UNSUPPORTED;
     if (!event->done && event->stream) drain(*event->stream);
     return sticky_error;
 }
@@ -133,6 +168,7 @@ API Result cuStreamBeginCapture_v2(void* handle, int) {
     Stream& stream = stream_of(handle);
     if (stream.capturing || !handle) return CAPTURE_UNSUPPORTED;
     stream.capturing = true;
+    recording++;
     stream.captured.clear();
     return SUCCESS;
 }
@@ -142,7 +178,9 @@ API Result cuStreamIsCapturing(void* stream, int* status) {
 }
 API Result cuStreamEndCapture(void* handle, void** graph) {
     Stream& stream = stream_of(handle);
+    if (!stream.capturing) return INVALID_VALUE;
     stream.capturing = false;
+    recording--;
     *graph = new Graph{std::move(stream.captured)};
     return SUCCESS;
 }
@@ -152,11 +190,18 @@ API Result cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned 
 }
 API Result cuGraphLaunch(void* executable, void* stream) {
     auto* graph = (Graph*)executable;
+    replays++;
+    if (++replays_waiting > most_replays_waiting) most_replays_waiting = replays_waiting.load();
     return enqueue(stream, [graph] {
+        replays_waiting--;
         for (Operation& operation : graph->operations)
             if (!sticky_error) operation();
     });
 }
+// For tests: graphs that were launched.
+API long quire_sim_replays() { return replays; }
+// For tests: how many of them were launched and had not run, at most since this was asked last.
+API long quire_sim_most_replays_waiting() { return most_replays_waiting.exchange(0); }
 API Result cuGraphUpload(void*, void*) { return SUCCESS; }
 API Result cuGraphExecDestroy(void* executable) {
     delete (Graph*)executable;

@@ -6,6 +6,7 @@
 
 pub mod mutants;
 
+use std::ffi::{CStr, c_char};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -71,6 +72,8 @@ pub fn load_from(folder: &Path) -> Emulator {
         .get_or_init(|| ["libcuda.so", "libcublasLt.so"].map(|name| open(&folder.join(name))));
     let emulator = Emulator { driver: &libraries[0], _turn: TURN.lock() };
     emulator.run_as(SCHEDULES[0]);
+    emulator.run_streams(None);
+    emulator.plant_in_recordings(c"");
     emulator
 }
 
@@ -97,12 +100,67 @@ impl Emulator {
         }
     }
 
+    /// Whether streams run their work at once, or when something waits for it; `None`: as the environment says.
+    pub fn run_streams(&self, asynchrony: Option<Asynchrony>) {
+        let is_eager = asynchrony.map_or(-1, |a| i32::from(a == Asynchrony::Eager));
+        // SAFETY: the signature of the function in driver/streams.cpp.
+        unsafe {
+            let set = self.driver.get::<unsafe extern "C" fn(i32)>(b"quire_sim_run_streams");
+            set.expect("the stand-in driver exports it")(is_eager);
+        }
+    }
+
     /// Kernels that have run in this process.
     pub fn num_launches(&self) -> u64 {
-        // SAFETY: the signature of the function in driver/kernels.cpp.
+        self.count(b"quire_sim_launches")
+    }
+
+    /// Matrix products that cuBLASLt was asked for in this process; one that is replayed counts when it is recorded.
+    pub fn num_products(&self) -> u64 {
+        self.count(b"quire_sim_products")
+    }
+
+    /// Graphs that were launched in this process.
+    pub fn num_replays(&self) -> u64 {
+        self.count(b"quire_sim_replays")
+    }
+
+    /// How many of them had been launched and had not run, at most since the last call.
+    pub fn most_replays_waiting(&self) -> u64 {
+        self.count(b"quire_sim_most_replays_waiting")
+    }
+
+    /// Plants a bug in launches that are recorded into graphs from now on: `<beginning of kernels' names>:<what>`, or
+    /// nothing.
+    pub fn plant_in_recordings(&self, text: &CStr) {
+        // SAFETY: the signature of the function in driver/kernels.cpp, which copies the text.
         unsafe {
-            let launches = self.driver.get::<unsafe extern "C" fn() -> i64>(b"quire_sim_launches");
-            launches.expect("the stand-in driver exports it")() as u64
+            let plant = self
+                .driver
+                .get::<unsafe extern "C" fn(*const c_char)>(b"quire_sim_plant_in_recordings");
+            plant.expect("the stand-in driver exports it")(text.as_ptr());
+        }
+    }
+
+    /// For benches: only kernels whose names begin so run from now on, and no matrix product; nothing: all.
+    pub fn run_only(&self, beginning: &CStr) {
+        // SAFETY: the signature of the function in driver/kernels.cpp, which copies the text.
+        unsafe {
+            let set = self.driver.get::<unsafe extern "C" fn(*const c_char)>(b"quire_sim_run_only");
+            set.expect("the stand-in driver exports it")(beginning.as_ptr());
+        }
+    }
+
+    /// Nanoseconds of processor time that streams have taken in this process.
+    pub fn device_nanoseconds(&self) -> u64 {
+        self.count(b"quire_sim_device_nanoseconds")
+    }
+
+    fn count(&self, name: &[u8]) -> u64 {
+        // SAFETY: the signature of the counters in driver/.
+        unsafe {
+            let count = self.driver.get::<unsafe extern "C" fn() -> i64>(name);
+            count.expect("the stand-in driver exports it")() as u64
         }
     }
 }

@@ -224,6 +224,7 @@ impl Pages {
             block_tables: (&self.block_tables).into(),
             rows: (&self.rows).into(),
             max_blocks_per_seq: self.max_blocks_per_seq,
+            replayed_with: None,
         }
     }
 

@@ -113,18 +113,32 @@ pub(super) fn attention(
         softcap_log2,
         pad: 0,
     };
-    let queries = || (0..num_seqs).map(|sequence| batch.num_queries(sequence));
-    let row_tiles = |queries: usize| (queries * group).div_ceil(PREFILL_ROWS);
-    let tiles: usize = queries().filter(|&n| n > decode_queries).map(row_tiles).sum();
+    let (tiles, decodes) = work(batch, q.rows(), group, decode_queries);
     let parts = head_dim.div_ceil(PREFILL_WIDTH);
     let blocks = tiles * spec.num_kv_heads * parts;
     launch(cuda, &format!("attention_prefill_d{head_dim}"), blocks, prefill_bytes(head_dim), &args);
-    if queries().any(|n| (1..=decode_queries).contains(&n)) {
+    if decodes {
         let bytes = decode_bytes(head_dim, num_seqs);
         let blocks = (SHARED_BYTES / bytes).clamp(1, MAX_DECODE_BLOCKS);
         let blocks = blocks * cuda.limits().multiprocessors;
         launch(cuda, &format!("attention_decode_d{head_dim}"), blocks, bytes, &args);
     }
+}
+
+/// Row tiles of prefill, and whether there is work for decode: of this batch, or at most, where launches are replayed.
+fn work(batch: &AttentionBatch, rows: usize, group: usize, decode_queries: usize) -> (usize, bool) {
+    let Some(max_queries) = batch.replayed_with else {
+        let queries = || (0..batch.context_lens.len()).map(|sequence| batch.num_queries(sequence));
+        let row_tiles = |queries: usize| (queries * group).div_ceil(PREFILL_ROWS);
+        let tiles = queries().filter(|&n| n > decode_queries).map(row_tiles).sum();
+        return (tiles, queries().any(|n| (1..=decode_queries).contains(&n)));
+    };
+    if max_queries <= decode_queries {
+        return (0, true);
+    }
+    // Every sequence of prefill has at most one tile that is not full.
+    let sequences = (rows / (decode_queries + 1)).min(batch.context_lens.len());
+    (rows * group / PREFILL_ROWS + sequences, true)
 }
 
 /// What q·k is multiplied with, and the softcap, both so that weights are powers of two.

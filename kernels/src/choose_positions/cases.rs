@@ -64,6 +64,7 @@ fn case((lens, num_heads, head_dim, top_k, block_size): Shape, dtype: DType) -> 
                 block_tables: (&tables).into(),
                 rows: (&seqs).into(),
                 max_blocks_per_seq: most,
+                replayed_with: None,
             };
             let queries = View::from_f32(&queries, rows, num_heads * head_dim);
             let weights = View::from_f32(&weights, rows, num_heads);

@@ -34,6 +34,12 @@ pub(crate) fn bytes_of<T: Structure>(structures: &[T]) -> &[u8] {
     unsafe { std::slice::from_raw_parts(structures.as_ptr().cast(), size_of_val(structures)) }
 }
 
+/// Words as the device reads them.
+pub(crate) fn word_bytes(words: &[u32]) -> &[u8] {
+    // SAFETY: numbers have no padding.
+    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
+}
+
 impl<'a> Argument<'a> {
     pub(crate) fn structure<T: Structure>(structure: &'a T) -> Self {
         let bytes = bytes_of(std::slice::from_ref(structure));

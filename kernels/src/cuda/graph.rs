@@ -86,3 +86,36 @@ impl Drop for Graph {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use crate::device::Device;
+    use crate::tensor::DType;
+
+    #[test]
+    fn what_is_recorded_runs_when_launched_and_may_not_allocate() {
+        let _emulator = quire_sim::load();
+        let device = Device::cuda(0).expect("the emulator is a GPU");
+        let Device::Cuda(cuda) = &device else { unreachable!("it was opened as one") };
+        let mut from = device.tensor(DType::F32, &[1.0, 2.0], 1, 2).expect("it fits");
+        let to = device.tensor(DType::F32, &[0.0, 0.0], 1, 2).expect("it fits");
+        let [target, source] =
+            [&to, &from].map(|tensor| tensor.cuda_buffer().expect("it is on the GPU"));
+        let graph = cuda.record(|| target.copy(0, source, 0, 8));
+        assert_eq!(to.read_f32(), [0.0, 0.0], "it is only recorded");
+        graph.launch();
+        assert_eq!(to.read_f32(), [1.0, 2.0]);
+
+        let allocates =
+            || drop(cuda.record(|| drop(device.allocate(DType::F32, 1, 2).expect("no memory"))));
+        let panic = catch_unwind(AssertUnwindSafe(allocates)).expect_err("it must not");
+        let text = panic.downcast_ref::<String>().expect("a panic has a text");
+        assert!(text.contains("CAPTURE_UNSUPPORTED"), "{text}");
+
+        from.write_f32(&[3.0, 4.0]);
+        graph.launch();
+        assert_eq!(to.read_f32(), [3.0, 4.0], "the stream can be used again");
+    }
+}

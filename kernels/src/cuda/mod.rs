@@ -13,7 +13,7 @@ mod launch;
 mod memory;
 mod pinned;
 
-pub(crate) use arguments::{Argument, Pointer, Structure, bytes_of};
+pub(crate) use arguments::{Argument, Pointer, Structure, bytes_of, word_bytes};
 pub(crate) use context::{Context, Limits};
 pub(crate) use cublaslt::Product;
 pub use graph::Graph;

@@ -1,4 +1,4 @@
-//! Memory of the host that a GPU reads while the host goes on.
+//! Memory of the host that a GPU reads and writes while the host goes on.
 
 use std::sync::Arc;
 
@@ -8,11 +8,13 @@ use super::driver::{check, expect};
 use super::{Context, DeviceBuffer};
 use crate::device::DeviceError;
 
-/// Pinned bytes, and an event behind the last copy from them.
+/// Pinned bytes, and an event behind the last copy from or to them.
 pub(crate) struct PinnedBuffer {
     context: Arc<Context>,
     address: *mut u8,
     bytes: usize,
+    /// Bytes that copies since `restart` use.
+    filled: usize,
     copied: CUevent,
 }
 
@@ -34,7 +36,71 @@ impl PinnedBuffer {
             let without_timing = 2;
             check("cuEventCreate", sys::cuEventCreate(&raw mut copied, without_timing))?;
         }
-        Ok(Self { context: Arc::clone(context), address: address.cast(), bytes, copied })
+        Ok(Self { context: Arc::clone(context), address: address.cast(), bytes, filled: 0, copied })
+    }
+
+    /// Waits for the copies of before, and begins anew.
+    pub(crate) fn restart(&mut self) {
+        self.context.bind();
+        // SAFETY: the event lives as long as the buffer; one that was never recorded is done.
+        expect("cuEventSynchronize", unsafe { sys::cuEventSynchronize(self.copied) });
+        self.filled = 0;
+    }
+
+    /// Copies `from` to the bytes of `to` from `start` on, through bytes not used since `restart`, or from the beginning
+    /// when there are none left.
+    pub(crate) fn copy(&mut self, mut from: &[u8], to: &DeviceBuffer, mut start: usize) {
+        assert!(start <= to.bytes() && from.len() <= to.bytes() - start, "beyond the buffer");
+        while !from.is_empty() {
+            if self.filled == self.bytes {
+                self.finish();
+                self.restart();
+            }
+            let (now, later) = from.split_at(from.len().min(self.bytes - self.filled));
+            let stream = self.context.stream();
+            // SAFETY: inside both buffers; no copy uses these bytes of the host before the next `restart`.
+            unsafe {
+                let through = self.address.add(self.filled);
+                std::ptr::copy_nonoverlapping(now.as_ptr(), through, now.len());
+                let address = to.address() + start as u64;
+                let result = sys::cuMemcpyHtoDAsync_v2(address, through.cast(), now.len(), stream);
+                expect("cuMemcpyHtoDAsync", result);
+            }
+            self.filled += now.len();
+            start += now.len();
+            from = later;
+        }
+    }
+
+    /// Copies the first bytes of `from` behind those received since `restart`.
+    pub(crate) fn receive(&mut self, from: &DeviceBuffer, bytes: usize) {
+        assert!(bytes <= from.bytes() && bytes <= self.bytes - self.filled, "beyond the buffer");
+        if bytes > 0 {
+            let stream = self.context.stream();
+            // SAFETY: inside both buffers; nobody reads these bytes of the host before `wait`.
+            expect("cuMemcpyDtoHAsync", unsafe {
+                let to = self.address.add(self.filled);
+                sys::cuMemcpyDtoHAsync_v2(to.cast(), from.address(), bytes, stream)
+            });
+            self.filled += bytes;
+        }
+    }
+
+    /// Marks the end of the copies since `restart`.
+    pub(crate) fn finish(&mut self) {
+        let stream = self.context.stream();
+        // SAFETY: event and stream live.
+        expect("cuEventRecord", unsafe { sys::cuEventRecord(self.copied, stream) });
+    }
+
+    /// The bytes received between `restart` and `finish`, when they are there.
+    pub(crate) fn wait(&self) -> &[u8] {
+        self.context.bind();
+        // SAFETY: the event is behind the copies; nothing is copied here before the next `restart`, which needs `self`.
+        unsafe {
+            expect("cuEventSynchronize", sys::cuEventSynchronize(self.copied));
+            std::slice::from_raw_parts(self.address, self.filled)
+        }
     }
 
     /// Fills the first numbers with `arrays`, one after the other, and copies them to the beginning of `to`. Waits for

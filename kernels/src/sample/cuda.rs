@@ -1,7 +1,9 @@
 //! `sample` and `logprobs` on a GPU: a block a row (`sample.cu`), the CPU's tokens.
 
 use super::{SampleRow, Sampled};
-use crate::cuda::{Argument, CudaDevice, DeviceBuffer, Grid, Pointer, Structure, bytes_of};
+use crate::cuda::{
+    Argument, CudaDevice, DeviceBuffer, Grid, Pointer, Structure, bytes_of, word_bytes,
+};
 use crate::tensor::View;
 
 const THREADS: usize = 1024;
@@ -20,13 +22,13 @@ const HAS_TARGET: u32 = 32;
 /// Bytes that each list begins at a multiple of.
 const ALIGNMENT: usize = 256;
 
-/// Words of a row of the output before the likeliest tokens: token, finite, log-probability, rank.
-const HEAD_WORDS: usize = 4;
+/// Words of a row's answer: token, finite, log-probability, rank.
+pub(super) const ANSWER_WORDS: usize = 4;
 
 /// As in `sample.cu`.
 #[derive(Clone, Copy, Default)]
 #[repr(C)]
-struct DeviceSampleRow {
+pub(super) struct DeviceSampleRow {
     seed: u64,
     log_min_p: f64,
     temperature: f32,
@@ -35,10 +37,10 @@ struct DeviceSampleRow {
     repetition_penalty: f32,
     presence_penalty: f32,
     frequency_penalty: f32,
-    flags: u32,
+    pub(super) flags: u32,
     top_k: u32,
     position: u32,
-    num_top: u32,
+    pub(super) num_top: u32,
     target: u32,
     prompt: [u32; 2],
     output: [u32; 2],
@@ -47,33 +49,46 @@ struct DeviceSampleRow {
     banned: [u32; 2],
     /// Which row of `work` and `counts` is this one's.
     changed_row: u32,
+    /// From this position on only so many of the banned are.
+    min_position: u32,
+    num_always_banned: u32,
 }
 
-// SAFETY: two numbers of 64 bits, then 22 of 32 bits, as in the source.
+// SAFETY: two numbers of 64 bits, then 24 of 32 bits, as in the source.
 unsafe impl Structure for DeviceSampleRow {}
 
 /// As in `sample.cu`.
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct SampleArgs {
-    out: Pointer,
-    logits: Pointer,
-    work: Pointer,
-    counts: Pointer,
-    rows: Pointer,
-    words: Pointer,
-    vocabulary: i32,
-    logits_stride: i32,
-    max_top: i32,
-    pad: i32,
+pub(super) struct SampleArgs {
+    pub(super) out: Pointer,
+    pub(super) tops: Pointer,
+    pub(super) logits: Pointer,
+    pub(super) work: Pointer,
+    pub(super) counts: Pointer,
+    pub(super) rows: Pointer,
+    pub(super) words: Pointer,
+    pub(super) table_rows: Pointer,
+    pub(super) positions: Pointer,
+    pub(super) sampled: Pointer,
+    pub(super) vocabulary: i32,
+    pub(super) logits_stride: i32,
+    pub(super) max_top: i32,
+    pub(super) words_stride: i32,
 }
 
-// SAFETY: six addresses, then four numbers of 32 bits, as in the source.
+// SAFETY: ten addresses, then four numbers of 32 bits, as in the source.
 unsafe impl Structure for SampleArgs {}
+
+/// A block for each of `num_rows` rows of logits.
+pub(super) fn launch(cuda: &CudaDevice, num_rows: usize, args: &SampleArgs) {
+    cuda.launch("sample_rows", Grid::new(num_rows, THREADS), &[Argument::structure(args)]);
+}
 
 pub(super) fn sample(cuda: &CudaDevice, out: &mut [Sampled], logits: &View, rows: &[SampleRow]) {
     let mut words = Vec::new();
-    let mut rows: Vec<_> = rows.iter().map(|row| device_row(row, &mut words)).collect();
+    let bans = BansBefore::default();
+    let mut rows: Vec<_> = rows.iter().map(|row| device_row(row, bans, &mut words)).collect();
     let changed = rows.iter_mut().filter(|row| row.flags & CHANGES != 0);
     changed.enumerate().for_each(|(index, row)| row.changed_row = index as u32);
     run(cuda, out, logits, &rows, &words);
@@ -96,8 +111,19 @@ pub(super) fn logprobs(
     run(cuda, out, logits, &rows, &[]);
 }
 
+/// Bans that end: from output position `position` on, only the first `num_always` of the banned are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BansBefore {
+    pub position: u32,
+    pub num_always: u32,
+}
+
 /// Lists go to `words`; the row has where they begin, and how many entries they have.
-fn device_row(row: &SampleRow, words: &mut Vec<u32>) -> DeviceSampleRow {
+pub(super) fn device_row(
+    row: &SampleRow,
+    bans: BansBefore,
+    words: &mut Vec<u32>,
+) -> DeviceSampleRow {
     let mut list = |entries: &mut dyn Iterator<Item = u32>, width: usize| {
         let start = words.len();
         words.extend(entries);
@@ -116,6 +142,12 @@ fn device_row(row: &SampleRow, words: &mut Vec<u32>) -> DeviceSampleRow {
     ] {
         flags |= if is_set { flag } else { 0 };
     }
+    // The output comes last: there it may grow.
+    let bias = list(&mut row.logit_bias.iter().flat_map(|&(id, bias)| [id, bias.to_bits()]), 2);
+    let mask = list(&mut row.allowed.unwrap_or_default().iter().copied(), 1);
+    let banned = list(&mut row.banned.iter().copied(), 1);
+    let prompt = list(&mut penalized.0.iter().copied(), 1);
+    let output = list(&mut penalized.1.iter().copied(), 1);
     let keeps_all = !matches!(row.min_p.partial_cmp(&0.0), Some(order) if order.is_gt());
     DeviceSampleRow {
         seed: row.seed,
@@ -131,12 +163,18 @@ fn device_row(row: &SampleRow, words: &mut Vec<u32>) -> DeviceSampleRow {
         position: row.position,
         num_top: row.num_logprobs.unwrap_or(0),
         target: 0,
-        prompt: list(&mut penalized.0.iter().copied(), 1),
-        output: list(&mut penalized.1.iter().copied(), 1),
-        bias: list(&mut row.logit_bias.iter().flat_map(|&(id, bias)| [id, bias.to_bits()]), 2),
-        mask: list(&mut row.allowed.unwrap_or_default().iter().copied(), 1),
-        banned: list(&mut row.banned.iter().copied(), 1),
+        prompt,
+        output,
+        bias,
+        mask,
+        banned,
         changed_row: 0,
+        min_position: bans.position,
+        num_always_banned: if bans.position > 0 {
+            bans.num_always
+        } else {
+            row.banned.len() as u32
+        },
     }
 }
 
@@ -153,11 +191,17 @@ fn run(
     let vocabulary = logits.cols();
     let max_top = rows.iter().map(|row| row.num_top).max().unwrap_or(0);
     assert!(max_top <= MAX_NUM_LOGPROBS_ON_CUDA, "{max_top} log-probabilities on CUDA");
-    let row_words = HEAD_WORDS + 2 * max_top as usize;
+    let (answer_bytes, top_bytes) = (4 * ANSWER_WORDS, 8 * max_top as usize);
     let num_changed = rows.iter().filter(|row| row.flags & CHANGES != 0).count();
     let processed = 4 * num_changed * vocabulary;
-    let sizes =
-        [4 * rows.len() * row_words, size_of_val(rows), size_of_val(words), processed, processed];
+    let sizes = [
+        answer_bytes * rows.len(),
+        top_bytes * rows.len(),
+        size_of_val(rows),
+        size_of_val(words),
+        processed,
+        processed,
+    ];
     let mut end = 0;
     let starts = sizes.map(|size| {
         let start = end;
@@ -168,36 +212,45 @@ fn run(
         DeviceBuffer::zeroed(cuda.context(), end).expect("the sampler's memory fits the GPU")
     });
     let memory = own.as_ref().unwrap_or(cuda.scratch());
-    let [answers, settings, lists, work, counts] = starts;
+    let [answers, tops, settings, lists, work, counts] = starts;
     memory.write(settings, bytes_of(rows));
-    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-    memory.write(lists, &bytes);
+    memory.write(lists, word_bytes(words));
     memory.clear(counts, processed);
     let at = |start| memory.pointer().add(start);
-    let int = |number: usize| i32::try_from(number).expect("a vocabulary fits an int");
     let args = SampleArgs {
         out: at(answers),
+        tops: at(tops),
         logits: logits.pointer(),
         work: at(work),
         counts: at(counts),
         rows: at(settings),
         words: at(lists),
+        table_rows: Pointer::NULL,
+        positions: Pointer::NULL,
+        sampled: Pointer::NULL,
         vocabulary: int(vocabulary),
         logits_stride: int(logits.row_stride()),
         max_top: int(max_top as usize),
-        pad: 0,
+        words_stride: 0,
     };
-    cuda.launch("sample_rows", Grid::new(rows.len(), THREADS), &[Argument::structure(&args)]);
-    let mut bytes = vec![0; 4 * rows.len() * row_words];
+    launch(cuda, rows.len(), &args);
+    let mut bytes = vec![0; tops + sizes[1]];
     memory.read(answers, &mut bytes);
-    for (out, answer) in out.iter_mut().zip(bytes.chunks_exact(4 * row_words)) {
-        read_answer(out, answer);
+    let (heads, tops) = bytes.split_at(tops);
+    for (index, out) in out.iter_mut().enumerate() {
+        let head = &heads[answer_bytes * index..answer_bytes * (index + 1)];
+        read_answer(out, head, &tops[top_bytes * index..top_bytes * (index + 1)]);
     }
 }
 
-fn read_answer(out: &mut Sampled, answer: &[u8]) {
+pub(super) fn int(number: usize) -> i32 {
+    i32::try_from(number).expect("sizes of the sampler fit an int")
+}
+
+/// `head`: the four words of a row; `tops`: pairs of token and log-probability, the most that a row can have.
+pub(super) fn read_answer(out: &mut Sampled, head: &[u8], tops: &[u8]) {
     out.clear();
-    let mut words = answer.as_chunks::<4>().0.iter().map(|&bytes| u32::from_le_bytes(bytes));
+    let mut words = head.as_chunks::<4>().0.iter().map(|&bytes| u32::from_le_bytes(bytes));
     let mut next = || words.next().expect("a row has its head");
     out.token = next();
     out.finite = next() == 1;
@@ -206,7 +259,9 @@ fn read_answer(out: &mut Sampled, answer: &[u8]) {
     if !out.finite {
         return out.clear();
     }
-    let pairs = answer[4 * HEAD_WORDS..].as_chunks::<8>().0.iter();
+    if out.rank == 0 {
+        return; // nothing was reported
+    }
     let pair = |pair: &[u8; 8]| {
         let [low, high] = [0, 4].map(|at: usize| {
             u32::from_le_bytes([pair[at], pair[at + 1], pair[at + 2], pair[at + 3]])
@@ -214,7 +269,8 @@ fn read_answer(out: &mut Sampled, answer: &[u8]) {
         (low, f32::from_bits(high))
     };
     // Places that no token took have no id.
-    out.top.extend(pairs.map(pair).take_while(|&(token, _)| token != u32::MAX));
+    let pairs = tops.as_chunks::<8>().0.iter().map(pair);
+    out.top.extend(pairs.take_while(|&(token, _)| token != u32::MAX));
 }
 
 #[cfg(test)]

@@ -16,8 +16,12 @@ mod cpu;
 mod cuda;
 pub mod philox;
 pub mod reference;
+mod table;
 #[cfg(test)]
 mod tests;
+
+pub use cuda::{BansBefore, MAX_NUM_LOGPROBS_ON_CUDA};
+pub use table::{SampleLimits, SampleTable};
 
 use crate::device::Device;
 use crate::tensor::{DType, View, ViewMut};

@@ -83,12 +83,20 @@ pub(crate) struct EngineArgs {
     #[arg(long, hide = true, overrides_with = "enable_prefix_caching")]
     no_enable_prefix_caching: bool,
 
-    /// Prepare a step while the one before it runs [default: where that is faster]
+    /// Prepare a step while the one before it runs [default: on GPUs]
     #[arg(long, overrides_with = "no_async_scheduling")]
     async_scheduling: bool,
 
     #[arg(long, hide = true, overrides_with = "async_scheduling")]
     no_async_scheduling: bool,
+
+    /// On a GPU: launch the operations of each step one by one, not as CUDA graphs
+    #[arg(long)]
+    enforce_eager: bool,
+
+    /// On a GPU: a request gets the same bits whoever else is in the batch, which costs time (on a CPU that is always so)
+    #[arg(long)]
+    batch_invariant: bool,
 
     /// Guess tokens and verify several in one step, which changes no answer: ngram guesses what followed the same tokens
     /// earlier in the text, draft:PATH asks a smaller model with the same vocabulary,
@@ -195,6 +203,8 @@ impl EngineArgs {
                 (_, true) => Some(false),
                 _ => None,
             },
+            enforce_eager: self.enforce_eager,
+            batch_invariant: self.batch_invariant,
             speculative: self.speculative.clone().map(|method| Speculative {
                 method,
                 num_tokens: self.num_speculative_tokens,

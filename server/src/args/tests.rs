@@ -54,7 +54,7 @@ fn each_engine_flag_reaches_its_field() {
     let line = "m.gguf --device cuda:1 --weights float32 --activations down,v --kv-cache-dtype bf16 \
                 --max-model-len 8k --max-num-seqs 64 --max-num-batched-tokens 2K --kv-cache-memory 512MiB \
                 --prefix-cache-memory 64MiB --block-size 32 --threads 3 --tensor-parallel-size 2 --rank-timeout 9s --cpu-isa avx-vnni --scheduling-policy priority \
-                --no-enable-prefix-caching --no-async-scheduling \
+                --no-enable-prefix-caching --no-async-scheduling --enforce-eager --batch-invariant \
                 --long-prefill-token-threshold 100 --max-num-queued-reqs 5 --max-logprobs 7 \
                 --served-model-name a b";
     let (engine, server) = serve(line, &Environment::default()).unwrap();
@@ -71,6 +71,7 @@ fn each_engine_flag_reaches_its_field() {
     assert_eq!((engine.tensor_parallel_size, engine.rank_timeout), (2, Duration::from_secs(9)));
     assert_eq!(engine.scheduling_policy, SchedulingPolicy::Priority);
     assert_eq!((engine.enable_prefix_caching, engine.async_scheduling), (false, Some(false)));
+    assert_eq!((engine.enforce_eager, engine.batch_invariant), (true, true));
     assert_eq!(engine.long_prefill_token_threshold, 100);
     assert_eq!((engine.max_num_queued_reqs, engine.max_logprobs), (5, 7));
     assert_eq!(engine.served_model_name, "a");

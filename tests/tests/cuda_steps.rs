@@ -1,0 +1,140 @@
+//! How steps are launched on a GPU changes no bit: as CUDA graphs or op by op, ahead of the host or not. On the emulator.
+
+use quire_engine::config::DeviceChoice;
+use quire_engine::{EngineOptions, Request, SamplingParams};
+use quire_sim::Asynchrony;
+use quire_tests::{Answer, collect, options, start, tiny_model};
+
+fn cuda() -> EngineOptions {
+    EngineOptions {
+        device: DeviceChoice::Cuda(0),
+        max_model_len: Some(128),
+        max_num_seqs: Some(8),
+        max_num_batched_tokens: Some(48),
+        max_logprobs: 20,
+        enable_prefix_caching: false,
+        ..options()
+    }
+}
+
+/// One step after the other, op by op.
+fn plain() -> EngineOptions {
+    EngineOptions { enforce_eager: true, async_scheduling: Some(false), ..cuda() }
+}
+
+/// They begin and end at different steps, so that the batch crosses sizes of graphs; some count their own tokens.
+fn requests() -> Vec<Request> {
+    (0..7_u32)
+        .map(|index| {
+            let prompt = (0..2 + 5 * index).map(|i| (i * 37 + index * 11) % 500).collect();
+            let params = SamplingParams {
+                temperature: if index % 2 == 0 { 0.0 } else { 0.8 },
+                repetition_penalty: if index % 3 == 0 { 1.4 } else { 1.0 },
+                frequency_penalty: if index == 4 { 1.5 } else { 0.0 },
+                min_tokens: index,
+                stop_token_ids: (70 * index..70 * index + 60).collect(),
+                logprobs: (index == 1).then_some(3),
+                prompt_logprobs: (index == 5).then_some(2),
+                seed: Some(7),
+                ..SamplingParams::greedy(3 + 2 * index)
+            };
+            Request::new(prompt, params)
+        })
+        .collect()
+}
+
+/// Of all requests at once, twice: what was recorded the first time is replayed then.
+fn answers(options: &EngineOptions, requests: &[Request]) -> Vec<Answer> {
+    let handle = start(&tiny_model("llama3"), options, &[3]);
+    let submit = |request: &Request| handle.generate(request.clone()).expect("valid");
+    let once = || requests.iter().map(submit).collect::<Vec<_>>().into_iter().map(collect);
+    let first: Vec<Answer> = once().collect();
+    first.into_iter().chain(once()).collect()
+}
+
+fn assert_equal(expected: &[Answer], answers: &[Answer], what: &str) {
+    assert_eq!(expected.len(), answers.len());
+    for (index, (want, got)) in expected.iter().zip(answers).enumerate() {
+        assert_eq!(want, got, "{what}: request {index}");
+    }
+}
+
+#[test]
+fn graphs_and_steps_ahead_change_nothing() {
+    let emulator = quire_sim::load();
+    let requests = requests();
+    let before = emulator.num_replays();
+    let expected = answers(&plain(), &requests);
+    assert_eq!(emulator.num_replays(), before, "graphs are off");
+    for (enforce_eager, is_ahead, asynchrony) in [
+        (false, false, Asynchrony::Lazy),
+        (true, true, Asynchrony::Lazy),
+        (true, true, Asynchrony::Eager),
+        (false, true, Asynchrony::Lazy),
+        (false, true, Asynchrony::Eager),
+    ] {
+        emulator.run_streams(Some(asynchrony));
+        let (before, _) = (emulator.num_replays(), emulator.most_replays_waiting());
+        let options = EngineOptions { enforce_eager, async_scheduling: Some(is_ahead), ..cuda() };
+        let what = format!("eager: {enforce_eager}, ahead: {is_ahead}, {asynchrony:?}");
+        assert_equal(&expected, &answers(&options, &requests), &what);
+        let num_replays = emulator.num_replays() - before;
+        assert_eq!(num_replays > 10, !enforce_eager, "{what}: {num_replays} replays");
+        // With lazy streams a step waits until the host does: the next is launched before.
+        let is_seen = !enforce_eager && asynchrony == Asynchrony::Lazy;
+        let waiting = emulator.most_replays_waiting();
+        assert!(!is_seen || waiting == 1 + u64::from(is_ahead), "{what}: {waiting} in flight");
+    }
+}
+
+#[test]
+fn a_graph_that_was_recorded_wrong_is_noticed() {
+    let emulator = quire_sim::load();
+    let requests = &requests()[..4];
+    let expected = answers(&plain(), requests);
+    for planted in [
+        c"rms_norm:another address",
+        c"add_rms_norm:not launched",
+        c"rope_write_kv:another address",
+        c"attention_decode:not launched",
+        c"gather_rows:an argument one larger",
+        c"sample_rows:not launched",
+    ] {
+        emulator.plant_in_recordings(planted);
+        assert!(expected != answers(&cuda(), requests), "{planted:?} is not noticed");
+    }
+}
+
+#[test]
+fn sequences_that_leave_their_rows_disturb_nobody() {
+    let _emulator = quire_sim::load();
+    let mut requests = requests();
+    for request in &mut requests {
+        request.params.max_tokens = Some(24);
+        request.params.stop_token_ids.clear();
+    }
+    let expected = answers(&plain(), &requests);
+    // 4 layers x 2 heads x 16 channels of bfloat16 for keys and values: room for 112 tokens.
+    let (kv_cache_memory, max_model_len) = (Some(112 * 512), Some(64));
+    let options = EngineOptions { kv_cache_memory, max_model_len, ..cuda() };
+    let handle = start(&tiny_model("llama3"), &options, &[3]);
+    let submit = |request: &Request| handle.generate(request.clone()).expect("valid");
+    let gone = submit(&requests[2]);
+    let streams: Vec<_> = requests.iter().map(submit).collect();
+    drop(gone);
+    let answers: Vec<Answer> = streams.into_iter().map(collect).collect();
+    assert_equal(&expected[..requests.len()], &answers, "preempted");
+    assert!(handle.stats().num_preemptions > 0, "the pool is too large for this test");
+}
+
+#[test]
+fn with_batch_invariance_the_library_that_looks_at_the_batch_is_not_asked() {
+    let emulator = quire_sim::load();
+    let requests = &requests()[6..];
+    for batch_invariant in [false, true] {
+        let before = emulator.num_products();
+        answers(&EngineOptions { batch_invariant, ..cuda() }, requests);
+        let num_products = emulator.num_products() - before;
+        assert_eq!(num_products == 0, batch_invariant, "{num_products} products");
+    }
+}
