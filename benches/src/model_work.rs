@@ -49,7 +49,8 @@ impl Experts {
 
 impl ModelWork {
     pub fn new(files: &ModelFiles, plan: &MemoryPlan) -> Self {
-        let head = if plan.spec.tied_embeddings { "token_embd.weight" } else { "output.weight" };
+        let spec = plan.spec.decoder().expect("benches run models that write text");
+        let head = if spec.tied_embeddings { "token_embd.weight" } else { "output.weight" };
         let tensors = files.tensors();
         let matrices = || tensors.iter().filter(|tensor| tensor.is_matrix);
         let sum = |wanted: &dyn Fn(&str) -> bool| {
@@ -62,7 +63,7 @@ impl ModelWork {
         let (layer_bytes, layer_weights) =
             sum(&|name| name.starts_with("blk.") && !is_expert(name));
         let (bytes, weights) = sum(&is_expert);
-        let router = plan.spec.moe.map(|moe| moe.router);
+        let router = spec.moe.map(|moe| moe.router);
         let share =
             router.map_or(0.0, |router| router.num_chosen as f64 / router.num_experts as f64);
         let (head_bytes, head_weights) = sum(&|name| name == head);
@@ -73,7 +74,6 @@ impl ModelWork {
             }
         }
         let commonest = weights_by_format.into_iter().max_by_key(|&(_, weights)| weights);
-        let spec = &plan.spec;
         Self {
             layer_bytes,
             layer_weights,

@@ -8,8 +8,8 @@
 use quire_kernels::{DType, IndexLayer, KvLayer, StateShape};
 use quire_scheduler::{CacheGroup, CacheKind, CachePool};
 
-use crate::models::DecoderSpec;
 use crate::models::spec::{LayerSpec, Reach};
+use crate::models::{DecoderSpec, EncoderSpec};
 
 /// Groups, pools, and each layer's place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,6 +119,18 @@ impl CacheLayout {
             }
         }
         layout
+    }
+
+    /// An encoder keeps nothing: keys and values live for a step, and all layers write theirs to the same pages.
+    pub fn of_encoder(spec: &EncoderSpec) -> Self {
+        let (num_kv_heads, head_dim) = (spec.attention.num_kv_heads, spec.attention.head_dim);
+        let content = BlockContent::Pages { num_kv_heads, head_dim };
+        Self {
+            groups: vec![CacheGroup { kind: CacheKind::FullAttention, pool: 0 }],
+            pools: vec![PoolLayout { num_layers: 1, content }],
+            places: vec![Place { group: 0, pool: 0, page: 0 }; spec.num_layers()],
+            index_places: Vec::new(),
+        }
     }
 
     /// Bytes of a block of each pool.

@@ -7,8 +7,11 @@ use std::str::FromStr;
 use std::time::Duration;
 
 pub use crate::activations::{Activations, LinearKind};
+use quire_kernels::WeightFormat;
 pub use quire_kernels::cpu::SimdLevel;
 use quire_scheduler::{CacheGroup, CachePool, MAX_TOKENS_PER_STEP};
+
+use crate::pooling::PoolingKind;
 
 /// Where the model runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +36,37 @@ impl Weights {
         match self {
             Self::Packed => "packed",
             Self::Float32 => "float32",
+        }
+    }
+}
+
+/// The type in which weights are kept that the file has as floats: `--dtype`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dtype {
+    /// The file's.
+    Auto,
+    Float32,
+    Bfloat16,
+    Float16,
+}
+
+impl Dtype {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Float32 => "float32",
+            Self::Bfloat16 => "bfloat16",
+            Self::Float16 => "float16",
+        }
+    }
+
+    /// `None`: as the file has them.
+    pub fn format(self) -> Option<WeightFormat> {
+        match self {
+            Self::Auto => None,
+            Self::Float32 => Some(WeightFormat::F32),
+            Self::Bfloat16 => Some(WeightFormat::BF16),
+            Self::Float16 => Some(WeightFormat::F16),
         }
     }
 }
@@ -126,6 +160,7 @@ pub struct EngineOptions {
     pub served_model_name: String,
     pub device: DeviceChoice,
     pub weights: Weights,
+    pub dtype: Dtype,
     pub activations: Activations,
     pub kv_cache_dtype: KvCacheDtype,
     /// Bytes of KV cache; default: a share of the free memory.
@@ -160,6 +195,8 @@ pub struct EngineOptions {
     pub max_token_list: usize,
     /// Left out of the model, which makes drafts of it: no flag of its own.
     pub skipped_layers: Range<usize>,
+    /// Which rows embeddings are made of; default: as the model's files say.
+    pub pooling: Option<PoolingKind>,
     pub faults: Faults,
 }
 
@@ -170,6 +207,7 @@ pub struct EngineConfig {
     /// The GPU that the model runs on; `None`: the CPU.
     pub gpu: Option<usize>,
     pub weights: Weights,
+    pub dtype: Dtype,
     pub activations: Activations,
     pub kv_dtype: quire_kernels::DType,
     pub block_size: u32,
@@ -191,11 +229,31 @@ pub struct EngineConfig {
     pub batch_invariant: bool,
     pub speculative: Option<Speculative>,
     pub long_prefill_token_threshold: u32,
+    /// A prompt is computed in one step (encoders).
+    pub computes_whole_prompts: bool,
     pub max_num_queued_reqs: u32,
     pub max_logprobs: u32,
     pub max_token_list: usize,
     pub skipped_layers: Range<usize>,
     pub faults: Faults,
+}
+
+/// What a plan decides, for `EngineConfig`.
+pub(crate) struct Decisions {
+    pub gpu: Option<usize>,
+    pub kv_dtype: quire_kernels::DType,
+    pub block_size: u32,
+    pub cache_groups: Vec<CacheGroup>,
+    pub cache_pools: Vec<CachePool>,
+    pub max_model_len: u32,
+    pub max_num_seqs: u32,
+    pub max_num_batched_tokens: u32,
+    pub threads: usize,
+    pub tensor_parallel_size: usize,
+    pub cpu_isa: SimdLevel,
+    pub async_scheduling: bool,
+    pub speculative: Option<Speculative>,
+    pub computes_whole_prompts: bool,
 }
 
 /// Failures planted by tests: no flag sets them.
@@ -229,6 +287,7 @@ impl Default for EngineOptions {
             served_model_name: "default".into(),
             device: DeviceChoice::Auto,
             weights: Weights::Packed,
+            dtype: Dtype::Auto,
             activations: Activations::INT8,
             kv_cache_dtype: KvCacheDtype::Auto,
             kv_cache_memory: None,
@@ -252,12 +311,48 @@ impl Default for EngineOptions {
             max_logprobs: 20,
             max_token_list: 4096,
             skipped_layers: 0..0,
+            pooling: None,
             faults: Faults::default(),
         }
     }
 }
 
 impl EngineConfig {
+    pub(crate) fn new(options: &EngineOptions, decided: Decisions) -> Self {
+        Self {
+            served_model_name: options.served_model_name.clone(),
+            gpu: decided.gpu,
+            weights: options.weights,
+            dtype: options.dtype,
+            activations: options.activations,
+            kv_dtype: decided.kv_dtype,
+            block_size: decided.block_size,
+            cache_groups: decided.cache_groups,
+            cache_pools: decided.cache_pools,
+            max_model_len: decided.max_model_len,
+            max_num_seqs: decided.max_num_seqs,
+            max_num_batched_tokens: decided.max_num_batched_tokens,
+            threads: decided.threads,
+            tensor_parallel_size: decided.tensor_parallel_size,
+            rank_timeout: options.rank_timeout,
+            cpu_isa: decided.cpu_isa,
+            scheduling_policy: options.scheduling_policy,
+            // An encoder keeps nothing that a prefix could be found in.
+            enable_prefix_caching: options.enable_prefix_caching && !decided.computes_whole_prompts,
+            async_scheduling: decided.async_scheduling,
+            enforce_eager: options.enforce_eager,
+            batch_invariant: options.batch_invariant,
+            speculative: decided.speculative,
+            long_prefill_token_threshold: options.long_prefill_token_threshold,
+            computes_whole_prompts: decided.computes_whole_prompts,
+            max_num_queued_reqs: options.max_num_queued_reqs,
+            max_logprobs: options.max_logprobs,
+            max_token_list: options.max_token_list,
+            skipped_layers: options.skipped_layers.clone(),
+            faults: options.faults.clone(),
+        }
+    }
+
     /// Blocks of all pools.
     pub fn num_blocks(&self) -> u32 {
         self.cache_pools.iter().map(|pool| pool.num_blocks).sum()

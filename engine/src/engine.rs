@@ -18,12 +18,13 @@ use crate::load::load_ranks;
 use crate::metrics::EngineMetrics;
 use crate::model_runner::{MAX_END_TOKENS, StepJob, StepResult};
 use crate::plan::MemoryPlan;
+use crate::pooling::PoolingKind;
 use crate::ranks::Ranks;
 use crate::request::FinishReason;
 use crate::sequence_table::{RowInit, RowSampling};
 use crate::speculative::{Speculation, proposer_of};
 use crate::step_runner::{Reply, StepRunner};
-use crate::validate::RequestLimits;
+use crate::validate::{RequestLimits, Tasks};
 use crate::weights::ModelFiles;
 
 /// A loaded model, ready to run.
@@ -32,6 +33,7 @@ pub struct Engine {
     speculation: Option<Speculation>,
     config: EngineConfig,
     vocab_size: u32,
+    tasks: Tasks,
     end_tokens: Arc<[TokenId]>,
 }
 
@@ -52,7 +54,7 @@ impl Engine {
         );
         let ranks = load_ranks(files, plan, on_progress)?;
         if let Some(tensor) = files.unused_tensor() {
-            let architecture = plan.spec.architecture;
+            let architecture = plan.spec.architecture();
             anyhow::bail!(
                 "tensor {tensor:?} has no place in a {architecture} model of this config.json"
             );
@@ -64,9 +66,10 @@ impl Engine {
             }
             None => None,
         };
-        let vocab_size = plan.spec.vocab_size as u32;
+        let vocab_size = plan.spec.vocab_size() as u32;
+        let tasks = tasks_of(plan);
         let end_tokens = end_tokens.iter().copied().filter(|&token| token < vocab_size).collect();
-        Ok(Self { ranks, speculation, config, vocab_size, end_tokens })
+        Ok(Self { ranks, speculation, config, vocab_size, tasks, end_tokens })
     }
 
     /// Starts the loop. It ends when every handle is dropped and every request is finished.
@@ -78,6 +81,7 @@ impl Engine {
                 max_model_len: config.max_model_len,
                 max_logprobs: config.max_logprobs,
                 max_token_list: config.max_token_list,
+                tasks: self.tasks,
             },
             max_num_queued: config.max_num_queued_reqs,
             block_size: config.block_size,
@@ -108,6 +112,29 @@ impl Engine {
     }
 }
 
+fn tasks_of(plan: &MemoryPlan) -> Tasks {
+    let (spec, kind) = (&plan.spec, plan.pooling.kind);
+    let is_kept = spec.is_encoder() || kind == PoolingKind::Last;
+    let on_gpu = plan.config.gpu.map(|_| "embeddings are made on the CPU alone (--device cpu)");
+    let no_embeddings = on_gpu.map(ToOwned::to_owned).or_else(|| {
+        (!is_kept).then(|| {
+            format!(
+                "its files ask for {} pooling, but of a decoder only the last hidden state is kept \
+             (--pooling last)",
+                kind.name()
+            )
+        })
+    });
+    // A decoder's scheduler keeps a place for a token to generate.
+    let max_embedded_len = plan.config.max_model_len - u32::from(!spec.is_encoder());
+    Tasks {
+        generates: plan.writes_text,
+        hidden_size: spec.hidden_size() as u32,
+        max_embedded_len,
+        no_embeddings,
+    }
+}
+
 /// What of the configuration the scheduler decides by.
 pub fn scheduler_config(config: &EngineConfig) -> SchedulerConfig {
     SchedulerConfig {
@@ -115,11 +142,12 @@ pub fn scheduler_config(config: &EngineConfig) -> SchedulerConfig {
         pools: config.cache_pools.clone(),
         max_num_seqs: config.max_num_seqs,
         max_num_batched_tokens: config.max_num_batched_tokens,
-        max_model_len: config.max_model_len,
+        // It keeps a place for a token after the prompt, which an encoder does not need.
+        max_model_len: config.max_model_len + u32::from(config.computes_whole_prompts),
         // The handle bounds the queue, where a client can be told at once.
         max_num_queued_seqs: u32::MAX,
         long_prefill_token_threshold: config.long_prefill_token_threshold,
-        enable_chunked_prefill: true,
+        enable_chunked_prefill: !config.computes_whole_prompts,
         policy: match config.scheduling_policy {
             SchedulingPolicy::Fcfs => Policy::FirstCome,
             SchedulingPolicy::Priority => Policy::Priority,
@@ -201,16 +229,21 @@ impl Loop {
     fn admit(&mut self, Submission { request, events }: Submission) {
         let id = SequenceId(self.next_id);
         self.next_id += 1;
-        let params = request.params;
+        let (params, pooling) = (request.params, request.pooling);
         let seed = params.seed.unwrap_or_else(|| self.hasher.hash_one(id.0));
         let sequence = NewSequence {
             id,
             stop: StopRule {
-                max_tokens: params.max_tokens.unwrap_or(u32::MAX),
+                // A sequence that is pooled ends with the token that says so.
+                max_tokens: if pooling.is_some() {
+                    1
+                } else {
+                    params.max_tokens.unwrap_or(u32::MAX)
+                },
                 min_tokens: params.min_tokens,
                 eos_token_ids: Arc::clone(&self.end_tokens),
                 stop_token_ids: params.stop_token_ids.as_slice().into(),
-                ignore_eos: params.ignore_eos,
+                ignore_eos: params.ignore_eos || pooling.is_some(),
             },
             priority: request.priority,
             cache_salt: self.hasher.hash_one(&request.cache_salt),
@@ -218,7 +251,10 @@ impl Loop {
             prompt: request.prompt,
         };
         let lengths = (sequence.prompt.len() as u32, sequence.cache_salt);
-        let sampling = RowSampling::new(params, seed, &self.end_tokens, self.vocab_size);
+        let sampling = match pooling {
+            Some(pooling) => RowSampling::pooled(pooling),
+            None => RowSampling::new(params, seed, &self.end_tokens, self.vocab_size),
+        };
         let live = Live::new(events, Arc::new(sampling), lengths, request.arrival);
         match self.scheduler.add(sequence) {
             Ok(()) => drop(self.live.insert(id, live)),
@@ -276,9 +312,9 @@ impl Loop {
         let seconds = start.elapsed().as_secs_f64();
         self.metrics.step_seconds.record(seconds);
         match result {
-            Ok(result) => {
+            Ok(mut result) => {
                 self.speculation.iter_mut().for_each(|own| own.finished_step(seconds));
-                self.emit(&result);
+                self.emit(&mut result);
                 self.spare.push((rows, result));
             }
             Err(panic) if is_lost => self.give_up(&panic),
@@ -286,7 +322,7 @@ impl Loop {
         }
     }
 
-    fn emit(&mut self, result: &StepResult) {
+    fn emit(&mut self, result: &mut StepResult) {
         for prompt in &result.prompt_logprobs {
             if let Some(live) = self.live.get_mut(&prompt.id) {
                 live.keep_prompt_logprobs(prompt.first_token, &prompt.entries);
@@ -297,9 +333,16 @@ impl Loop {
             let index = event.index_in_step.map(|index| index as usize);
             let logprobs = index.map_or(&[][..], |index| &result.logprobs[index]);
             let Some(live) = self.live.get_mut(&event.id) else { continue };
-            live.emit_tokens(&event.new_tokens, logprobs, now, &self.metrics);
-            if let Some(speculation) = &mut self.speculation {
-                speculation.learn(event.id, &event.new_tokens);
+            if live.is_pooled() {
+                let embedding = index.and_then(|index| result.embeddings[index].take());
+                if let Some(embedding) = embedding {
+                    live.emit_embedding(embedding, now, &self.metrics);
+                }
+            } else {
+                live.emit_tokens(&event.new_tokens, logprobs, now, &self.metrics);
+                if let Some(speculation) = &mut self.speculation {
+                    speculation.learn(event.id, &event.new_tokens);
+                }
             }
             self.finish(&event, "the model's output for this request is not a number", now);
         }
@@ -311,7 +354,11 @@ impl Loop {
             && let Some(live) = self.live.remove(&event.id)
         {
             self.speculation.iter_mut().for_each(|own| own.forget(event.id));
-            live.finish(finish_reason(reason, error), now, &self.metrics);
+            let reason = match finish_reason(reason, error) {
+                FinishReason::Length if live.is_pooled() => FinishReason::Embedded,
+                reason => reason,
+            };
+            live.finish(reason, now, &self.metrics);
         }
     }
 

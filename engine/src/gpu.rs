@@ -5,7 +5,7 @@ use quire_kernels::attention::CUDA_HEAD_DIMS;
 use quire_kernels::sample::MAX_NUM_LOGPROBS_ON_CUDA;
 use quire_kernels::{DType, cuda};
 
-use crate::config::{DeviceChoice, EngineOptions, KvCacheDtype, Weights};
+use crate::config::{DeviceChoice, Dtype, EngineOptions, KvCacheDtype, Weights};
 use crate::kv_cache::KvCache;
 use crate::machine::Machine;
 use crate::model_runner::sample_limits;
@@ -52,6 +52,17 @@ impl Place {
         }
     }
 
+    /// Encoders run on the CPU alone.
+    pub fn of_encoder(options: &EngineOptions) -> anyhow::Result<Self> {
+        match options.device {
+            DeviceChoice::Cpu => Ok(Self::Cpu { why: String::new() }),
+            DeviceChoice::Auto => Ok(Self::Cpu { why: "CUDA has no encoders yet".into() }),
+            DeviceChoice::Cuda(_) => {
+                bail!("CUDA has no kernels for encoders yet; start with --device cpu")
+            }
+        }
+    }
+
     pub fn gpu(&self) -> Option<&Gpu> {
         match self {
             Self::Cpu { .. } => None,
@@ -90,6 +101,10 @@ fn find_gpu(ordinal: usize, options: &EngineOptions, spec: &DecoderSpec) -> anyh
     ensure!(
         options.weights != Weights::Float32,
         "--weights float32 runs on the CPU alone; start with --device cpu"
+    );
+    ensure!(
+        matches!(options.dtype, Dtype::Auto | Dtype::Bfloat16),
+        "on CUDA activations are bfloat16, and so are weights of floats; leave --dtype out"
     );
     ensure!(
         matches!(options.kv_cache_dtype, KvCacheDtype::Auto | KvCacheDtype::BF16),

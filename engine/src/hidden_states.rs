@@ -1,7 +1,7 @@
 //! The residual stream of one prompt, layer by layer: for tests that name the layer where numbers go wrong. Nothing here is
 //! on the way of a request.
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use quire_kernels::{Device, NO_STATE, StateBatch, StateSegment, WeightPolicy};
 
 use crate::cache_layout::CacheLayout;
@@ -22,7 +22,8 @@ pub fn hidden_states(
     prompt: &[u32],
 ) -> anyhow::Result<Vec<Vec<f32>>> {
     let plan = MemoryPlan::new(files, options, &Machine::detect())?;
-    let (spec, config, n) = (&plan.spec, &plan.config, prompt.len());
+    let (config, n) = (&plan.config, prompt.len());
+    let spec = plan.spec.decoder().context("an encoder has no last token")?;
     ensure!(config.gpu.is_none(), "a GPU does not tell its hidden states");
     ensure!((1..=config.max_model_len as usize).contains(&n), "a prompt of {n} tokens");
     let is_known = |&token: &u32| (token as usize) < spec.vocab_size;
@@ -33,9 +34,9 @@ pub fn hidden_states(
         Weights::Float32 => WeightPolicy::Float32,
     };
     let loader = WeightLoader::new(files, &device, policy, &|_, _| ());
-    let loader = loader.with_activations(config.activations);
+    let loader = loader.with_activations(config.activations).with_dtype(config.dtype);
     let model = Decoder::load(spec.clone(), &loader, config.max_model_len as usize)?;
-    let mut workspace = Workspace::new(&device, spec, n, 1)?;
+    let mut workspace = Workspace::of_decoder(&device, spec, n, 1)?;
     let (layout, block_size) = (CacheLayout::new(spec), config.block_size as usize);
     let blocks = Blocks::new(&layout, n, block_size);
     let mut cache = KvCache::new(&device, &layout, config.kv_dtype, &blocks.of_pools, block_size)?;

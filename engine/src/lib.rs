@@ -2,7 +2,7 @@
 //!
 //! The walk of a request: `handle` (queue in, stream out) → `engine` (the loop) → the scheduler's `schedule` →
 //! `step_runner` (on which thread) → `model_runner` (one step) → `step_input` (rows to flat arrays) → `models::decoder` →
-//! `layers` → the ops of `kernels` → `sampler` → the scheduler's `update` → `live` (events to the stream).
+//! `layers` → the ops of `kernels` → `sampler`, or `pooling` for embeddings → the scheduler's `update` → `live` (events to the stream).
 //!
 //! Front-ends need `Engine`, `EngineHandle`, `EngineOptions`, `Request`, `SamplingParams`, `TokenStream`; to open a model
 //! also `ModelFiles` and `MemoryPlan`.
@@ -24,6 +24,8 @@ pub mod model_path;
 pub mod model_runner;
 pub mod models;
 pub mod plan;
+mod plan_encoder;
+pub mod pooling;
 mod ranks;
 pub mod request;
 mod sampler;
@@ -32,6 +34,7 @@ mod speculative;
 mod step_input;
 mod step_runner;
 pub mod validate;
+mod weight_bytes;
 pub mod weights;
 mod workspace;
 
@@ -40,6 +43,7 @@ pub use engine::Engine;
 pub use handle::{EngineHandle, EngineInfo, TokenStream};
 pub use machine::Machine;
 pub use plan::MemoryPlan;
+pub use pooling::{PoolingKind, PoolingParams};
 pub use request::{Request, SamplingParams};
 pub use weights::ModelFiles;
 pub use weights::gguf::GgufFile;

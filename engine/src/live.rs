@@ -73,6 +73,20 @@ impl Live {
         }
     }
 
+    /// Whether an embedding is wanted.
+    pub fn is_pooled(&self) -> bool {
+        self.sampling.pooling.is_some()
+    }
+
+    /// Sends the embedding, which ends the request.
+    pub fn emit_embedding(&mut self, embedding: Vec<f32>, now: Instant, metrics: &EngineMetrics) {
+        self.first_token = Some(now);
+        metrics.prompt(self.num_prompt_tokens, self.num_cached_tokens);
+        let started = self.started();
+        self.events.send(started);
+        self.events.send(StreamEvent::Embedding(embedding));
+    }
+
     /// Sends tokens that the scheduler accepted in one step, with their log probabilities where there are any.
     /// `false`: the client has gone.
     pub fn emit_tokens(
@@ -123,7 +137,8 @@ impl Live {
             self.events.send(started);
         }
         let counts = (self.num_prompt_tokens, self.num_output_tokens);
-        metrics.finish(&reason, &self.times(now), counts, self.sampling.params.max_tokens);
+        let max_tokens = self.sampling.params.max_tokens.filter(|_| !self.is_pooled());
+        metrics.finish(&reason, &self.times(now), counts, max_tokens);
         self.events.send(StreamEvent::Finished(Finished {
             reason,
             num_prompt_tokens: self.num_prompt_tokens,

@@ -8,7 +8,7 @@ use quire_kernels::{Device, RankGroup, WeightPolicy};
 
 use crate::config::{EngineConfig, Weights};
 use crate::model_runner::ModelRunner;
-use crate::models::Decoder;
+use crate::models::Model;
 use crate::plan::MemoryPlan;
 use crate::ranks::Ranks;
 use crate::step_runner::panic_text;
@@ -77,14 +77,15 @@ fn load_rank(
         Weights::Float32 => WeightPolicy::Float32,
     };
     let loader = WeightLoader::new(files, &device, policy, on_progress);
-    let loader = loader.with_activations(config.activations).with_shard(shard);
+    let loader = loader.with_activations(config.activations).with_dtype(config.dtype);
+    let loader = loader.with_shard(shard);
     let (spec, skipped) = (plan.spec.of_rank(shard.num_ranks)?, &config.skipped_layers);
-    let model = Decoder::load_without(spec, skipped, &loader, config.max_model_len as usize)?;
+    let model = Model::load(spec.clone(), skipped, &loader, config.max_model_len as usize)?;
     let model = match group {
         Some(group) => model.with_group(group),
         None => model,
     };
-    ModelRunner::new(device, model, config).map_err(|error| {
+    ModelRunner::new(device, (model, (&spec, plan.pooling)), config).map_err(|error| {
         anyhow::anyhow!("{error}; lower --kv-cache-memory or --max-num-batched-tokens")
     })
 }

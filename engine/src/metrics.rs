@@ -195,7 +195,7 @@ impl EngineMetrics {
         max_tokens: Option<u32>,
     ) {
         let index = match reason {
-            FinishReason::EndToken | FinishReason::StopToken(_) => 0,
+            FinishReason::EndToken | FinishReason::StopToken(_) | FinishReason::Embedded => 0,
             FinishReason::Length => 1,
             FinishReason::Aborted => 2,
             FinishReason::Error(_) => 3,

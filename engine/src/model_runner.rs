@@ -8,13 +8,13 @@ use std::ops::Range;
 use quire_kernels::cpu::StayNear;
 use quire_kernels::{Device, DeviceError};
 use quire_scheduler::{
-    SampledSequence, ScheduledSequence, SchedulerOutput, SequenceId, StepId, StepOutput,
+    SampledSequence, ScheduledSequence, SchedulerOutput, SequenceId, StepId, StepOutput, TokenId,
 };
 
-use crate::cache_layout::CacheLayout;
 use crate::config::{EngineConfig, Faults, RankFault};
 use crate::kv_cache::KvCache;
-use crate::models::Decoder;
+use crate::models::{Model, ModelSpec};
+use crate::pooling::{Pooler, PoolingSpec};
 use crate::request::TokenLogprobs;
 use crate::sampler::{SampleTask, Sampler, token_logprobs};
 use crate::sequence_table::{RowInit, SequenceTable};
@@ -22,6 +22,9 @@ use crate::step_input::StepBuffers;
 use crate::workspace::Workspace;
 use on_gpu::GpuSteps;
 pub use on_gpu::{MAX_END_TOKENS, sample_limits};
+
+/// What a sequence that is pooled samples: the scheduler counts a token, and nobody reads it.
+const NO_TOKEN: TokenId = 0;
 
 /// What the runner gets for one step.
 pub struct StepJob {
@@ -36,12 +39,14 @@ pub struct StepResult {
     /// For each scheduled sequence those of its tokens, where asked for.
     pub logprobs: Vec<Vec<TokenLogprobs>>,
     pub prompt_logprobs: Vec<PromptLogprobs>,
+    /// For each scheduled sequence, of those that are pooled and whose prompt is computed.
+    pub embeddings: Vec<Option<Vec<f32>>>,
 }
 
 impl Default for StepResult {
     fn default() -> Self {
         let output = StepOutput { step: StepId(0), sequences: Vec::new() };
-        Self { output, logprobs: Vec::new(), prompt_logprobs: Vec::new() }
+        Self { output, logprobs: Vec::new(), prompt_logprobs: Vec::new(), embeddings: Vec::new() }
     }
 }
 
@@ -53,6 +58,8 @@ impl StepResult {
         self.output.sequences.resize_with(output.sequences.len(), SampledSequence::default);
         self.logprobs.iter_mut().for_each(Vec::clear);
         self.logprobs.resize_with(output.sequences.len(), Vec::new);
+        self.embeddings.clear();
+        self.embeddings.resize(output.sequences.len(), None);
     }
 }
 
@@ -67,7 +74,8 @@ pub struct PromptLogprobs {
 /// A model with everything its steps need; all memory is taken in `new`.
 pub struct ModelRunner {
     device: Device,
-    model: Decoder,
+    model: Model,
+    pooling: PoolingSpec,
     workspace: Workspace,
     kv_cache: KvCache,
     table: SequenceTable,
@@ -75,27 +83,36 @@ pub struct ModelRunner {
     sampler: Sampler,
     tasks: Vec<SampleTask>,
     gpu: Option<GpuSteps>,
+    pooler: Pooler,
+    /// Index in the step, and rows of `workspace.hidden`, of each sequence that is pooled.
+    pooled: Vec<usize>,
+    pooled_rows: Vec<(u32, u32)>,
     config: EngineConfig,
 }
 
 impl ModelRunner {
-    pub fn new(device: Device, model: Decoder, config: &EngineConfig) -> Result<Self, DeviceError> {
+    /// `model`, and what it was loaded as.
+    pub fn new(
+        device: Device,
+        (model, (spec, pooling)): (Model, (&ModelSpec, PoolingSpec)),
+        config: &EngineConfig,
+    ) -> Result<Self, DeviceError> {
         let max_num_seqs = config.max_num_seqs as usize;
         let max_tokens = config.max_num_batched_tokens as usize;
         let sampled_rows = config.max_sampled_rows();
-        let workspace = Workspace::new(&device, model.spec(), max_tokens, sampled_rows)?;
-        let layout = CacheLayout::new(model.spec());
+        let workspace = Workspace::new(&device, spec, max_tokens, sampled_rows)?;
+        let layout = spec.cache_layout();
         let num_blocks: Vec<usize> =
             config.cache_pools.iter().map(|pool| pool.num_blocks as usize).collect();
         let block_size = config.block_size as usize;
         let kv_cache = KvCache::new(&device, &layout, config.kv_dtype, &num_blocks, block_size)?;
         let buffers = StepBuffers::new(&device, config, layout.groups.len())?;
-        let gpu = match &device {
+        let gpu = match (&device, &model) {
             // Drafts are verified before the next step: each runs to its end.
-            Device::Cuda(cuda) if config.speculative.is_none() => {
-                Some(GpuSteps::new(cuda, config, &model)?)
+            (Device::Cuda(cuda), Model::Decoder(model)) if config.speculative.is_none() => {
+                Some(GpuSteps::new(cuda, config, model)?)
             }
-            Device::Cpu(_) | Device::Cuda(_) | Device::Trace(_) => None,
+            _ => None,
         };
         Ok(Self {
             sampler: Sampler::new(workspace.logits.rows()),
@@ -105,6 +122,10 @@ impl ModelRunner {
             buffers,
             gpu,
             tasks: Vec::with_capacity(max_num_seqs),
+            pooling,
+            pooler: Pooler::default(),
+            pooled: Vec::new(),
+            pooled_rows: Vec::new(),
             config: config.clone(),
             device,
             model,
@@ -128,17 +149,19 @@ impl ModelRunner {
         self.compute(output, job.rows.drain(..));
         self.prompt_logprobs(output, result);
         self.sample(output, result);
+        self.embed(output, result);
     }
 
     /// The part that a rank other than the first has in a step: everything but sampling.
     pub fn follow(&mut self, output: &SchedulerOutput, rows: &[RowInit]) {
         plant_rank_fault(&self.config.faults, output);
         self.compute(output, rows.iter().cloned());
-        let (logits, ws) = ((&self.device, &self.model), &mut self.workspace);
+        let Model::Decoder(model) = &self.model else { return };
+        let (logits, ws) = ((&self.device, model), &mut self.workspace);
         for (rows, _) in prompt_rows(output, self.buffers.output_start_loc(), &self.table) {
             self.sampler.prompt_logits(logits, ws, rows);
         }
-        enter_tasks(&mut self.tasks, output);
+        enter_tasks(&mut self.tasks, output, &self.table);
         Sampler::logits(logits, ws, &self.tasks, self.buffers.sample_rows());
     }
 
@@ -177,6 +200,49 @@ impl ModelRunner {
         }
     }
 
+    /// Pools the sequences whose prompt this step has computed, and that want an embedding.
+    fn embed(&mut self, output: &SchedulerOutput, result: &mut StepResult) {
+        self.pooled.clear();
+        self.pooled_rows.clear();
+        for (index, sequence) in output.sequences.iter().enumerate() {
+            let is_pooled = self.table.row(sequence.row).sampling.pooling.is_some();
+            if !is_pooled || !sequence.samples {
+                continue;
+            }
+            let rows = match self.model {
+                // Of all rows the last alone is there.
+                Model::Decoder(_) => {
+                    let end = self.buffers.output_start_loc()[index + 1];
+                    (end - 1, end)
+                }
+                Model::Encoder(_) => {
+                    let starts = self.buffers.query_start_loc();
+                    (starts[index], starts[index + 1])
+                }
+            };
+            self.pooled.push(index);
+            self.pooled_rows.push(rows);
+        }
+        if self.pooled.is_empty() {
+            return;
+        }
+        let (spec, table, pooled) = (self.pooling, &self.table, &self.pooled);
+        let nan_on_token = self.config.faults.nan_on_token;
+        let sampled = &mut result.output.sequences;
+        let embeddings = &mut result.embeddings;
+        let (device, ws) = (&self.device, &mut self.workspace);
+        self.pooler.pool(device, ws, spec.kind, &self.pooled_rows, |turn, row| {
+            let index = pooled[turn];
+            let owner = table.row(output.sequences[index].row);
+            let params = owner.sampling.pooling.unwrap_or_default();
+            let is_poisoned = nan_on_token.is_some_and(|token| owner.tokens.contains(&token));
+            sampled[index].tokens.push(NO_TOKEN);
+            let failed = is_poisoned || !row.iter().all(|x| x.is_finite());
+            sampled[index].failed = failed;
+            embeddings[index] = (!failed).then(|| spec.finish(row.to_vec(), params));
+        });
+    }
+
     /// Drafts are tokens of their rows for the time of the step.
     fn enter_drafts(&mut self, output: &SchedulerOutput) {
         let mut drafts = &output.draft_tokens[..];
@@ -188,8 +254,9 @@ impl ModelRunner {
     }
 
     fn sample(&mut self, output: &SchedulerOutput, result: &mut StepResult) {
-        enter_tasks(&mut self.tasks, output);
+        enter_tasks(&mut self.tasks, output, &self.table);
         result.clear(output);
+        let Model::Decoder(model) = &self.model else { return };
         let (sequences, table) = (&output.sequences, &self.table);
         let nan_on_token = self.config.faults.nan_on_token;
         let is_poisoned = |sequence: &ScheduledSequence, position: u32| {
@@ -197,7 +264,7 @@ impl ModelRunner {
         };
         let (sampled_out, logprobs) = (&mut result.output.sequences, &mut result.logprobs);
         self.sampler.sample(
-            (&self.device, &self.model),
+            (&self.device, model),
             &mut self.workspace,
             (&self.tasks, self.buffers.sample_rows(), output),
             table,
@@ -220,13 +287,14 @@ impl ModelRunner {
 
     fn prompt_logprobs(&mut self, output: &SchedulerOutput, result: &mut StepResult) {
         result.prompt_logprobs.clear();
+        let Model::Decoder(model) = &self.model else { return };
         let first_rows = self.buffers.output_start_loc();
         for (rows, sequence) in prompt_rows(output, first_rows, &self.table) {
             let row = self.table.row(sequence.row);
             let first_token = sequence.start + 1;
             let mut entries = Vec::with_capacity(rows.len());
             self.sampler.prompt_logprobs(
-                (&self.device, &self.model),
+                (&self.device, model),
                 &mut self.workspace,
                 rows.start,
                 &row.tokens[first_token as usize..][..rows.len()],
@@ -239,10 +307,10 @@ impl ModelRunner {
 }
 
 /// The sequences that get tokens in a step.
-fn enter_tasks(tasks: &mut Vec<SampleTask>, output: &SchedulerOutput) {
+fn enter_tasks(tasks: &mut Vec<SampleTask>, output: &SchedulerOutput, table: &SequenceTable) {
     tasks.clear();
     for (index, sequence) in output.sequences.iter().enumerate() {
-        if sequence.samples {
+        if sequence.samples && table.row(sequence.row).sampling.pooling.is_none() {
             tasks.push(SampleTask { index: index as u32, num_drafts: sequence.num_drafts });
         }
     }

@@ -1,20 +1,22 @@
 //! What a model needs, known before anything is loaded: weights, KV cache, workspace, and what fits.
 
-use anyhow::{bail, ensure};
-use quire_kernels::{DType, WeightFormat, WeightPolicy};
+use anyhow::{Context, bail, ensure};
+use quire_kernels::DType;
 use quire_scheduler::{CachePool, kv_capacity};
 
 use crate::cache_layout::CacheLayout;
 use crate::config::{
-    EngineConfig, EngineOptions, KvCacheDtype, MAX_DRAFTS, SimdLevel, Speculative, Weights,
-    max_sampled_rows,
+    Decisions, EngineConfig, EngineOptions, KvCacheDtype, MAX_DRAFTS, SimdLevel, Speculative,
+    Weights, max_sampled_rows,
 };
 use crate::gpu::{self, Place};
 use crate::kv_cache::KvCache;
 use crate::machine::Machine;
-use crate::models::{DecoderSpec, spec_of};
+use crate::models::{DecoderSpec, ModelSpec, pooling_of, spec_of, writes_text};
+use crate::pooling::PoolingSpec;
 use crate::speculative::draft_model;
-use crate::weights::{ModelFiles, WeightSource};
+use crate::weight_bytes::{weight_bytes, what_fits};
+use crate::weights::ModelFiles;
 use crate::workspace::Workspace;
 
 const DEFAULT_BLOCK_SIZE: u32 = 16;
@@ -28,7 +30,11 @@ const DEFAULT_KV_SHARE: u64 = 4;
 /// Bytes of everything, and the decisions they lead to.
 #[derive(Clone, Debug)]
 pub struct MemoryPlan {
-    pub spec: DecoderSpec,
+    pub spec: ModelSpec,
+    /// Not for embeddings alone.
+    pub writes_text: bool,
+    /// How embeddings are made.
+    pub pooling: PoolingSpec,
     pub weight_bytes: u64,
     pub workspace_bytes: u64,
     pub kv_bytes_per_token: u64,
@@ -50,22 +56,39 @@ impl MemoryPlan {
         options: &EngineOptions,
         machine: &Machine,
     ) -> anyhow::Result<Self> {
-        let mut spec = spec_of(files)?;
+        let spec = spec_of(files)?;
+        let pooling = pooling_of(files, &spec, options.pooling)?;
+        let writes_text = writes_text(files, &spec);
+        let plan = match spec {
+            ModelSpec::Decoder(spec) => Self::of_decoder(files, spec, pooling, options, machine)?,
+            ModelSpec::Encoder(spec) => Self::of_encoder(files, spec, pooling, options, machine)?,
+        };
+        Ok(Self { writes_text, ..plan })
+    }
+
+    fn of_decoder(
+        files: &ModelFiles,
+        mut spec: DecoderSpec,
+        pooling: PoolingSpec,
+        options: &EngineOptions,
+        machine: &Machine,
+    ) -> anyhow::Result<Self> {
         spec.layers.drain(options.skipped_layers.clone());
         let place = Place::find(options, &spec)?;
         let available_memory = place.available_memory(machine);
         let kv_dtype = if place.gpu().is_some() { gpu::KV_DTYPE } else { kv_dtype(options) };
-        let limits @ (max_num_seqs, max_num_batched_tokens) = batch_limits(options, &place)?;
-        let block_size = block_size(options)?;
-        let (threads, num_ranks) = threads_and_ranks(options, machine, &place)?;
+        let limits = BatchLimits::new(options, default_tokens(options, &place))?;
+        let BatchLimits { max_num_seqs, max_num_batched_tokens } = limits;
+        let (block_size, compute) = (block_size(options)?, compute(options, machine, &place)?);
+        let num_ranks = compute.num_ranks;
         let rank = spec.of_rank(num_ranks)?;
-        let cpu_isa = cpu_isa(options, machine)?;
-        let weight_bytes = weight_bytes(files, &spec, options, &place)?;
+        let weight_bytes = weight_bytes(files, spec.tied_embeddings, options, &place)?;
         let workspace_bytes = num_ranks as u64 * workspace_bytes(&rank, options, limits, &place);
         let kv_bytes_per_token = KvCache::bytes_per_token(&rank, kv_dtype) * num_ranks as u64;
         let draft = draft_model::plan(files, options, machine)?;
         let draft_bytes = draft.as_ref().map_or(0, |draft| draft.num_bytes());
-        let rest = rest_of(available_memory, [weight_bytes, workspace_bytes, draft_bytes])?;
+        let others = workspace_bytes.saturating_add(draft_bytes);
+        let rest = rest_of_memory(files, available_memory, (weight_bytes, others))?;
         let wanted_len = options.max_model_len.unwrap_or(spec.context_length);
         let most_tokens = u64::from(wanted_len) * u64::from(max_num_seqs);
         let num_at_once = num_at_once(max_num_batched_tokens, options.long_prefill_token_threshold);
@@ -79,35 +102,25 @@ impl MemoryPlan {
         let resident_bytes = options.prefix_cache_memory.unwrap_or(weight_bytes);
         let cache_pools = cache.pools(kv_bytes, resident_bytes, wanted_len)?;
         let max_model_len = max_model_len(options, &spec, cache.capacity(&cache_pools))?;
-        let config = EngineConfig {
-            served_model_name: options.served_model_name.clone(),
-            gpu: place.gpu().map(|gpu| gpu.ordinal),
-            weights: options.weights,
-            activations: options.activations,
-            kv_dtype,
-            block_size,
-            cache_groups: cache.layout.groups.clone(),
-            cache_pools,
-            max_model_len,
-            max_num_seqs,
-            max_num_batched_tokens,
-            threads,
-            tensor_parallel_size: num_ranks,
-            rank_timeout: options.rank_timeout,
-            cpu_isa,
-            scheduling_policy: options.scheduling_policy,
-            enable_prefix_caching: options.enable_prefix_caching,
-            async_scheduling: is_overlapped(options, &place),
-            enforce_eager: options.enforce_eager,
-            batch_invariant: options.batch_invariant,
-            speculative: speculative(options)?,
-            long_prefill_token_threshold: options.long_prefill_token_threshold,
-            max_num_queued_reqs: options.max_num_queued_reqs,
-            max_logprobs: options.max_logprobs,
-            max_token_list: options.max_token_list,
-            skipped_layers: options.skipped_layers.clone(),
-            faults: options.faults.clone(),
-        };
+        let config = EngineConfig::new(
+            options,
+            Decisions {
+                gpu: place.gpu().map(|gpu| gpu.ordinal),
+                kv_dtype,
+                block_size,
+                cache_groups: cache.layout.groups.clone(),
+                cache_pools,
+                max_model_len,
+                max_num_seqs,
+                max_num_batched_tokens,
+                threads: compute.threads,
+                tensor_parallel_size: num_ranks,
+                cpu_isa: compute.cpu_isa,
+                async_scheduling: is_overlapped(options, &place),
+                speculative: speculative(options)?,
+                computes_whole_prompts: false,
+            },
+        );
         Ok(Self {
             weight_bytes,
             workspace_bytes,
@@ -118,7 +131,9 @@ impl MemoryPlan {
             place,
             draft,
             simd_levels: machine.simd_levels.clone(),
-            spec,
+            spec: ModelSpec::Decoder(spec),
+            writes_text: true,
+            pooling,
             config,
         })
     }
@@ -131,10 +146,13 @@ impl MemoryPlan {
     /// Name and value of every line that `serve` and `plan` print.
     pub fn table(&self) -> Vec<(&'static str, String)> {
         let (spec, config) = (&self.spec, &self.config);
+        if spec.is_encoder() {
+            return self.encoder_table();
+        }
         vec![
             ("device", self.place.line()),
-            ("architecture", format!("{}, {} layers", spec.architecture, spec.num_layers())),
-            ("weights", weights_line(self.weight_bytes, config)),
+            ("architecture", format!("{}, {} layers", spec.architecture(), spec.num_layers())),
+            ("weights", self.weights_line()),
             ("workspace", human_bytes(self.workspace_bytes)),
             ("KV cache", self.kv_cache_line()),
             ("prefix cache", self.prefix_cache_line()),
@@ -149,7 +167,7 @@ impl MemoryPlan {
             ),
             (
                 "context",
-                format!("{} tokens (model: {})", config.max_model_len, spec.context_length),
+                format!("{} tokens (model: {})", config.max_model_len, spec.context_length()),
             ),
             ("whole contexts", format!("{} fit at once", self.num_whole_contexts())),
             (
@@ -162,8 +180,29 @@ impl MemoryPlan {
             ("speculation", self.speculation_line()),
             ("memory free", human_bytes(self.available_memory)),
             ("compute threads", threads_line(config)),
-            ("instruction set", isa_line(config.cpu_isa, &self.simd_levels)),
+            ("instruction set", self.isa_line()),
         ]
+    }
+
+    pub(crate) fn weights_line(&self) -> String {
+        let (bytes, config) = (human_bytes(self.weight_bytes), &self.config);
+        let weights = config.weights.name();
+        match config.weights {
+            Weights::Packed if config.gpu.is_some() => format!("{bytes} (bf16)"),
+            Weights::Packed => format!("{bytes} ({weights}, {} activations)", config.activations),
+            Weights::Float32 => format!("{bytes} ({weights})"),
+        }
+    }
+
+    /// Which instruction set is used, and why.
+    pub(crate) fn isa_line(&self) -> String {
+        let (used, levels) = (self.config.cpu_isa, &self.simd_levels);
+        match levels.last() {
+            Some(&widest) if widest != used => {
+                format!("{} (--cpu-isa; this machine has {})", used.name(), names(levels))
+            }
+            _ => format!("{} (the widest of {})", used.name(), names(levels)),
+        }
     }
 
     fn prefix_cache_line(&self) -> String {
@@ -323,48 +362,6 @@ fn threads_line(config: &EngineConfig) -> String {
     }
 }
 
-/// Compute threads of each rank, and ranks that share the model.
-fn threads_and_ranks(
-    options: &EngineOptions,
-    machine: &Machine,
-    place: &Place,
-) -> anyhow::Result<(usize, usize)> {
-    let threads = options.threads.unwrap_or(machine.num_cores);
-    ensure!((1..=1024).contains(&threads), "--threads {threads} is not between 1 and 1024");
-    let num_ranks = options.tensor_parallel_size;
-    ensure!(num_ranks > 0, "--tensor-parallel-size must be at least 1");
-    ensure!(
-        num_ranks == 1 || place.gpu().is_none(),
-        "--tensor-parallel-size {num_ranks}: several GPUs cannot share a model yet"
-    );
-    ensure!(
-        num_ranks <= threads,
-        "--tensor-parallel-size {num_ranks} is more than the {threads} compute threads (--threads)"
-    );
-    Ok((threads / num_ranks, num_ranks))
-}
-
-fn weights_line(bytes: u64, config: &EngineConfig) -> String {
-    let weights = config.weights.name();
-    match config.weights {
-        Weights::Packed if config.gpu.is_some() => format!("{} (bf16)", human_bytes(bytes)),
-        Weights::Packed => {
-            format!("{} ({weights}, {} activations)", human_bytes(bytes), config.activations)
-        }
-        Weights::Float32 => format!("{} ({weights})", human_bytes(bytes)),
-    }
-}
-
-/// Which instruction set is used, and why.
-fn isa_line(used: SimdLevel, levels: &[SimdLevel]) -> String {
-    match levels.last() {
-        Some(&widest) if widest != used => {
-            format!("{} (--cpu-isa; this machine has {})", used.name(), names(levels))
-        }
-        _ => format!("{} (the widest of {})", used.name(), names(levels)),
-    }
-}
-
 fn names(levels: &[SimdLevel]) -> String {
     levels.iter().map(|level| level.name()).collect::<Vec<_>>().join(", ")
 }
@@ -381,32 +378,12 @@ fn cpu_isa(options: &EngineOptions, machine: &Machine) -> anyhow::Result<SimdLev
 }
 
 /// Element type of the KV cache on the CPU.
-pub fn kv_dtype(options: &EngineOptions) -> DType {
+pub(crate) fn kv_dtype(options: &EngineOptions) -> DType {
     match (options.kv_cache_dtype, options.weights) {
         (KvCacheDtype::F32, _) | (KvCacheDtype::Auto, Weights::Float32) => DType::F32,
         (KvCacheDtype::F16, _) | (KvCacheDtype::Auto, Weights::Packed) => DType::F16,
         (KvCacheDtype::BF16, _) => DType::BF16,
     }
-}
-
-/// What the model, its steps and the draft model leave of the memory.
-fn rest_of(available_memory: u64, needs: [u64; 3]) -> anyhow::Result<u64> {
-    let need = needs.into_iter().fold(0, u64::saturating_add);
-    let Some(rest) = available_memory.checked_sub(need) else {
-        bail!(
-            "the model needs {} for weights and workspace, but {} is free; \
-             use a smaller or more quantized model",
-            human_bytes(need),
-            human_bytes(available_memory)
-        );
-    };
-    Ok(rest)
-}
-
-fn block_size(options: &EngineOptions) -> anyhow::Result<u32> {
-    let block_size = at_least_one("--block-size", options.block_size, DEFAULT_BLOCK_SIZE)?;
-    ensure!(block_size <= 1024, "--block-size {block_size} is above 1024");
-    Ok(block_size)
 }
 
 fn at_least_one(flag: &str, asked: Option<u32>, default: u32) -> anyhow::Result<u32> {
@@ -418,81 +395,84 @@ fn at_least_one(flag: &str, asked: Option<u32>, default: u32) -> anyhow::Result<
 }
 
 /// Sequences and tokens of a step: each running sequence gets a token in each step, so tokens bound sequences.
-fn batch_limits(options: &EngineOptions, place: &Place) -> anyhow::Result<(u32, u32)> {
-    let most_seqs = options.max_num_seqs.unwrap_or(0);
+#[derive(Clone, Copy)]
+pub(crate) struct BatchLimits {
+    pub max_num_seqs: u32,
+    pub max_num_batched_tokens: u32,
+}
+
+impl BatchLimits {
+    /// As the flags say; `default_tokens` where they leave the tokens open.
+    pub(crate) fn new(options: &EngineOptions, default_tokens: u32) -> anyhow::Result<Self> {
+        let (flag, asked) = ("--max-num-batched-tokens", options.max_num_batched_tokens);
+        let tokens = at_least_one(flag, asked, default_tokens)?;
+        let seqs =
+            at_least_one("--max-num-seqs", options.max_num_seqs, DEFAULT_MAX_NUM_SEQS.min(tokens))?;
+        ensure!(seqs <= tokens, "{flag} {tokens} is below --max-num-seqs {seqs}");
+        ensure!(tokens <= 1 << 20, "{flag} {tokens} is above {}", 1 << 20);
+        Ok(Self { max_num_seqs: seqs, max_num_batched_tokens: tokens })
+    }
+}
+
+pub(crate) fn block_size(options: &EngineOptions) -> anyhow::Result<u32> {
+    let block_size = at_least_one("--block-size", options.block_size, DEFAULT_BLOCK_SIZE)?;
+    ensure!(block_size <= 1024, "--block-size {block_size} is above 1024");
+    Ok(block_size)
+}
+
+/// Threads and instruction set.
+pub(crate) struct Compute {
+    /// Of each rank.
+    pub threads: usize,
+    pub num_ranks: usize,
+    pub cpu_isa: SimdLevel,
+}
+
+pub(crate) fn compute(
+    options: &EngineOptions,
+    machine: &Machine,
+    place: &Place,
+) -> anyhow::Result<Compute> {
+    let threads = options.threads.unwrap_or(machine.num_cores);
+    ensure!((1..=1024).contains(&threads), "--threads {threads} is not between 1 and 1024");
+    let num_ranks = options.tensor_parallel_size;
+    ensure!(num_ranks > 0, "--tensor-parallel-size must be at least 1");
+    ensure!(
+        num_ranks == 1 || place.gpu().is_none(),
+        "--tensor-parallel-size {num_ranks}: several GPUs cannot share a model yet"
+    );
+    ensure!(
+        num_ranks <= threads,
+        "--tensor-parallel-size {num_ranks} is more than the {threads} compute threads (--threads)"
+    );
+    let cpu_isa = cpu_isa(options, machine)?;
+    Ok(Compute { threads: threads / num_ranks, num_ranks, cpu_isa })
+}
+
+/// What weights, workspace and draft model leave of the memory, if they fit.
+fn rest_of_memory(
+    files: &ModelFiles,
+    available: u64,
+    (weight_bytes, other_bytes): (u64, u64),
+) -> anyhow::Result<u64> {
+    let need = weight_bytes.saturating_add(other_bytes);
+    available.checked_sub(need).with_context(|| {
+        format!(
+            "the model needs {} for weights and workspace, but {} is free; {}",
+            human_bytes(need),
+            human_bytes(available),
+            what_fits(files, available.saturating_sub(other_bytes))
+        )
+    })
+}
+
+/// Tokens of a step where nobody says: as many as sequences at least.
+fn default_tokens(options: &EngineOptions, place: &Place) -> u32 {
     let default = match place {
         Place::Cpu { .. } => DEFAULT_MAX_NUM_BATCHED_TOKENS,
         Place::Gpu(_) => DEFAULT_MAX_NUM_BATCHED_TOKENS_ON_GPU,
     };
-    let tokens = at_least_one(
-        "--max-num-batched-tokens",
-        options.max_num_batched_tokens,
-        default.max(most_seqs),
-    )?;
-    let seqs =
-        at_least_one("--max-num-seqs", options.max_num_seqs, DEFAULT_MAX_NUM_SEQS.min(tokens))?;
-    ensure!(seqs <= tokens, "--max-num-batched-tokens {tokens} is below --max-num-seqs {seqs}");
-    ensure!(tokens <= 1 << 20, "--max-num-batched-tokens {tokens} is above {}", 1 << 20);
-    Ok((seqs, tokens))
-}
-
-/// The layer that a tensor belongs to.
-fn layer_of(name: &str) -> Option<usize> {
-    name.strip_prefix("blk.")?.split('.').next()?.parse().ok()
-}
-
-/// Bytes of all tensors as they will lie in memory.
-fn weight_bytes(
-    files: &ModelFiles,
-    spec: &DecoderSpec,
-    EngineOptions { weights, skipped_layers, .. }: &EngineOptions,
-    place: &Place,
-) -> anyhow::Result<u64> {
-    let (mut total, weights) = (0_u64, *weights);
-    for tensor in files.tensors() {
-        if layer_of(tensor.name).is_some_and(|layer| skipped_layers.contains(&layer)) {
-            continue;
-        }
-        // Directories may hold a head that is only the embedding table once more.
-        if spec.tied_embeddings && tensor.name == "output.weight" {
-            continue;
-        }
-        if let Some(packed) = tensor.packed_bytes {
-            let bytes = match (place.gpu(), weights) {
-                (Some(_), _) => 2 * tensor.num_elements,
-                (None, Weights::Float32) => 4 * tensor.num_elements,
-                (None, Weights::Packed) => packed,
-            };
-            total = total.saturating_add(bytes);
-            continue;
-        }
-        let Some(format) = tensor.format else {
-            bail!(
-                "tensor \"{}\" has element type {}, which is not supported",
-                files.name_in_file(tensor.name),
-                tensor.type_name
-            );
-        };
-        let is_float32 =
-            !tensor.is_matrix || format == WeightFormat::F32 || weights == Weights::Float32;
-        let (in_features, num_matrices) = (tensor.in_features.max(1), tensor.num_matrices.max(1));
-        let out_features = (tensor.num_elements / in_features / num_matrices) as usize;
-        let bytes = if place.gpu().is_some() && tensor.is_matrix {
-            let policy = match weights {
-                Weights::Packed => WeightPolicy::Packed,
-                Weights::Float32 => WeightPolicy::Float32,
-            };
-            let bytes = format.cuda_bytes(out_features, in_features as usize, policy);
-            (bytes as u64).saturating_mul(num_matrices)
-        } else if is_float32 {
-            tensor.num_elements * 4
-        } else {
-            let packed = format.packed_bytes(out_features, in_features as usize);
-            packed.map_or(tensor.num_bytes, |bytes| (bytes as u64).saturating_mul(num_matrices))
-        };
-        total = total.saturating_add(bytes);
-    }
-    Ok(total)
+    default.max(options.max_num_seqs.unwrap_or(0))
 }
 
 /// Whether a step must know the tokens of the one before: those that drafts follow, or that planted faults look at.
@@ -511,7 +491,7 @@ fn is_overlapped(options: &EngineOptions, place: &Place) -> bool {
 fn workspace_bytes(
     spec: &DecoderSpec,
     options: &EngineOptions,
-    (max_num_seqs, max_num_batched_tokens): (u32, u32),
+    BatchLimits { max_num_seqs, max_num_batched_tokens }: BatchLimits,
     place: &Place,
 ) -> u64 {
     let activations = if place.gpu().is_some() { DType::BF16 } else { DType::F32 };
@@ -579,7 +559,7 @@ fn max_model_len(
     }
 }
 
-fn dtype_name(dtype: DType) -> &'static str {
+pub(crate) fn dtype_name(dtype: DType) -> &'static str {
     match dtype {
         DType::F32 => "float32",
         DType::F16 => "float16",

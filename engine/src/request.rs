@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crate::pooling::PoolingParams;
 use crate::validate::InvalidRequest;
 
 pub use quire_scheduler::TokenId;
@@ -12,6 +13,8 @@ pub use quire_scheduler::TokenId;
 pub struct Request {
     pub prompt: Vec<TokenId>,
     pub params: SamplingParams,
+    /// The prompt's embedding is wanted and nothing is generated: `params` are the default ones.
+    pub pooling: Option<PoolingParams>,
     /// Lower runs earlier, under the priority policy.
     pub priority: i32,
     /// Prompts share cached blocks only with prompts of the same salt.
@@ -23,7 +26,13 @@ pub struct Request {
 impl Request {
     /// `prompt` with `params`, arriving now.
     pub fn new(prompt: Vec<TokenId>, params: SamplingParams) -> Self {
-        Self { prompt, params, priority: 0, cache_salt: None, arrival: Instant::now() }
+        let pooling = None;
+        Self { prompt, params, pooling, priority: 0, cache_salt: None, arrival: Instant::now() }
+    }
+
+    /// The embedding of `prompt`, arriving now.
+    pub fn embedding(prompt: Vec<TokenId>, pooling: PoolingParams) -> Self {
+        Self { pooling: Some(pooling), ..Self::new(prompt, SamplingParams::default()) }
     }
 }
 
@@ -101,11 +110,13 @@ pub struct TokenLogprobs {
     pub top: Vec<(TokenId, f32)>,
 }
 
-/// What a `TokenStream` yields: `Started` once, then tokens, then `Finished` once, then nothing.
+/// What a `TokenStream` yields: `Started` once, then tokens or an embedding, then `Finished` once, then nothing.
 #[derive(Clone, Debug, PartialEq)]
 pub enum StreamEvent {
     Started(Started),
     Token(TokenOutput),
+    /// As `PoolingParams` want it.
+    Embedding(Vec<f32>),
     Finished(Finished),
 }
 
@@ -143,6 +154,8 @@ pub enum FinishReason {
     StopToken(TokenId),
     /// `max_tokens` or the context is used up.
     Length,
+    /// The embedding is there.
+    Embedded,
     /// The engine ended it: shutting down.
     Aborted,
     /// This request failed (as with non-finite logits); the text says how. No other request is touched.

@@ -5,12 +5,15 @@ use std::sync::Arc;
 use quire_kernels::{BansBefore, TableChange};
 use quire_scheduler::{NewBlock, Row, TokenId};
 
+use crate::pooling::PoolingParams;
 use crate::request::SamplingParams;
 
 /// What the sampler needs of a request, prepared once when it is admitted.
 #[derive(Clone, Debug)]
 pub struct RowSampling {
     pub params: SamplingParams,
+    /// The sequence is not sampled from, but pooled.
+    pub pooling: Option<PoolingParams>,
     pub seed: u64,
     /// `params.banned_token_ids`, then every token that may end the answer.
     banned: Vec<TokenId>,
@@ -33,7 +36,13 @@ impl RowSampling {
             ids.iter().for_each(|id| mask[(id / 32) as usize] |= 1 << (id % 32));
             mask
         });
-        Self { params, seed, banned, num_always_banned, allowed }
+        Self { params, pooling: None, seed, banned, num_always_banned, allowed }
+    }
+
+    /// Of a sequence that is pooled.
+    pub fn pooled(pooling: PoolingParams) -> Self {
+        let params = SamplingParams { max_tokens: Some(1), ..SamplingParams::default() };
+        Self { pooling: Some(pooling), ..Self::new(params, 0, &[], 0) }
     }
 
     /// The same without log probabilities, for drafts of the row.

@@ -224,8 +224,11 @@ impl StepBuffers {
             };
             self.output_rows.extend(end_row - num_output_rows..end_row);
             let num_rows = self.output_rows.len() as u32;
-            self.sample_rows.extend(num_rows - num_sample_rows..num_rows);
-            if sequence.samples {
+            let is_pooled = row.sampling.pooling.is_some();
+            if !is_pooled {
+                self.sample_rows.extend(num_rows - num_sample_rows..num_rows);
+            }
+            if sequence.samples && !is_pooled {
                 self.table_rows.push(sequence.row.0);
                 self.num_output_tokens.push(sequence.num_output_tokens);
             }
@@ -346,6 +349,11 @@ impl StepBuffers {
             first_row += segment.num_tokens;
         }
         self.state_start_loc.push(self.state_segments.len() as u32);
+    }
+
+    /// Where each sequence's rows begin in the step gathered last: `[s + 1]`.
+    pub fn query_start_loc(&self) -> &[u32] {
+        &self.query_start_loc
     }
 
     /// Where each sequence's rows begin among the output rows of the step gathered last: `[s + 1]`.

@@ -1,5 +1,6 @@
 //! The one admission validator: every front-end's requests pass it before they reach the engine thread.
 
+use crate::pooling::PoolingParams;
 use crate::request::{Request, SamplingParams, TokenId};
 
 /// A request the engine cannot take, with the field to blame.
@@ -23,11 +24,31 @@ pub struct RequestLimits {
     pub max_logprobs: u32,
     /// Entries in each of the token lists of a request (`--max-token-list`).
     pub max_token_list: usize,
+    /// What the model can do.
+    pub tasks: Tasks,
+}
+
+/// What a model can be asked for.
+#[derive(Clone, Debug)]
+pub struct Tasks {
+    /// It writes text.
+    pub generates: bool,
+    /// Channels of its embeddings.
+    pub hidden_size: u32,
+    /// Tokens of the longest text that an embedding can be made of.
+    pub max_embedded_len: u32,
+    /// Why it gives no embeddings; `None`: it does.
+    pub no_embeddings: Option<String>,
 }
 
 impl RequestLimits {
     /// Checks everything that a request can get wrong, in the order of its fields.
     pub fn check(&self, request: &Request) -> Result<(), InvalidRequest> {
+        if let Some(pooling) = request.pooling {
+            self.check_embedding(&request.prompt, pooling)?;
+            return check_salt(request.cache_salt.as_deref());
+        }
+        self.check_generates()?;
         let params = &request.params;
         self.check_prompt(&request.prompt, params)?;
         Self::check_numbers(params)?;
@@ -35,6 +56,50 @@ impl RequestLimits {
         self.check_logprobs("logprobs", params.logprobs)?;
         self.check_logprobs("prompt_logprobs", params.prompt_logprobs)?;
         check_salt(request.cache_salt.as_deref())
+    }
+
+    /// Whether the model writes text at all: for front-ends that would do work before they ask.
+    pub fn check_generates(&self) -> Result<(), InvalidRequest> {
+        if self.tasks.generates {
+            return Ok(());
+        }
+        let message = "this model makes embeddings and writes no text: use /v1/embeddings";
+        Err(invalid("model", message.into()))
+    }
+
+    /// Whether the model makes embeddings.
+    pub fn check_embeds(&self) -> Result<(), InvalidRequest> {
+        match &self.tasks.no_embeddings {
+            Some(why) => Err(invalid("model", format!("this model makes no embeddings: {why}"))),
+            None => Ok(()),
+        }
+    }
+
+    fn check_embedding(
+        &self,
+        prompt: &[TokenId],
+        pooling: PoolingParams,
+    ) -> Result<(), InvalidRequest> {
+        self.check_embeds()?;
+        if prompt.is_empty() {
+            return Err(invalid("input", "an input has no tokens".into()));
+        }
+        let (limit, len) = (self.tasks.max_embedded_len as usize, prompt.len());
+        if len > limit {
+            let message = format!(
+                "this model's maximum context length is {limit} tokens, but an input has {len}; shorten it, or \
+                 let it be cut with truncate_prompt_tokens"
+            );
+            return Err(InvalidRequest { param: "input", message, is_context_length: true });
+        }
+        let most = self.tasks.hidden_size;
+        match pooling.dimensions {
+            Some(dimensions) if !(1..=most).contains(&dimensions) => {
+                let message = format!("dimensions must be from 1 to {most}, not {dimensions}");
+                Err(invalid("dimensions", message))
+            }
+            _ => self.check_ids("input", prompt),
+        }
     }
 
     fn check_prompt(

@@ -2,8 +2,9 @@
 
 use quire_kernels::{DType, Device, DeviceError, ExpertRouting, IndexSpec, Tensor};
 
-use crate::models::DecoderSpec;
+use crate::models::encoder_spec::NormPlace;
 use crate::models::spec::{AttentionDims, LatentSpec, MoeSpec};
+use crate::models::{DecoderSpec, EncoderSpec, ModelSpec};
 
 /// Named activation buffers; n = tokens of the step, at most `max_num_batched_tokens`. The residual stream and the logits
 /// are F32, the rest is of the device's type for activations.
@@ -65,6 +66,9 @@ pub struct ExpertWorkspace {
     pub shared_gate: Tensor, // [n, 1]
 }
 
+/// Type, rows and columns of the first ten buffers.
+type Shapes = [(DType, usize, usize); 10];
+
 /// Rows of logits computed at once; more sampled rows are taken in turns, which changes no bit of any row.
 pub const MAX_LOGITS_ROWS: usize = 64;
 
@@ -80,35 +84,30 @@ pub fn num_logits_rows(max_num_seqs: usize, activations: DType) -> usize {
 impl Workspace {
     pub fn new(
         device: &Device,
+        spec: &ModelSpec,
+        max_num_batched_tokens: usize,
+        max_sampled_rows: usize,
+    ) -> Result<Self, DeviceError> {
+        match spec {
+            ModelSpec::Decoder(spec) => {
+                Self::of_decoder(device, spec, max_num_batched_tokens, max_sampled_rows)
+            }
+            ModelSpec::Encoder(spec) => {
+                let shapes = Self::encoder_shapes(spec, max_num_batched_tokens, max_sampled_rows);
+                Self::allocate(device, shapes)
+            }
+        }
+    }
+
+    pub fn of_decoder(
+        device: &Device,
         spec: &DecoderSpec,
         max_num_batched_tokens: usize,
         max_sampled_rows: usize,
     ) -> Result<Self, DeviceError> {
         let activations = device.activation_dtype();
-        let [
-            residual,
-            kept,
-            hidden,
-            block_out,
-            qkv,
-            attention_out,
-            gate_up,
-            activated,
-            gathered,
-            logits,
-        ] = Self::shapes(spec, max_num_batched_tokens, max_sampled_rows, activations)
-            .map(|(dtype, rows, cols)| device.allocate(dtype, rows, cols));
+        let shapes = Self::shapes(spec, max_num_batched_tokens, max_sampled_rows, activations);
         Ok(Self {
-            residual: residual?,
-            kept: kept?,
-            hidden: hidden?,
-            block_out: block_out?,
-            qkv: qkv?,
-            attention_out: attention_out?,
-            gate_up: gate_up?,
-            activated: activated?,
-            gathered: gathered?,
-            logits: logits?,
             convolved: match convolved_size(spec) {
                 0 => None,
                 cols => Some(device.allocate(activations, max_num_batched_tokens, cols)?),
@@ -134,7 +133,68 @@ impl Workspace {
                 }
                 None => None,
             },
+            ..Self::allocate(device, shapes)?
         })
+    }
+
+    fn allocate(device: &Device, shapes: Shapes) -> Result<Self, DeviceError> {
+        let [
+            residual,
+            kept,
+            hidden,
+            block_out,
+            qkv,
+            attention_out,
+            gate_up,
+            activated,
+            gathered,
+            logits,
+        ] = shapes.map(|(dtype, rows, cols)| device.allocate(dtype, rows, cols));
+        Ok(Self {
+            residual: residual?,
+            kept: kept?,
+            hidden: hidden?,
+            block_out: block_out?,
+            qkv: qkv?,
+            attention_out: attention_out?,
+            gate_up: gate_up?,
+            activated: activated?,
+            gathered: gathered?,
+            logits: logits?,
+            convolved: None,
+            experts: None,
+            latent: None,
+            per_layer: None,
+        })
+    }
+
+    /// As `num_bytes`, of an encoder.
+    pub fn encoder_bytes(
+        spec: &EncoderSpec,
+        max_num_batched_tokens: usize,
+        max_sampled_rows: usize,
+    ) -> u64 {
+        let shapes = Self::encoder_shapes(spec, max_num_batched_tokens, max_sampled_rows);
+        shapes.iter().map(num_bytes).fold(0, u64::saturating_add)
+    }
+
+    /// As `shapes`, of an encoder, which has no logits.
+    fn encoder_shapes(spec: &EncoderSpec, n: usize, max_sampled_rows: usize) -> Shapes {
+        let hidden = spec.hidden_size;
+        let has_norms_before = spec.norms == NormPlace::Before;
+        let shapes = [
+            (n, hidden),
+            (if has_norms_before { n } else { 0 }, hidden),
+            (n, hidden),
+            (n, hidden),
+            (n, spec.attention.qkv_size()),
+            (n, spec.attention.q_size()),
+            (n, spec.up_size()),
+            (n, spec.intermediate_size),
+            (max_sampled_rows.clamp(1, MAX_LOGITS_ROWS), hidden),
+            (0, 0),
+        ];
+        shapes.map(|(rows, cols)| (DType::F32, rows, cols))
     }
 
     /// Bytes that `new` takes, for planning.
@@ -172,7 +232,7 @@ impl Workspace {
         num_tokens: usize,
         max_sampled_rows: usize,
         activations: DType,
-    ) -> [(DType, usize, usize); 10] {
+    ) -> Shapes {
         let (n, hidden) = (num_tokens, spec.hidden_size);
         let logits_rows = num_logits_rows(max_sampled_rows, activations);
         [

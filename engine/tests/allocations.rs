@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use quire_engine::model_runner::{ModelRunner, StepJob, StepResult};
-use quire_engine::models::Decoder;
+use quire_engine::models::Model;
 use quire_engine::sequence_table::{RowInit, RowSampling};
 use quire_engine::weights::WeightLoader;
 use quire_engine::{EngineOptions, Machine, MemoryPlan, ModelFiles, SamplingParams};
@@ -37,8 +37,9 @@ fn check_decode_steps(family: &str) {
     // The counter sees this thread only, so all work stays on it.
     let device = Device::cpu(1);
     let loader = WeightLoader::new(&file, &device, WeightPolicy::Packed, &|_, _| ());
-    let model = Decoder::load(plan.spec.clone(), &loader, 512).expect("it loads");
-    let mut runner = ModelRunner::new(device, model, &plan.config).expect("memory");
+    let model = Model::load(plan.spec.clone(), &(0..0), &loader, 512).expect("it loads");
+    let spec = (&plan.spec, plan.pooling);
+    let mut runner = ModelRunner::new(device, (model, spec), &plan.config).expect("memory");
     let mut scheduler = Scheduler::new(scheduler_config(&plan)).expect("a valid configuration");
     (0..5).for_each(|id| scheduler.add(sequence(id)).expect("room"));
 

@@ -19,7 +19,8 @@ use crate::metrics::Metrics;
 use crate::model::ServedModel;
 use crate::retry::DrainRate;
 use crate::routes::{
-    chat_completions, completions, detokenize, health, metrics, models, tokenize, version,
+    chat_completions, completions, detokenize, embeddings, health, metrics, models, tokenize,
+    version,
 };
 
 /// What every handler is given.
@@ -38,6 +39,7 @@ pub const ROUTES: &[Route] = &[
     Route::get("/v1/models/{id}", Access::Key, || get(models::one)),
     Route::post("/v1/chat/completions", Access::Key, || post(chat_completions::chat_completions)),
     Route::post("/v1/completions", Access::Key, || post(completions::completions)),
+    Route::post("/v1/embeddings", Access::Key, || post(embeddings::embeddings)),
     Route::post("/tokenize", Access::Key, || post(tokenize::tokenize)),
     Route::post("/detokenize", Access::Key, || post(detokenize::detokenize)),
 ];

@@ -23,6 +23,8 @@ pub struct ServerLimits {
     pub max_n: u32,
     /// Prompts in one request (`--max-prompts`).
     pub max_prompts: usize,
+    /// Inputs in one request for embeddings (`--max-inputs`).
+    pub max_inputs: usize,
     /// Messages in one chat (`--max-messages`).
     pub max_messages: usize,
     /// Stop strings of one request (`--max-stop-strings`).
@@ -45,6 +47,7 @@ impl Default for ServerLimits {
             write_timeout: Duration::from_secs(60),
             max_n: 128,
             max_prompts: 256,
+            max_inputs: 2048,
             max_messages: 4096,
             max_stop_strings: 32,
             max_stop_len: 1024,

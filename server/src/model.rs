@@ -98,6 +98,16 @@ impl ServedModel {
         self.text.encode_prompt(text, add_special)
     }
 
+    /// As `encode`, with at most `max_tokens`, of which special ones stay.
+    pub(crate) fn encode_cut(
+        &self,
+        text: &str,
+        add_special: bool,
+        max_tokens: Option<usize>,
+    ) -> Vec<TokenId> {
+        self.text.encode_cut(text, add_special, max_tokens.unwrap_or(usize::MAX))
+    }
+
     pub(crate) fn encode_chat(&self, chat: &ChatInput) -> Result<Vec<TokenId>, ApiError> {
         self.text.encode_chat(chat).map_err(|error| {
             let param = match &error {

@@ -56,9 +56,11 @@ fn repository(path: &str) -> PathBuf {
 
 /// Tokenizers of every supported shape, each with texts and the ids of the reference.
 fn references() -> Vec<Value> {
-    let path = repository("tests/data/tokenizers/directories.json");
-    let text = fs::read_to_string(path).expect("committed");
-    serde_json::from_str(&text).expect("JSON")
+    let read = |name: &str| -> Vec<Value> {
+        let text = fs::read_to_string(repository("tests/data/tokenizers").join(name));
+        serde_json::from_str(&text.expect("committed")).expect("JSON")
+    };
+    [read("directories.json"), read("encoders.json")].concat()
 }
 
 fn ids(value: &Value) -> Vec<u32> {
@@ -80,7 +82,7 @@ fn ids_are_those_of_the_reference() {
             let whole = pipeline.encode_prompt(text, true);
             if found != ids(&case["ids"]) || whole != ids(&case["whole"]) {
                 failures.push(format!("{name} {text:?}: {found:?}, not {}", case["ids"]));
-            } else if case["decoded"] != decoded.as_str() {
+            } else if case["decoded"].is_string() && case["decoded"] != decoded.as_str() {
                 failures.push(format!("{name} {text:?}: {decoded:?}, not {}", case["decoded"]));
             }
         }
@@ -161,7 +163,9 @@ fn what_cannot_be_exact_is_refused() {
             "{error:?} does not say {expected:?}"
         );
     };
-    check(&|v| v["model"]["type"] = json!("Unigram"), "\"Unigram\" tokenizers are not supported");
+    check(&|v| v["model"]["type"] = json!("WordLevel"), "\"WordLevel\" tokenizers are not");
+    check(&|v| v["model"]["type"] = json!("Unigram"), "model.vocab is no list");
+    check(&|v| v["model"]["type"] = json!("WordPiece"), "normalizer: beside WordPiece");
     check(&|v| v["model"]["dropout"] = json!(0.1), "dropout is not supported");
     check(&|v| v["model"]["end_of_word_suffix"] = json!("</w>"), "end_of_word_suffix");
     check(&|v| v["normalizer"] = json!({"type": "Lowercase"}), "normalizer: \"Lowercase\"");
@@ -172,7 +176,7 @@ fn what_cannot_be_exact_is_refused() {
     check(&|v| v["pre_tokenizer"] = look.clone(), "\"a(?=b)\" uses (?=");
     let removed = json!({"type": "Split", "pattern": {"String": "a"}, "behavior": "Removed", "invert": false});
     check(&|v| v["pre_tokenizer"] = removed.clone(), "behavior \"Removed\"");
-    check(&|v| v["post_processor"] = json!({"type": "BertProcessing"}), "\"BertProcessing\"");
+    check(&|v| v["post_processor"] = json!({"type": "BertProcessing"}), "cls has no id");
     check(&|v| v["added_tokens"][0]["single_word"] = json!(true), "single_word");
     check(
         &|v| v["added_tokens"][0]["content"] = json!("<other>"),

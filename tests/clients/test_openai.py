@@ -193,3 +193,27 @@ def test_a_full_queue_asks_to_come_back(start):
     assert 1 <= len(errors) <= 5
     assert all(int(error.response.headers["retry-after"]) >= 1 for error in errors)
     assert all("--max-num-queued-reqs" in error.body["message"] for error in errors)
+
+
+def test_embeddings_are_unit_vectors_of_meaning(client):
+    texts = ["A cat sits on the mat.", "A cat is sitting on a mat.", "The stock market fell today."]
+    answer = client.embeddings.create(model=MODEL, input=texts)
+    vectors = [item.embedding for item in answer.data]
+    assert [item.index for item in answer.data] == [0, 1, 2] and answer.usage.prompt_tokens > 20
+    similarity = lambda a, b: sum(x * y for x, y in zip(a, b, strict=True))
+    assert all(abs(similarity(vector, vector) - 1) < 1e-4 for vector in vectors)
+    assert similarity(vectors[0], vectors[1]) > similarity(vectors[0], vectors[2])
+    floats = client.embeddings.create(model=MODEL, input=texts[0], encoding_format="float", dimensions=8).data[0].embedding
+    assert len(floats) == 8 and abs(similarity(floats, floats) - 1) < 1e-4
+    # The numbers of a text do not depend on what is asked for beside it.
+    alone = client.embeddings.create(model=MODEL, input=texts[2]).data[0].embedding
+    assert alone == vectors[2]
+
+
+def test_embeddings_that_cannot_be_name_their_field(client):
+    with pytest.raises(openai.BadRequestError) as error:
+        client.embeddings.create(model=MODEL, input=["fine", "long " * 20000])
+    assert (error.value.param, error.value.code) == ("input", "context_length_exceeded")
+    with pytest.raises(openai.BadRequestError) as error:
+        client.embeddings.create(model=MODEL, input="a", dimensions=10**6)
+    assert error.value.param == "dimensions"

@@ -135,6 +135,13 @@ pub const FAMILIES: &[Family] = &[
     Family { name: "smollm3", architecture: "smollm3", ..BESIDE },
 ];
 
+/// Those that make embeddings.
+pub const ENCODERS: &[Family] = &[
+    Family { name: "bert", directory: Home::Committed, ..BESIDE },
+    Family { name: "modernbert", ..GGUF },
+    Family { name: "xlm_roberta", ..DIRECTORY_ONLY },
+];
+
 const COMMITTED: &str = "tests/data/conformance";
 
 /// The folder of all tiny models: `QUIRE_CONFORMANCE`, or beside the repository.

@@ -110,7 +110,7 @@ fn main() -> anyhow::Result<()> {
     let start = Instant::now();
     let (handle, work, plan) = load(&args)?;
     let load_seconds = start.elapsed().as_secs_f64();
-    let vocab_size = plan.spec.vocab_size;
+    let vocab_size = plan.spec.vocab_size();
     let budget = plan.config.max_num_batched_tokens as usize;
     let mut prefill_seconds = Vec::new();
     let mut step_seconds = vec![Vec::new(); args.batch.len()];

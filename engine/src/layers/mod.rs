@@ -1,6 +1,7 @@
 //! What a decoder layer is made of; each file knows its weights and its ops.
 
 mod attention;
+mod encoder;
 mod gated_delta;
 mod indexer;
 mod latent_attention;
@@ -14,6 +15,7 @@ mod per_layer_input;
 mod positions;
 
 pub use attention::Attention;
+pub use encoder::{EncoderAttention, EncoderNorm, FeedForward};
 pub use gated_delta::GatedDeltaNet;
 pub use indexer::Indexer;
 pub use latent_attention::LatentAttention;

@@ -11,7 +11,7 @@ use super::graphs::Graphs;
 use super::{ModelRunner, StepJob, StepResult, plant_panic};
 use crate::config::{EngineConfig, Faults};
 use crate::kv_cache::KvCache;
-use crate::models::Decoder;
+use crate::models::{Decoder, Model};
 use crate::sampler::{sample_row, token_logprobs};
 use crate::sequence_table::SequenceTable;
 use crate::step_input::{SampleInput, StepInput};
@@ -130,7 +130,9 @@ impl ModelRunner {
     fn launch_step(&mut self, output: &SchedulerOutput) {
         let Self { device, model, workspace, kv_cache, table, buffers, config, .. } = self;
         let gpu = self.gpu.as_mut().expect("this runner has a GPU");
-        let Device::Cuda(cuda) = &*device else { unreachable!("`gpu` is of a CUDA device") };
+        let (Device::Cuda(cuda), Model::Decoder(model)) = (&*device, &*model) else {
+            unreachable!("`gpu` is of a decoder on a CUDA device")
+        };
         if !output.admitted.is_empty() {
             gpu.sample_table.admit(output.admitted.iter().map(|admitted| {
                 let row = table.row(admitted.row);

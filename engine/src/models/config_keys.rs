@@ -37,6 +37,10 @@ impl<'a> ConfigKeys<'a> {
         self.directory.config().text()
     }
 
+    pub(super) fn architecture(&self) -> &'static str {
+        self.architecture
+    }
+
     pub(super) fn has_tensor(&self, name: &str) -> bool {
         self.directory.has_tensor(name)
     }

@@ -23,6 +23,10 @@ impl<'a> Keys<'a> {
         Self { file, architecture }
     }
 
+    pub(super) fn architecture(&self) -> &'static str {
+        self.architecture
+    }
+
     pub(super) fn has_tensor(&self, name: &str) -> bool {
         self.file.tensor(name).is_some()
     }

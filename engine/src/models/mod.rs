@@ -1,11 +1,17 @@
 //! The registry: one small file an architecture, mapping a file's keys to a `DecoderSpec`.
 
+mod bert;
 mod config_keys;
 mod config_moe;
 mod config_rope;
 pub mod decoder;
 mod deepseek2;
 mod deepseek32;
+pub mod encoder;
+mod encoder_keys;
+pub mod encoder_spec;
+#[cfg(test)]
+mod encoder_traces;
 mod gemma;
 mod gemma2;
 mod gemma3;
@@ -18,6 +24,9 @@ mod gpt_oss;
 mod llama;
 mod llama4;
 mod mistral3;
+mod model;
+mod modern_bert;
+mod nomic_bert;
 mod phi3;
 mod qwen2;
 mod qwen2moe;
@@ -32,12 +41,16 @@ pub mod spec;
 mod traces;
 
 pub use decoder::Decoder;
+pub use encoder::Encoder;
+pub use encoder_spec::EncoderSpec;
+pub use model::{Model, ModelSpec};
 pub use spec::DecoderSpec;
 
 use anyhow::{Context, bail, ensure};
 
+use crate::pooling::{PoolingKind, PoolingSpec};
 use crate::weights::ModelFiles;
-use crate::weights::directory::ModelDirectory;
+use crate::weights::directory::{ModelDirectory, SentenceConfig};
 use crate::weights::gguf::GgufFile;
 use config_keys::ConfigKeys;
 use gguf_keys::Keys;
@@ -100,6 +113,23 @@ const MODEL_TYPES: &[(&str, &str, ConfigReader)] = &[
     ("ministral3", "mistral3", mistral3::spec_of_config),
 ];
 
+type EncoderReader = fn(&Keys) -> anyhow::Result<EncoderSpec>;
+type EncoderConfigReader = fn(&ConfigKeys) -> anyhow::Result<EncoderSpec>;
+
+/// As `ARCHITECTURES`, of encoders.
+const ENCODERS: [(&str, EncoderReader); 3] =
+    [("bert", bert::spec), ("modern-bert", modern_bert::spec), ("nomic-bert", nomic_bert::spec)];
+
+/// As `MODEL_TYPES`, of encoders.
+const ENCODER_TYPES: &[(&str, &str, EncoderConfigReader)] = &[
+    ("bert", "bert", bert::spec_of_config),
+    ("roberta", "bert", bert::roberta_of_config),
+    ("xlm-roberta", "bert", bert::roberta_of_config),
+    ("camembert", "bert", bert::roberta_of_config),
+    ("modernbert", "modern-bert", modern_bert::spec_of_config),
+    ("nomic_bert", "nomic-bert", nomic_bert::spec_of_config),
+];
+
 /// What of a class name in `architectures` tells a model that writes text.
 const TEXT_GENERATORS: [&str; 3] = ["ForCausalLM", "ForConditionalGeneration", "LMHeadModel"];
 
@@ -133,56 +163,136 @@ pub fn supported() -> Vec<Supported> {
 }
 
 /// The spec of a model, or an error that names the architecture or key.
-pub fn spec_of(files: &ModelFiles) -> anyhow::Result<DecoderSpec> {
+pub fn spec_of(files: &ModelFiles) -> anyhow::Result<ModelSpec> {
     match files {
         ModelFiles::Gguf(file) => spec_of_gguf(file),
         ModelFiles::Directory(directory) => spec_of_directory(directory),
     }
 }
 
-fn spec_of_gguf(file: &GgufFile) -> anyhow::Result<DecoderSpec> {
+fn spec_of_gguf(file: &GgufFile) -> anyhow::Result<ModelSpec> {
     let name = file.metadata().require_string("general.architecture")?;
+    if let Some((name, read)) = ENCODERS.iter().find(|(known, _)| *known == name) {
+        return read(&Keys::new(file, name)).map(ModelSpec::Encoder);
+    }
     let Some((name, read)) = ARCHITECTURES.iter().find(|(known, _)| *known == name) else {
-        bail!(
-            "the architecture \"{name}\" is not supported; supported: {}",
-            ARCHITECTURES.map(|(name, _)| name).join(", ")
-        );
+        let decoders = ARCHITECTURES.iter().map(|(name, _)| *name);
+        let supported: Vec<&str> = decoders.chain(ENCODERS.map(|(name, _)| name)).collect();
+        bail!("the architecture \"{name}\" is not supported; supported: {}", supported.join(", "));
     };
     let keys = Keys::new(file, name);
     let spec = read(&keys)?;
     if let (None, Some(count)) = (&spec.moe, keys.optional_dimension("expert_count")?) {
         bail!("mixture of experts ({count} experts) is not supported yet for {name}");
     }
+    Ok(ModelSpec::Decoder(spec))
+}
+
+fn spec_of_directory(directory: &ModelDirectory) -> anyhow::Result<ModelSpec> {
+    let text = directory.config().text();
+    let name = text.string("model_type")?;
+    let name = name.with_context(|| format!("{} is missing", text.name_of("model_type")))?;
+    let encoder = ENCODER_TYPES.iter().find(|(known, ..)| *known == name);
+    let decoder = MODEL_TYPES.iter().find(|(known, ..)| *known == name);
+    let (architecture, spec) = match (encoder, decoder) {
+        (Some((_, architecture, read)), _) => {
+            let mut spec = read(&ConfigKeys::new(directory, architecture))?;
+            if let Some(length) = SentenceConfig::read(directory.path())?.max_seq_length {
+                spec.context_length = spec.context_length.min(length);
+            }
+            (architecture, ModelSpec::Encoder(spec))
+        }
+        (None, Some((_, architecture, read))) => {
+            (architecture, ModelSpec::Decoder(decoder_of(directory, architecture, *read)?))
+        }
+        (None, None) => {
+            let decoders = MODEL_TYPES.iter().map(|(name, ..)| *name);
+            let encoders = ENCODER_TYPES.iter().map(|(name, ..)| *name);
+            bail!(
+                "{}: the architecture \"{name}\" is not supported; supported: {}",
+                directory.path().display(),
+                decoders.chain(encoders).collect::<Vec<_>>().join(", ")
+            )
+        }
+    };
+    if let Some(tensor) = directory.unknown_tensor() {
+        bail!("tensor {tensor:?} has no place in a {architecture} model");
+    }
     Ok(spec)
 }
 
-fn spec_of_directory(directory: &ModelDirectory) -> anyhow::Result<DecoderSpec> {
-    let (top, text) = (directory.config().top(), directory.config().text());
-    let name = text.string("model_type")?;
-    let name = name.with_context(|| format!("{} is missing", text.name_of("model_type")))?;
-    let Some((_, architecture, read)) = MODEL_TYPES.iter().find(|(known, ..)| *known == name)
-    else {
-        bail!(
-            "{}: the architecture \"{name}\" is not supported; supported: {}",
-            directory.path().display(),
-            MODEL_TYPES.iter().map(|(name, ..)| *name).collect::<Vec<_>>().join(", ")
-        );
-    };
-    if let Some(class) = top.first_string("architectures") {
+fn decoder_of(
+    directory: &ModelDirectory,
+    architecture: &'static str,
+    read: ConfigReader,
+) -> anyhow::Result<DecoderSpec> {
+    let is_headless = is_headless(directory);
+    if let Some(class) = directory.config().top().first_string("architectures") {
         ensure!(
-            TEXT_GENERATORS.iter().any(|ending| class.ends_with(ending)),
+            is_headless || TEXT_GENERATORS.iter().any(|ending| class.ends_with(ending)),
             "{}: {class} is no model that writes text",
             directory.path().display()
         );
     }
-    let spec = read(&ConfigKeys::new(directory, architecture))?;
-    if let Some(tensor) = directory.unknown_tensor() {
-        bail!("tensor {tensor:?} has no place in a {architecture} model");
-    }
+    let mut spec = read(&ConfigKeys::new(directory, architecture))?;
+    // Where there is no head, none is loaded.
+    spec.tied_embeddings |= is_headless;
     let has_qk_norm = directory.has_tensor("blk.0.attn_q_norm.weight");
     ensure!(
-        spec.qk_norm || !has_qk_norm,
+        spec.qk_norm || !has_qk_norm || directory.unknown_tensor().is_some(),
         "a {architecture} model has no norms of q and k, but the files do"
     );
     Ok(spec)
+}
+
+/// A decoder whose class says that its hidden states are all it is for ("Qwen2Model").
+fn is_headless(directory: &ModelDirectory) -> bool {
+    let class = directory.config().top().first_string("architectures").unwrap_or_default();
+    class.ends_with("Model") && !class.ends_with("LMHeadModel")
+}
+
+/// Whether the model is one that writes text, not one for embeddings alone.
+pub fn writes_text(files: &ModelFiles, spec: &ModelSpec) -> bool {
+    match files {
+        ModelFiles::Gguf(_) => !spec.is_encoder(),
+        ModelFiles::Directory(directory) => !spec.is_encoder() && !is_headless(directory),
+    }
+}
+
+/// How the model's files make embeddings, but for the kind that is `asked` for; a decoder's default is the last token's
+/// hidden state.
+pub fn pooling_of(
+    files: &ModelFiles,
+    spec: &ModelSpec,
+    asked: Option<PoolingKind>,
+) -> anyhow::Result<PoolingSpec> {
+    let default = match spec {
+        ModelSpec::Decoder(_) => PoolingKind::Last,
+        ModelSpec::Encoder(_) => PoolingKind::Mean,
+    };
+    let (kind, normalize) = match files {
+        ModelFiles::Directory(directory) => {
+            let config = SentenceConfig::read(directory.path())?;
+            (config.pooling, config.normalize)
+        }
+        ModelFiles::Gguf(file) => {
+            let key = format!("{}.pooling_type", spec.architecture());
+            // As llama.cpp numbers them.
+            let kind = match file.metadata().u32(&key)? {
+                Some(1) => Some(PoolingKind::Mean),
+                Some(2) => Some(PoolingKind::Cls),
+                Some(3) => Some(PoolingKind::Last),
+                _ => None,
+            };
+            (kind, None)
+        }
+    };
+    let kind = asked.or(kind);
+    if kind.is_none() && spec.is_encoder() {
+        tracing::warn!(
+            "the model's files do not say how it pools: embeddings are the mean of all tokens \
+             (--pooling)"
+        );
+    }
+    Ok(PoolingSpec { kind: kind.unwrap_or(default), normalize: normalize.unwrap_or(true) })
 }

@@ -72,7 +72,7 @@ fn check(spec: DecoderSpec, expected: Expect) {
     let (device, log) = Device::trace();
     let model = Decoder::load(spec.clone(), &WeightLoader::shape_only(&device), 64)
         .expect("shapes need no file");
-    let mut workspace = Workspace::new(&device, &spec, 8, 4).expect("shapes need no memory");
+    let mut workspace = Workspace::of_decoder(&device, &spec, 8, 4).expect("shapes need no memory");
     let layout = CacheLayout::new(&spec);
     let (num_blocks, num_groups) = (vec![4; layout.pools.len()], layout.groups.len());
     let mut kv_cache =

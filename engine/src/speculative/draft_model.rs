@@ -181,6 +181,7 @@ pub fn plan(
         }
         SpeculativeMethod::Skip(layers) => {
             let spec = spec_of(files)?;
+            let spec = spec.decoder().context("it is an encoder, which writes no text")?;
             let num_layers = spec.num_layers();
             let are_independent = spec.layers.iter().all(|layer| layer.kv_of.is_none());
             ensure!(
@@ -212,7 +213,9 @@ fn plan_of(
         matches!(options.device, DeviceChoice::Cpu | DeviceChoice::Auto),
         "draft models run on the CPU alone; start with --device cpu"
     );
-    let kv_bytes = KV_TOKENS * KvCache::bytes_per_token(&spec_of(draft)?, kv_dtype(options));
+    let spec = spec_of(draft)?;
+    let spec = spec.decoder().context("it is an encoder, which writes no text")?;
+    let kv_bytes = KV_TOKENS * KvCache::bytes_per_token(spec, kv_dtype(options));
     let options = EngineOptions {
         device: DeviceChoice::Cpu,
         speculative: None,
@@ -238,10 +241,10 @@ fn same_vocabulary(target: &ModelFiles, draft: &ModelFiles) -> anyhow::Result<()
     let (target_spec, draft_spec) = (spec_of(target)?, spec_of(draft)?);
     let (target_name, draft_name) = (target.path().display(), draft.path().display());
     ensure!(
-        target_spec.vocab_size == draft_spec.vocab_size,
+        target_spec.vocab_size() == draft_spec.vocab_size(),
         "a draft model has the vocabulary of the model: {draft_name} has {} tokens, {target_name} has {}",
-        draft_spec.vocab_size,
-        target_spec.vocab_size
+        draft_spec.vocab_size(),
+        target_spec.vocab_size()
     );
     let (ModelFiles::Gguf(target), ModelFiles::Gguf(draft)) = (target, draft) else {
         return Ok(());

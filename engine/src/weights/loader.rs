@@ -6,8 +6,9 @@ use quire_kernels::{
     WeightPolicy, dequantize_row,
 };
 
+use super::floats::{encode_floats, is_float};
 use super::shard::Shard;
-use crate::config::Activations;
+use crate::config::{Activations, Dtype};
 
 /// A tensor as its file has it.
 pub struct HostTensor<'a> {
@@ -61,6 +62,7 @@ pub struct WeightLoader<'a> {
     device: &'a Device,
     policy: WeightPolicy,
     activations: Activations,
+    dtype: Dtype,
     shard: Shard,
     scope: String,
     on_progress: &'a (dyn Fn(usize, usize) + Sync),
@@ -81,6 +83,11 @@ impl<'a> WeightLoader<'a> {
         Self { activations, ..self }
     }
 
+    /// Weights of floats are kept in that type.
+    pub fn with_dtype(self, dtype: Dtype) -> Self {
+        Self { dtype, ..self }
+    }
+
     /// What is loaded is one rank's part; the sizes that it is asked for are those of the rank.
     pub fn with_shard(self, shard: Shard) -> Self {
         Self { shard, ..self }
@@ -96,8 +103,9 @@ impl<'a> WeightLoader<'a> {
         policy: WeightPolicy,
         on_progress: &'a (dyn Fn(usize, usize) + Sync),
     ) -> Self {
-        let (activations, shard, scope) = (Activations::INT8, Shard::WHOLE, String::new());
-        Self { source: None, device, policy, activations, shard, scope, on_progress }
+        let (activations, dtype) = (Activations::INT8, Dtype::Auto);
+        let (shard, scope) = (Shard::WHOLE, String::new());
+        Self { source: None, device, policy, activations, dtype, shard, scope, on_progress }
     }
 
     pub fn shard(&self) -> Shard {
@@ -182,6 +190,16 @@ impl<'a> WeightLoader<'a> {
         in_features: usize,
     ) -> Result<LinearWeight, LinearError> {
         let policy = self.policy;
+        let converted;
+        let wanted = self.dtype.format().filter(|_| policy == WeightPolicy::Packed);
+        let (format, bytes) = match wanted.filter(|&wanted| wanted != format) {
+            Some(wanted) if is_float(format) => {
+                let values = out_features.saturating_mul(in_features);
+                converted = encode_floats(wanted, format, &bytes, values);
+                (wanted, FileBytes::from(&converted))
+            }
+            _ => (format, bytes),
+        };
         LinearWeight::from_gguf(self.device, format, bytes, out_features, in_features, policy)
             .map(|weight| weight.with_activations(self.activations.of_tensor(name)))
     }

@@ -3,6 +3,7 @@
 mod bytes;
 pub mod directory;
 mod experts;
+mod floats;
 pub mod gguf;
 mod json;
 mod loader;
@@ -12,6 +13,7 @@ mod rows;
 pub mod safetensors;
 mod shard;
 
+pub(crate) use floats::is_float;
 pub use loader::{HostTensor, WeightLoader, WeightSource, read_vector};
 pub use model_files::{ModelFiles, TensorSummary};
 pub use shard::Shard;

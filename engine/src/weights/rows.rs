@@ -66,6 +66,19 @@ impl WeightLoader<'_> {
         }
     }
 
+    /// A matrix as float32, row after row; zeros where there are shapes only.
+    pub fn table(&self, name: &str, rows: usize, cols: usize) -> anyhow::Result<Vec<f32>> {
+        let mut values = vec![0.0; rows * cols];
+        let Some(source) = self.source() else { return Ok(values) };
+        let tensor = find(source, &self.full_name(name), rows, cols)?;
+        let row_bytes = tensor.bytes.len() / rows.max(1);
+        for (row, values) in values.chunks_mut(cols).enumerate() {
+            let bytes = &tensor.bytes[row * row_bytes..(row + 1) * row_bytes];
+            dequantize_row(tensor.format, bytes, values);
+        }
+        Ok(values)
+    }
+
     /// A vector as `[1, len]` float32 of what `change` makes of the file's numbers.
     pub fn changed_vector(
         &self,

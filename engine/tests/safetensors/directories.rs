@@ -45,7 +45,7 @@ fn keys_of_old_and_new_files() {
         model.config.as_object_mut().unwrap().remove("rope_theta");
         keys.iter().for_each(|(key, value)| _ = model.set(key, value.clone()));
         model.write_all();
-        model.open().map(|(_, plan)| plan.spec.ropes[0].clone())
+        model.open().map(|(_, plan)| plan.spec.decoder().expect("a decoder").ropes[0].clone())
     };
     let llama3 = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                         "original_max_position_embeddings": 64, "rope_theta": 5e5});
@@ -85,7 +85,8 @@ fn rotations_by_kind_of_layer() {
         json!({"rope_type": "yarn", "original_max_position_embeddings": 32, "rope_theta": 1e6});
     model.set("rope_parameters", json!({"full_attention": full}));
     model.write_all();
-    let rope = model.open().unwrap().1.spec.ropes[0].clone();
+    let spec = model.open().unwrap().1.spec;
+    let rope = spec.decoder().expect("a decoder").ropes[0].clone();
     let RopeScaling::Yarn { factor, .. } = rope.scaling else { panic!("{rope:?}") };
     assert_eq!((rope.theta, factor), (1e6, 4.0));
     model.set("rope_parameters", json!({"sliding_attention": {"rope_type": "default"}}));
@@ -100,7 +101,8 @@ fn every_layer_has_the_window() {
         let mut model = Model::new("window");
         model.set("sliding_window", window).set("use_sliding_window", is_on).write_all();
         let spec = model.open().unwrap().1.spec;
-        spec.layers.iter().map(|layer| layer.window).collect::<Vec<_>>()
+        let layers = &spec.decoder().expect("a decoder").layers;
+        layers.iter().map(|layer| layer.window).collect::<Vec<_>>()
     };
     assert_eq!(windows(json!(48), Value::Null), [Some(48)]);
     assert_eq!(windows(json!(48), json!(false)), [None]);

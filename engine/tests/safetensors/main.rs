@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a helper that cannot go on fails its test")]
 
 mod directories;
+mod encoders;
 mod fuzz;
 mod malformed;
 mod quantized;

@@ -105,6 +105,10 @@ impl Model {
         self.write("model.safetensors", file_of(&self.tensors));
     }
 
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     pub(crate) fn open(&self) -> Result<(ModelFiles, MemoryPlan), String> {
         let machine = Machine { available_memory: 1 << 30, num_cores: 1, ..Machine::detect() };
         let files = ModelFiles::open(&self.folder).map_err(|error| self.without_path(&error))?;

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, ValueEnum};
-use quire_engine::EngineOptions;
 use quire_engine::config::{
-    Activations, DeviceChoice, KvCacheDtype, MAX_DRAFTS, SchedulingPolicy, SimdLevel, Speculative,
-    SpeculativeMethod, Weights,
+    Activations, DeviceChoice, Dtype, KvCacheDtype, MAX_DRAFTS, SchedulingPolicy, SimdLevel,
+    Speculative, SpeculativeMethod, Weights,
 };
+use quire_engine::{EngineOptions, PoolingKind};
 
 use super::units;
 
@@ -21,6 +21,10 @@ pub(crate) struct EngineArgs {
     /// How to keep weights: as quantized as the file has them, or as float32
     #[arg(long, value_enum, default_value = "packed")]
     weights: WeightsFlag,
+
+    /// The type in which weights are kept that are floats in the file; auto is the file's
+    #[arg(long, value_enum, default_value = "auto")]
+    dtype: DtypeFlag,
 
     /// How exactly activations meet packed weights: int8 is fastest, int16 as good as float32, mixed between; or the
     /// layers that get int16, of q,k,v,attn_output,gate_up,down,head
@@ -127,6 +131,20 @@ pub(crate) struct EngineArgs {
     /// Entries in each token list of a request (logit_bias, stop_token_ids, …)
     #[arg(long, default_value_t = 4096, value_name = "COUNT")]
     max_token_list: usize,
+
+    /// Which tokens an embedding is made of: cls (the first), mean or last [default: as the model's files say]
+    #[arg(long, value_name = "KIND")]
+    pooling: Option<PoolingKind>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum DtypeFlag {
+    Auto,
+    #[value(alias = "float")]
+    Float32,
+    Bfloat16,
+    #[value(alias = "half")]
+    Float16,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -169,6 +187,12 @@ impl EngineArgs {
             weights: match self.weights {
                 WeightsFlag::Packed => Weights::Packed,
                 WeightsFlag::Float32 => Weights::Float32,
+            },
+            dtype: match self.dtype {
+                DtypeFlag::Auto => Dtype::Auto,
+                DtypeFlag::Float32 => Dtype::Float32,
+                DtypeFlag::Bfloat16 => Dtype::Bfloat16,
+                DtypeFlag::Float16 => Dtype::Float16,
             },
             activations: self.activations,
             kv_cache_dtype: match self.kv_cache_dtype {
@@ -214,6 +238,7 @@ impl EngineArgs {
             max_num_queued_reqs: self.max_num_queued_reqs,
             max_logprobs: self.max_logprobs,
             max_token_list: self.max_token_list,
+            pooling: self.pooling,
             ..EngineOptions::default()
         }
     }

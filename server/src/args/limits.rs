@@ -46,6 +46,10 @@ pub(crate) struct LimitArgs {
     #[arg(long, default_value_t = 256, value_name = "COUNT")]
     max_prompts: usize,
 
+    /// Inputs in one request for embeddings
+    #[arg(long, default_value_t = 2048, value_name = "COUNT")]
+    max_inputs: usize,
+
     /// Messages in one chat
     #[arg(long, default_value_t = 4096, value_name = "COUNT")]
     max_messages: usize,
@@ -75,6 +79,7 @@ impl LimitArgs {
             write_timeout: self.slow_client_timeout,
             max_n: self.max_n,
             max_prompts: self.max_prompts,
+            max_inputs: self.max_inputs,
             max_messages: self.max_messages,
             max_stop_strings: self.max_stop_strings,
             max_stop_len: self.max_stop_len,

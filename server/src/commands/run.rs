@@ -33,6 +33,11 @@ pub(crate) fn run(args: &RunArgs, options: &CommonOptions) -> Result<()> {
     // One person types one message at a time.
     engine_options.max_num_seqs.get_or_insert(1);
     let plan = MemoryPlan::new(&files, &engine_options, &Machine::detect())?;
+    ensure!(
+        plan.writes_text,
+        "{} makes embeddings and writes no text: `quire serve` it",
+        path.display()
+    );
     let (model, _engine) = serve::load(&files, &plan, &args.template.resolve())?;
     let name = engine_options.served_model_name;
     let config = ServerConfig { served_model_names: vec![name], ..ServerConfig::default() };

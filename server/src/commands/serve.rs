@@ -68,6 +68,7 @@ async fn serve_until_signal(
     let mut serving = std::pin::pin!(serve(listener, Arc::clone(&state), shutdown));
 
     // Probes are answered while the model loads.
+    let makes_embeddings = !plan.writes_text;
     let loading = tokio::task::spawn_blocking(move || load(&files, &plan, &server.template));
     let engine_thread = tokio::select! {
         result = &mut serving => return Ok(result?),
@@ -77,7 +78,7 @@ async fn serve_until_signal(
             thread
         }
     };
-    println!("{}", greeting(address, state.model_name(), has_keys));
+    println!("{}", greeting(address, state.model_name(), has_keys, makes_embeddings));
     serving.await?;
     end_engine(state, engine_thread);
     Ok(())
@@ -100,6 +101,9 @@ pub(crate) fn load(
             (TextPipeline::from_directory(&files, template)?, defaults)
         }
     };
+    if text.uses_fallback_template() && plan.writes_text {
+        tracing::warn!("the model has no chat template: chats are written as ChatML");
+    }
     let on_progress = |done: usize, total: usize| {
         tracing::debug!("loaded {done} of {total} layers");
     };
@@ -132,18 +136,23 @@ fn warn_if_open(server: &ServeOptions) {
 }
 
 /// What to do next, ready to be pasted.
-fn greeting(address: SocketAddr, model: &str, has_keys: bool) -> String {
+fn greeting(address: SocketAddr, model: &str, has_keys: bool, makes_embeddings: bool) -> String {
     let host = if address.ip().is_unspecified() {
         format!("127.0.0.1:{}", address.port())
     } else {
         address.to_string()
     };
     let key = if has_keys { " -H \"Authorization: Bearer $QUIRE_API_KEY\"" } else { "" };
+    let (route, body) = match makes_embeddings {
+        true => ("embeddings", r#"{"model": "default", "input": "Why is the sky blue?"}"#),
+        false => (
+            "chat/completions",
+            r#"{"model": "default", "temperature": 0, "messages": [{"role": "user", "content": "Why is the sky blue?"}]}"#,
+        ),
+    };
     format!(
         "serving {model} at http://{host} (OpenAI API under /v1)\ntry:\n  \
-         curl http://{host}/v1/chat/completions{key} -H 'Content-Type: application/json' \
-         -d '{{\"model\": \"default\", \"temperature\": 0, \"messages\": \
-         [{{\"role\": \"user\", \"content\": \"Why is the sky blue?\"}}]}}'"
+         curl http://{host}/v1/{route}{key} -H 'Content-Type: application/json' -d '{body}'"
     )
 }
 

@@ -103,6 +103,8 @@ impl Choice {
         match event {
             Some(StreamEvent::Started(started)) => Some(ChoiceEvent::Started(started)),
             Some(StreamEvent::Token(token)) => self.take_token(token),
+            // Nobody asked for one.
+            Some(StreamEvent::Embedding(_)) => None,
             Some(StreamEvent::Finished(finished)) => Some(self.take_finished(finished)),
             None => Some(ChoiceEvent::Failed(ApiError::engine_stopped())),
         }
@@ -168,7 +170,7 @@ impl Choice {
 
     fn take_finished(&mut self, finished: Finished) -> ChoiceEvent {
         let (reason, stop_reason) = match finished.reason {
-            FinishReason::EndToken => ("stop", None),
+            FinishReason::EndToken | FinishReason::Embedded => ("stop", None),
             FinishReason::StopToken(token) => ("stop", Some(StopReason::Token(token))),
             FinishReason::Length => ("length", None),
             FinishReason::Aborted => ("abort", None),

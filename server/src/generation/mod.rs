@@ -126,6 +126,7 @@ impl Generation {
                 let request = Request {
                     prompt: prompt.clone(),
                     params,
+                    pooling: None,
                     priority: spec.priority,
                     cache_salt: spec.cache_salt.clone(),
                     arrival: spec.arrival,
@@ -224,7 +225,8 @@ impl Generation {
     }
 }
 
-fn refusal(state: &SharedState, model: &ServedModel, error: SubmitError) -> ApiError {
+/// The engine's refusal as an answer.
+pub(crate) fn refusal(state: &SharedState, model: &ServedModel, error: SubmitError) -> ApiError {
     if matches!(error, SubmitError::QueueFull { .. }) {
         metrics::admission_rejections(state.model_name()).increment(1);
     }

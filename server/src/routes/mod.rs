@@ -3,6 +3,7 @@
 pub(crate) mod chat_completions;
 pub(crate) mod completions;
 pub(crate) mod detokenize;
+pub(crate) mod embeddings;
 pub(crate) mod health;
 pub(crate) mod messages;
 pub(crate) mod metrics;

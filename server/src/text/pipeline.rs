@@ -19,6 +19,8 @@ pub struct TextPipeline {
     template: ChatTemplate,
     /// `tokenizer.chat_template.<name>`.
     named_templates: BTreeMap<String, ChatTemplate>,
+    /// The model has none of its own.
+    uses_fallback: bool,
 }
 
 /// The model file's tokenizer or templates cannot be used.
@@ -86,13 +88,16 @@ impl TextPipeline {
         template: Option<&str>,
         options: &TemplateOptions,
     ) -> Result<Self, TextError> {
-        let source = template.unwrap_or_else(|| {
-            tracing::warn!("the model has no chat template: chats are written as ChatML");
-            FALLBACK_TEMPLATE
-        });
+        let uses_fallback = template.is_none();
+        let source = template.unwrap_or(FALLBACK_TEMPLATE);
         let template = ChatTemplate::new(source, template_tokens(&tokenizer), *options)
             .map_err(|error| TextError::Template { key: TEMPLATE_KEY.to_owned(), error })?;
-        Ok(Self { tokenizer, template, named_templates: BTreeMap::new() })
+        Ok(Self { tokenizer, template, named_templates: BTreeMap::new(), uses_fallback })
+    }
+
+    /// Whether chats are written as ChatML because the model has no template.
+    pub fn uses_fallback_template(&self) -> bool {
+        self.uses_fallback
     }
 
     pub fn tokenizer(&self) -> &Arc<Tokenizer> {
@@ -136,12 +141,19 @@ impl TextPipeline {
     /// The tokens of a text that is the whole prompt, with its special tokens. The texts of
     /// control tokens are such tokens: who sends a whole prompt writes the template's part too.
     pub fn encode_prompt(&self, text: &str, add_special_tokens: bool) -> Vec<u32> {
-        let tokens = self.tokenizer.encode(text, SpecialTokens::Parse);
+        self.encode_cut(text, add_special_tokens, usize::MAX)
+    }
+
+    /// As [`Self::encode_prompt`], with at most `max_tokens`: the text loses its end, not the tokens around it.
+    pub fn encode_cut(&self, text: &str, add_special_tokens: bool, max_tokens: usize) -> Vec<u32> {
+        let mut tokens = self.tokenizer.encode(text, SpecialTokens::Parse);
         if !add_special_tokens {
+            tokens.truncate(max_tokens);
             return tokens;
         }
-        let prefix = self.tokenizer.prefix_tokens().iter().copied();
-        prefix.chain(tokens).chain(self.tokenizer.suffix_tokens().iter().copied()).collect()
+        let (prefix, suffix) = (self.tokenizer.prefix_tokens(), self.tokenizer.suffix_tokens());
+        tokens.truncate(max_tokens.saturating_sub(prefix.len() + suffix.len()));
+        [prefix, &tokens, suffix].concat()
     }
 }
 

@@ -7,5 +7,6 @@ mod bad_requests;
 mod chat;
 mod completions;
 mod connections;
+mod embeddings;
 mod lifecycle;
 mod support;

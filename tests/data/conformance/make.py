@@ -15,11 +15,11 @@ import numpy as np
 
 FAMILIES = [
     "llama3", "qwen3", "gemma3", "phi4mini", "ministral3", "gpt_oss_mxfp4", "llama4_scout", "gemma4_26b", "deepseek_v3",
-    "qwen35_vl", "gemma4_e2b", "glm5_shared",
+    "qwen35_vl", "gemma4_e2b", "glm5_shared", "modernbert",
 ]
 DIRECTORIES = ["llama3", "qwen3", "gpt_oss_mxfp4", "qwen35_vl"]
 # Without the files of their tokenizers, which are the same.
-BARE_DIRECTORIES = ["gemma2"]
+BARE_DIRECTORIES = ["gemma2", "bert"]
 FILES = ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 
 

@@ -1,7 +1,9 @@
 //! Model directories as Hugging Face lays them out: config.json and safetensors, one file or several.
 
 mod config;
+mod encoder_names;
 mod names;
+mod sentence;
 mod shards;
 
 use std::collections::BTreeMap;
@@ -15,9 +17,11 @@ use super::quantized::{Method, Piece, Pieces, Role, role};
 use super::quoted;
 use super::safetensors::{SafetensorsFile, TensorInfo, weight_format};
 use super::{HostTensor, WeightSource};
+use encoder_names::EncoderNames;
 use names::{Meaning, Prefixes};
 
 pub use config::{ConfigSection, ModelConfig};
+pub use sentence::SentenceConfig;
 
 /// Model types whose norms multiply with 1 + w. Converters to GGUF add the 1.
 const CENTRED_NORMS: [&str; 4] = ["gemma", "gemma2", "gemma3", "gemma3_text"];
@@ -27,7 +31,7 @@ pub struct ModelDirectory {
     path: PathBuf,
     config: ModelConfig,
     files: Vec<SafetensorsFile>,
-    prefixes: Prefixes,
+    names: Names,
     /// Norms have the distance of their weights to 1.
     has_centred_norms: bool,
     /// Sorted by the loader's name.
@@ -38,6 +42,28 @@ pub struct ModelDirectory {
     quantized: BTreeMap<String, QuantizedWeight>,
     /// Tensors of the text model whose meaning is not known, as the files name them.
     unknown: Vec<String>,
+}
+
+/// How the checkpoint names its tensors.
+enum Names {
+    Decoder(Prefixes),
+    Encoder(EncoderNames),
+}
+
+impl Names {
+    fn meaning(&self, name: &str) -> Meaning {
+        match self {
+            Self::Decoder(prefixes) => prefixes.meaning(name),
+            Self::Encoder(names) => names.meaning(name),
+        }
+    }
+
+    fn name_in_file(&self, name: &str) -> String {
+        match self {
+            Self::Decoder(prefixes) => prefixes.name_in_file(name),
+            Self::Encoder(names) => names.name_in_file(name),
+        }
+    }
 }
 
 struct NamedTensor {
@@ -69,7 +95,12 @@ impl ModelDirectory {
     pub fn open(path: &Path) -> anyhow::Result<Self> {
         let config = ModelConfig::open(path)?;
         let files = shards::open_all(path)?;
-        let prefixes = Prefixes::find(|name| files.iter().any(|file| file.tensor(name).is_some()));
+        let has_tensor = |name: &str| files.iter().any(|file| file.tensor(name).is_some());
+        let model_type = config.text().string("model_type")?.unwrap_or_default();
+        let names = match EncoderNames::find(model_type, has_tensor) {
+            Some(names) => Names::Encoder(names),
+            None => Names::Decoder(Prefixes::find(has_tensor)),
+        };
         let method = quantization(path, &config)?;
         let text = config.text();
         let has_centred_norms =
@@ -92,7 +123,7 @@ impl ModelDirectory {
                 Role::Other => (&info.name, None),
             };
             let info = info.clone();
-            match prefixes.meaning(name) {
+            match names.meaning(name) {
                 Meaning::Layer { index, .. } if index >= num_layers => num_skipped += 1,
                 Meaning::Layer { name, .. } | Meaning::Model { name } => {
                     if let Some(part) = part {
@@ -109,9 +140,11 @@ impl ModelDirectory {
             }
         }
         if num_skipped > 0 {
-            tracing::info!(
-                "{num_skipped} tensors for images, sound or drafts are left out: only text is served"
-            );
+            let what = match names {
+                Names::Decoder(_) => "images, sound or drafts are left out: only text is served",
+                Names::Encoder(_) => "other tasks are left out: only embeddings are served",
+            };
+            tracing::info!("{num_skipped} tensors for {what}");
         }
         if config.top().has("auto_map") {
             tracing::info!("the directory's own Python code (auto_map) is ignored");
@@ -121,7 +154,7 @@ impl ModelDirectory {
             path: path.to_owned(),
             config,
             files,
-            prefixes,
+            names,
             has_centred_norms,
             tensors,
             method,
@@ -277,7 +310,7 @@ impl WeightSource for ModelDirectory {
     fn name_in_file(&self, name: &str) -> String {
         match self.find(name) {
             Some(tensor) => tensor.info.name.clone(),
-            None => self.prefixes.name_in_file(name),
+            None => self.names.name_in_file(name),
         }
     }
 }

@@ -251,7 +251,7 @@ fn expert_in_file(name: &str) -> Option<String> {
     Some(format!("{}{}.{theirs}", EXPERT_PREFIXES[0], plain_number(number)?))
 }
 
-fn plain_number(digits: &str) -> Option<usize> {
+pub(super) fn plain_number(digits: &str) -> Option<usize> {
     digits.parse().ok().filter(|number: &usize| number.to_string() == digits)
 }
 

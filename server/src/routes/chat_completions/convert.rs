@@ -10,6 +10,7 @@ use crate::routes::prepare::Incoming;
 /// Parses, checks, renders and tokenizes.
 pub(super) fn convert(incoming: &Incoming) -> Result<(Frame, GenerationSpec), ApiError> {
     let (mut fields, model) = incoming.fields()?;
+    model.engine.info().limits.check_generates()?;
     let id = incoming.answer_id("chatcmpl", &mut fields)?;
     let request = ChatRequest::take(&mut fields, &model, &incoming.state.config.limits)?;
     fields.finish();

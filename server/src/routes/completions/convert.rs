@@ -12,6 +12,7 @@ use crate::routes::prepare::Incoming;
 /// Parses, checks and tokenizes.
 pub(super) fn convert(incoming: &Incoming) -> Result<(Frame, GenerationSpec), ApiError> {
     let (mut fields, model) = incoming.fields()?;
+    model.engine.info().limits.check_generates()?;
     let id = incoming.answer_id("cmpl", &mut fields)?;
     let mut request = CompletionRequest::take(&mut fields, &model, &incoming.state.config.limits)?;
     fields.finish();

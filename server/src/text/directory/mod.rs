@@ -1,6 +1,7 @@
 //! What the files beside safetensors say about text: tokenizer, chat templates, how to sample.
 
 mod files;
+mod pieces;
 mod pre_tokenizer;
 mod special;
 mod templates;

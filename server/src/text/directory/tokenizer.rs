@@ -4,49 +4,50 @@ use rustc_hash::FxHashMap;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::pieces;
 use super::pre_tokenizer::{Normalizer, Splits};
 use crate::text::tokenizer::{
     PreTokenizerSpec, SpacePrefix, SpecialIds, TokenizerConfig, byte_token_value,
 };
 
 /// One more than the largest id: files of no sense must not take all memory.
-const MAX_TOKENS: usize = 1 << 24;
+pub(super) const MAX_TOKENS: usize = 1 << 24;
 
 /// As `tokenizer.ggml.token_type` has them.
-const NORMAL: i32 = 1;
-const UNKNOWN: i32 = 2;
-const CONTROL: i32 = 3;
-const USER_DEFINED: i32 = 4;
-const UNUSED: i32 = 5;
+pub(super) const NORMAL: i32 = 1;
+pub(super) const UNKNOWN: i32 = 2;
+pub(super) const CONTROL: i32 = 3;
+pub(super) const USER_DEFINED: i32 = 4;
+pub(super) const UNUSED: i32 = 5;
 const BYTE: i32 = 6;
 
 #[derive(Deserialize)]
-struct TokenizerJson {
+pub(super) struct TokenizerJson {
     #[serde(default)]
-    added_tokens: Vec<AddedToken>,
+    pub(super) added_tokens: Vec<AddedToken>,
     #[serde(default)]
-    normalizer: Value,
+    pub(super) normalizer: Value,
     #[serde(default)]
-    pre_tokenizer: Value,
+    pub(super) pre_tokenizer: Value,
     #[serde(default)]
     post_processor: Value,
-    model: Value,
+    pub(super) model: Value,
 }
 
 #[derive(Deserialize)]
-struct AddedToken {
-    id: u32,
-    content: String,
+pub(super) struct AddedToken {
+    pub(super) id: u32,
+    pub(super) content: String,
     #[serde(default)]
     single_word: bool,
     #[serde(default)]
-    lstrip: bool,
+    pub(super) lstrip: bool,
     #[serde(default)]
-    rstrip: bool,
+    pub(super) rstrip: bool,
     #[serde(default)]
     normalized: bool,
     #[serde(default)]
-    special: bool,
+    pub(super) special: bool,
 }
 
 #[derive(Deserialize)]
@@ -78,6 +79,16 @@ enum Merge {
 /// The tokenizer of a parsed tokenizer.json; which tokens begin and end texts is left to other files.
 pub(super) fn read(json: Value) -> Result<TokenizerConfig, String> {
     let json: TokenizerJson = serde_json::from_value(json).map_err(|error| error.to_string())?;
+    let mut config = match json.model["type"].as_str() {
+        Some("WordPiece") => pieces::word_piece(&json)?,
+        Some("Unigram") => pieces::unigram(&json)?,
+        _ => return byte_pairs(json),
+    };
+    put_around(&mut config, &json.post_processor)?;
+    Ok(config)
+}
+
+fn byte_pairs(json: TokenizerJson) -> Result<TokenizerConfig, String> {
     let bpe = bpe(json.model)?;
     let normalizer = Normalizer::read(&json.normalizer)?;
     let splits = Splits::read(&json.pre_tokenizer, normalizer.replaces_spaces)?;
@@ -92,20 +103,28 @@ pub(super) fn read(json: Value) -> Result<TokenizerConfig, String> {
     });
     let has_prefix = normalizer.prepends_space;
     set_tokens(&mut config, bpe, json.added_tokens, has_prefix)?;
-    let (prefix, suffix) = around(&json.post_processor)?;
+    put_around(&mut config, &json.post_processor)?;
+    Ok(config)
+}
+
+/// What the post-processor puts before and behind a text.
+fn put_around(config: &mut TokenizerConfig, processor: &Value) -> Result<(), String> {
+    let (prefix, suffix) = around(processor)?;
     let is_token = |id: &u32| (*id as usize) < config.tokens.len();
     if !prefix.iter().chain(&suffix).all(is_token) {
         return Err("post_processor: an id is no token".to_owned());
     }
     (config.prefix_tokens, config.suffix_tokens) = (Some(prefix), Some(suffix));
-    Ok(config)
+    Ok(())
 }
 
 /// The model, of a kind that is supported.
 fn bpe(model: Value) -> Result<BpeJson, String> {
     let kind = model["type"].as_str().unwrap_or("BPE").to_owned();
     if kind != "BPE" {
-        return Err(format!("model: {kind:?} tokenizers are not supported yet; BPE ones are"));
+        return Err(format!(
+            "model: {kind:?} tokenizers are not supported; BPE, WordPiece and Unigram ones are"
+        ));
     }
     let bpe: BpeJson = serde_json::from_value(model).map_err(|error| format!("model: {error}"))?;
     let is_set = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
@@ -218,7 +237,7 @@ fn joined(merge: Merge) -> Result<String, String> {
     }
 }
 
-/// What the post-processor puts before and behind a text.
+/// The ids before and behind a text.
 fn around(processor: &Value) -> Result<(Vec<u32>, Vec<u32>), String> {
     match processor["type"].as_str() {
         None if processor.is_null() => Ok((Vec::new(), Vec::new())),
@@ -233,6 +252,13 @@ fn around(processor: &Value) -> Result<(Vec<u32>, Vec<u32>), String> {
             Ok((prefix, suffix))
         }
         Some("TemplateProcessing") => template(processor),
+        Some("BertProcessing" | "RobertaProcessing") => {
+            let id = |key: &str| {
+                let id = processor[key][1].as_u64().and_then(|id| u32::try_from(id).ok());
+                id.ok_or_else(|| format!("post_processor: {key} has no id"))
+            };
+            Ok((vec![id("cls")?], vec![id("sep")?]))
+        }
         kind => {
             let kind = kind.unwrap_or("without a type");
             Err(format!("post_processor: {kind:?} is not supported"))

@@ -10,7 +10,8 @@ use super::pre_tokenizer_names::PreTokenizerSpec;
 /// default of the tokenizer kind.
 #[derive(Clone, Debug, Default)]
 pub struct TokenizerConfig {
-    /// `llama` (SentencePiece), `gpt2` (byte BPE), `gemma4` (character BPE) or `bert` (WordPiece).
+    /// `llama` (SentencePiece), `gpt2` (byte BPE), `gemma4` (character BPE), `bert` (WordPiece) or
+    /// `t5` (Unigram).
     pub model: String,
     /// Name of the pre-tokenizer of a byte BPE.
     pub pre: Option<String>,
@@ -43,6 +44,10 @@ pub struct TokenizerConfig {
     pub strips_left: Vec<u32>,
     /// Special tokens that swallow the white space behind them.
     pub strips_right: Vec<u32>,
+    /// Of a Unigram model: SentencePiece's table that normalizes characters (`precompiled_charsmap`).
+    pub character_table: Vec<u8>,
+    /// Runs of white space are one space, and none is at the ends.
+    pub collapses_spaces: bool,
     pub lowercase: Option<bool>,
     pub strip_accents: Option<bool>,
 }
@@ -110,6 +115,14 @@ impl TokenizerConfig {
             add_eos: metadata.bool("tokenizer.ggml.add_eos_token")?,
             add_sep: metadata.bool("tokenizer.ggml.add_sep_token")?,
             add_space_prefix: metadata.bool("tokenizer.ggml.add_space_prefix")?,
+            // Some writers have its bytes with a sign.
+            character_table: metadata
+                .i32s("tokenizer.ggml.precompiled_charsmap")?
+                .map(|bytes| bytes.into_iter().map(|byte| byte as u8).collect())
+                .unwrap_or_default(),
+            collapses_spaces: metadata
+                .bool("tokenizer.ggml.remove_extra_whitespaces")?
+                .unwrap_or(false),
             lowercase: metadata.bool("tokenizer.ggml.normalizer.lowercase")?,
             strip_accents: metadata.bool("tokenizer.ggml.normalizer.strip_accents")?,
             ..Self::default()

@@ -1,12 +1,14 @@
 //! Text to tokens and back, for the tokenizer kinds that GGUF files carry.
 
 mod bpe;
+mod character_table;
 mod config;
 mod end_tokens;
 mod pre_tokenizer;
 mod pre_tokenizer_names;
 mod sentence_piece;
 mod special;
+mod unigram;
 mod vocabulary;
 mod word_piece;
 
@@ -21,6 +23,7 @@ use pre_tokenizer::PreTokenizer;
 use sentence_piece::SentencePiece;
 use special::{Piece, SpecialSplitter, Strips};
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
+use unigram::Unigram;
 use vocabulary::{BYTE_CHARACTERS, Spelling, TokenKind, Vocabulary};
 use word_piece::WordPiece;
 
@@ -48,6 +51,7 @@ enum Model {
     ByteBpe { bpe: Bpe, pre_tokenizer: PreTokenizer, ignore_merges: bool },
     CharacterBpe { bpe: Bpe, pre_tokenizer: PreTokenizer, whole: WholeWords },
     SentencePiece(SentencePiece),
+    Unigram(Unigram),
     WordPiece(WordPiece),
 }
 
@@ -68,7 +72,7 @@ const PROBE: &str =
 pub enum TokenizerError {
     #[error(transparent)]
     Metadata(#[from] GgufError),
-    #[error("tokenizer.ggml.model is {0:?}; supported are llama, gpt2, gemma4 and bert")]
+    #[error("tokenizer.ggml.model is {0:?}; supported are llama, gpt2, gemma4, bert and t5")]
     Model(String),
     #[error("tokenizer.ggml.tokens has {0} entries")]
     NumTokens(usize),
@@ -82,6 +86,8 @@ pub enum TokenizerError {
     SpecialId { key: &'static str, id: u32, num_tokens: usize },
     #[error("the tokenizer has no unknown token")]
     NoUnknown,
+    #[error("the normalizer's table of characters is damaged")]
+    CharacterTable,
     #[error("pre-tokenizer: {0}")]
     PreTokenizer(String),
     #[error("special tokens: {0}")]
@@ -284,6 +290,7 @@ impl Tokenizer {
                 });
             }
             Model::SentencePiece(model) => model.encode(&with_blocks(), out),
+            Model::Unigram(model) => model.encode(text, has_space, out),
             Model::WordPiece(model) => model.encode(&self.vocabulary, text, out),
         }
     }
@@ -361,6 +368,7 @@ impl Model {
             ("llama", None) => {
                 Ok(Self::SentencePiece(SentencePiece::new(vocabulary, &config.scores, ids.unk)?))
             }
+            ("t5", None) => Unigram::new(vocabulary, config, ids.unk).map(Self::Unigram),
             ("bert", None) => {
                 let unk = ids.unk.ok_or(TokenizerError::NoUnknown)?;
                 let lowercase = config.lowercase.unwrap_or(true);
@@ -403,6 +411,10 @@ fn known_special_ids(
             ids.eos = ids.eos.or_else(|| by_text("</s>"));
             ids.unk = ids.unk.or_else(|| by_text("<unk>"));
         }
+        "t5" => {
+            ids.eos = ids.eos.or_else(|| by_text("</s>"));
+            ids.unk = ids.unk.or_else(|| by_text("<unk>"));
+        }
         "bert" => {
             ids.bos = ids.cls.or(ids.bos).or_else(|| by_text("[CLS]"));
             ids.cls = ids.bos;
@@ -416,7 +428,9 @@ fn known_special_ids(
 
 fn space_prefix(config: &TokenizerConfig, model: &Model) -> SpacePrefix {
     let by_default = match model {
-        Model::SentencePiece(_) if config.add_space_prefix.unwrap_or(true) => SpacePrefix::Each,
+        Model::SentencePiece(_) | Model::Unigram(_) if config.add_space_prefix.unwrap_or(true) => {
+            SpacePrefix::Each
+        }
         _ => SpacePrefix::Never,
     };
     config.space_prefix.unwrap_or(by_default)

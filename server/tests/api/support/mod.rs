@@ -14,7 +14,7 @@ use quire_engine::handle::{EngineInfo, EngineQueue, SchedulerStats, Submission};
 use quire_engine::request::{
     FinishReason, Finished, Started, StreamEvent, TokenLogprobs, TokenOutput,
 };
-use quire_engine::validate::RequestLimits;
+use quire_engine::validate::{RequestLimits, Tasks};
 use quire_server::app::{self, AppState, ServerConfig, SharedState};
 use quire_server::metrics::Metrics;
 use serde_json::{Value, json};
@@ -39,8 +39,15 @@ pub(crate) struct Reply {
 pub(crate) type Script = fn(&quire_engine::Request) -> Vec<StreamEvent>;
 
 pub(crate) fn engine_info() -> EngineInfo {
-    let limits =
-        RequestLimits { vocab_size: 300, max_model_len: 200, max_logprobs: 5, max_token_list: 8 };
+    let tasks =
+        Tasks { generates: true, hidden_size: 4, max_embedded_len: 199, no_embeddings: None };
+    let limits = RequestLimits {
+        vocab_size: 300,
+        max_model_len: 200,
+        max_logprobs: 5,
+        max_token_list: 8,
+        tasks,
+    };
     EngineInfo { limits, max_num_queued: 16, block_size: 16, num_blocks: 100 }
 }
 

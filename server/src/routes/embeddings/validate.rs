@@ -1,0 +1,123 @@
+//! Parses and checks the body of `POST /v1/embeddings`.
+
+use quire_engine::request::TokenId;
+use serde::Deserialize;
+
+use crate::error::{ApiError, shortened};
+use crate::http::fields::{Fields, NeutralOnly};
+use crate::limits::ServerLimits;
+
+/// A checked request.
+pub(super) struct EmbeddingRequest {
+    pub inputs: Vec<Input>,
+    pub encoding: Encoding,
+    pub dimensions: Option<u32>,
+    /// `None`: as the model's files say.
+    pub normalize: Option<bool>,
+    pub add_special_tokens: bool,
+    /// `None`: an input that is too long is an error.
+    pub truncate: Option<Truncate>,
+    pub priority: i32,
+}
+
+pub(super) enum Input {
+    Text(String),
+    Tokens(Vec<TokenId>),
+}
+
+/// How the numbers of an embedding are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Encoding {
+    Float,
+    Base64,
+}
+
+/// To how many tokens an input is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Truncate {
+    /// As many as the model takes.
+    ToLimit,
+    To(u32),
+}
+
+impl Truncate {
+    pub(super) fn tokens(self, limit: u32) -> usize {
+        match self {
+            Self::ToLimit => limit as usize,
+            Self::To(tokens) => tokens as usize,
+        }
+    }
+}
+
+/// The four shapes of `input`.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum RawInput {
+    Text(String),
+    Tokens(Vec<TokenId>),
+    Texts(Vec<String>),
+    TokenLists(Vec<Vec<TokenId>>),
+}
+
+/// Fields without support, and the values that ask for nothing.
+const UNSUPPORTED: &[NeutralOnly] = &[
+    NeutralOnly("messages", &[]),
+    NeutralOnly("embed_dtype", &[r#""float32""#]),
+    NeutralOnly("endianness", &[r#""native""#, r#""little""#]),
+    NeutralOnly("truncation_side", &[r#""right""#]),
+];
+
+impl EmbeddingRequest {
+    pub(super) fn take(fields: &mut Fields<'_>, limits: &ServerLimits) -> Result<Self, ApiError> {
+        fields.reject_unsupported(UNSUPPORTED)?;
+        let inputs = take_inputs(fields, limits)?;
+        let encoding = match fields.take_string("encoding_format")?.as_deref() {
+            None | Some("float") => Encoding::Float,
+            Some("base64") => Encoding::Base64,
+            Some(other) => {
+                let other = shortened(other);
+                let message = format!("encoding_format must be float or base64, not {other}");
+                return Err(ApiError::invalid("encoding_format", message));
+            }
+        };
+        let dimensions = fields.take_u32("dimensions")?;
+        let normalize = fields.take_bool("normalize")?;
+        let add_special_tokens = fields.take_bool("add_special_tokens")?.unwrap_or(true);
+        let name = "truncate_prompt_tokens";
+        let truncate = match fields.take_integer(name, -1, i64::from(u32::MAX))? {
+            None => None,
+            Some(-1) => Some(Truncate::ToLimit),
+            Some(0) => {
+                return Err(ApiError::invalid(name, format!("{name} must be -1 or at least 1")));
+            }
+            Some(tokens) => Some(Truncate::To(tokens as u32)),
+        };
+        let (least, most) = (i64::from(i32::MIN), i64::from(i32::MAX));
+        let priority = fields.take_integer("priority", least, most)?.unwrap_or(0) as i32;
+        // Who asks is of no use here.
+        fields.take_string("user")?;
+        Ok(Self { inputs, encoding, dimensions, normalize, add_special_tokens, truncate, priority })
+    }
+}
+
+fn take_inputs(fields: &mut Fields<'_>, limits: &ServerLimits) -> Result<Vec<Input>, ApiError> {
+    let expected = "a string, a list of strings, a list of token ids, or a list of such lists";
+    let inputs: Vec<Input> = match fields.take("input", expected)? {
+        None => return Err(ApiError::invalid("input", "input is missing")),
+        Some(RawInput::Text(text)) => vec![Input::Text(text)],
+        // An empty list is of no kind; it looks like one of ids.
+        Some(RawInput::Tokens(tokens)) if tokens.is_empty() => Vec::new(),
+        Some(RawInput::Tokens(tokens)) => vec![Input::Tokens(tokens)],
+        Some(RawInput::Texts(texts)) => texts.into_iter().map(Input::Text).collect(),
+        Some(RawInput::TokenLists(lists)) => lists.into_iter().map(Input::Tokens).collect(),
+    };
+    if inputs.is_empty() {
+        return Err(ApiError::invalid("input", "input has no entries"));
+    }
+    let limit = limits.max_inputs;
+    if inputs.len() > limit {
+        let message = format!("input has {} entries, over {limit} (--max-inputs)", inputs.len());
+        return Err(ApiError::invalid("input", message));
+    }
+    Ok(inputs)
+}

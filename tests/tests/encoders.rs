@@ -1,0 +1,253 @@
+//! Embeddings: golden hidden states of encoders and decoders, the same bits in any company, and what is refused.
+
+use quire_engine::config::{Faults, Weights};
+use quire_engine::request::{FinishReason, StreamEvent, SubmitError};
+use quire_engine::weights::safetensors::SafetensorsFile;
+use quire_engine::{
+    EngineHandle, EngineOptions, ModelFiles, PoolingKind, PoolingParams, Request, SamplingParams,
+    TokenStream,
+};
+use quire_tests::families::{ENCODERS, FAMILIES, Family};
+use quire_tests::{ask, options, start, start_files, tiny_model};
+
+/// As the last layer left it.
+const RAW: PoolingParams = PoolingParams { dimensions: None, normalize: Some(false) };
+
+fn submit(handle: &EngineHandle, ids: &[u32], params: PoolingParams) -> TokenStream {
+    handle.generate(Request::embedding(ids.to_vec(), params)).expect("a valid request")
+}
+
+/// The embedding, or how the request ended without one.
+fn finish(mut stream: TokenStream) -> Result<Vec<f32>, FinishReason> {
+    assert!(matches!(stream.blocking_next(), Some(StreamEvent::Started(_))));
+    let event = stream.blocking_next().expect("an embedding or the end");
+    let StreamEvent::Embedding(embedding) = event else {
+        let StreamEvent::Finished(finished) = event else { panic!("{event:?}") };
+        return Err(finished.reason);
+    };
+    let Some(StreamEvent::Finished(finished)) = stream.blocking_next() else { panic!("no end") };
+    assert_eq!(stream.blocking_next(), None, "nothing follows Finished");
+    assert_eq!((finished.reason, finished.num_output_tokens), (FinishReason::Embedded, 0));
+    Ok(embedding)
+}
+
+fn embed(handle: &EngineHandle, ids: &[u32], params: PoolingParams) -> Vec<f32> {
+    finish(submit(handle, ids, params)).expect("an embedding")
+}
+
+fn family(name: &str) -> &'static Family {
+    let mut all = FAMILIES.iter().chain(ENCODERS);
+    all.find(|family| family.name == name).expect("a family")
+}
+
+/// The tiny encoder as a directory and as GGUF, where they are.
+fn homes(family: &Family) -> Vec<ModelFiles> {
+    let directory = family.directory().map(|path| ModelFiles::open(&path).expect("readable"));
+    directory.into_iter().chain(family.open_gguf()).collect()
+}
+
+/// One home of a committed one.
+fn home(name: &str) -> ModelFiles {
+    homes(family(name)).into_iter().next().expect("committed")
+}
+
+fn largest_difference(got: &[f32], want: &[f32]) -> f32 {
+    assert_eq!(got.len(), want.len());
+    got.iter().zip(want).map(|(got, want)| (got - want).abs()).fold(0.0, f32::max)
+}
+
+#[test]
+fn encoders_reproduce_the_golden_numbers() {
+    for family in ["bert", "modernbert"].map(family) {
+        let (golden, homes) = (family.golden(), homes(family));
+        assert!(!homes.is_empty(), "{} is committed", family.name);
+        for files in homes {
+            for (weights, kind) in [
+                (Weights::Float32, PoolingKind::Cls),
+                (Weights::Float32, PoolingKind::Mean),
+                (Weights::Packed, PoolingKind::Mean),
+                (Weights::Packed, PoolingKind::Last),
+            ] {
+                let options = EngineOptions { weights, pooling: Some(kind), ..options() };
+                let handle = start_files(&files, &options, &[]);
+                for prompt in ["p0", "p1", "p2", "p3"] {
+                    let tensor = |name: &str| golden.f32(&format!("{prompt}.{name}"));
+                    let want = match kind {
+                        PoolingKind::Cls => tensor("cls"),
+                        PoolingKind::Mean => tensor("mean"),
+                        PoolingKind::Last => last(tensor("last_hidden"), 64),
+                    };
+                    let ids = golden.ids(&format!("{prompt}.input_ids"));
+                    let distance = largest_difference(&embed(&handle, &ids, RAW), &want);
+                    assert!(
+                        distance < 1e-4,
+                        "{} {prompt} {kind:?}: {distance}",
+                        files.path().display()
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// The last row.
+fn last(mut numbers: Vec<f32>, len: usize) -> Vec<f32> {
+    numbers.split_off(numbers.len() - len)
+}
+
+/// The golden number of XLM-RoBERTa is that of a head for ranking, which is computed here: `out(tanh(dense(cls)))`.
+#[test]
+fn roberta_counts_positions_behind_the_padding() {
+    let family = family("xlm_roberta");
+    let Some(path) = family.directory() else {
+        println!("not run: xlm_roberta, which is not beside the repository");
+        return;
+    };
+    let golden = family.golden();
+    let options = EngineOptions { pooling: Some(PoolingKind::Cls), ..options() };
+    let handle = start(&path, &options, &[]);
+    let file = SafetensorsFile::open(&path.join("model.safetensors")).expect("readable");
+    let numbers = |name: &str| -> Vec<f32> {
+        let bytes = file.tensor_bytes(file.tensor(name).expect("a head"));
+        let halves = bytes.as_chunks::<2>().0.iter();
+        halves.map(|&half| f32::from_bits(u32::from(u16::from_le_bytes(half)) << 16)).collect()
+    };
+    let layer = |name: &str, x: &[f32]| -> Vec<f32> {
+        let (weight, bias) = (
+            numbers(&format!("classifier.{name}.weight")),
+            numbers(&format!("classifier.{name}.bias")),
+        );
+        let rows = weight.chunks(x.len()).zip(bias);
+        rows.map(|(row, bias)| row.iter().zip(x).map(|(w, x)| w * x).sum::<f32>() + bias).collect()
+    };
+    for prompt in ["p0", "p1", "p2", "p3"] {
+        let cls = embed(&handle, &golden.ids(&format!("{prompt}.input_ids")), RAW);
+        let dense: Vec<f32> = layer("dense", &cls).into_iter().map(f32::tanh).collect();
+        let distance =
+            largest_difference(&layer("out_proj", &dense), &golden.f32(&format!("{prompt}.score")));
+        assert!(distance < 1e-4, "{prompt}: {distance}");
+    }
+}
+
+#[test]
+fn decoders_give_their_last_hidden_state() {
+    let golden = family("llama3").golden();
+    for weights in [Weights::Float32, Weights::Packed] {
+        let handle = start(&tiny_model("llama3"), &EngineOptions { weights, ..options() }, &[]);
+        for prompt in ["p0", "p2", "p5"] {
+            let ids = golden.ids(&format!("{prompt}.input_ids"));
+            let got = embed(&handle, &ids, RAW);
+            let want = last(golden.f32(&format!("{prompt}.hidden_last")), got.len());
+            let distance = largest_difference(&got, &want);
+            assert!(distance < 2e-3, "{prompt}: {distance}");
+            let unit = embed(&handle, &ids, PoolingParams::default());
+            let length = unit.iter().map(|x| x * x).sum::<f32>();
+            assert!((length - 1.0).abs() < 1e-5, "length {length}");
+        }
+    }
+}
+
+fn texts() -> Vec<Vec<u32>> {
+    let lengths = [1, 200, 3, 64, 65, 17, 129, 300, 2, 40];
+    let ids =
+        |(text, &len): (usize, &u32)| (0..len).map(move |i| 4 + (i * 37 + text as u32 * 11) % 500);
+    lengths.iter().enumerate().map(|text| ids(text).collect()).collect()
+}
+
+fn bits(embedding: &[f32]) -> Vec<u32> {
+    embedding.iter().map(|x| x.to_bits()).collect()
+}
+
+#[test]
+fn company_changes_no_bit() {
+    for files in ["bert", "modernbert", "qwen3"].map(home) {
+        let one = EngineOptions { threads: Some(1), max_num_seqs: Some(1), ..options() };
+        let handle = start_files(&files, &one, &[]);
+        let alone: Vec<Vec<u32>> =
+            texts().iter().map(|text| bits(&embed(&handle, text, RAW))).collect();
+        for (threads, async_scheduling, block_size) in [(1, false, 16), (3, true, 8)] {
+            let options = EngineOptions {
+                threads: Some(threads),
+                async_scheduling: Some(async_scheduling),
+                block_size: Some(block_size),
+                ..options()
+            };
+            let handle = start_files(&files, &options, &[]);
+            let texts = texts();
+            let streams: Vec<_> =
+                texts.iter().rev().map(|text| submit(&handle, text, RAW)).collect();
+            let got = streams.into_iter().rev().map(|s| bits(&finish(s).expect("an embedding")));
+            assert!(got.eq(alone.iter().cloned()), "{} {threads}", files.path().display());
+        }
+    }
+}
+
+/// A decoder's embeddings are computed in chunks, from cached prefixes, and beside answers.
+#[test]
+fn chunks_prefixes_and_answers_change_no_bit_of_a_decoders_embedding() {
+    let path = tiny_model("llama3");
+    let handle = start(&path, &EngineOptions { enable_prefix_caching: false, ..options() }, &[]);
+    let text = &texts()[1];
+    let alone = bits(&embed(&handle, text, RAW));
+    let options =
+        EngineOptions { max_num_seqs: Some(4), max_num_batched_tokens: Some(24), ..options() };
+    let handle = start(&path, &options, &[]);
+    let answer = Request::new(text[..50].to_vec(), SamplingParams::greedy(20));
+    let answer = handle.generate(answer).expect("a valid request");
+    let streams: Vec<_> = (0..3).map(|_| submit(&handle, text, RAW)).collect();
+    for stream in streams {
+        assert_eq!(bits(&finish(stream).expect("an embedding")), alone);
+    }
+    assert_eq!(quire_tests::collect(answer).tokens.len(), 20);
+    assert_eq!(bits(&embed(&handle, text, RAW)), alone, "from the prefix cache");
+}
+
+#[test]
+fn what_a_model_cannot_do_is_said() {
+    let encoder = start_files(&home("bert"), &options(), &[]);
+    let refusal = |handle: &EngineHandle, request| match handle.generate(request) {
+        Err(SubmitError::Invalid(invalid)) => (invalid.param, invalid.message),
+        other => panic!("{:?}", other.map(|_| ())),
+    };
+    let (param, message) = refusal(&encoder, Request::new(vec![5], SamplingParams::greedy(1)));
+    assert!(param == "model" && message.contains("/v1/embeddings"), "{message}");
+    let (param, message) = refusal(&encoder, Request::embedding(vec![5; 321], RAW));
+    assert!(param == "input" && message.contains("320 tokens, but an input has 321"), "{message}");
+    assert_eq!(embed(&encoder, &[5; 320], RAW).len(), 64);
+    let three = |dimensions| PoolingParams { dimensions: Some(dimensions), normalize: None };
+    let (param, message) = refusal(&encoder, Request::embedding(vec![5], three(65)));
+    assert!(param == "dimensions" && message.contains("from 1 to 64"), "{message}");
+    assert_eq!(embed(&encoder, &[5], three(3)).len(), 3);
+    let (param, _) = refusal(&encoder, Request::embedding(vec![512], RAW));
+    assert_eq!(param, "input");
+
+    let mean = EngineOptions { pooling: Some(PoolingKind::Mean), ..options() };
+    let decoder = start(&tiny_model("llama3"), &mean, &[]);
+    let (param, message) = refusal(&decoder, Request::embedding(vec![5], RAW));
+    assert!(param == "model" && message.contains("--pooling last"), "{message}");
+    assert_eq!(ask(&decoder, &[5, 6], SamplingParams::greedy(2)).tokens.len(), 2);
+}
+
+#[test]
+fn a_fault_fails_its_own_request_alone() {
+    const BAD_TOKEN: u32 = 333;
+    for faults in [
+        Faults { panic_on_token: Some(BAD_TOKEN), ..Faults::default() },
+        Faults { nan_on_token: Some(BAD_TOKEN), ..Faults::default() },
+    ] {
+        let files = home("bert");
+        let healthy = start_files(&files, &options(), &[]);
+        let handle = start_files(&files, &EngineOptions { faults, ..options() }, &[]);
+        let mut texts: Vec<Vec<u32>> = (0..6).map(|i| vec![10 + i; 20]).collect();
+        texts[3].push(BAD_TOKEN);
+        let streams: Vec<_> = texts.iter().map(|text| submit(&handle, text, RAW)).collect();
+        for (index, (text, stream)) in texts.iter().zip(streams).enumerate() {
+            match finish(stream) {
+                Ok(embedding) => assert_eq!(bits(&embedding), bits(&embed(&healthy, text, RAW))),
+                Err(reason) => {
+                    assert!(index == 3 && matches!(reason, FinishReason::Error(_)), "{reason:?}");
+                }
+            }
+        }
+    }
+}
