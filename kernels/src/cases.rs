@@ -160,6 +160,7 @@ pub fn all() -> Vec<Case> {
     let mut cases = Vec::new();
     cases.extend(crate::activate::cases::cases());
     cases.extend(crate::add_rows::cases::cases());
+    cases.extend(crate::all_reduce::cases::cases());
     cases.extend(crate::attention::cases::cases());
     cases.extend(crate::attention::chosen_cases::cases());
     cases.extend(crate::causal_conv::cases::cases());

@@ -62,6 +62,7 @@ fn check(spec: EncoderSpec, expected: Expect) {
         max_blocks_per_seq: 2,
         groups: GroupInputs::default(),
         states: StateBatch::new(&[], &[]),
+        replayed_with: None,
     };
     model.forward(&device, &mut workspace, &mut kv_cache, &step);
     expected.assert_eq(&(log.lines().join("\n") + "\n"));

@@ -4,6 +4,7 @@
 //! Sums are taken in the order of the ranks, so all ranks have the same bits.
 #![allow(clippy::needless_pass_by_value, reason = "an op takes the view that it writes")]
 
+pub mod cases;
 mod cpu;
 mod group;
 pub mod reference;
