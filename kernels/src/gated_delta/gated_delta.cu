@@ -25,7 +25,7 @@ struct DeltaArgs {
     int pad;
 };
 
-template <int KEYS> struct DeltaShared {
+template <int KEYS> struct alignas(16) DeltaShared {
     float q[TOKENS][KEYS], k[TOKENS][KEYS], v[TOKENS][COLUMNS], decay[TOKENS], beta[TOKENS];
 };
 
