@@ -216,7 +216,7 @@ __device__ __forceinline__ uint32_t choose(SampleShared& shared, const float* ra
     return want.flags & GREEDY ? (uint32_t)key : (uint32_t)draw(shared, logits, logit_of_key(key), a, task);
 }
 
-extern "C" __global__ void __launch_bounds__(SAMPLE_THREADS, 1) sample_rows(const SampleArgs a) {
+extern "C" __global__ void __launch_bounds__(SAMPLE_THREADS, 1) sample_rows(const __grid_constant__ SampleArgs a) {
     __shared__ SampleShared shared;
     const uint32_t index = a.table_rows ? a.table_rows[blockIdx.x] : blockIdx.x;
     if (index == ~0u) return;
