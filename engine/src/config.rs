@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 pub use crate::activations::{Activations, LinearKind};
-use quire_kernels::WeightFormat;
+pub use quire_kernels::WeightFormat;
 pub use quire_kernels::cpu::SimdLevel;
 use quire_scheduler::{CacheGroup, CachePool, MAX_TOKENS_PER_STEP};
 

@@ -12,7 +12,7 @@ use crate::models::Model;
 use crate::plan::MemoryPlan;
 use crate::ranks::Ranks;
 use crate::step_runner::panic_text;
-use crate::weights::{ModelFiles, Shard, WeightLoader};
+use crate::weights::{Absent, ModelFiles, Shard, WeightLoader};
 
 /// All ranks that the plan asks for. Progress is the first one's.
 pub fn load_ranks(
@@ -77,6 +77,10 @@ fn load_rank(
         Weights::Float32 => WeightPolicy::Float32,
     };
     let loader = WeightLoader::new(files, &device, policy, on_progress);
+    let loader = match files {
+        ModelFiles::Dummy(dummy) => loader.with_absent(Absent::Dummy(dummy.format())),
+        ModelFiles::Gguf(_) | ModelFiles::Directory(_) => loader,
+    };
     let loader = loader.with_activations(config.activations).with_dtype(config.dtype);
     let loader = loader.with_shard(shard);
     let (spec, skipped) = (plan.spec.of_rank(shard.num_ranks)?, &config.skipped_layers);

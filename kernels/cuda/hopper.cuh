@@ -54,6 +54,13 @@ __device__ __forceinline__ void tma_load_2d(void* to, const CUtensorMap* map, ui
 #endif
 }
 
+// What this thread wrote to shared memory is seen by TMA and wgmma behind the next barrier.
+__device__ __forceinline__ void fence_async() {
+#ifndef QUIRE_EMULATED
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
 // Gives registers back, or takes them, down or up to N a thread.
 template <int N>
 __device__ __forceinline__ void reg_dec() {
@@ -97,5 +104,24 @@ __device__ __forceinline__ void wgmma_wait() {
     sim::wgmma_wait(N);
 #else
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
+#endif
+}
+
+// d[64 x 64] = a[64 x 16] · b[64 x 16]ᵀ, plus d where `keeps`; bf16 into f32, both from shared memory.
+__device__ __forceinline__ void wgmma_m64n64k16(float (&d)[32], uint64_t a, uint64_t b, int keeps) {
+#ifdef QUIRE_EMULATED
+    sim::wgmma(d, 64, a, b, keeps);
+#else
+    asm volatile(
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+        "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
+        "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
+        "}, %32, %33, p, 1, 1, 0, 0;\n}"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
+          "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
+          "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
+          "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
+        : "l"(a), "l"(b), "r"(keeps));
 #endif
 }

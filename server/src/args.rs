@@ -12,7 +12,7 @@ mod serve;
 mod template;
 pub(crate) mod units;
 
-pub(crate) use engine::EngineArgs;
+pub(crate) use engine::{EngineArgs, LoadFormat};
 pub(crate) use environment::Environment;
 pub(crate) use serve::{ServeArgs, ServeOptions};
 pub(crate) use template::TemplateArgs;

@@ -167,6 +167,7 @@ pub fn spec_of(files: &ModelFiles) -> anyhow::Result<ModelSpec> {
     match files {
         ModelFiles::Gguf(file) => spec_of_gguf(file),
         ModelFiles::Directory(directory) => spec_of_directory(directory),
+        ModelFiles::Dummy(dummy) => spec_of_directory(dummy.directory()),
     }
 }
 
@@ -188,7 +189,7 @@ fn spec_of_gguf(file: &GgufFile) -> anyhow::Result<ModelSpec> {
     Ok(ModelSpec::Decoder(spec))
 }
 
-fn spec_of_directory(directory: &ModelDirectory) -> anyhow::Result<ModelSpec> {
+pub(crate) fn spec_of_directory(directory: &ModelDirectory) -> anyhow::Result<ModelSpec> {
     let text = directory.config().text();
     let name = text.string("model_type")?;
     let name = name.with_context(|| format!("{} is missing", text.name_of("model_type")))?;
@@ -256,6 +257,7 @@ pub fn writes_text(files: &ModelFiles, spec: &ModelSpec) -> bool {
     match files {
         ModelFiles::Gguf(_) => !spec.is_encoder(),
         ModelFiles::Directory(directory) => !spec.is_encoder() && !is_headless(directory),
+        ModelFiles::Dummy(_) => true,
     }
 }
 
@@ -275,6 +277,7 @@ pub fn pooling_of(
             let config = SentenceConfig::read(directory.path())?;
             (config.pooling, config.normalize)
         }
+        ModelFiles::Dummy(_) => (None, None),
         ModelFiles::Gguf(file) => {
             let key = format!("{}.pooling_type", spec.architecture());
             // As llama.cpp numbers them.

@@ -110,8 +110,10 @@ impl WeightLoader<'_> {
     ) -> anyhow::Result<Vec<LinearWeight>> {
         let &Projection { num_experts, out_features, in_features, .. } = projection;
         let Some(source) = self.source() else {
-            let shape = |_| LinearWeight::shape_only(out_features, in_features);
-            return Ok((0..num_experts).map(shape).collect());
+            let names = (0..num_experts).map(|expert| format!("{one}.{expert}.weight"));
+            return names
+                .map(|name| self.absent_linear(&name, out_features, in_features))
+                .collect();
         };
         let full_name = self.full_name(all);
         let is_split = || self.has(&format!("{one}.0.weight"));
@@ -235,7 +237,9 @@ impl WeightLoader<'_> {
 
     /// A matrix of numbers that are added, as float32; of shapes only, none.
     fn matrix(&self, name: &str, rows: usize, cols: usize) -> anyhow::Result<Vec<f32>> {
-        let Some(source) = self.source() else { return Ok(Vec::new()) };
+        let Some(source) = self.source() else {
+            return Ok(self.absent_numbers(name, rows, cols));
+        };
         let tensor = find(source, &self.full_name(name), rows, cols)?;
         let mut values = vec![0.0; rows * cols];
         dequantize_row(tensor.format, &tensor.bytes, &mut values);

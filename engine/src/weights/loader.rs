@@ -2,10 +2,11 @@
 
 use anyhow::{Context, bail, ensure};
 use quire_kernels::{
-    DType, Device, FileBytes, GroupedWeight, LinearError, LinearWeight, Tensor, WeightFormat,
-    WeightPolicy, dequantize_row,
+    ActivationPrecision, DType, Device, FileBytes, GroupedWeight, LinearError, LinearWeight,
+    Tensor, WeightFormat, WeightPolicy, dequantize_row,
 };
 
+use super::dummy::Absent;
 use super::floats::{encode_floats, is_float};
 use super::shard::Shard;
 use crate::config::{Activations, Dtype};
@@ -59,6 +60,8 @@ pub trait WeightSource: Sync {
 /// Loads weights by the names of one scope ("blk.3.") onto one device.
 pub struct WeightLoader<'a> {
     source: Option<&'a dyn WeightSource>,
+    /// What there is instead of a source.
+    absent: Absent<'a>,
     device: &'a Device,
     policy: WeightPolicy,
     activations: Activations,
@@ -93,6 +96,11 @@ impl<'a> WeightLoader<'a> {
         Self { shard, ..self }
     }
 
+    /// What there is instead of a checkpoint.
+    pub fn with_absent(self, absent: Absent<'a>) -> Self {
+        Self { absent, source: None, ..self }
+    }
+
     /// Weights that have shapes only, for `Device::Trace`.
     pub fn shape_only(device: &'a Device) -> Self {
         Self::without_source(device, WeightPolicy::Packed, &|_, _| ())
@@ -104,8 +112,8 @@ impl<'a> WeightLoader<'a> {
         on_progress: &'a (dyn Fn(usize, usize) + Sync),
     ) -> Self {
         let (activations, dtype) = (Activations::INT8, Dtype::Auto);
-        let (shard, scope) = (Shard::WHOLE, String::new());
-        Self { source: None, device, policy, activations, dtype, shard, scope, on_progress }
+        let (absent, shard, scope) = (Absent::Shapes, Shard::WHOLE, String::new());
+        Self { source: None, absent, device, policy, activations, dtype, shard, scope, on_progress }
     }
 
     pub fn shard(&self) -> Shard {
@@ -113,7 +121,20 @@ impl<'a> WeightLoader<'a> {
     }
 
     pub fn is_shape_only(&self) -> bool {
-        self.source.is_none()
+        self.source.is_none() && !matches!(self.absent, Absent::Dummy(_))
+    }
+
+    pub(super) fn absent(&self) -> Absent<'a> {
+        self.absent
+    }
+
+    pub(super) fn policy(&self) -> WeightPolicy {
+        self.policy
+    }
+
+    /// The precision of the rows that a weight of that name is multiplied with.
+    pub(super) fn activations_of(&self, name: &str) -> ActivationPrecision {
+        self.activations.of_tensor(name)
     }
 
     /// The same loader with `prefix` before every name.
@@ -156,7 +177,7 @@ impl<'a> WeightLoader<'a> {
         in_features: usize,
     ) -> anyhow::Result<LinearWeight> {
         let Some(source) = self.source else {
-            return Ok(LinearWeight::shape_only(out_features, in_features));
+            return self.absent_linear(name, out_features, in_features);
         };
         if let Some(part) = self.linear_part(name, out_features, in_features)? {
             return Ok(part);
@@ -237,7 +258,9 @@ impl<'a> WeightLoader<'a> {
     /// Vectors end to end, as `[1, sum of lengths]`.
     fn row(&self, dtype: DType, parts: &[(&str, usize)]) -> anyhow::Result<Tensor> {
         let total = parts.iter().map(|&(_, len)| len).sum();
-        let Some(source) = self.source else { return Ok(Tensor::shape_only(dtype, 1, total)) };
+        let Some(source) = self.source else {
+            return self.absent_tensor(parts[0].0, dtype, (1, total), |value| value);
+        };
         let mut values = Vec::with_capacity(total);
         for &(name, len) in parts {
             values.extend(self.vector_part(source, name, len)?);

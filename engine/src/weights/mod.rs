@@ -2,6 +2,7 @@
 
 mod bytes;
 pub mod directory;
+mod dummy;
 mod experts;
 mod floats;
 pub mod gguf;
@@ -13,6 +14,7 @@ mod rows;
 pub mod safetensors;
 mod shard;
 
+pub use dummy::{Absent, DummyModel};
 pub(crate) use floats::is_float;
 pub use loader::{HostTensor, WeightLoader, WeightSource, read_vector};
 pub use model_files::{ModelFiles, TensorSummary};

@@ -7,7 +7,7 @@ use quire_kernels::{FileBytes, GroupedWeight, WeightFormat};
 use super::directory::ModelDirectory;
 use super::gguf::{GgufFile, type_layout};
 use super::safetensors::weight_format;
-use super::{HostTensor, WeightSource};
+use super::{DummyModel, HostTensor, WeightSource};
 use crate::model_path::resolve_model_path;
 
 /// An opened model: a GGUF file with all its splits, or a directory with config.json and safetensors.
@@ -15,6 +15,8 @@ use crate::model_path::resolve_model_path;
 pub enum ModelFiles {
     Gguf(GgufFile),
     Directory(ModelDirectory),
+    /// A config.json alone, with random weights.
+    Dummy(DummyModel),
 }
 
 /// What a model's files tell of one of its tensors.
@@ -48,11 +50,17 @@ impl ModelFiles {
         })
     }
 
+    /// Random weights of `format` for the config.json that `path` is or has.
+    pub fn dummy(path: &Path, format: WeightFormat) -> anyhow::Result<Self> {
+        DummyModel::open(path, format).map(Self::Dummy)
+    }
+
     /// The file opened (of splits the first), or the directory.
     pub fn path(&self) -> &Path {
         match self {
             Self::Gguf(file) => file.path(),
             Self::Directory(directory) => directory.path(),
+            Self::Dummy(dummy) => dummy.directory().path(),
         }
     }
 
@@ -61,6 +69,7 @@ impl ModelFiles {
         match self {
             Self::Gguf(file) => file.num_bytes(),
             Self::Directory(directory) => directory.num_bytes(),
+            Self::Dummy(_) => 0,
         }
     }
 
@@ -68,16 +77,15 @@ impl ModelFiles {
     pub fn architecture(&self) -> Option<&str> {
         match self {
             Self::Gguf(file) => file.metadata().string("general.architecture").ok().flatten(),
-            Self::Directory(directory) => {
-                directory.config().text().string("model_type").ok().flatten()
-            }
+            Self::Directory(directory) => model_type(directory),
+            Self::Dummy(dummy) => model_type(dummy.directory()),
         }
     }
 
     /// After a load: a tensor of a directory that no part of the model asked for.
     pub fn unused_tensor(&self) -> Option<&str> {
         match self {
-            Self::Gguf(_) => None,
+            Self::Gguf(_) | Self::Dummy(_) => None,
             Self::Directory(directory) => directory.unused_tensor(),
         }
     }
@@ -90,6 +98,7 @@ impl ModelFiles {
                 let quantized = directory.quantized_names().map(|name| of_parts(directory, name));
                 directory.tensors().filter_map(of_safetensors).chain(quantized).collect()
             }
+            Self::Dummy(dummy) => dummy.summaries().collect(),
         }
     }
 }
@@ -105,6 +114,7 @@ impl WeightSource for ModelFiles {
         match self {
             Self::Gguf(file) => WeightSource::tensor(file, name),
             Self::Directory(directory) => directory.tensor(name),
+            Self::Dummy(_) => Ok(None),
         }
     }
 
@@ -112,6 +122,7 @@ impl WeightSource for ModelFiles {
         match self {
             Self::Gguf(file) => WeightSource::has(file, name),
             Self::Directory(directory) => directory.has(name),
+            Self::Dummy(_) => false,
         }
     }
 
@@ -119,19 +130,20 @@ impl WeightSource for ModelFiles {
         match self {
             Self::Gguf(file) => file.blocks(name),
             Self::Directory(directory) => directory.blocks(name),
+            Self::Dummy(_) => None,
         }
     }
 
     fn quantized(&self, name: &str) -> anyhow::Result<Option<GroupedWeight<'_>>> {
         match self {
-            Self::Gguf(_) => Ok(None),
+            Self::Gguf(_) | Self::Dummy(_) => Ok(None),
             Self::Directory(directory) => directory.quantized(name),
         }
     }
 
     fn offset(&self, name: &str) -> f32 {
         match self {
-            Self::Gguf(_) => 0.0,
+            Self::Gguf(_) | Self::Dummy(_) => 0.0,
             Self::Directory(directory) => directory.offset(name),
         }
     }
@@ -140,8 +152,13 @@ impl WeightSource for ModelFiles {
         match self {
             Self::Gguf(file) => file.name_in_file(name),
             Self::Directory(directory) => directory.name_in_file(name),
+            Self::Dummy(_) => name.to_owned(),
         }
     }
+}
+
+fn model_type(directory: &ModelDirectory) -> Option<&str> {
+    directory.config().text().string("model_type").ok().flatten()
 }
 
 fn of_gguf(tensor: &super::gguf::TensorInfo) -> TensorSummary<'_> {

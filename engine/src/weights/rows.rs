@@ -17,7 +17,7 @@ impl WeightLoader<'_> {
     ) -> anyhow::Result<LinearWeight> {
         let num_rows = order.clone().map(|rows| rows.len()).sum();
         let Some(source) = self.source() else {
-            return Ok(LinearWeight::shape_only(num_rows, in_features));
+            return self.absent_linear(name, num_rows, in_features);
         };
         let full_name = self.full_name(name);
         let tensor = find(source, &full_name, out_features, in_features)?;
@@ -33,7 +33,7 @@ impl WeightLoader<'_> {
     /// The taps of a convolution of each channel alone, which files have channel by channel, as `[taps, channels]`.
     pub fn taps(&self, name: &str, channels: usize, taps: usize) -> anyhow::Result<Tensor> {
         let Some(source) = self.source() else {
-            return Ok(Tensor::shape_only(DType::F32, taps, channels));
+            return self.absent_tensor(name, DType::F32, (taps, channels), |value| value);
         };
         let full_name = self.full_name(name);
         let shown = source.name_in_file(&full_name);
@@ -86,7 +86,9 @@ impl WeightLoader<'_> {
         len: usize,
         change: impl Fn(f32) -> f32,
     ) -> anyhow::Result<Tensor> {
-        let Some(source) = self.source() else { return self.vector(name, len) };
+        let Some(source) = self.source() else {
+            return self.absent_tensor(name, DType::F32, (1, len), change);
+        };
         let values = read_vector(source, &self.full_name(name), len)?;
         let values: Vec<f32> = values.into_iter().map(change).collect();
         Ok(self.device().tensor(DType::F32, &values, 1, len)?)

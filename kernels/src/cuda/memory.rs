@@ -132,6 +132,23 @@ impl DeviceBuffer {
         Ok(buffers.iter().map(part).collect())
     }
 
+    /// `bytes` of those of `from`, again and again.
+    pub(crate) fn repeating(
+        context: &Arc<Context>,
+        from: &Self,
+        bytes: usize,
+    ) -> Result<Self, DeviceError> {
+        let all = Self::zeroed(context, bytes)?;
+        let mut filled = from.bytes.min(bytes);
+        all.copy(0, from, 0, filled);
+        while filled < bytes {
+            let more = filled.min(bytes - filled);
+            all.copy(filled, &all, 0, more);
+            filled += more;
+        }
+        Ok(all)
+    }
+
     /// All bytes of the buffers, one after the other.
     pub(crate) fn concatenated(buffers: &[&Self]) -> Result<Self, DeviceError> {
         let context = &buffers.first().expect("some buffers").context;

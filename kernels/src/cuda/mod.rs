@@ -12,6 +12,9 @@ mod images;
 mod launch;
 mod memory;
 mod pinned;
+pub mod probes;
+mod tensor_map;
+mod timer;
 
 pub(crate) use arguments::{Argument, Pointer, Structure, bytes_of, word_bytes};
 pub(crate) use context::{Context, Limits};
@@ -21,6 +24,7 @@ pub use images::{IS_BUILT, PTXAS_REPORT};
 pub(crate) use launch::Grid;
 pub(crate) use memory::DeviceBuffer;
 pub(crate) use pinned::PinnedBuffer;
+pub(crate) use tensor_map::{Swizzle, TensorMap};
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -90,6 +94,15 @@ impl CudaDevice {
         let scratch = DeviceBuffer::zeroed(&context, SCRATCH_BYTES)?;
         let counters = DeviceBuffer::zeroed(&context, COUNTER_BYTES)?;
         Ok(Self { context, kernels, blas, scratch, counters, few_rows: FEW_ROWS })
+    }
+
+    /// As "NVIDIA H200, compute capability 9.0".
+    pub fn name(&self) -> &str {
+        self.context.name()
+    }
+
+    pub(crate) fn has_kernel(&self, name: &str) -> bool {
+        self.kernels.contains_key(name)
     }
 
     /// Memory of the op that runs: ops run one after the other.

@@ -87,6 +87,31 @@ impl CudaPart {
         }
     }
 
+    /// Its rows, whole tiles of them, again and again until there are `features`.
+    pub(super) fn repeated(
+        self,
+        cuda: &CudaDevice,
+        features: usize,
+        in_features: usize,
+    ) -> Result<Self, DeviceError> {
+        let repeat = |buffer, bytes| DeviceBuffer::repeating(cuda.context(), buffer, bytes);
+        Ok(match self {
+            Self::Dense(rows) => {
+                let bytes = 2 * features * in_features;
+                let buffer = repeat(rows.cuda_buffer().expect("on a GPU"), bytes)?;
+                Self::Dense(Tensor::on_cuda(buffer, DType::BF16, features, in_features))
+            }
+            Self::Quantized(part) => {
+                assert!(part.features.is_multiple_of(TILE), "{} rows are no tiles", part.features);
+                let (code_bytes, scale_bytes) = part.layout.tile_bytes(in_features);
+                let num_tiles = features.div_ceil(TILE);
+                let codes = repeat(&part.codes, num_tiles * code_bytes)?;
+                let scales = repeat(&part.scales, num_tiles * scale_bytes)?;
+                Self::Quantized(QuantizedPart { codes, scales, features, ..part })
+            }
+        })
+    }
+
     /// The two as one part, where one launch can compute both.
     pub(super) fn joined(&self, next: &Self) -> Option<Self> {
         match (self, next) {

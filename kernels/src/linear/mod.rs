@@ -49,6 +49,7 @@ mod q5_k;
 mod q6_k;
 mod q8_0;
 pub mod reference;
+mod repeating;
 mod scratch;
 mod tq1_0;
 mod tq2_0;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args as ClapArgs, ValueEnum};
 use quire_engine::config::{
     Activations, DeviceChoice, Dtype, KvCacheDtype, MAX_DRAFTS, SchedulingPolicy, SimdLevel,
-    Speculative, SpeculativeMethod, Weights,
+    Speculative, SpeculativeMethod, WeightFormat, Weights,
 };
 use quire_engine::{EngineOptions, PoolingKind};
 
@@ -17,6 +17,11 @@ pub(crate) struct EngineArgs {
     /// Where to run: auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto", value_parser = units::device)]
     device: DeviceChoice,
+
+    /// Where weights come from: auto reads them; dummy makes random ones for a config.json, in BF16 or as
+    /// dummy:Q4_K in a format of GGUF, to measure with
+    #[arg(long, default_value = "auto", value_parser = units::load_format, value_name = "FORMAT")]
+    load_format: LoadFormat,
 
     /// How to keep weights: as quantized as the file has them, or as float32
     #[arg(long, value_enum, default_value = "packed")]
@@ -147,6 +152,13 @@ enum DtypeFlag {
     Float16,
 }
 
+/// Where weights come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LoadFormat {
+    Auto,
+    Dummy(WeightFormat),
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum WeightsFlag {
     Packed,
@@ -180,6 +192,10 @@ enum SchedulingPolicyFlag {
 }
 
 impl EngineArgs {
+    pub(crate) fn load_format(&self) -> LoadFormat {
+        self.load_format
+    }
+
     /// The engine's options; the model's name is the caller's to set.
     pub(crate) fn resolve(&self) -> EngineOptions {
         EngineOptions {

@@ -13,7 +13,7 @@ use quire_server::text::TemplateOptions;
 
 use super::limits::LimitArgs;
 use super::template::TemplateArgs;
-use super::{EngineArgs, Environment, units};
+use super::{EngineArgs, Environment, LoadFormat, units};
 
 #[derive(Debug, ClapArgs)]
 #[command(allow_negative_numbers = true)]
@@ -93,6 +93,7 @@ struct NetworkArgs {
 /// What `quire serve` does beside the engine.
 pub(crate) struct ServeOptions {
     pub(crate) model: Option<String>,
+    pub(crate) load_format: LoadFormat,
     pub(crate) host: String,
     pub(crate) port: u16,
     pub(crate) health_port: Option<u16>,
@@ -128,6 +129,7 @@ impl ServeArgs {
         };
         let server = ServeOptions {
             model: self.model.clone(),
+            load_format: self.engine.load_format(),
             host: network.host.clone(),
             port: network.port,
             health_port: network.health_port,

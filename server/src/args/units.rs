@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use quire_engine::config::DeviceChoice;
+use quire_engine::config::{DeviceChoice, WeightFormat};
+
+use super::LoadFormat;
 
 /// Tokens: `8192`, `8k` (8,000), `8K` (8,192), `25.6k`, `1M`. Small letters count in thousands, capitals in 1,024s.
 pub(crate) fn tokens(text: &str) -> Result<u32, String> {
@@ -59,6 +61,21 @@ pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
         _ => return Err(format!("unknown unit '{unit}': write 30, 30s, 500ms or 5m")),
     };
     Duration::try_from_secs_f64(number * scale).map_err(|_| "too long".to_owned())
+}
+
+/// `auto`, `dummy` (of BF16) or `dummy:FORMAT`.
+pub(crate) fn load_format(text: &str) -> Result<LoadFormat, String> {
+    let named = |name: &str| {
+        let is_named = |format: &&WeightFormat| format.name().eq_ignore_ascii_case(name);
+        WeightFormat::ALL.iter().find(is_named).copied().map(LoadFormat::Dummy)
+    };
+    let format = match text.split_once(':') {
+        None if text == "auto" => return Ok(LoadFormat::Auto),
+        None if text == "dummy" => Some(LoadFormat::Dummy(WeightFormat::BF16)),
+        Some(("dummy", name)) => named(name),
+        _ => None,
+    };
+    format.ok_or_else(|| "write auto, dummy, or dummy: and a format of GGUF, as Q4_K".to_owned())
 }
 
 /// `auto`, `cpu`, `cuda` or `cuda:N`.

@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use quire_engine::ModelFiles;
 use quire_engine::model_path::resolve_model_path;
 use quire_engine::weights::gguf::SplitName;
+
+use crate::args::LoadFormat;
 
 /// What is served when no model is named; `make model` fetches it.
 pub(crate) const DEFAULT_MODEL: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
@@ -63,6 +65,24 @@ pub(crate) fn served_name(path: &Path) -> String {
 /// Opens the model; the error is one sentence that names the file.
 pub(crate) fn open(path: &Path) -> Result<ModelFiles> {
     ModelFiles::open(path)
+}
+
+/// The model of that name, and its path; with dummy weights a config.json, or a directory that has one.
+pub(crate) fn open_named(
+    (name, load_format): (Option<&str>, LoadFormat),
+    models_dir: &Path,
+) -> Result<(PathBuf, ModelFiles)> {
+    let LoadFormat::Dummy(format) = load_format else {
+        let path = find(name, models_dir)?;
+        let files = open(&path)?;
+        return Ok((path, files));
+    };
+    let name = name.context("--load-format dummy needs a config.json, or a directory with one")?;
+    let path = PathBuf::from(name);
+    let is_gguf = path.extension().is_some_and(|ending| ending == "gguf");
+    ensure!(!is_gguf, "{name}: --load-format dummy reads a config.json, not a GGUF file");
+    let files = ModelFiles::dummy(&path, format)?;
+    Ok((path, files))
 }
 
 /// `ORG/REPO`, `ORG/REPO:QUANT`, a file's name, or that without `.gguf`; letters' case aside.

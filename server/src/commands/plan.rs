@@ -8,8 +8,8 @@ use crate::args::{CommonOptions, PlanArgs};
 
 /// Prints the plan that `serve` would follow with the same flags.
 pub(crate) fn run(args: &PlanArgs, options: &CommonOptions) -> Result<()> {
-    let path = model::find(args.model.as_deref(), &options.models_dir)?;
-    let files = model::open(&path)?;
+    let named = (args.model.as_deref(), args.engine.load_format());
+    let (_, files) = model::open_named(named, &options.models_dir)?;
     let mut machine = Machine::detect();
     if let Some(memory) = args.memory {
         machine.available_memory = memory;

@@ -26,8 +26,8 @@ const MAX_ERROR: usize = 1 << 20;
 
 /// Chats on a terminal; elsewhere answers standard input once.
 pub(crate) fn run(args: &RunArgs, options: &CommonOptions) -> Result<()> {
-    let path = model::find(args.model.as_deref(), &options.models_dir)?;
-    let files = model::open(&path)?;
+    let named = (args.model.as_deref(), args.engine.load_format());
+    let (path, files) = model::open_named(named, &options.models_dir)?;
     let mut engine_options = args.engine.resolve();
     engine_options.served_model_name = model::served_name(&path);
     // One person types one message at a time.

@@ -26,12 +26,12 @@ pub(crate) fn run(
     environment: &Environment,
 ) -> Result<()> {
     let (mut engine_options, mut server) = args.resolve(environment)?;
-    let path = model::find(server.model.as_deref(), &options.models_dir)?;
+    let named = (server.model.as_deref(), server.load_format);
+    let (path, files) = model::open_named(named, &options.models_dir)?;
     if server.config.served_model_names.is_empty() {
         engine_options.served_model_name = model::served_name(&path);
         server.config.served_model_names.push(engine_options.served_model_name.clone());
     }
-    let files = model::open(&path)?;
     let plan = MemoryPlan::new(&files, &engine_options, &Machine::detect())?;
     let listener = bind(&server.host, server.port, "--port")?;
     println!("{}\n{}", path.display(), plan::table(&plan));
@@ -95,8 +95,13 @@ pub(crate) fn load(
             let defaults = SamplingDefaults::from_gguf(file.metadata());
             (TextPipeline::from_gguf(file.metadata(), template)?, defaults)
         }
-        ModelFiles::Directory(directory) => {
-            let files = TextFiles::read(directory.path())?;
+        ModelFiles::Dummy(_) if !files.path().join("tokenizer.json").is_file() => {
+            tracing::warn!("the model has no tokenizer.json: its tokens are bytes");
+            let text = TextPipeline::placeholder(plan.spec.vocab_size, template)?;
+            (text, SamplingDefaults::default())
+        }
+        ModelFiles::Directory(_) | ModelFiles::Dummy(_) => {
+            let files = TextFiles::read(files.path())?;
             let defaults = SamplingDefaults::from_generation_config(&files.generation);
             (TextPipeline::from_directory(&files, template)?, defaults)
         }

@@ -11,7 +11,7 @@ use super::template::{
     ChatInput, ChatTemplate, FALLBACK_TEMPLATE, RenderedPrompt, TemplateError, TemplateOptions,
     TemplateTokens,
 };
-use super::tokenizer::{SpecialTokens, Tokenizer, TokenizerError};
+use super::tokenizer::{SpecialTokens, Tokenizer, TokenizerConfig, TokenizerError};
 
 /// From what clients send to token ids.
 pub struct TextPipeline {
@@ -53,6 +53,12 @@ impl TextPipeline {
             pipeline.add_template(name, source, &format!("chat template {name:?}"), options)?;
         }
         Ok(pipeline)
+    }
+
+    /// Bytes for tokens, of a model without a tokenizer.
+    pub fn placeholder(vocab_size: usize, options: &TemplateOptions) -> Result<Self, TextError> {
+        let config = TokenizerConfig::placeholder(vocab_size);
+        Self::new(Arc::new(Tokenizer::new(&config)?), None, options)
     }
 
     pub fn from_gguf(metadata: &Metadata, options: &TemplateOptions) -> Result<Self, TextError> {
@@ -161,8 +167,8 @@ impl TextPipeline {
 pub fn tokenizer_of(files: &ModelFiles) -> Result<Tokenizer, TextError> {
     Ok(match files {
         ModelFiles::Gguf(file) => Tokenizer::from_gguf(file.metadata())?,
-        ModelFiles::Directory(directory) => {
-            Tokenizer::new(&TextFiles::read(directory.path())?.tokenizer)?
+        ModelFiles::Directory(_) | ModelFiles::Dummy(_) => {
+            Tokenizer::new(&TextFiles::read(files.path())?.tokenizer)?
         }
     })
 }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::weights::json;
 
-const FILE: &str = "config.json";
+pub(super) const FILE: &str = "config.json";
 const MODELOPT_FILE: &str = "hf_quant_config.json";
 const MAX_BYTES: u64 = 16 << 20;
 /// Largest value of any one dimension: keeps products far from overflow.
@@ -22,6 +22,11 @@ pub struct ModelConfig {
 impl ModelConfig {
     pub(super) fn open(directory: &Path) -> anyhow::Result<Self> {
         Self::read(directory.join(FILE))
+    }
+
+    /// The file itself, whatever its name.
+    pub(super) fn open_file(path: &Path) -> anyhow::Result<Self> {
+        Self::read(path.to_owned())
     }
 
     /// The file that older releases of ModelOpt write about quantization, where it is there.

@@ -1,6 +1,7 @@
 //! Model directories as Hugging Face lays them out: config.json and safetensors, one file or several.
 
 mod config;
+mod declared;
 mod encoder_names;
 mod names;
 mod sentence;
@@ -42,6 +43,8 @@ pub struct ModelDirectory {
     quantized: BTreeMap<String, QuantizedWeight>,
     /// Tensors of the text model whose meaning is not known, as the files name them.
     unknown: Vec<String>,
+    /// There are no files: the configuration says which tensors there would be.
+    is_declared: bool,
 }
 
 /// How the checkpoint names its tensors.
@@ -160,6 +163,28 @@ impl ModelDirectory {
             method,
             quantized,
             unknown,
+            is_declared: false,
+        })
+    }
+
+    /// The configuration alone, of a directory or a config.json: it has no tensor, but says which there would be.
+    pub fn without_weights(path: &Path) -> anyhow::Result<Self> {
+        let folder = path.parent().filter(|_| path.ends_with(config::FILE));
+        let (path, config) = match path.is_dir() {
+            true => (path, ModelConfig::open(path)?),
+            false => (folder.unwrap_or(path), ModelConfig::open_file(path)?),
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            config,
+            files: Vec::new(),
+            names: Names::Decoder(Prefixes::find(|_| false)),
+            has_centred_norms: false,
+            tensors: Vec::new(),
+            method: None,
+            quantized: BTreeMap::new(),
+            unknown: Vec::new(),
+            is_declared: true,
         })
     }
 
@@ -173,7 +198,8 @@ impl ModelDirectory {
 
     /// Whether there is a tensor under the loader's `name`.
     pub fn has_tensor(&self, name: &str) -> bool {
-        self.find(name).is_some() || self.quantized.contains_key(name)
+        let is_there = self.find(name).is_some() || self.quantized.contains_key(name);
+        is_there || self.is_declared && declared::has(&self.config, name)
     }
 
     /// The shape of the tensor under the loader's `name`.

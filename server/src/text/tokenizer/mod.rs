@@ -4,6 +4,7 @@ mod bpe;
 mod character_table;
 mod config;
 mod end_tokens;
+mod placeholder;
 mod pre_tokenizer;
 mod pre_tokenizer_names;
 mod sentence_piece;
