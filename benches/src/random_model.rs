@@ -313,7 +313,7 @@ mod tests {
         let options = EngineOptions {
             threads: Some(2),
             kv_cache_memory: Some(1 << 20),
-            ..EngineOptions::default()
+            ..EngineOptions::on_cpu()
         };
         let files = ModelFiles::from(file);
         let plan = MemoryPlan::new(&files, &options, &Machine::detect()).expect("it fits");

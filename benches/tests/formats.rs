@@ -51,7 +51,7 @@ fn distributions(files: &ModelFiles, weights: Weights, activations: Activations)
         threads: Some(2),
         kv_cache_memory: Some(4 << 20),
         max_logprobs: 512,
-        ..EngineOptions::default()
+        ..EngineOptions::on_cpu()
     };
     let plan = MemoryPlan::new(files, &options, &Machine::detect()).expect("it fits");
     let engine = Engine::load(files, &plan, &[], &|_, _| ()).expect("it loads");

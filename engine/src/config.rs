@@ -317,6 +317,13 @@ impl Default for EngineOptions {
     }
 }
 
+impl EngineOptions {
+    /// The defaults on the CPU, whatever the machine has.
+    pub fn on_cpu() -> Self {
+        Self { device: DeviceChoice::Cpu, ..Self::default() }
+    }
+}
+
 impl EngineConfig {
     pub(crate) fn new(options: &EngineOptions, decided: Decisions) -> Self {
         Self {

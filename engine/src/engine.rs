@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use quire_kernels::DeviceHealth;
 use quire_scheduler::{
     NewSequence, Policy, Rejected, Scheduler, SchedulerConfig, SchedulerOutput, SequenceEvent,
     SequenceId, StopRule, TokenId,
@@ -91,6 +92,7 @@ impl Engine {
         let mut state = Loop {
             queue,
             scheduler,
+            health: self.ranks.health(),
             runner: StepRunner::new(self.ranks, config.async_scheduling),
             max_in_flight: if config.async_scheduling { 2 } else { 1 },
             num_in_flight: 0,
@@ -160,6 +162,7 @@ pub fn scheduler_config(config: &EngineConfig) -> SchedulerConfig {
 struct Loop {
     queue: EngineQueue,
     scheduler: Scheduler,
+    health: DeviceHealth,
     runner: StepRunner,
     max_in_flight: usize,
     num_in_flight: usize,
@@ -362,10 +365,14 @@ impl Loop {
         }
     }
 
-    /// No step can run any more: everybody is told, and the loop ends.
+    /// No step can run any more: readiness goes red, everybody is told, and the loop ends.
     fn give_up(&mut self, reason: &str) {
         tracing::error!("the engine stops: {reason}");
         self.has_ended = true;
+        self.queue.stop();
+        while let Ok(Some(submission)) = self.queue.try_recv() {
+            self.admit(submission);
+        }
         for (_, live) in self.live.drain() {
             let reason = FinishReason::Error(format!("the engine stopped: {reason}"));
             live.finish(reason, Instant::now(), &self.metrics);
@@ -374,6 +381,9 @@ impl Loop {
 
     /// A step panicked: every row is forgotten and recomputed; who was in two such steps fails alone.
     fn recover(&mut self, panic: &str) {
+        if let Some(fault) = self.health.fault() {
+            return self.give_up(&format!("the GPU failed ({fault}): {panic}"));
+        }
         tracing::error!("a step failed and is run again: {panic}");
         self.metrics.failed_step();
         while self.num_in_flight > 0 {

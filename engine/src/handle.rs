@@ -189,6 +189,11 @@ impl EngineQueue {
         self.shared.busy_since_ms.store(0, Ordering::Release);
     }
 
+    /// Says that the engine takes nothing more.
+    pub fn stop(&self) {
+        self.shared.stopped.store(true, Ordering::Release);
+    }
+
     /// Tells the handles what the scheduler counts after a turn of the loop.
     pub fn publish(&self, stats: SchedulerStats) {
         let waiting = stats.num_waiting + self.queue.len() as u32;
@@ -199,7 +204,7 @@ impl EngineQueue {
 
 impl Drop for EngineQueue {
     fn drop(&mut self) {
-        self.shared.stopped.store(true, Ordering::Release);
+        self.stop();
     }
 }
 

@@ -6,7 +6,7 @@ mod on_gpu;
 use std::ops::Range;
 
 use quire_kernels::cpu::StayNear;
-use quire_kernels::{Device, DeviceError};
+use quire_kernels::{Device, DeviceError, DeviceHealth};
 use quire_scheduler::{
     SampledSequence, ScheduledSequence, SchedulerOutput, SequenceId, StepId, StepOutput, TokenId,
 };
@@ -136,6 +136,11 @@ impl ModelRunner {
     pub fn reset(&mut self) {
         self.table = new_table(&self.config, &self.buffers);
         self.gpu.iter_mut().for_each(GpuSteps::forget);
+    }
+
+    /// Whether the device still works.
+    pub fn health(&self) -> DeviceHealth {
+        self.device.health()
     }
 
     /// Keeps the calling thread, which is to run steps, near its memory as long as the result lives.

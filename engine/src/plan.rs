@@ -88,7 +88,7 @@ impl MemoryPlan {
         let draft = draft_model::plan(files, options, machine)?;
         let draft_bytes = draft.as_ref().map_or(0, |draft| draft.num_bytes());
         let others = workspace_bytes.saturating_add(draft_bytes);
-        let rest = rest_of_memory(files, available_memory, (weight_bytes, others))?;
+        let rest = rest_of_memory((files, &place), available_memory, (weight_bytes, others))?;
         let wanted_len = options.max_model_len.unwrap_or(spec.context_length);
         let most_tokens = u64::from(wanted_len) * u64::from(max_num_seqs);
         let num_at_once = num_at_once(max_num_batched_tokens, options.long_prefill_token_threshold);
@@ -451,16 +451,20 @@ pub(crate) fn compute(
 
 /// What weights, workspace and draft model leave of the memory, if they fit.
 fn rest_of_memory(
-    files: &ModelFiles,
+    (files, place): (&ModelFiles, &Place),
     available: u64,
     (weight_bytes, other_bytes): (u64, u64),
 ) -> anyhow::Result<u64> {
     let need = weight_bytes.saturating_add(other_bytes);
     available.checked_sub(need).with_context(|| {
         format!(
-            "the model needs {} for weights and workspace, but {} is free; {}",
+            "the model needs {} for weights and workspace, but {} is free{}; {}",
             human_bytes(need),
             human_bytes(available),
+            place.gpu().map_or(String::new(), |gpu| format!(
+                " on GPU {} (--device cpu takes the machine's memory)",
+                gpu.ordinal
+            )),
             what_fits(files, available.saturating_sub(other_bytes))
         )
     })

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use quire_kernels::RankGroup;
 use quire_kernels::cpu::StayNear;
+use quire_kernels::{DeviceHealth, RankGroup};
 use quire_scheduler::{SampledSequence, SchedulerOutput};
 
 use crate::model_runner::{ModelRunner, StepJob, StepResult};
@@ -81,6 +81,11 @@ impl Ranks {
             true => group.reset(),
             false => self.is_lost = true,
         }
+    }
+
+    /// Whether the first rank's device still works.
+    pub fn health(&self) -> DeviceHealth {
+        self.first.as_ref().map(ModelRunner::health).unwrap_or_default()
     }
 
     pub fn stay_near(&self) -> Option<StayNear> {

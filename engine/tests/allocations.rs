@@ -32,7 +32,7 @@ fn check_decode_steps(family: &str) {
     let root = env!("CARGO_MANIFEST_DIR");
     let path = format!("{root}/../tests/data/conformance/{family}.gguf");
     let file = ModelFiles::open(path.as_ref()).expect("committed");
-    let options = EngineOptions { kv_cache_memory: Some(1 << 20), ..EngineOptions::default() };
+    let options = EngineOptions { kv_cache_memory: Some(1 << 20), ..EngineOptions::on_cpu() };
     let plan = MemoryPlan::new(&file, &options, &Machine::detect()).expect("it fits");
     // The counter sees this thread only, so all work stays on it.
     let device = Device::cpu(1);

@@ -98,7 +98,7 @@ fn load(model: &Model, options: &EngineOptions) -> Result<(), String> {
 }
 
 fn check_model(model: Model, expected: &str) {
-    let error = load(&model, &EngineOptions::default()).expect_err(expected);
+    let error = load(&model, &EngineOptions::on_cpu()).expect_err(expected);
     assert!(error.contains(expected), "{error:?} does not say {expected:?}");
 }
 
@@ -109,7 +109,7 @@ fn check_flag(options: EngineOptions, expected: &str) {
 
 #[test]
 fn the_unspoilt_model_loads() {
-    assert_eq!(load(&Model::new(), &EngineOptions::default()), Ok(()));
+    assert_eq!(load(&Model::new(), &EngineOptions::on_cpu()), Ok(()));
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn experts_that_contradict_the_keys_are_named() {
             .with_tensor("blk.0.ffn_up_exps.weight", &[32, 64, 4], F32)
             .with_tensor("blk.0.ffn_down_exps.weight", &[64, 32, 4], F32)
     };
-    assert_eq!(load(&m(), &EngineOptions::default()), Ok(()));
+    assert_eq!(load(&m(), &EngineOptions::on_cpu()), Ok(()));
     check_model(
         m().with_tensor("blk.0.ffn_up_exps.weight", &[32, 64, 3], F32),
         "\"blk.0.ffn_up_exps.weight\": is [3, 64, 32], but the model's keys ask for [4, 64, 32]",
@@ -182,7 +182,7 @@ fn experts_that_contradict_the_keys_are_named() {
 
 #[test]
 fn flags_that_cannot_work_are_named() {
-    let o = EngineOptions::default;
+    let o = EngineOptions::on_cpu;
     let check = check_flag;
     check(EngineOptions { device: DeviceChoice::Cuda(0), ..o() }, "--device cpu");
     check(EngineOptions { max_num_seqs: Some(0), ..o() }, "--max-num-seqs must be at least 1");

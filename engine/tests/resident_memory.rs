@@ -21,7 +21,7 @@ fn a_load_takes_the_planned_memory_once() {
     fs::write(&path, model().to_bytes()).expect("room for 60 MB");
     let files = ModelFiles::open(&path).expect("a valid file");
     let machine = Machine { available_memory: 4 << 30, num_cores: 2, ..Machine::detect() };
-    let plan = MemoryPlan::new(&files, &EngineOptions::default(), &machine).expect("it fits");
+    let plan = MemoryPlan::new(&files, &EngineOptions::on_cpu(), &machine).expect("it fits");
     assert!(plan.weight_bytes > 40 * MIB && plan.kv_bytes > 4 * plan.weight_bytes);
 
     fs::write("/proc/self/clear_refs", "5").expect("a process may reset its own peak");

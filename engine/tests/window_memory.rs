@@ -15,7 +15,7 @@ fn plan() -> MemoryPlan {
         block_size: Some(8),
         max_num_batched_tokens: Some(16),
         max_num_seqs: Some(4),
-        ..EngineOptions::default()
+        ..EngineOptions::on_cpu()
     };
     MemoryPlan::new(&file, &options, &Machine::detect()).expect("it fits")
 }

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 use crate::cpu::{SimdLevel, StayNear, ThreadPool};
 pub use crate::cuda::CudaDevice;
-use crate::cuda::DeviceBuffer;
+use crate::cuda::{Context, DeviceBuffer};
 use crate::tensor::{DType, Tensor};
 
 /// Why a device cannot be had, or cannot give memory.
@@ -86,6 +86,17 @@ pub enum Device {
     Trace(TraceLog),
 }
 
+/// Whether a device still works, to be asked from any thread.
+#[derive(Clone, Default)]
+pub struct DeviceHealth(Option<Arc<Context>>);
+
+impl DeviceHealth {
+    /// A kernel has failed, and with it everything that comes later: the driver's name for it. A CPU has no such state.
+    pub fn fault(&self) -> Option<String> {
+        self.0.as_ref()?.fault()
+    }
+}
+
 /// A pool of compute threads and the instruction set they use.
 pub struct CpuDevice {
     pub pool: ThreadPool,
@@ -141,6 +152,13 @@ impl Device {
         match self {
             Self::Cpu(cpu) => cpu.pool.stay_near(),
             Self::Cuda(_) | Self::Trace(_) => None,
+        }
+    }
+
+    pub fn health(&self) -> DeviceHealth {
+        match self {
+            Self::Cuda(cuda) => DeviceHealth(Some(Arc::clone(cuda.context()))),
+            Self::Cpu(_) | Self::Trace(_) => DeviceHealth::default(),
         }
     }
 

@@ -56,7 +56,7 @@ pub use choose_positions::{IndexSpec, choose_positions};
 pub use combine_experts::{SharedExpert, combine_experts};
 pub use copy_blocks::copy_blocks;
 pub use copy_heads::{CopyHeads, copy_heads};
-pub use device::{Device, DeviceError};
+pub use device::{Device, DeviceError, DeviceHealth};
 pub use embedding::embedding;
 pub use gated_delta::{GatedDelta, GatedDeltaSpec, gated_delta};
 pub use gated_mul::{Activation, Gated, gated_mul};

@@ -214,7 +214,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 const FOLDER: &str = "QUIRE_MUTANT_FOLDER";
 const OP: &str = "QUIRE_MUTANT_OP";
-const PLANTED: &str = "QUIRE_SIM_PLANT";
+const PLANTED: &str = "EMULATOR_PLANT";
 const ALL: &str = "QUIRE_ALL_MUTATIONS";
 
 /// What a child runs: the cases of one op, on the libraries of one folder.

@@ -29,7 +29,8 @@ class Server:
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = tempfile.NamedTemporaryFile("w+", prefix="quire-", suffix=".log")
-        command = [BINARY, "serve", MODEL, "--port", str(self.port), "--api-key", KEY, *flags]
+        # The same on every machine: `server/tests/gpu.rs` is for GPUs.
+        command = [BINARY, "serve", MODEL, "--device", "cpu", "--port", str(self.port), "--api-key", KEY, *flags]
         self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log)
         self.headers = {"Authorization": f"Bearer {KEY}"}
         try:

@@ -165,7 +165,7 @@ fn load(args: &Args) -> anyhow::Result<(EngineHandle, ModelWork, MemoryPlan)> {
         activations: args.activations,
         enable_prefix_caching: false,
         max_num_batched_tokens: args.max_num_batched_tokens,
-        ..EngineOptions::default()
+        ..EngineOptions::on_cpu()
     };
     let plan = MemoryPlan::new(&file, &options, &machine)?;
     let largest = args.batch.iter().copied().max().context("--batch is empty")?;

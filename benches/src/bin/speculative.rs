@@ -150,7 +150,7 @@ fn text_pipeline(files: &ModelFiles, path: &std::path::Path) -> anyhow::Result<T
     let options = TemplateOptions::default();
     Ok(match files {
         ModelFiles::Gguf(file) => TextPipeline::from_gguf(file.metadata(), &options)?,
-        ModelFiles::Directory(_) => {
+        ModelFiles::Directory(_) | ModelFiles::Dummy(_) => {
             TextPipeline::from_directory(&TextFiles::read(path)?, &options)?
         }
     })

@@ -11,7 +11,6 @@ use super::{DummyModel, HostTensor, WeightSource};
 use crate::model_path::resolve_model_path;
 
 /// An opened model: a GGUF file with all its splits, or a directory with config.json and safetensors.
-#[expect(clippy::large_enum_variant, reason = "one a process")]
 pub enum ModelFiles {
     Gguf(GgufFile),
     Directory(ModelDirectory),

@@ -116,7 +116,7 @@ impl Spoilt {
         let machine = Machine { available_memory: 1 << 30, num_cores: 1, ..Machine::detect() };
         let load = || {
             let files = ModelFiles::open(&path)?;
-            let plan = MemoryPlan::new(&files, &EngineOptions::default(), &machine)?;
+            let plan = MemoryPlan::new(&files, &EngineOptions::on_cpu(), &machine)?;
             Engine::load(&files, &plan, &[], &|_, _| ()).map(drop)
         };
         let result = load().map_err(|error| format!("{error:#}"));

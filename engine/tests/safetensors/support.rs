@@ -112,7 +112,7 @@ impl Model {
     pub(crate) fn open(&self) -> Result<(ModelFiles, MemoryPlan), String> {
         let machine = Machine { available_memory: 1 << 30, num_cores: 1, ..Machine::detect() };
         let files = ModelFiles::open(&self.folder).map_err(|error| self.without_path(&error))?;
-        let plan = MemoryPlan::new(&files, &EngineOptions::default(), &machine)
+        let plan = MemoryPlan::new(&files, &EngineOptions::on_cpu(), &machine)
             .map_err(|error| self.without_path(&error))?;
         Ok((files, plan))
     }

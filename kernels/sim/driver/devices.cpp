@@ -1,9 +1,9 @@
-// Devices, contexts and errors. QUIRE_SIM_DEVICES, QUIRE_SIM_DRIVER (its version) and QUIRE_SIM_MEMORY (bytes of each
+// Devices, contexts and errors. EMULATOR_DEVICES, EMULATOR_DRIVER (its version) and EMULATOR_MEMORY (bytes of each
 // device) say what is plugged in.
 #include "driver.h"
 
-int device_count() { return (int)setting("QUIRE_SIM_DEVICES", 1); }
-size_t device_memory() { return (size_t)setting("QUIRE_SIM_MEMORY", 8l << 30); }
+int device_count() { return (int)setting("EMULATOR_DEVICES", 1); }
+size_t device_memory() { return (size_t)setting("EMULATOR_MEMORY", 8l << 30); }
 
 Context& context_of(int device) {
     static Context* contexts = [] {
@@ -16,7 +16,7 @@ Context& context_of(int device) {
 
 API Result cuInit(unsigned) { return device_count() ? SUCCESS : 100; }
 API Result cuDriverGetVersion(int* version) {
-    *version = (int)setting("QUIRE_SIM_DRIVER", 13000);
+    *version = (int)setting("EMULATOR_DRIVER", 13000);
     return SUCCESS;
 }
 API Result cuDeviceGetCount(int* count) {

@@ -28,10 +28,10 @@ std::shared_ptr<Arguments> copy_arguments(const sim::Kernel& kernel, void** argu
 // What is planted in launches that are recorded into graphs.
 std::string& planted_in_recordings = *new std::string;
 
-// A bug planted in the launches of some kernels, for tests: QUIRE_SIM_PLANT=<beginning of their names>:<what>. False: the
+// A bug planted in the launches of some kernels, for tests: EMULATOR_PLANT=<beginning of their names>:<what>. False: the
 // launch is left out.
 bool plant(const sim::Kernel& kernel, sim::Grid& grid, void** arguments) {
-    static const char* by_environment = getenv("QUIRE_SIM_PLANT");
+    static const char* by_environment = getenv("EMULATOR_PLANT");
     const char* planted = recording ? planted_in_recordings.c_str() : by_environment;
     const char* colon = planted ? strchr(planted, ':') : nullptr;
     if (!colon || strncmp(kernel.name, planted, (size_t)(colon - planted))) return true;
@@ -56,6 +56,16 @@ bool plant(const sim::Kernel& kernel, sim::Grid& grid, void** arguments) {
     return true;
 }
 
+// "fault N": the Nth launch of such kernels, replays of graphs among them, fails as one that reads beyond its memory.
+bool faults(const sim::Kernel& kernel) {
+    static const char* planted = getenv("EMULATOR_PLANT");
+    static std::atomic<long> met{0};
+    const char* colon = planted ? strchr(planted, ':') : nullptr;
+    if (!colon || strncmp(colon + 1, "fault ", 6)) return false;
+    if (strncmp(kernel.name, planted, (size_t)(colon - planted))) return false;
+    return ++met == atol(colon + 7);
+}
+
 Result launch(void* function, sim::Grid grid, void* stream, void** arguments) {
     const auto* kernel = (const sim::Kernel*)function;
     size_t threads = (size_t)grid.threads.x * grid.threads.y * grid.threads.z;
@@ -66,6 +76,10 @@ Result launch(void* function, sim::Grid grid, void* stream, void** arguments) {
     if (!plant(*kernel, grid, copies->pointers.data())) return SUCCESS;
     return enqueue(stream, [=] {
         launches++;
+        if (faults(*kernel)) {
+            sticky_error = LAUNCH_FAILED;
+            return;
+        }
         if (strncmp(kernel->name, runs_only.c_str(), runs_only.size())) return;
         if (sim::launch(grid, kernel->body, copies->pointers.data())) return;
         fprintf(stderr, "emulator: kernel %s failed\n", kernel->name);
@@ -128,7 +142,7 @@ API Result cuLaunchCooperativeKernel(void* function, unsigned x, unsigned y, uns
 API void quire_sim_run_only(const char* text) { runs_only = text; }
 API int quire_sim_runs_all() { return runs_only.empty(); }
 
-// For tests: as QUIRE_SIM_PLANT, for what is recorded from now on.
+// For tests: as EMULATOR_PLANT, for what is recorded from now on.
 API void quire_sim_plant_in_recordings(const char* text) { planted_in_recordings = text; }
 
 API Result cuTensorMapEncodeTiled(CUtensorMap* map, int type, unsigned rank, void* base, const uint64_t* size,

@@ -1,5 +1,5 @@
 // Streams, events and graphs. A stream is a queue: nothing runs before something waits for it, so a host that reads or
-// reuses memory too early is noticed. QUIRE_SIM_STREAMS=eager runs everything at once.
+// reuses memory too early is noticed. EMULATOR_STREAMS=eager runs everything at once.
 #include <chrono>
 #include <ctime>
 
@@ -23,7 +23,7 @@ std::mutex streams_mutex;
 auto& streams = *new std::vector<Stream*>;
 
 bool is_eager_by_environment() {
-    const char* text = getenv("QUIRE_SIM_STREAMS");
+    const char* text = getenv("EMULATOR_STREAMS");
     return text && !strcmp(text, "eager");
 }
 

@@ -15,7 +15,7 @@ struct Settings {
     bool lazy = true;
 };
 
-// QUIRE_SIM=<forward|reverse|seed>,<lazy|eager> for whole processes; tests set it between launches.
+// EMULATOR=<forward|reverse|seed>,<lazy|eager> for whole processes; tests set it between launches.
 inline Settings settings_of(const char* text) {
     Settings settings;
     if (!text) return settings;
@@ -29,7 +29,7 @@ inline Settings settings_of(const char* text) {
 }
 
 inline Settings& settings() {
-    static Settings settings = settings_of(getenv("QUIRE_SIM"));
+    static Settings settings = settings_of(getenv("EMULATOR"));
     return settings;
 }
 

@@ -7,7 +7,7 @@ use cudarc::driver::sys::{
     self, CUcontext, CUdevice, CUdevice_attribute as Attribute, CUresult, CUstream,
 };
 
-use super::driver::{OLDEST_DRIVER, check, expect, is_present};
+use super::driver::{OLDEST_DRIVER, check, expect, is_present, name_of};
 use crate::device::DeviceError;
 
 /// The primary context of a GPU and the stream that everything runs on.
@@ -91,6 +91,24 @@ impl Context {
         // SAFETY: the context is current.
         expect("cuMemGetInfo", unsafe { sys::cuMemGetInfo_v2(&raw mut free, &raw mut total) });
         (free as u64, total as u64)
+    }
+
+    /// What the driver says of a context in which a kernel has failed: no call works any more. `None`: all is well.
+    pub(crate) fn fault(&self) -> Option<String> {
+        // SAFETY: context and stream live as long as `self`; a failed context answers with its error.
+        let result = unsafe {
+            let _ = sys::cuCtxSetCurrent(self.raw);
+            CURRENT.set(self.raw);
+            sys::cuStreamQuery(self.stream)
+        };
+        let is_well = matches!(
+            result,
+            CUresult::CUDA_SUCCESS
+                | CUresult::CUDA_ERROR_NOT_READY
+                | CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
+                | CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED
+        );
+        (!is_well).then(|| name_of(result))
     }
 
     pub(super) fn synchronize(&self) {

@@ -31,7 +31,7 @@ pub(super) fn expect(what: &str, result: CUresult) {
     }
 }
 
-fn name_of(result: CUresult) -> String {
+pub(super) fn name_of(result: CUresult) -> String {
     let mut name = std::ptr::null();
     // SAFETY: the driver answers with a string that lives as long as the process, or with null.
     unsafe {

@@ -4,14 +4,15 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use quire_engine::{Engine, Machine, MemoryPlan, ModelFiles};
-use quire_server::app::{AppState, SharedState};
+use quire_server::app::{AppState, Health};
 use quire_server::metrics::Metrics;
 use quire_server::model::{SamplingDefaults, ServedModel};
 use quire_server::serve::{ProbeServer, serve};
 use quire_server::text::{TemplateOptions, TextFiles, TextPipeline};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 
 use super::{model, plan};
 use crate::args::{CommonOptions, Environment, ServeArgs, ServeOptions};
@@ -64,24 +65,45 @@ async fn serve_until_signal(
     };
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let shutdown = signals.first_then_exit_on_second();
+    let (stopped, engine_stopped) = oneshot::channel();
+    let shutdown = async {
+        tokio::select! {
+            () = signals.first_then_exit_on_second() => {}
+            Ok(()) = engine_stopped => {}
+        }
+    };
     let mut serving = std::pin::pin!(serve(listener, Arc::clone(&state), shutdown));
 
     // Probes are answered while the model loads.
     let makes_embeddings = !plan.writes_text;
     let loading = tokio::task::spawn_blocking(move || load(&files, &plan, &server.template));
-    let engine_thread = tokio::select! {
+    let engine = tokio::select! {
         result = &mut serving => return Ok(result?),
         loaded = loading => {
             let (model, thread) = loaded.context("loading the model panicked")??;
             state.set_model(model);
-            thread
+            watch(thread, stopped)
         }
     };
     println!("{}", greeting(address, state.model_name(), has_keys, makes_embeddings));
     serving.await?;
-    end_engine(state, engine_thread);
+    // While the state lives, so does a handle: only a failure can have ended the engine.
+    ensure!(state.health() != Health::Stopped, "the engine has stopped");
+    // It ends with its last handle, unless a connection that would not close still holds one.
+    if Arc::into_inner(state).is_some() {
+        let _ = engine.await;
+    }
     Ok(())
+}
+
+/// Says when the engine's thread has ended.
+fn watch(thread: JoinHandle<()>, stopped: oneshot::Sender<()>) -> tokio::task::JoinHandle<()> {
+    tokio::task::spawn_blocking(move || {
+        if thread.join().is_err() {
+            tracing::error!("the engine thread panicked");
+        }
+        let _ = stopped.send(());
+    })
 }
 
 /// Loads the weights and starts the engine.
@@ -97,7 +119,7 @@ pub(crate) fn load(
         }
         ModelFiles::Dummy(_) if !files.path().join("tokenizer.json").is_file() => {
             tracing::warn!("the model has no tokenizer.json: its tokens are bytes");
-            let text = TextPipeline::placeholder(plan.spec.vocab_size, template)?;
+            let text = TextPipeline::placeholder(plan.spec.vocab_size(), template)?;
             (text, SamplingDefaults::default())
         }
         ModelFiles::Directory(_) | ModelFiles::Dummy(_) => {
@@ -115,13 +137,6 @@ pub(crate) fn load(
     let engine = Engine::load(files, plan, text.tokenizer().eos_token_ids(), &on_progress)?;
     let (handle, thread) = engine.spawn()?;
     Ok((ServedModel::new(handle, Arc::new(text), defaults), thread))
-}
-
-/// The engine ends with its last handle, unless a connection that would not close still holds one.
-fn end_engine(state: SharedState, thread: JoinHandle<()>) {
-    if Arc::into_inner(state).is_some() && thread.join().is_err() {
-        tracing::error!("the engine thread panicked");
-    }
 }
 
 fn bind(host: &str, port: u16, flag: &str) -> Result<TcpListener> {

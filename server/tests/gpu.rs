@@ -1,0 +1,165 @@
+//! The unmodified binary with `--device cuda` on the emulator's libraries: answers, bad conditions, a GPU that fails.
+#![allow(clippy::unwrap_used, reason = "a helper that cannot go on fails its test")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+fn model() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    root.join("tests/data/conformance/llama3.gguf")
+}
+
+/// `quire COMMAND MODEL` that finds the stand-in driver, with more of the environment.
+fn quire(command: &str, flags: &[&str], environment: &[(&str, &str)]) -> Command {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_quire"));
+    child.arg(command).arg(model()).args(["--max-model-len", "128"]).args(flags);
+    // Quire refuses variables of its own that it does not know.
+    child.env_clear().env("LD_LIBRARY_PATH", quire_sim::library_folder()).env("HOME", "/tmp");
+    child.envs(environment.iter().copied());
+    child
+}
+
+fn said(output: &Output) -> String {
+    [&output.stdout[..], &output.stderr].map(String::from_utf8_lossy).concat()
+}
+
+/// A server that ends with this value.
+struct Server {
+    child: Child,
+    out: BufReader<ChildStdout>,
+    /// What it printed until it was ready.
+    table: String,
+    address: String,
+}
+
+impl Server {
+    fn start(flags: &[&str], environment: &[(&str, &str)]) -> Self {
+        let flags = [flags, &["--port", "0", "--device", "cuda", "--max-num-seqs", "4"]].concat();
+        let mut command = quire("serve", &flags, environment);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        let mut table = String::new();
+        let address = loop {
+            let before = table.len();
+            assert!(out.read_line(&mut table).unwrap() > 0, "it ended: {table}");
+            if let Some((_, rest)) = table[before..].split_once(" at http://") {
+                break rest.split_whitespace().next().unwrap().to_owned();
+            }
+        };
+        Self { child, out, table, address }
+    }
+
+    /// Status and body.
+    fn request(address: &str, method: &str, path: &str, body: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let length = body.len();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n\
+             Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
+    fn complete(address: &str, prompt: &[u32], max_tokens: u32) -> (u16, String) {
+        let body = json!({"model": "default", "prompt": prompt, "max_tokens": max_tokens,
+            "temperature": 0, "ignore_eos": true});
+        Self::request(address, "POST", "/v1/completions", &body.to_string())
+    }
+
+    /// Waits for its end; what it said meanwhile, and its exit code.
+    fn end(mut self) -> Option<i32> {
+        let start = Instant::now();
+        let mut rest = String::new();
+        self.out.read_to_string(&mut rest).unwrap();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(start.elapsed() < PATIENCE, "it does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn the_server_answers_from_a_gpu() {
+    let server = Server::start(&[], &[]);
+    assert!(server.table.contains("GPU 0: Quire's emulator"), "{}", server.table);
+    let (status, body) = Server::complete(&server.address, &[1, 7, 20], 3);
+    assert_eq!(status, 200, "{body}");
+    let answer: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(answer["choices"][0]["finish_reason"], "length", "{answer}");
+    assert_eq!(answer["usage"]["completion_tokens"], 3, "{answer}");
+    assert_eq!(Server::request(&server.address, "GET", "/readyz", "").0, 200);
+}
+
+#[test]
+fn a_gpu_that_cannot_be_had_is_a_sentence_and_a_failure() {
+    type Case = (&'static str, (&'static str, &'static str), &'static [&'static str]);
+    let cases: [Case; 4] = [
+        ("cuda", ("EMULATOR_DRIVER", "12040"), &["CUDA 12.4", "13.0 is needed"]),
+        ("cuda", ("EMULATOR_DEVICES", "0"), &["sees no GPU", "--device cpu"]),
+        ("cuda:5", ("EMULATOR_DEVICES", "2"), &["no GPU 5", "has 2"]),
+        ("cuda", ("EMULATOR_MEMORY", "536900000"), &["is free on GPU 0", "--device cpu"]),
+    ];
+    for (device, variable, expected) in cases {
+        let flags = ["--port", "0", "--device", device];
+        let output = quire("serve", &flags, &[variable]).output().unwrap();
+        let text = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(expected.iter().all(|part| text.contains(part)), "{text}");
+    }
+}
+
+#[test]
+fn auto_says_which_device_it_took_and_why() {
+    for (variable, expected) in [
+        (("EMULATOR_DEVICES", "1"), "GPU 0: Quire's emulator, compute capability 9.0"),
+        (("EMULATOR_DEVICES", "0"), "CPU (the CUDA driver sees no GPU)"),
+        (
+            ("EMULATOR_DRIVER", "12040"),
+            "CPU (the CUDA driver supports CUDA 12.4, but 13.0 is needed)",
+        ),
+    ] {
+        let output = quire("plan", &["--device", "auto"], &[variable]).output().unwrap();
+        let text = said(&output);
+        assert!(output.status.success() && text.contains(expected), "{expected}: {text}");
+    }
+}
+
+/// Two requests run when a kernel fails.
+#[test]
+fn when_the_gpu_fails_every_client_is_told_and_the_process_ends() {
+    let environment = [("EMULATOR_PLANT", "attention_:fault 40")];
+    let server = Server::start(&[], &environment);
+    let ask = |first: u32| {
+        let address = server.address.clone();
+        std::thread::spawn(move || Server::complete(&address, &[first, 7, 20], 100))
+    };
+    for answer in [ask(1), ask(2)].map(|thread| thread.join().unwrap()) {
+        let (status, body) = answer;
+        assert_eq!(status, 500, "{body}");
+        assert!(body.contains("the GPU failed"), "{body}");
+    }
+    assert_eq!(server.end(), Some(1));
+}
