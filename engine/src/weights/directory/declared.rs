@@ -9,7 +9,8 @@ const QKV_BIAS: [&str; 2] = ["qwen2", "qwen2_moe"];
 const EXPERT_BIAS: [&str; 1] = ["gpt_oss"];
 
 /// Types whose routers have a number for each expert that is added for the choice alone.
-const CHOICE_BIAS: [&str; 4] = ["glm4_moe", "glm4_moe_lite", "deepseek_v3", "deepseek_v32"];
+const CHOICE_BIAS: [&str; 5] =
+    ["glm4_moe", "glm4_moe_lite", "glm_moe_dsa", "deepseek_v3", "deepseek_v32"];
 
 /// Whether there would be a tensor under the loader's `name`.
 pub(super) fn has(config: &ModelConfig, name: &str) -> bool {
