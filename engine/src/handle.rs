@@ -106,6 +106,9 @@ impl EngineHandle {
     pub fn generate(&self, request: Request) -> Result<TokenStream, SubmitError> {
         let shared = &self.shared;
         shared.info.limits.check(&request)?;
+        if shared.stopped.load(Ordering::Acquire) {
+            return Err(SubmitError::Stopped);
+        }
         if shared.draining.load(Ordering::Acquire) {
             return Err(SubmitError::Draining);
         }
