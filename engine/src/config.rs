@@ -272,6 +272,8 @@ pub struct Faults {
 pub enum RankFault {
     Panic,
     Hang(Duration),
+    /// Whatever the step.
+    Load,
 }
 
 impl Faults {

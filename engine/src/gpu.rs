@@ -1,9 +1,9 @@
 //! Where the model runs: on the CPU or on a GPU, and why; what a GPU cannot do for a model yet.
 
-use anyhow::{bail, ensure};
+use anyhow::{anyhow, bail, ensure};
 use quire_kernels::attention::CUDA_HEAD_DIMS;
 use quire_kernels::sample::MAX_NUM_LOGPROBS_ON_CUDA;
-use quire_kernels::{DType, cuda};
+use quire_kernels::{DType, DeviceError, cuda};
 
 use crate::config::{DeviceChoice, Dtype, EngineOptions, KvCacheDtype, Weights};
 use crate::kv_cache::KvCache;
@@ -14,13 +14,15 @@ use crate::models::DecoderSpec;
 /// Bytes that the driver, cuBLAS and graphs take beside what is planned.
 const RESERVED_BYTES: u64 = 512 << 20;
 
-/// A GPU that was found and can run the model.
+/// A GPU that was found and can run the model, or as many in a row as there are ranks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gpu {
+    /// Of the first.
     pub ordinal: usize,
-    /// With its compute capability.
+    pub num_ranks: usize,
+    /// Of the first, with its compute capability.
     pub name: String,
-    /// Bytes that weights, workspace and KV cache may take.
+    /// Bytes that weights, workspace and KV cache may take, on all together.
     pub available_memory: u64,
 }
 
@@ -40,7 +42,8 @@ impl Place {
         self.gpu().map_or(machine.available_memory, |gpu| gpu.available_memory)
     }
 
-    /// Finds the GPU that was asked for, or looks whether there is one that can run the model. Errors name the flag.
+    /// Finds the GPU that was asked for, or looks whether there is one that can run the model; `spec` is that of a rank.
+    /// Errors name the flag.
     pub fn find(options: &EngineOptions, spec: &DecoderSpec) -> anyhow::Result<Self> {
         match options.device {
             DeviceChoice::Cpu => Ok(Self::Cpu { why: String::new() }),
@@ -75,13 +78,17 @@ impl Place {
         match self {
             Self::Cpu { why } if why.is_empty() => "CPU".into(),
             Self::Cpu { why } => format!("CPU ({why})"),
-            Self::Gpu(Gpu { ordinal, name, .. }) => format!("GPU {ordinal}: {name}"),
+            Self::Gpu(Gpu { ordinal, num_ranks: 1, name, .. }) => format!("GPU {ordinal}: {name}"),
+            Self::Gpu(Gpu { ordinal, num_ranks, name, .. }) => {
+                format!("GPUs {ordinal} to {}: {name}", ordinal + num_ranks - 1)
+            }
         }
     }
 }
 
 fn find_gpu(ordinal: usize, options: &EngineOptions, spec: &DecoderSpec) -> anyhow::Result<Gpu> {
-    let info = cuda::probe(ordinal)?;
+    let num_ranks = options.tensor_parallel_size;
+    let (name, free_memory) = probe(ordinal, num_ranks)?;
     if let Some(missing) = missing(spec) {
         bail!("CUDA has no kernel yet for {missing}; start with --device cpu");
     }
@@ -115,11 +122,26 @@ fn find_gpu(ordinal: usize, options: &EngineOptions, spec: &DecoderSpec) -> anyh
         "--max-logprobs {} is above {MAX_NUM_LOGPROBS_ON_CUDA}, what a GPU can report; lower it",
         options.max_logprobs
     );
-    Ok(Gpu {
-        ordinal,
-        name: info.name,
-        available_memory: info.free_memory.saturating_sub(RESERVED_BYTES),
-    })
+    let available_memory = free_memory.saturating_sub(RESERVED_BYTES) * num_ranks as u64;
+    Ok(Gpu { ordinal, num_ranks, name, available_memory })
+}
+
+/// The name of GPU number `first`, and the free memory of that of `num_ranks` in a row which has least.
+fn probe(first: usize, num_ranks: usize) -> anyhow::Result<(String, u64)> {
+    let info = cuda::probe(first)?;
+    let mut least = info.free_memory;
+    for ordinal in first + 1..first + num_ranks {
+        let other = cuda::probe(ordinal).map_err(|error| match error {
+            DeviceError::CudaOrdinal { count, .. } => anyhow!(
+                "--tensor-parallel-size {num_ranks} takes the GPUs {first} to {}, but this machine has {count}, \
+                 counted from 0",
+                first + num_ranks - 1
+            ),
+            error => error.into(),
+        })?;
+        least = least.min(other.free_memory);
+    }
+    Ok((info.name, least))
 }
 
 /// Bytes of the sampler's table on a GPU: for the longest sequences whose keys and values could fit.
@@ -130,7 +152,8 @@ pub fn sampler_bytes(
     max_num_seqs: u32,
 ) -> u64 {
     let Place::Gpu(gpu) = place else { return 0 };
-    let most_tokens = gpu.available_memory / KvCache::bytes_per_token(spec, KV_DTYPE).max(1);
+    let of_rank = gpu.available_memory / gpu.num_ranks as u64;
+    let most_tokens = of_rank / KvCache::bytes_per_token(spec, KV_DTYPE).max(1);
     let max_model_len = options.max_model_len.unwrap_or(spec.context_length);
     let max_model_len = u64::from(max_model_len).min(most_tokens) as usize;
     let lists = (options.max_token_list, options.max_logprobs);

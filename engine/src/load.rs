@@ -1,12 +1,15 @@
 //! From files to a model that can run: on one rank, or the parts of several side by side.
 
 use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::ScopedJoinHandle;
+use std::time::Instant;
 
-use anyhow::Context;
-use quire_kernels::{Device, RankGroup, WeightPolicy};
+use anyhow::{Context, bail, ensure};
+use crossbeam_channel::bounded;
+use quire_kernels::{Device, GroupId, RankGroup, WeightPolicy};
 
-use crate::config::{EngineConfig, Weights};
+use crate::config::{EngineConfig, RankFault, Weights};
 use crate::model_runner::ModelRunner;
 use crate::models::Model;
 use crate::plan::MemoryPlan;
@@ -25,28 +28,66 @@ pub fn load_ranks(
     if num_ranks == 1 {
         return Ok(Ranks::new(vec![load_runner(files, plan, on_progress)?], None));
     }
-    let groups = RankGroup::new(num_ranks, config.rank_timeout);
-    let first = groups.first().cloned();
+    // Before minutes go into loading.
+    let id = config.gpu.map(|_| GroupId::new()).transpose();
+    let id = id.with_context(|| format!("--tensor-parallel-size {num_ranks}"))?;
     let runners = std::thread::scope(|scope| {
-        let load = |group: RankGroup| {
+        let load = |rank: usize| {
             scope.spawn(move || {
-                let (rank, silent) = (group.rank(), &|_: usize, _: usize| {});
+                let silent = &|_: usize, _: usize| {};
                 let on_progress = if rank == 0 { on_progress } else { silent };
                 let shard = Shard { rank, num_ranks };
-                load_rank(files, plan, shard, Some(group), on_progress)
-                    .with_context(|| format!("rank {rank} of {num_ranks}"))
+                load_rank(files, plan, shard, on_progress).with_context(|| of_ranks(rank, config))
             })
         };
-        let threads: Vec<_> = groups.into_iter().map(load).collect();
+        let threads: Vec<_> = (0..num_ranks).map(load).collect();
         let join = |(rank, thread): (usize, ScopedJoinHandle<'_, anyhow::Result<ModelRunner>>)| {
             let panicked = |payload: Box<dyn Any + Send>| {
-                Err(anyhow::anyhow!("rank {rank}: {}", panic_text(&*payload)))
+                Err(anyhow::anyhow!("{}: {}", of_ranks(rank, config), panic_text(&*payload)))
             };
             thread.join().unwrap_or_else(panicked)
         };
         threads.into_iter().enumerate().map(join).collect::<anyhow::Result<Vec<_>>>()
     })?;
-    Ok(Ranks::new(runners, first))
+    let groups = RankGroup::new(num_ranks, config.rank_timeout);
+    let first = groups.first().cloned();
+    Ok(Ranks::new(join_all(runners, groups, id, config)?, first))
+}
+
+fn of_ranks(rank: usize, config: &EngineConfig) -> String {
+    format!("rank {rank} of {}", config.tensor_parallel_size)
+}
+
+/// Has loaded ranks meet: no rank waits there for one that could not be loaded, nor for longer than the deadline.
+fn join_all(
+    runners: Vec<ModelRunner>,
+    groups: Vec<RankGroup>,
+    id: Option<GroupId>,
+    config: &EngineConfig,
+) -> anyhow::Result<Vec<ModelRunner>> {
+    let (sender, joined) = bounded(runners.len());
+    let mut places: Vec<Option<ModelRunner>> = runners.iter().map(|_| None).collect();
+    for (rank, (mut runner, group)) in runners.into_iter().zip(groups).enumerate() {
+        let sender = sender.clone();
+        let join = move || {
+            let joins = catch_unwind(AssertUnwindSafe(|| runner.join(group, id)));
+            let result = match joins {
+                Ok(result) => result.map(|()| Box::new(runner)).map_err(|error| error.to_string()),
+                Err(payload) => Err(panic_text(&*payload)),
+            };
+            let _ = sender.send((rank, result));
+        };
+        std::thread::Builder::new().name(format!("quire-join-{rank}")).spawn(join)?;
+    }
+    let deadline = Instant::now() + config.rank_timeout;
+    for _ in 0..places.len() {
+        let Ok((rank, result)) = joined.recv_deadline(deadline) else {
+            bail!("the ranks did not meet within {:?} (--rank-timeout)", config.rank_timeout)
+        };
+        let runner = result.map_err(anyhow::Error::msg);
+        places[rank] = Some(*runner.with_context(|| of_ranks(rank, config))?);
+    }
+    Ok(places.into_iter().flatten().collect())
 }
 
 /// A model on one rank as planned, with the memory of its steps.
@@ -55,7 +96,7 @@ pub fn load_runner(
     plan: &MemoryPlan,
     on_progress: &(dyn Fn(usize, usize) + Sync),
 ) -> anyhow::Result<ModelRunner> {
-    load_rank(files, plan, Shard::WHOLE, None, on_progress)
+    load_rank(files, plan, Shard::WHOLE, on_progress)
 }
 
 /// The part of one rank.
@@ -63,12 +104,13 @@ fn load_rank(
     files: &ModelFiles,
     plan: &MemoryPlan,
     shard: Shard,
-    group: Option<RankGroup>,
     on_progress: &(dyn Fn(usize, usize) + Sync),
 ) -> anyhow::Result<ModelRunner> {
     let config = &plan.config;
+    let is_planted = matches!(config.faults.on_other_rank, Some((_, RankFault::Load)));
+    ensure!(shard.rank == 0 || !is_planted, "planted");
     let device = match config.gpu {
-        Some(ordinal) => open_gpu(ordinal, config)?,
+        Some(first) => open_gpu(first + shard.rank, config)?,
         None => Device::cpu_of_rank(config.threads, config.cpu_isa, (shard.rank, shard.num_ranks)),
     };
     let _near = device.stay_near();
@@ -85,10 +127,6 @@ fn load_rank(
     let loader = loader.with_shard(shard);
     let (spec, skipped) = (plan.spec.of_rank(shard.num_ranks)?, &config.skipped_layers);
     let model = Model::load(spec.clone(), skipped, &loader, config.max_model_len as usize)?;
-    let model = match group {
-        Some(group) => model.with_group(group),
-        None => model,
-    };
     ModelRunner::new(device, (model, (&spec, plan.pooling)), config).map_err(|error| {
         anyhow::anyhow!("{error}; lower --kv-cache-memory or --max-num-batched-tokens")
     })

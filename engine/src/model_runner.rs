@@ -6,7 +6,7 @@ mod on_gpu;
 use std::ops::Range;
 
 use quire_kernels::cpu::StayNear;
-use quire_kernels::{Device, DeviceError, DeviceHealth};
+use quire_kernels::{Device, DeviceError, DeviceHealth, GroupId, RankGroup};
 use quire_scheduler::{
     SampledSequence, ScheduledSequence, SchedulerOutput, SequenceId, StepId, StepOutput, TokenId,
 };
@@ -168,6 +168,30 @@ impl ModelRunner {
         }
         enter_tasks(&mut self.tasks, output, &self.table);
         Sampler::logits(logits, ws, &self.tasks, self.buffers.sample_rows());
+        if let Device::Cuda(cuda) = &self.device {
+            // Nobody else waits for what was launched.
+            cuda.synchronize();
+        }
+    }
+
+    /// As `launch`, on a rank other than the first.
+    pub fn launch_as_follower(&mut self, job: &mut StepJob, result: &mut StepResult) {
+        plant_rank_fault(&self.config.faults, &job.output);
+        self.launch(job, result);
+    }
+
+    /// Has this rank meet the others there; on GPUs it returns when all have called it with the same `id`.
+    pub fn join(&mut self, group: RankGroup, id: Option<GroupId>) -> Result<(), DeviceError> {
+        let group = match id {
+            Some(id) => group.on_gpu(&self.device, id)?,
+            None => group,
+        };
+        self.model.set_group(group);
+        Ok(())
+    }
+
+    pub fn is_on_gpu(&self) -> bool {
+        matches!(self.device, Device::Cuda(_))
     }
 
     /// On a rank other than the first: what the first sampled in that step.

@@ -74,14 +74,15 @@ impl MemoryPlan {
         machine: &Machine,
     ) -> anyhow::Result<Self> {
         spec.layers.drain(options.skipped_layers.clone());
-        let place = Place::find(options, &spec)?;
+        let num_ranks = options.tensor_parallel_size;
+        ensure!(num_ranks > 0, "--tensor-parallel-size must be at least 1");
+        let rank = spec.of_rank(num_ranks)?;
+        let place = Place::find(options, &rank)?;
         let available_memory = place.available_memory(machine);
         let kv_dtype = if place.gpu().is_some() { gpu::KV_DTYPE } else { kv_dtype(options) };
         let limits = BatchLimits::new(options, default_tokens(options, &place))?;
         let BatchLimits { max_num_seqs, max_num_batched_tokens } = limits;
         let (block_size, compute) = (block_size(options)?, compute(options, machine, &place)?);
-        let num_ranks = compute.num_ranks;
-        let rank = spec.of_rank(num_ranks)?;
         let weight_bytes = weight_bytes(files, spec.tied_embeddings, options, &place)?;
         let workspace_bytes = num_ranks as u64 * workspace_bytes(&rank, options, limits, &place);
         let kv_bytes_per_token = KvCache::bytes_per_token(&rank, kv_dtype) * num_ranks as u64;
@@ -438,15 +439,11 @@ pub(crate) fn compute(
     let num_ranks = options.tensor_parallel_size;
     ensure!(num_ranks > 0, "--tensor-parallel-size must be at least 1");
     ensure!(
-        num_ranks == 1 || place.gpu().is_none(),
-        "--tensor-parallel-size {num_ranks}: several GPUs cannot share a model yet"
-    );
-    ensure!(
-        num_ranks <= threads,
+        num_ranks <= threads || place.gpu().is_some(),
         "--tensor-parallel-size {num_ranks} is more than the {threads} compute threads (--threads)"
     );
     let cpu_isa = cpu_isa(options, machine)?;
-    Ok(Compute { threads: threads / num_ranks, num_ranks, cpu_isa })
+    Ok(Compute { threads: (threads / num_ranks).max(1), num_ranks, cpu_isa })
 }
 
 /// What weights, workspace and draft model leave of the memory, if they fit.

@@ -1,7 +1,11 @@
 //! The ranks of a tensor-parallel model: the first runs where steps run, each other on a thread of its own.
 //!
-//! Every rank gets the same steps and keeps the same rows; only the first samples, and tells the others.
+//! Every rank gets the same steps and keeps the same rows. On CPUs only the first samples, and tells the others; on GPUs
+//! each samples the same tokens of the same logits, which so stay where the next step takes them.
 
+mod watch;
+
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -14,6 +18,7 @@ use quire_scheduler::{SampledSequence, SchedulerOutput};
 use crate::model_runner::{ModelRunner, StepJob, StepResult};
 use crate::sequence_table::RowInit;
 use crate::step_runner::panic_text;
+use watch::RankWatch;
 
 /// A model on one rank or several.
 pub struct Ranks {
@@ -24,6 +29,8 @@ pub struct Ranks {
     group: Option<RankGroup>,
     /// A rank does not answer, so no step can run any more.
     is_lost: bool,
+    /// Of ranks on GPUs.
+    watch: Option<RankWatch>,
 }
 
 impl Ranks {
@@ -32,38 +39,72 @@ impl Ranks {
         let mut runners = runners.into_iter();
         let first = runners.next().expect("there is a rank");
         let others = runners.enumerate().map(|(index, runner)| Follower::spawn(index + 1, runner));
-        Self { first: Some(first), others: others.collect(), group, is_lost: false }
+        let others = others.collect();
+        let watched = group.clone().filter(|_| first.is_on_gpu());
+        let watch = watched.map(RankWatch::spawn);
+        Self { first: Some(first), others, group, is_lost: false, watch }
     }
 
     /// Whether no step can run any more.
     pub fn is_lost(&self) -> bool {
-        self.is_lost
+        // What ranks on GPUs wait for cannot be begun anew.
+        let has_failed = |group: &RankGroup| group.failure().is_some();
+        self.is_lost || (self.watch.is_some() && self.group.as_ref().is_some_and(has_failed))
     }
 
-    /// Whether steps are launched and finished (`launch`, `finish`) instead of run: on a GPU, which has one rank.
+    /// Whether steps are launched and finished (`launch`, `finish`) instead of run: on GPUs.
     pub fn runs_ahead(&self) -> bool {
-        self.group.is_none() && self.first.as_ref().is_some_and(ModelRunner::runs_ahead)
+        self.first.as_ref().is_some_and(ModelRunner::runs_ahead)
     }
 
     pub fn launch(&mut self, job: &mut StepJob, result: &mut StepResult) {
-        self.first.as_mut().expect("there until the drop").launch(job, result);
+        let copy = || {
+            Command::Launch(Box::new(StepJob {
+                output: job.output.clone(),
+                rows: job.rows.clone(),
+            }))
+        };
+        self.others.iter().for_each(|other| other.send(copy()));
+        self.on_first(|first| first.launch(job, result));
     }
 
     pub fn finish(&mut self, result: &mut StepResult) {
-        self.first.as_mut().expect("there until the drop").finish(result);
+        self.others.iter().for_each(|other| other.send(Command::Finish));
+        self.on_first(|first| first.finish(result));
+    }
+
+    /// What the first rank does in a step. If it panics the others are told, and this panics too.
+    fn on_first(&mut self, work: impl FnOnce(&mut ModelRunner)) {
+        let first = self.first.as_mut().expect("there until the drop");
+        let Some(group) = &self.group else { return work(first) };
+        let work = AssertUnwindSafe(|| work(first));
+        let done = match &self.watch {
+            Some(watch) => watch.over(|| catch_unwind(work)),
+            None => catch_unwind(work),
+        };
+        if let Err(payload) = done {
+            group.fail(&panic_text(&*payload));
+            if self.watch.is_none() {
+                resume_unwind(payload);
+            }
+        }
+        // On a GPU the failure of another rank is seen when all is done, and may be the reason of this one's.
+        if self.watch.is_some()
+            && let Err(error) = group.check_gpu()
+        {
+            group.fail(&error);
+            panic!("{error}");
+        }
     }
 
     /// One step on all ranks. A rank that panics ends the step of all, and this panics.
     pub fn run(&mut self, job: &mut StepJob, result: &mut StepResult) {
-        let first = self.first.as_mut().expect("there until the drop");
-        let Some(group) = &self.group else { return first.run(job, result) };
+        if self.group.is_none() {
+            return self.on_first(|first| first.run(job, result));
+        }
         let step = Arc::new(Step { output: job.output.clone(), rows: job.rows.clone() });
         self.others.iter().for_each(|other| other.send(Command::Step(Arc::clone(&step))));
-        let run = AssertUnwindSafe(|| first.run(job, result));
-        if let Err(payload) = catch_unwind(run) {
-            group.fail(&panic_text(&*payload));
-            resume_unwind(payload);
-        }
+        self.on_first(|first| first.run(job, result));
         let sampled: Arc<[SampledSequence]> = result.output.sequences.as_slice().into();
         let sampled = |other: &Follower| {
             other.send(Command::Sampled(Arc::clone(&step), Arc::clone(&sampled)));
@@ -96,7 +137,7 @@ impl Ranks {
 impl Drop for Ranks {
     /// A rank that does not answer may yet come back and write where it met the first: that memory is left to it.
     fn drop(&mut self) {
-        if self.is_lost {
+        if self.is_lost() {
             std::mem::forget(self.first.take());
             self.others.iter_mut().for_each(|other| drop(other.thread.take()));
         }
@@ -113,6 +154,9 @@ enum Command {
     Step(Arc<Step>),
     /// What the first rank sampled of each sequence of that step.
     Sampled(Arc<Step>, Arc<[SampledSequence]>),
+    /// On a GPU, and the rest of the oldest step launched.
+    Launch(Box<StepJob>),
+    Finish,
     Reset,
 }
 
@@ -123,7 +167,7 @@ struct Follower {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Commands that may wait: two steps with what was sampled, and a reset.
+/// Commands that may wait: two steps with what was sampled or finished, and a reset.
 const MAX_COMMANDS: usize = 8;
 
 impl Follower {
@@ -157,6 +201,7 @@ impl Drop for Follower {
 fn follow(mut runner: ModelRunner, inbox: &Receiver<Command>, outbox: &Sender<()>) {
     let _near = runner.stay_near();
     let mut has_failed = false;
+    let mut in_flight: VecDeque<StepResult> = VecDeque::new();
     for command in inbox {
         match command {
             Command::Reset => {
@@ -164,17 +209,32 @@ fn follow(mut runner: ModelRunner, inbox: &Receiver<Command>, outbox: &Sender<()
                 has_failed = false;
                 let _ = outbox.try_send(());
             }
-            Command::Step(step) if !has_failed => {
-                let run = AssertUnwindSafe(|| runner.follow(&step.output, &step.rows));
+            _ if has_failed => {}
+            command => {
+                let run = AssertUnwindSafe(|| take(&mut runner, command, &mut in_flight));
                 if let Err(payload) = catch_unwind(run) {
                     runner.fail_group(&panic_text(&*payload));
                     has_failed = true;
                 }
             }
-            Command::Sampled(step, sampled) if !has_failed => {
-                runner.take_sampled(&step.output, &sampled);
-            }
-            Command::Step(_) | Command::Sampled(..) => {}
         }
+    }
+}
+
+/// What another rank than the first does. `in_flight`: results that nobody reads.
+fn take(runner: &mut ModelRunner, command: Command, in_flight: &mut VecDeque<StepResult>) {
+    match command {
+        Command::Step(step) => runner.follow(&step.output, &step.rows),
+        Command::Sampled(step, sampled) => runner.take_sampled(&step.output, &sampled),
+        Command::Launch(mut job) => {
+            let mut result = StepResult::default();
+            runner.launch_as_follower(&mut job, &mut result);
+            in_flight.push_back(result);
+        }
+        Command::Finish => {
+            let mut result = in_flight.pop_front().expect("a step is launched before");
+            runner.finish(&mut result);
+        }
+        Command::Reset => {}
     }
 }

@@ -56,7 +56,7 @@ fn libraries() -> PathBuf {
     PathBuf::from(variable("OUT_DIR")).join("lib")
 }
 
-/// `libcuda.so` with every kernel in it, and `libcublasLt.so` on top.
+/// `libcuda.so` with every kernel in it, and `libcublasLt.so` and `libnccl.so` on top.
 fn build(sim: &Path, kernels: &Path) -> Result<(), String> {
     let out = libraries();
     fs::create_dir_all(&out).map_err(|error| error.to_string())?;
@@ -68,12 +68,17 @@ fn build(sim: &Path, kernels: &Path) -> Result<(), String> {
     sources.extend(files(&kernels.join("src"), "cu")?);
     let includes = [sim.join("emulator"), sim.join("driver"), kernels.join("cuda")];
     let objects = compile(&sources, &includes, newest_header)?;
-    let is_blas = |object: &PathBuf| object.ends_with("cublaslt.cpp.o");
-    let (blas, driver): (Vec<_>, Vec<_>) = objects.into_iter().partition(is_blas);
+    let on_top = [("cublaslt.cpp.o", "libcublasLt.so"), ("nccl.cpp.o", "libnccl.so")];
+    let is_driver = |object: &PathBuf| on_top.iter().all(|(name, _)| !object.ends_with(name));
+    let (driver, others): (Vec<_>, Vec<_>) = objects.into_iter().partition(is_driver);
     let names = driver.iter().filter_map(|object| object.file_name()?.to_str());
     println!("cargo:rustc-env=QUIRE_SIM_OBJECTS={}", names.collect::<Vec<_>>().join(" "));
     link(&out.join("libcuda.so"), &driver, &[])?;
-    link(&out.join("libcublasLt.so"), &blas, &["-l:libcuda.so", "-Wl,-rpath,$ORIGIN"])
+    for (object, library) in on_top {
+        let object: Vec<_> = others.iter().filter(|path| path.ends_with(object)).cloned().collect();
+        link(&out.join(library), &object, &["-l:libcuda.so", "-Wl,-rpath,$ORIGIN"])?;
+    }
+    Ok(())
 }
 
 /// Object files, compiled anew where a source or a header is newer.

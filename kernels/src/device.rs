@@ -26,6 +26,8 @@ pub enum DeviceError {
     OldCudaDevice { name: String, major: i32, minor: i32 },
     /// There is no libcublasLt to load.
     NoCublasLt,
+    /// There is no libnccl to load.
+    NoNccl,
     /// The driver's own words.
     Cuda(String),
     /// The allocator refused this many bytes.
@@ -64,6 +66,11 @@ impl std::fmt::Display for DeviceError {
                 f,
                 "the library cuBLASLt was not found (libcublasLt.so.13): install it from the CUDA toolkit, or from the \
                  PyPI package nvidia-cublas, and name its folder in LD_LIBRARY_PATH"
+            ),
+            Self::NoNccl => write!(
+                f,
+                "the library NCCL was not found (libnccl.so), by which GPUs add up: install it from NVIDIA, or from the \
+                 PyPI package nvidia-nccl-cu13, and name the folder of a link libnccl.so to it in LD_LIBRARY_PATH"
             ),
             Self::Cuda(text) => write!(f, "CUDA: {text}"),
             Self::OutOfMemory { bytes } => write!(f, "cannot allocate {bytes} bytes"),

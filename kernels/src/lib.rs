@@ -49,7 +49,7 @@ pub mod weigh_experts;
 
 pub use activate::activate;
 pub use add_rows::add_rows;
-pub use all_reduce::{RankGroup, all_reduce, gather_columns};
+pub use all_reduce::{GroupId, RankGroup, all_reduce, gather_columns};
 pub use attention::{AttentionBatch, AttentionSpec, attention, attention_to};
 pub use causal_conv::causal_conv;
 pub use choose_positions::{IndexSpec, choose_positions};
@@ -67,9 +67,9 @@ pub use indices::Indices;
 pub use kv_layer::KvLayer;
 pub use layer_norm::{LayerNorm, add_layer_norm, layer_norm};
 pub use linear::{
-    ActivationPrecision, ExpertInput, ExpertWeights, GroupScales, GroupedWeight, HeadStrides,
-    Input, LinearError, LinearWeight, Numbers, ScaleKind, WeightFormat, WeightPolicy, WordLayout,
-    ZeroLayout, Zeros, dequantize_row, expert_linear, head_linear, linear,
+    ActivationPrecision, ExpertInput, ExpertWeights, GroupScales, GroupedPart, GroupedWeight,
+    HeadStrides, Input, LinearError, LinearWeight, Numbers, ScaleKind, WeightFormat, WeightPolicy,
+    WordLayout, ZeroLayout, Zeros, dequantize_row, expert_linear, head_linear, linear,
 };
 pub use mapped_file::{FileBytes, MappedFile};
 pub use mean_rows::mean_rows;

@@ -330,3 +330,38 @@ fn what_does_not_fit_together_is_an_error() {
         expected("integers with scales of Float8")
     );
 }
+
+#[test]
+fn parts_have_the_values_of_the_whole_or_say_which_border_is_in_the_way() {
+    for layout in layouts() {
+        let data = layout.data();
+        let weight = layout.weight(&data);
+        let whole = dequantized(&weight);
+        // Halves of the inputs begin inside groups of 128, some rows inside groups of 32.
+        for (rows, columns) in
+            [(8..16, 0..IN), (32..40, 0..IN), (0..OUT, 192..IN), (32..OUT, 96..192), (4..12, 0..32)]
+        {
+            let part = match weight.part(rows.clone(), columns.clone()) {
+                Ok(part) => part,
+                Err(error) => {
+                    let (text, (shared_rows, shared)) = (error.to_string(), layout.shared);
+                    let is_cut = |at: usize, size: usize| !at.is_multiple_of(size);
+                    let in_word = matches!(layout.kind, Kind::Words(..)) && is_cut(rows.start, 8);
+                    let explained = layout.act_order && columns.len() < IN
+                        || is_cut(columns.start, shared)
+                        || is_cut(rows.start, shared_rows)
+                        || in_word;
+                    assert!(explained, "{layout:?}, {rows:?}, {columns:?}: {text}");
+                    continue;
+                }
+            };
+            let part = part.weight();
+            for (feature, row) in rows.clone().enumerate() {
+                let mut values = vec![f32::NAN; columns.len()];
+                part.dequantize_row(feature, &mut values);
+                let expected = &whole[row * IN..][columns.clone()];
+                assert_eq!(values, expected, "{layout:?}, row {row}, {columns:?}");
+            }
+        }
+    }
+}

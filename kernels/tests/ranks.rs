@@ -1,15 +1,17 @@
-//! Ranks that meet: sums and columns are those of a plain loop, and a rank that fails or hangs stops the others.
+//! Ranks that meet: sums and columns are those of a plain loop, and a rank that fails or hangs stops the others. On CPUs, and
+//! on GPUs of the emulator.
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use quire_kernels::cases::random_f32;
+use quire_kernels::cases::{random_activations, random_f32};
 use quire_kernels::linear::cases::random_weight_bytes;
 use quire_kernels::{
-    Device, LinearWeight, RankGroup, Tensor, WeightFormat, WeightPolicy, all_reduce,
-    dequantize_row, embedding, gather_columns,
+    DType, Device, GroupId, LinearWeight, RankGroup, Tensor, WeightFormat, WeightPolicy,
+    all_reduce, dequantize_row, embedding, gather_columns,
 };
+use quire_sim::SCHEDULES;
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -159,4 +161,127 @@ fn ranks_with_shares_of_a_table_add_up_to_the_embedding() {
         out.f32().to_vec()
     });
     assert!(found.iter().all(|found| found == of_rows(&Device::cpu(1), 0..23).f32()));
+}
+
+/// On GPUs of their own, in every schedule of the emulator.
+fn on_gpus<T: Send>(num_ranks: usize, work: impl Fn(&Device, &RankGroup) -> T + Sync) -> Vec<T> {
+    let id = GroupId::new().expect("the emulator has NCCL");
+    std::thread::scope(|scope| {
+        let run = |group: RankGroup| {
+            let work = &work;
+            scope.spawn(move || {
+                let device = Device::cuda(group.rank()).expect("a GPU for each rank");
+                let group = group.on_gpu(&device, id).expect("all ranks come");
+                work(&device, &group)
+            })
+        };
+        let threads: Vec<_> = RankGroup::new(num_ranks, LONG).into_iter().map(run).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no rank panics")).collect()
+    })
+}
+
+#[test]
+fn gpus_add_up_at_once_and_in_graphs() {
+    let emulator = quire_sim::load();
+    emulator.plug_in(3);
+    let (rows, cols) = (5, 130);
+    let of_rank = |rank: usize, call: u64| random_activations(7 * call + rank as u64, rows * cols);
+    for (schedule, dtype) in
+        SCHEDULES.into_iter().zip([DType::F32, DType::BF16].into_iter().cycle())
+    {
+        emulator.run_as(schedule);
+        emulator.run_streams(Some(schedule.1));
+        let found = on_gpus(3, |device, group| {
+            let Device::Cuda(cuda) = device else { unreachable!("it was opened as one") };
+            let of_call = |call| {
+                let values = of_rank(group.rank(), call);
+                device.tensor(dtype, &values, rows, cols).expect("small")
+            };
+            let mut x = of_call(0);
+            all_reduce(device, group, x.view_mut());
+            let once = x.read_f32();
+            let mut x = of_call(1);
+            let graph = cuda.record(|| all_reduce(device, group, x.view_mut()));
+            graph.launch();
+            graph.launch();
+            let twice = x.read_f32();
+            assert_eq!(group.check_gpu(), Ok(()));
+            [once, twice]
+        });
+        let round =
+            |x: f32| if dtype == DType::BF16 { half::bf16::from_f32(x).to_f32() } else { x };
+        let sum_of = |ranks: [Vec<f32>; 3]| -> Vec<f32> {
+            let [a, b, c] = ranks;
+            (0..rows * cols).map(|i| round(round(a[i] + b[i]) + c[i])).collect()
+        };
+        let once = sum_of([0, 1, 2].map(|rank| of_rank(rank, 0)));
+        let sum = sum_of([0, 1, 2].map(|rank| of_rank(rank, 1)));
+        let twice = sum_of([sum.clone(), sum.clone(), sum]);
+        assert!(found.iter().all(|found| *found == [once.clone(), twice.clone()]), "{dtype:?}");
+    }
+}
+
+#[test]
+fn every_gpu_gets_the_columns_of_all() {
+    let emulator = quire_sim::load();
+    emulator.plug_in(2);
+    let (rows, cols) = (3, 101);
+    let found = on_gpus(2, |device, group| {
+        let values = vec![group.rank() as f32 + 1.0; rows * cols];
+        let mut x = device.tensor(DType::F32, &values, rows, cols).expect("small");
+        gather_columns(device, group, x.view_mut(), [0..48, 48..101][group.rank()].clone());
+        x.read_f32()
+    });
+    let expected: Vec<f32> =
+        (0..rows * cols).map(|index| if index % cols < 48 { 1.0 } else { 2.0 }).collect();
+    assert!(found.iter().all(|found| *found == expected));
+}
+
+#[test]
+fn a_gpu_that_waits_in_vain_is_called_off() {
+    let emulator = quire_sim::load();
+    emulator.plug_in(2);
+    let found = on_gpus(2, |device, group| {
+        if group.rank() == 1 {
+            group.fail("planted");
+            return None;
+        }
+        let mut x = device.tensor(DType::F32, &[1.0; 5], 1, 5).expect("small");
+        let step = AssertUnwindSafe(|| {
+            all_reduce(device, group, x.view_mut());
+            x.read_f32()
+        });
+        let _ = catch_unwind(step);
+        group.check_gpu().err()
+    });
+    assert_eq!(found[0].as_deref(), Some("rank 1: planted"));
+}
+
+#[test]
+fn gpus_with_shares_of_a_table_add_up_to_the_embedding() {
+    let emulator = quire_sim::load();
+    emulator.plug_in(2);
+    let (vocabulary, hidden) = (23, 64);
+    let ids: Vec<u32> = vec![0, 22, 7, 8, 8, 15, 14];
+    for format in [WeightFormat::Q8_0, WeightFormat::BF16] {
+        let bytes = random_weight_bytes(format, vocabulary, hidden, 5);
+        let row_bytes = bytes.len() / vocabulary;
+        let mut values = vec![0.0; vocabulary * hidden];
+        dequantize_row(format, &bytes, &mut values);
+        let found = on_gpus(2, |device, group| {
+            let rows = [0..16, 16..23][group.rank()].clone();
+            let part = &bytes[rows.start * row_bytes..rows.end * row_bytes];
+            let policy = WeightPolicy::Packed;
+            let table = LinearWeight::from_gguf(device, format, part, rows.len(), hidden, policy);
+            let nan = vec![f32::NAN; ids.len() * hidden];
+            let mut out = device.tensor(DType::F32, &nan, ids.len(), hidden).expect("small");
+            let table = (&table.expect("valid"), rows.start);
+            embedding(device, out.view_mut(), (&ids).into(), table, 2.0);
+            all_reduce(device, group, out.view_mut());
+            out.read_f32()
+        });
+        let table = (&values[..], 0);
+        let expected = quire_kernels::embedding::reference::embedding(&ids, table, hidden, 2.0);
+        assert!(found.iter().all(|found| *found == expected), "{format}");
+    }
 }

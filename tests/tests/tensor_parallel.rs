@@ -7,9 +7,15 @@ use quire_engine::config::{
 };
 use quire_engine::handle::EngineHealth;
 use quire_engine::request::{FinishReason, StreamEvent};
-use quire_engine::{EngineOptions, MemoryPlan, ModelFiles, Request, SamplingParams, TokenStream};
+use quire_engine::{
+    Engine, EngineOptions, MemoryPlan, ModelFiles, Request, SamplingParams, TokenStream,
+};
+use quire_tests::distance::{Distance, check_prompt, prompts};
+use quire_tests::families::{FAMILIES, Family};
 use quire_tests::windows::{ids, number, read};
-use quire_tests::{ask, collect, default_model, options, start, tiny_model};
+use quire_tests::{
+    ask, collect, default_model, options, repository, start, start_files, tiny_model,
+};
 
 fn ranks(tensor_parallel_size: usize) -> EngineOptions {
     EngineOptions { tensor_parallel_size, threads: Some(tensor_parallel_size), ..options() }
@@ -25,26 +31,114 @@ fn answers(options: &EngineOptions, model: &std::path::Path) -> Vec<Vec<u32>> {
     streams.into_iter().map(|stream| collect(stream).ids()).collect()
 }
 
+/// Sums are taken in another order, so logits differ in their last bits. The limits are those of one rank.
+fn check_golden(family: &Family, files: &ModelFiles, tensor_parallel_size: usize) {
+    let options = EngineOptions {
+        tensor_parallel_size,
+        threads: Some(tensor_parallel_size),
+        ..family.options(Weights::Float32)
+    };
+    let (handle, mut distance) = (start_files(files, &options, &[]), Distance::default());
+    for prompt in prompts().iter().step_by(3) {
+        check_prompt(&handle, &family.golden(), prompt, 0.0, &mut distance);
+    }
+    assert!(distance.largest <= 2e-3, "{}: {distance:?}", family.name);
+}
+
 #[test]
-fn ranks_answer_as_one_in_every_family_that_can_be_divided() {
-    // Sums are taken in another order, so logits differ in their last bits; float32 leaves room for no other token.
+fn two_ranks_give_the_golden_numbers_of_every_family() {
+    for family in FAMILIES {
+        let directory = || family.directory().map(|path| open(&path));
+        if let Some(files) = family.open_gguf().or_else(directory) {
+            check_golden(family, &files, 2);
+        }
+    }
+    // Where directories have weights in another order than GGUF.
+    for name in ["qwen35_vl", "gpt_oss_mxfp4"] {
+        let family = FAMILIES.iter().find(|family| family.name == name).expect("a family");
+        check_golden(family, &open(&family.directory().expect("committed")), 2);
+    }
+}
+
+fn open(path: &std::path::Path) -> ModelFiles {
+    ModelFiles::open(path).expect("the model is readable")
+}
+
+#[test]
+fn ranks_that_are_more_than_kv_heads_share_them() {
+    // Four heads, and two KV heads or one; latent attention has one for all.
+    for name in ["llama3", "gemma3", "gemma4_e2b", "llama4_scout", "deepseek_v3"] {
+        let family = FAMILIES.iter().find(|family| family.name == name).expect("a family");
+        check_golden(family, &family.open_gguf().expect("committed"), 4);
+    }
+}
+
+#[test]
+fn chunks_and_neighbours_change_nothing_on_ranks() {
     let float32 = EngineOptions { weights: Weights::Float32, ..options() };
-    for (family, num_ranks) in
-        [("llama3", 2), ("qwen3", 2), ("gemma3", 2), ("phi4mini", 2), ("ministral3", 2)]
-    {
+    for family in ["llama3", "gemma4_26b", "deepseek_v3", "qwen35_vl", "gemma4_e2b"] {
         let model = tiny_model(family);
-        let one = answers(&float32, &model);
-        for max_num_batched_tokens in [None, Some(7)] {
+        let on_ranks = |max_num_batched_tokens| {
             let options = EngineOptions {
-                tensor_parallel_size: num_ranks,
+                tensor_parallel_size: 2,
                 max_num_batched_tokens,
                 max_num_seqs: Some(5),
                 ..float32.clone()
             };
-            let found = answers(&options, &model);
-            assert_eq!(found, one, "{family}, {max_num_batched_tokens:?} tokens a step");
+            answers(&options, &model)
+        };
+        assert_eq!(on_ranks(None), on_ranks(Some(7)), "{family}");
+    }
+}
+
+/// Log probabilities of a prompt.
+fn prompt_logprobs(path: &std::path::Path, options: &EngineOptions) -> Result<Vec<f64>, String> {
+    let files = open(path);
+    let plan = MemoryPlan::new(&files, options, &quire_engine::Machine::detect());
+    let engine = plan.and_then(|plan| Engine::load(&files, &plan, &[], &|_, _| ()));
+    let engine = engine.map_err(|error| format!("{error:#}"))?;
+    let handle = engine.spawn().expect("the engine starts").0;
+    let params = SamplingParams { prompt_logprobs: Some(1), ..SamplingParams::greedy(1) };
+    let prompt: Vec<u32> = (0..40).map(|index| index * 13 % 32).collect();
+    let entries = ask(&handle, &prompt, params).started.prompt_logprobs;
+    Ok(entries.iter().flatten().map(|entry| f64::from(entry.logprob)).collect())
+}
+
+#[test]
+fn quantized_directories_are_cut_at_the_borders_of_groups_or_refused() {
+    let mut refused = Vec::new();
+    let folder = std::fs::read_dir(repository("tests/data/quantized")).expect("a folder");
+    for path in folder.map(|entry| entry.expect("an entry").path()).filter(|path| path.is_dir()) {
+        let layout = path.file_name().expect("a name").to_string_lossy().into_owned();
+        let with = |options| EngineOptions { activations: Activations::INT16, ..options };
+        let one = prompt_logprobs(&path, &with(options())).expect("it loads");
+        match prompt_logprobs(&path, &with(ranks(2))) {
+            Ok(two) => {
+                let differences = one.iter().zip(&two).map(|(a, b)| (a - b).abs());
+                let largest = differences.fold(0.0, f64::max);
+                println!("{layout}: {largest:.1e}");
+                assert!(largest < 1e-3 && one.len() == 39, "{layout}: {largest}");
+            }
+            Err(text) => {
+                println!("{layout}: {text}");
+                assert!(text.contains("choose another --tensor-parallel-size"), "{text}");
+                refused.push(layout);
+            }
         }
     }
+    refused.sort();
+    // Rows of 192 in halves: groups of 64 or 128 end elsewhere, and act-order leaves no order to cut.
+    let expected = [
+        "auto-round",
+        "awq",
+        "compressed-int4",
+        "fp8-block",
+        "gptq",
+        "gptq-int8",
+        "gptq-order",
+        "gptq-v2",
+    ];
+    assert_eq!(refused, expected);
 }
 
 #[test]
@@ -108,8 +202,8 @@ fn sizes_that_do_not_divide_the_model_are_refused_by_name() {
         "--tensor-parallel-size 3 is more than the 2 compute threads (--threads)"
     );
     assert_eq!(
-        refusal(&ranks(2), &tiny_model("gpt_oss_mxfp4")),
-        "--tensor-parallel-size 2: layers with experts cannot be divided yet"
+        refusal(&ranks(4), &tiny_model("qwen35_vl")),
+        "--tensor-parallel-size 4 does not divide the key heads of Gated DeltaNet, 2"
     );
 }
 
@@ -126,6 +220,15 @@ fn a_rank_that_panics_or_is_late_costs_a_step_and_no_request() {
     for fault in [RankFault::Panic, RankFault::Hang(Duration::from_millis(600))] {
         assert_eq!(answers(&faulty(fault, timeout), &model), healthy, "{fault:?}");
     }
+}
+
+#[test]
+fn a_rank_that_cannot_be_loaded_is_an_error_at_start() {
+    let files = ModelFiles::open(&tiny_model("llama3")).expect("readable");
+    let options = faulty(RankFault::Load, Duration::from_secs(5));
+    let plan = MemoryPlan::new(&files, &options, &quire_engine::Machine::detect());
+    let error = Engine::load(&files, &plan.expect("it fits"), &[], &|_, _| ()).err();
+    assert_eq!(format!("{:#}", error.expect("it is planted")), "rank 1 of 2: planted");
 }
 
 #[test]

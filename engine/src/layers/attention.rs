@@ -175,11 +175,13 @@ fn gated_qkv(
     hidden: usize,
     loader: &WeightLoader,
 ) -> anyhow::Result<LinearWeight> {
-    let (head_dim, q_size, kv_size) = (dims.head_dim, dims.q_size(), dims.kv_size());
+    let (head_dim, kv_size) = (dims.head_dim, dims.kv_size());
+    let shard = loader.shard();
+    let num_heads = dims.num_heads * shard.num_ranks;
     let half = |first: usize| {
         let start = move |head: usize| 2 * head * head_dim + first;
-        let rows = (0..dims.num_heads).map(move |head| start(head)..start(head) + head_dim);
-        loader.linear_of_rows("attn_q.weight", (2 * q_size, hidden), rows)
+        let rows = shard.range(num_heads).map(move |head| start(head)..start(head) + head_dim);
+        loader.linear_of_rows("attn_q.weight", (2 * num_heads * head_dim, hidden), rows)
     };
     Ok(LinearWeight::stack(vec![
         half(0)?,

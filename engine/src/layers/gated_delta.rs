@@ -1,13 +1,16 @@
 //! Gated DeltaNet (Yang et al. 2024): a block that keeps a state of fixed size in place of keys and values.
 
+use std::ops::Range;
+
 use quire_kernels::{
-    Device, GatedDelta, LinearWeight, RecurrentLayer, Tensor, causal_conv, gated_delta, linear,
+    Device, GatedDelta, GatedDeltaSpec, LinearWeight, RecurrentLayer, Tensor, causal_conv,
+    gated_delta, linear,
 };
 
 use super::{BlockNorm, OutputProjection};
 use crate::models::spec::{DecoderSpec, RecurrentSpec};
 use crate::step_input::StepInput;
-use crate::weights::WeightLoader;
+use crate::weights::{Shard, WeightLoader};
 use crate::workspace::Workspace;
 
 /// Weights of one layer's block.
@@ -30,19 +33,27 @@ impl GatedDeltaNet {
         recurrent: &RecurrentSpec,
         loader: &WeightLoader,
     ) -> anyhow::Result<Self> {
-        let heads = &recurrent.heads;
-        let (hidden, value_heads) = (spec.hidden_size, heads.num_value_heads);
-        let rates = match recurrent.has_log_rates {
-            true => loader.changed_vector("ssm_a", value_heads, |rate| -rate.exp())?,
-            false => loader.vector("ssm_a", value_heads)?,
+        let (heads, hidden) = (&recurrent.heads, spec.hidden_size);
+        let own = OwnHeads::new(heads, loader.shard());
+        let (file, by_head) = (own.file, own.values(1));
+        let has_log = recurrent.has_log_rates;
+        let rate = |rate: f32| if has_log { -rate.exp() } else { rate };
+        let of_heads = |name, change: &dyn Fn(f32) -> f32| {
+            loader.vector_of(name, file.num_value_heads, &by_head, change)
         };
-        let output = loader.linear("ssm_out.weight", hidden, heads.value_size())?;
+        let output = if loader.shard().is_whole() {
+            loader.linear("ssm_out.weight", hidden, heads.value_size())?
+        } else {
+            let columns = own.values(heads.value_dim);
+            loader.linear_of_columns("ssm_out.weight", (hidden, file.value_size()), &columns)?
+        };
+        let channels = (file.qkv_size(), recurrent.taps);
         Ok(Self {
             spec: *recurrent,
-            projections: projections(recurrent, hidden, loader)?,
-            convolution: loader.taps("ssm_conv1d.weight", heads.qkv_size(), recurrent.taps)?,
-            rates,
-            dt_bias: loader.vector("ssm_dt.bias", value_heads)?,
+            projections: projections(recurrent, &own, hidden, loader)?,
+            convolution: loader.taps("ssm_conv1d.weight", channels, &own.qkv())?,
+            rates: of_heads("ssm_a", &rate)?,
+            dt_bias: of_heads("ssm_dt.bias", &|bias| bias)?,
             norm: loader.vector("ssm_norm.weight", heads.value_dim)?,
             norm_eps: spec.norm_eps,
             output: OutputProjection { weight: output, bias: None },
@@ -88,14 +99,60 @@ impl GatedDeltaNet {
     }
 }
 
+/// Which of a file's heads a rank has: key heads in a row, and the value heads that share them.
+struct OwnHeads {
+    file: GatedDeltaSpec,
+    keys: Range<usize>,
+    values: Vec<Range<usize>>,
+}
+
+impl OwnHeads {
+    /// `heads` are those of a rank.
+    fn new(heads: &GatedDeltaSpec, shard: Shard) -> Self {
+        let &GatedDeltaSpec { num_key_heads, num_value_heads, .. } = heads;
+        let file = GatedDeltaSpec {
+            num_key_heads: num_key_heads * shard.num_ranks,
+            num_value_heads: num_value_heads * shard.num_ranks,
+            ..*heads
+        };
+        let keys = shard.range(file.num_key_heads);
+        let sharing = num_value_heads / num_key_heads;
+        let values = match heads.is_tiled && !shard.is_whole() {
+            true => (0..sharing)
+                .map(|turn| turn * file.num_key_heads + keys.start)
+                .map(|first| first..first + num_key_heads)
+                .collect(),
+            false => vec![shard.range(file.num_value_heads)],
+        };
+        Self { file, keys, values }
+    }
+
+    /// Where their values lie, which have `width` numbers each.
+    fn values(&self, width: usize) -> Vec<Range<usize>> {
+        self.values.iter().map(|heads| heads.start * width..heads.end * width).collect()
+    }
+
+    /// Where their q, k and v lie.
+    fn qkv(&self) -> Vec<Range<usize>> {
+        let GatedDeltaSpec { num_key_heads, key_dim, value_dim, .. } = self.file;
+        let of_keys =
+            |first: usize| (first + self.keys.start) * key_dim..(first + self.keys.end) * key_dim;
+        let before = 2 * num_key_heads * key_dim;
+        let values = self.values(value_dim).into_iter();
+        let values = values.map(|range| before + range.start..before + range.end);
+        [of_keys(0), of_keys(num_key_heads)].into_iter().chain(values).collect()
+    }
+}
+
 fn projections(
     recurrent: &RecurrentSpec,
+    own: &OwnHeads,
     hidden: usize,
     loader: &WeightLoader,
 ) -> anyhow::Result<LinearWeight> {
-    let heads = &recurrent.heads;
+    let (heads, file) = (&recurrent.heads, &own.file);
     let value_heads = heads.num_value_heads;
-    if !recurrent.is_fused {
+    if !recurrent.is_fused && loader.shard().is_whole() {
         return Ok(LinearWeight::stack(vec![
             loader.linear("attn_qkv.weight", heads.qkv_size(), hidden)?,
             loader.linear("attn_gate.weight", heads.value_size(), hidden)?,
@@ -103,12 +160,24 @@ fn projections(
             loader.linear("ssm_alpha.weight", value_heads, hidden)?,
         ]));
     }
+    if !recurrent.is_fused {
+        let rows = |name, total, rows: Vec<Range<usize>>| {
+            loader.linear_of_rows(name, (total, hidden), rows.into_iter())
+        };
+        let of_heads = |name| rows(name, file.num_value_heads, own.values(1));
+        return Ok(LinearWeight::stack(vec![
+            rows("attn_qkv.weight", file.qkv_size(), own.qkv())?,
+            rows("attn_gate.weight", file.value_size(), own.values(heads.value_dim))?,
+            of_heads("ssm_beta.weight")?,
+            of_heads("ssm_alpha.weight")?,
+        ]));
+    }
     // A group of rows for each key head: q, k, and v and z of its value heads; b and a of these.
     let key_dim = heads.key_dim;
     let shared = value_heads / heads.num_key_heads;
     let group = 2 * key_dim + 2 * shared * heads.value_dim;
     let of_groups = |group: usize, first: usize, len: usize| {
-        (0..heads.num_key_heads).map(move |head| {
+        own.keys.clone().map(move |head| {
             let start = head * group + first;
             start..start + len
         })
@@ -118,9 +187,34 @@ fn projections(
         .chain(of_groups(group, key_dim, key_dim))
         .chain(of_groups(group, 2 * key_dim, values))
         .chain(of_groups(group, 2 * key_dim + values, values));
-    let qkvz_size = heads.qkv_size() + heads.value_size();
+    let qkvz_size = file.qkv_size() + file.value_size();
     let qkvz = loader.linear_of_rows("ssm_qkvz.weight", (qkvz_size, hidden), rows)?;
     let rows = of_groups(2 * shared, 0, shared).chain(of_groups(2 * shared, shared, shared));
-    let ba = loader.linear_of_rows("ssm_ba.weight", (2 * value_heads, hidden), rows)?;
+    let ba = loader.linear_of_rows("ssm_ba.weight", (2 * file.num_value_heads, hidden), rows)?;
     Ok(LinearWeight::stack(vec![qkvz, ba]))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::single_range_in_vec_init, reason = "lists of one run")]
+
+    use super::*;
+
+    #[test]
+    fn ranks_have_the_value_heads_of_their_key_heads() {
+        let heads = |is_tiled| GatedDeltaSpec {
+            num_key_heads: 2,
+            num_value_heads: 4,
+            key_dim: 8,
+            value_dim: 16,
+            is_tiled,
+        };
+        let own = |rank, is_tiled| OwnHeads::new(&heads(is_tiled), Shard { rank, num_ranks: 2 });
+        assert_eq!(own(1, false).values(1), [4..8]);
+        assert_eq!(own(0, true).values(1), [0..2, 4..6]);
+        assert_eq!(own(1, true).values(16), [32..64, 96..128]);
+        // q and k of four heads, then v.
+        assert_eq!(own(1, true).qkv(), [16..32, 48..64, 64 + 32..64 + 64, 64 + 96..64 + 128]);
+        assert_eq!(OwnHeads::new(&heads(true), Shard::WHOLE).qkv(), [0..16, 16..32, 32..96]);
+    }
 }

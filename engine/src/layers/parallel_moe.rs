@@ -2,7 +2,8 @@
 //! its own; the router reads the residual stream through one more.
 
 use quire_kernels::{
-    Device, LinearWeight, SandwichNorm, Tensor, combine_experts, rms_norm, sandwich_norm,
+    Device, LinearWeight, RankGroup, SandwichNorm, Tensor, all_reduce, combine_experts, rms_norm,
+    sandwich_norm,
 };
 
 use super::{Mlp, Moe};
@@ -51,9 +52,16 @@ impl ParallelMoe {
         self.mlp.weights_mut().into_iter().chain(self.moe.weights_mut())
     }
 
-    /// The first `n` rows of `ws.hidden` and `ws.residual` → `ws.block_out`.
-    pub fn forward(&self, device: &Device, ws: &mut Workspace, n: usize) {
+    /// The first `n` rows of `ws.hidden` and `ws.residual` → `ws.block_out`, whole on every rank of `group`: norms need the sums.
+    pub fn forward(
+        &self,
+        device: &Device,
+        ws: &mut Workspace,
+        n: usize,
+        group: Option<&RankGroup>,
+    ) {
         self.mlp.forward(device, ws, n, None);
+        add_ranks(device, group, &mut ws.block_out, n);
         let experts = ws.experts.as_mut().expect("planned for models with experts");
         let (hidden, residual, eps) = (&mut ws.hidden, &ws.residual, self.eps);
         let (sum, mlp_out) = (&mut experts.shared_out, ws.block_out.first_rows(n));
@@ -67,6 +75,7 @@ impl ParallelMoe {
         let routing = &experts.routing;
         let x = experts.out.first_rows(routing.num_places());
         combine_experts(device, ws.block_out.first_rows_mut(n), x, routing, true, None);
+        add_ranks(device, group, &mut ws.block_out, n);
 
         // Adds the normalised output; what it leaves in `hidden` is not used.
         let norm = SandwichNorm {
@@ -78,5 +87,11 @@ impl ParallelMoe {
         let (out, x) = (hidden.first_rows_mut(n), ws.block_out.first_rows(n));
         sandwich_norm(device, out, experts.shared_out.first_rows_mut(n), x, norm);
         std::mem::swap(&mut ws.block_out, &mut experts.shared_out);
+    }
+}
+
+fn add_ranks(device: &Device, group: Option<&RankGroup>, x: &mut Tensor, n: usize) {
+    if let Some(group) = group {
+        all_reduce(device, group, x.first_rows_mut(n));
     }
 }

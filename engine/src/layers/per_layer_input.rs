@@ -2,8 +2,8 @@
 //! to its output in the end.
 
 use quire_kernels::{
-    Activation, CopyHeads, Device, Gated, Indices, Input, LinearWeight, SandwichNorm, Tensor,
-    copy_heads, embedding, gather_rows, linear, sandwich_norm,
+    Activation, CopyHeads, Device, Gated, Indices, Input, LinearWeight, RankGroup, SandwichNorm,
+    Tensor, all_reduce, copy_heads, embedding, gather_rows, linear, sandwich_norm,
 };
 
 use super::{Before, PostNorm};
@@ -34,7 +34,7 @@ impl PerLayerInputs {
         Ok(Self {
             size,
             num_layers,
-            table: loader.linear("per_layer_token_embd.weight", spec.vocab_size, all)?,
+            table: loader.vocabulary("per_layer_token_embd.weight", spec.vocab_size, all)?,
             projection: loader.linear("per_layer_model_proj.weight", all, hidden)?,
             norm: loader.vector("per_layer_proj_norm.weight", size)?,
             // The division by √hidden_size, which the norm undoes but for this.
@@ -42,8 +42,15 @@ impl PerLayerInputs {
         })
     }
 
-    /// `token_ids` and their embeddings in `ws.residual` → `ws.per_layer.inputs`.
-    pub fn make(&self, device: &Device, ws: &mut Workspace, token_ids: Indices) {
+    /// `token_ids` and their embeddings in `ws.residual` → `ws.per_layer.inputs`. Of a rank the table's first row is that of
+    /// token `first`.
+    pub fn make(
+        &self,
+        device: &Device,
+        ws: &mut Workspace,
+        token_ids: Indices,
+        (first, group): (usize, Option<&RankGroup>),
+    ) {
         let (n, all) = (token_ids.len(), self.num_layers * self.size);
         let Workspace { residual, per_layer, .. } = ws;
         let PerLayerWorkspace { inputs, projected, unused, .. } =
@@ -51,7 +58,10 @@ impl PerLayerInputs {
         let rows = n * self.num_layers;
         let scale = (self.size as f32).sqrt();
         let vectors = inputs.first_rows_mut(rows).reshaped(n, all);
-        embedding(device, vectors, token_ids, (&self.table, 0), scale);
+        embedding(device, vectors, token_ids, (&self.table, first), scale);
+        if let Some(group) = group {
+            all_reduce(device, group, inputs.first_rows_mut(rows));
+        }
         let out = projected.first_rows_mut(rows).reshaped(n, all);
         linear(device, out, residual.first_rows(n), &self.projection, None);
         // What it leaves in `unused` is another norm of the sum.

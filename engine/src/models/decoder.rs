@@ -102,9 +102,8 @@ impl Decoder {
     }
 
     /// Has this rank meet the others there.
-    #[must_use]
-    pub fn with_group(self, group: RankGroup) -> Self {
-        Self { group: Some(group), ..self }
+    pub fn set_group(&mut self, group: RankGroup) {
+        self.group = Some(group);
     }
 
     pub fn group(&self) -> Option<&RankGroup> {
@@ -154,7 +153,7 @@ impl Decoder {
         embedding(device, ws.residual.first_rows_mut(n), ids, table, scale);
         self.add_ranks(device, &mut ws.residual, n);
         if let Some(inputs) = &self.per_layer_inputs {
-            inputs.make(device, ws, step.token_ids);
+            inputs.make(device, ws, step.token_ids, (first, self.group.as_ref()));
         }
         let (mut before, mut kept) = (Before::Embedding, None);
         for (index, layer) in self.layers.iter().enumerate() {
@@ -176,8 +175,8 @@ impl Decoder {
             }
             self.add_ranks(device, &mut ws.block_out, n);
             before = Before::block(layer.post_attention_norm.as_ref());
-            layer.ffn.forward(device, ws, n, BlockNorm { norm: &layer.mlp_norm, before });
-            self.add_ranks(device, &mut ws.block_out, n);
+            let (norm, group) = (BlockNorm { norm: &layer.mlp_norm, before }, self.group.as_ref());
+            layer.ffn.forward(device, ws, n, norm, group);
             before = Before::block(layer.post_mlp_norm.as_ref());
             if let (Some(input), Before::PostNorm(norm)) = (&layer.per_layer_input, before) {
                 before = input.forward(device, ws, n, norm, kept);
@@ -189,7 +188,7 @@ impl Decoder {
 
     /// This rank's share of the vocabulary.
     fn vocabulary(&self) -> Range<usize> {
-        self.shard.range(self.spec.vocab_size)
+        self.shard.vocabulary(self.spec.vocab_size)
     }
 
     /// What all ranks made of the first `n` rows, added up.
@@ -278,8 +277,15 @@ impl Ffn {
         }
     }
 
-    /// The first `n` rows after `norm` → `ws.block_out`.
-    fn forward(&self, device: &Device, ws: &mut Workspace, n: usize, norm: BlockNorm) {
+    /// The first `n` rows after `norm` → `ws.block_out`, added up over the ranks of `group`.
+    fn forward(
+        &self,
+        device: &Device,
+        ws: &mut Workspace,
+        n: usize,
+        norm: BlockNorm,
+        group: Option<&RankGroup>,
+    ) {
         match self {
             Self::Dense(mlp) => mlp.forward(device, ws, n, Some(norm)),
             Self::Experts(moe) => {
@@ -288,8 +294,11 @@ impl Ffn {
             }
             Self::Parallel(block) => {
                 norm.apply(device, ws, n);
-                block.forward(device, ws, n);
+                return block.forward(device, ws, n, group);
             }
+        }
+        if let Some(group) = group {
+            all_reduce(device, group, ws.block_out.first_rows_mut(n));
         }
     }
 }

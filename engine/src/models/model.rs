@@ -109,11 +109,9 @@ impl Model {
     }
 
     /// Has this rank of a decoder meet the others there.
-    #[must_use]
-    pub fn with_group(self, group: RankGroup) -> Self {
-        match self {
-            Self::Decoder(decoder) => Self::Decoder(decoder.with_group(group)),
-            Self::Encoder(encoder) => Self::Encoder(encoder),
+    pub fn set_group(&mut self, group: RankGroup) {
+        if let Self::Decoder(decoder) = self {
+            decoder.set_group(group);
         }
     }
 

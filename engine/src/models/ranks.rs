@@ -1,6 +1,6 @@
 //! The spec of one rank of a tensor-parallel model: its heads and channels.
 
-use anyhow::{bail, ensure};
+use anyhow::ensure;
 
 use super::spec::{AttentionDims, DecoderSpec, FfnSpec};
 
@@ -10,29 +10,37 @@ impl DecoderSpec {
         if num_ranks == 1 {
             return Ok(self.clone());
         }
-        let kind = match self {
-            Self { moe: Some(_), .. } => Some("experts"),
-            Self { latent: Some(_), .. } => Some("latent attention"),
-            Self { gated_delta: Some(_), .. } => Some("Gated DeltaNet"),
-            Self { per_layer_inputs: Some(_), .. } => Some("embeddings of their own"),
-            _ => None,
-        };
-        if let Some(kind) = kind {
-            bail!("--tensor-parallel-size {num_ranks}: layers with {kind} cannot be divided yet");
-        }
         let mut spec = self.clone();
         for layer in &mut spec.layers {
+            // All heads of latent attention share one latent vector, which every rank keeps.
             layer.attention = heads_of_rank(layer.attention, num_ranks)?;
-            if let FfnSpec::Dense(size) = &mut layer.ffn {
-                ensure!(
-                    size.is_multiple_of(num_ranks),
-                    "--tensor-parallel-size {num_ranks} does not divide the MLP's {size} channels"
-                );
-                *size /= num_ranks;
+            if let FfnSpec::Dense(size) | FfnSpec::Parallel(size) = &mut layer.ffn {
+                divide(size, num_ranks, "the channels of the MLP")?;
             }
+        }
+        if let Some(moe) = &mut spec.moe {
+            divide(&mut moe.intermediate_size, num_ranks, "the channels of an expert")?;
+            if let Some(shared) = &mut moe.shared {
+                let size = &mut shared.intermediate_size;
+                divide(size, num_ranks, "the channels of the shared expert")?;
+            }
+        }
+        if let Some(recurrent) = &mut spec.gated_delta {
+            let heads = &mut recurrent.heads;
+            divide(&mut heads.num_key_heads, num_ranks, "the key heads of Gated DeltaNet")?;
+            divide(&mut heads.num_value_heads, num_ranks, "the value heads of Gated DeltaNet")?;
         }
         Ok(spec)
     }
+}
+
+fn divide(size: &mut usize, num_ranks: usize, what: &str) -> anyhow::Result<()> {
+    ensure!(
+        size.is_multiple_of(num_ranks),
+        "--tensor-parallel-size {num_ranks} does not divide {what}, {size}"
+    );
+    *size /= num_ranks;
+    Ok(())
 }
 
 fn heads_of_rank(dims: AttentionDims, num_ranks: usize) -> anyhow::Result<AttentionDims> {

@@ -1,17 +1,24 @@
 //! The weights of experts, which files have in one tensor a projection, or gate and up in one, or expert by expert.
 
-use anyhow::{Context, bail, ensure};
-use quire_kernels::{ExpertWeights, FileBytes, LinearWeight, Tensor, WeightFormat, dequantize_row};
+use std::ops::Range;
 
+use anyhow::{Context, bail, ensure};
+use quire_kernels::{ExpertWeights, LinearWeight, Tensor, WeightFormat, dequantize_row};
+
+use super::cut::{Cut, CutBytes, whole};
 use super::loader::{HostTensor, WeightLoader, factors_beside, find};
 use crate::models::spec::{ExpertLayout, LatentSpec, MoeSpec};
 
-/// A projection of all experts.
+/// A projection of all experts as the file has it, and what this rank has of it.
 struct Projection {
     num_experts: usize,
     out_features: usize,
     in_features: usize,
     layout: ExpertLayout,
+    experts: Range<usize>,
+    /// Outputs and inputs of each.
+    rows: Vec<Range<usize>>,
+    columns: Range<usize>,
 }
 
 impl WeightLoader<'_> {
@@ -21,19 +28,22 @@ impl WeightLoader<'_> {
         moe: &MoeSpec,
         hidden_size: usize,
     ) -> anyhow::Result<(ExpertWeights, ExpertWeights)> {
-        let (num_experts, size) = (moe.router.num_experts, moe.intermediate_size);
-        let projection = |out_features, in_features, layout| Projection {
-            num_experts,
-            out_features,
-            in_features,
-            layout,
+        // All experts lie on every rank, which has some channels of each.
+        let (num_experts, shard) = (moe.router.num_experts, self.shard());
+        let size = moe.intermediate_size * shard.num_ranks;
+        let own = shard.range(size);
+        let projection = |out_features, in_features, layout| {
+            Projection::new(num_experts, (out_features, in_features), layout)
         };
+        let gate_and_up = vec![own.clone(), size + own.start..size + own.end];
         let is_fused = ["ffn_gate_up_exps.weight", "ffn_gate_up_exps.blocks"];
         let gate_up = if is_fused.iter().any(|name| self.has(name)) {
             let fused = projection(2 * size, hidden_size, moe.layout);
+            let fused = Projection { rows: gate_and_up, ..fused };
             self.projection(["ffn_gate_up_exps.weight", "ffn_gate_up"], &fused)?
         } else {
             let half = projection(size, hidden_size, ExpertLayout::Rows);
+            let half = Projection { rows: vec![own.clone()], ..half };
             let gates = self.projection(["ffn_gate_exps.weight", "ffn_gate"], &half)?;
             let ups = self.projection(["ffn_up_exps.weight", "ffn_up"], &half)?;
             let pairs = gates.into_iter().zip(ups);
@@ -44,12 +54,16 @@ impl WeightLoader<'_> {
             ExpertLayout::Columns | ExpertLayout::InterleavedColumns => ExpertLayout::Columns,
         };
         let down = projection(hidden_size, size, down_layout);
+        let down = Projection { columns: own, ..down };
         let down = self.projection(["ffn_down_exps.weight", "ffn_down"], &down)?;
         let (mut gate_up_bias, mut down_bias) = (None, None);
         if moe.expert_biases {
             gate_up_bias = Some(self.gate_up_bias(moe)?);
             let values = self.matrix("ffn_down_exps.bias", num_experts, hidden_size)?;
-            down_bias = Some(self.biases(&values, num_experts, hidden_size)?);
+            // Added once to the sum of all ranks.
+            if shard.rank == 0 {
+                down_bias = Some(self.biases(&values, num_experts, hidden_size)?);
+            }
         }
         Ok((ExpertWeights::new(gate_up, gate_up_bias)?, ExpertWeights::new(down, down_bias)?))
     }
@@ -62,14 +76,14 @@ impl WeightLoader<'_> {
         num_heads: usize,
     ) -> anyhow::Result<(ExpertWeights, ExpertWeights)> {
         let &LatentSpec { rank, nope_dim, value_dim, .. } = latent;
-        let (name, heads) = ("attn_kv_b.weight", num_heads);
+        let name = "attn_kv_b.weight";
+        let heads = num_heads * self.shard().num_ranks;
+        let own = self.shard().range(heads);
         if !self.has(name) || self.source().is_none() {
-            let layout = ExpertLayout::Rows;
-            let of_heads = |out_features, in_features| Projection {
-                num_experts: heads,
-                out_features,
-                in_features,
-                layout,
+            let of_heads = |out_features, in_features| {
+                let shape = (out_features, in_features);
+                let all = Projection::new(heads, shape, ExpertLayout::Rows);
+                Projection { experts: own.clone(), ..all }
             };
             let keys =
                 self.projection(["attn_k_b.weight", "attn_k_b"], &of_heads(rank, nope_dim))?;
@@ -88,7 +102,7 @@ impl WeightLoader<'_> {
         let element = tensor.format.block_bytes();
         let row_bytes = rank * element;
         let (mut keys, mut values) = (Vec::new(), Vec::new());
-        for head in 0..heads {
+        for head in own {
             let first = head * (nope_dim + value_dim);
             let rows = |from: usize, count: usize| {
                 let bytes = from * row_bytes..(from + count) * row_bytes;
@@ -108,9 +122,10 @@ impl WeightLoader<'_> {
         [all, one]: [&str; 2],
         projection: &Projection,
     ) -> anyhow::Result<Vec<LinearWeight>> {
-        let &Projection { num_experts, out_features, in_features, .. } = projection;
+        let (out_features, in_features) = projection.own_shape();
+        let experts = projection.experts.clone();
         let Some(source) = self.source() else {
-            let names = (0..num_experts).map(|expert| format!("{one}.{expert}.weight"));
+            let names = experts.map(|expert| format!("{one}.{expert}.weight"));
             return names
                 .map(|name| self.absent_linear(&name, out_features, in_features))
                 .collect();
@@ -122,7 +137,7 @@ impl WeightLoader<'_> {
         }
         let Some(tensor) = source.tensor(&full_name)? else {
             ensure!(is_split(), "the file has no tensor \"{}\"", source.name_in_file(&full_name));
-            let names = (0..num_experts).map(|expert| format!("{one}.{expert}.weight"));
+            let names = experts.map(|expert| format!("{one}.{expert}.weight"));
             let load = |name: String| {
                 let weight = self.linear(&name, out_features, in_features)?;
                 ensure!(
@@ -137,29 +152,38 @@ impl WeightLoader<'_> {
         let shown = source.name_in_file(&full_name);
         let len = projection.check(&tensor).with_context(|| format!("tensor \"{shown}\""))?;
         let factors = match tensor.format {
-            WeightFormat::Nvfp4 => Some(factors_beside(source, &full_name, num_experts)?),
+            WeightFormat::Nvfp4 => {
+                Some(factors_beside(source, &full_name, projection.num_experts)?)
+            }
             _ => None,
         };
         let expert = |index: usize| {
             let bytes = tensor.bytes.slice(index * len..(index + 1) * len).expect("checked");
-            let rows;
-            let bytes: FileBytes = match projection.order() {
-                None => bytes,
+            let cut = projection.cut();
+            let own = match projection.order() {
+                None => cut.bytes(tensor.format, bytes),
                 Some(order) => {
                     let element = tensor.format.block_bytes();
-                    rows = columns_as_rows(&bytes, element, out_features, order);
-                    bytes.release();
-                    (&rows).into()
+                    let cols = projection.out_features;
+                    let rows = &bytes[projection.columns.start * cols * element
+                        ..projection.columns.end * cols * element];
+                    Some(CutBytes::Own(columns_as_rows(rows, element, cols, order)))
                 }
             };
-            let weight = self.pack(all, tensor.format, bytes, out_features, in_features);
-            let weight = weight.with_context(|| format!("tensor \"{shown}\""))?;
+            let packed = match own {
+                None => Err(anyhow::anyhow!(cut.problem(tensor.format))),
+                Some(own) => self
+                    .pack(all, tensor.format, own.get(), out_features, in_features)
+                    .map_err(anyhow::Error::from),
+            };
+            bytes.release();
+            let weight = packed.with_context(|| format!("tensor \"{shown}\""))?;
             Ok(match &factors {
                 Some(factors) => weight.with_factor(factors[index]),
                 None => weight,
             })
         };
-        (0..num_experts).map(expert).collect()
+        experts.map(expert).collect()
     }
 
     /// Blocks `[num_experts, out_features, in_features / 32, 16]` and scales `[num_experts, out_features, in_features /
@@ -186,14 +210,24 @@ impl WeightLoader<'_> {
         };
         let (blocks, scales) = (bytes("blocks", &[16])?, bytes("scales", &[])?);
         let blocks_of_row = in_features / 32;
-        let rows = match projection.layout {
+        let rows: Vec<usize> = match projection.layout {
             ExpertLayout::InterleavedColumns => projection.order().context("an order")?,
-            ExpertLayout::Rows | ExpertLayout::Columns => (0..out_features).collect(),
+            ExpertLayout::Rows | ExpertLayout::Columns => {
+                projection.rows.iter().cloned().flatten().collect()
+            }
         };
+        let columns = &projection.columns;
+        ensure!(
+            columns.start.is_multiple_of(32) && columns.end.is_multiple_of(32),
+            "tensor \"{}\": {}",
+            source.name_in_file(&self.full_name(all)),
+            projection.cut().problem(WeightFormat::Mxfp4)
+        );
+        let (own_rows, own_columns) = projection.own_shape();
         let expert = |expert: usize| {
-            let mut packed = Vec::with_capacity(out_features * blocks_of_row * 17);
+            let mut packed = Vec::with_capacity(own_rows * own_columns / 32 * 17);
             for row in &rows {
-                for block in 0..blocks_of_row {
+                for block in columns.start / 32..columns.end / 32 {
                     let at = (expert * out_features + row) * blocks_of_row + block;
                     packed.push(scales[at]);
                     let codes = blocks[16 * at..].first_chunk().expect("16 bytes");
@@ -203,15 +237,26 @@ impl WeightLoader<'_> {
             let done =
                 expert * out_features * blocks_of_row..(expert + 1) * out_features * blocks_of_row;
             blocks.slice(16 * done.start..16 * done.end).expect("inside").release();
-            self.pack(all, WeightFormat::Mxfp4, (&packed).into(), out_features, in_features)
+            self.pack(all, WeightFormat::Mxfp4, (&packed).into(), own_rows, own_columns)
                 .with_context(|| format!("tensor \"{}\"", self.full_name(all)))
         };
-        (0..num_experts).map(expert).collect()
+        projection.experts.clone().map(expert).collect()
     }
 
-    /// `[num_experts, 2 · intermediate_size]`, the gate first.
+    /// `[num_experts, 2 · intermediate_size]` of this rank, the gate first.
     fn gate_up_bias(&self, moe: &MoeSpec) -> anyhow::Result<Tensor> {
-        let (num_experts, size) = (moe.router.num_experts, moe.intermediate_size);
+        let num_experts = moe.router.num_experts;
+        let size = moe.intermediate_size * self.shard().num_ranks;
+        let both = self.all_gate_up_biases(moe, size)?;
+        let own = self.shard().range(size);
+        let halves = both.chunks_exact(size);
+        let own: Vec<f32> = halves.flat_map(|half| half[own.clone()].to_vec()).collect();
+        self.biases(&own, num_experts, 2 * moe.intermediate_size)
+    }
+
+    /// Of each expert the gate's, then those of up, of `size` channels each.
+    fn all_gate_up_biases(&self, moe: &MoeSpec, size: usize) -> anyhow::Result<Vec<f32>> {
+        let num_experts = moe.router.num_experts;
         if self.has("ffn_gate_up_exps.bias") {
             let mut fused = self.matrix("ffn_gate_up_exps.bias", num_experts, 2 * size)?;
             if moe.layout == ExpertLayout::InterleavedColumns {
@@ -221,13 +266,12 @@ impl WeightLoader<'_> {
                     row.copy_from_slice(&sorted);
                 }
             }
-            return self.biases(&fused, num_experts, 2 * size);
+            return Ok(fused);
         }
         let gate = self.matrix("ffn_gate_exps.bias", num_experts, size)?;
         let up = self.matrix("ffn_up_exps.bias", num_experts, size)?;
         let rows = gate.chunks_exact(size).zip(up.chunks_exact(size));
-        let values: Vec<f32> = rows.flat_map(|(gate, up)| [gate, up].concat()).collect();
-        self.biases(&values, num_experts, 2 * size)
+        Ok(rows.flat_map(|(gate, up)| [gate, up].concat()).collect())
     }
 
     /// `values` as `[rows, cols]` on the device.
@@ -248,6 +292,32 @@ impl WeightLoader<'_> {
 }
 
 impl Projection {
+    /// All of it; `shape`: outputs and inputs of an expert.
+    fn new(num_experts: usize, shape: (usize, usize), layout: ExpertLayout) -> Self {
+        let (out_features, in_features) = shape;
+        Self {
+            num_experts,
+            out_features,
+            in_features,
+            layout,
+            experts: 0..num_experts,
+            rows: whole(out_features),
+            columns: 0..in_features,
+        }
+    }
+
+    /// What this rank has of an expert.
+    fn cut(&self) -> Cut<'_> {
+        let &Self { out_features, in_features, .. } = self;
+        let columns = std::slice::from_ref(&self.columns);
+        Cut { out_features, in_features, rows: &self.rows, columns }
+    }
+
+    /// Outputs and inputs of an expert on this rank.
+    fn own_shape(&self) -> (usize, usize) {
+        self.cut().shape()
+    }
+
     /// That the tensor is as the model's keys say; gives the bytes of an expert.
     fn check(&self, tensor: &HostTensor) -> anyhow::Result<usize> {
         let is_transposed = self.layout != ExpertLayout::Rows;
@@ -267,14 +337,15 @@ impl Projection {
         Ok(tensor.bytes.len() / self.num_experts)
     }
 
-    /// The column that each row is made of, where the file has columns.
+    /// The column that each row of this rank is made of, where the file has columns.
     fn order(&self) -> Option<Vec<usize>> {
         let size = self.out_features / 2;
+        let rows = self.rows.iter().cloned().flatten();
         match self.layout {
             ExpertLayout::Rows => None,
-            ExpertLayout::Columns => Some((0..self.out_features).collect()),
+            ExpertLayout::Columns => Some(rows.collect()),
             ExpertLayout::InterleavedColumns => {
-                Some((0..size).map(|i| 2 * i).chain((0..size).map(|i| 2 * i + 1)).collect())
+                Some(rows.map(|row| 2 * (row % size) + row / size).collect())
             }
         }
     }
@@ -305,8 +376,7 @@ mod tests {
     fn columns_become_rows_in_their_order() {
         // Two inputs, four outputs of two bytes: gate, up, gate, up.
         let bytes: Vec<u8> = (0..16).collect();
-        let projection =
-            |layout| Projection { num_experts: 1, out_features: 4, in_features: 2, layout };
+        let projection = |layout| Projection::new(1, (4, 2), layout);
         let rows = |layout| {
             let order = projection(layout).order().expect("columns");
             let rows = columns_as_rows(&bytes, 2, 4, order);
@@ -315,6 +385,9 @@ mod tests {
         assert_eq!(rows(ExpertLayout::Columns), [0, 4, 1, 5, 2, 6, 3, 7]);
         assert_eq!(rows(ExpertLayout::InterleavedColumns), [0, 4, 2, 6, 1, 5, 3, 7]);
         assert!(projection(ExpertLayout::Rows).order().is_none());
+        let second = vec![1..2, 3..4];
+        let second = Projection { rows: second, ..projection(ExpertLayout::InterleavedColumns) };
+        assert_eq!(second.order(), Some(vec![2, 3]), "the second channel of gate and of up");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Where weights come from: one folder a file format, one loader for all.
 
 mod bytes;
+mod cut;
 pub mod directory;
 mod dummy;
 mod experts;

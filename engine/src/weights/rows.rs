@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{bail, ensure};
 use quire_kernels::{DType, LinearWeight, Tensor, dequantize_row};
 
+use super::cut::{Cut, total, whole};
 use super::loader::{WeightLoader, find, read_vector};
 
 impl WeightLoader<'_> {
@@ -13,27 +14,41 @@ impl WeightLoader<'_> {
         &self,
         name: &str,
         (out_features, in_features): (usize, usize),
-        order: impl Iterator<Item = Range<usize>> + Clone,
+        order: impl Iterator<Item = Range<usize>>,
     ) -> anyhow::Result<LinearWeight> {
-        let num_rows = order.clone().map(|rows| rows.len()).sum();
-        let Some(source) = self.source() else {
-            return self.absent_linear(name, num_rows, in_features);
-        };
-        let full_name = self.full_name(name);
-        let tensor = find(source, &full_name, out_features, in_features)?;
-        let row_bytes = tensor.bytes.len() / out_features.max(1);
-        let mut bytes = Vec::with_capacity(num_rows * row_bytes);
-        for rows in order {
-            bytes.extend_from_slice(&tensor.bytes[rows.start * row_bytes..rows.end * row_bytes]);
+        let rows: Vec<Range<usize>> = order.collect();
+        if self.source().is_none() {
+            return self.absent_linear(name, total(&rows), in_features);
         }
-        let weight = self.pack(name, tensor.format, (&bytes).into(), num_rows, in_features);
-        weight.with_context(|| format!("tensor \"{}\"", source.name_in_file(&full_name)))
+        let columns = whole(in_features);
+        self.cut(name, Cut { out_features, in_features, rows: &rows, columns: &columns })
     }
 
-    /// The taps of a convolution of each channel alone, which files have channel by channel, as `[taps, channels]`.
-    pub fn taps(&self, name: &str, channels: usize, taps: usize) -> anyhow::Result<Tensor> {
+    /// The columns `order` of a matrix that the file has as `[out_features, in_features]`, one after the other.
+    pub fn linear_of_columns(
+        &self,
+        name: &str,
+        (out_features, in_features): (usize, usize),
+        order: &[Range<usize>],
+    ) -> anyhow::Result<LinearWeight> {
+        if self.source().is_none() {
+            return self.absent_linear(name, out_features, total(order));
+        }
+        let rows = whole(out_features);
+        self.cut(name, Cut { out_features, in_features, rows: &rows, columns: order })
+    }
+
+    /// The taps of a convolution of each channel alone, which files have channel by channel, as `[taps, channels]`: those of
+    /// the channels `order`, of `channels`.
+    pub fn taps(
+        &self,
+        name: &str,
+        (channels, taps): (usize, usize),
+        order: &[Range<usize>],
+    ) -> anyhow::Result<Tensor> {
+        let own = total(order);
         let Some(source) = self.source() else {
-            return self.absent_tensor(name, DType::F32, (taps, channels), |value| value);
+            return self.absent_tensor(name, DType::F32, (taps, own), |value| value);
         };
         let full_name = self.full_name(name);
         let shown = source.name_in_file(&full_name);
@@ -53,9 +68,9 @@ impl WeightLoader<'_> {
         );
         let mut by_channel = vec![0.0; channels * taps];
         dequantize_row(tensor.format, &tensor.bytes, &mut by_channel);
-        let by_tap = (0..taps).flat_map(|tap| by_channel.iter().skip(tap).step_by(taps));
-        let by_tap: Vec<f32> = by_tap.copied().collect();
-        Ok(self.device().tensor(DType::F32, &by_tap, taps, channels)?)
+        let of_tap = |tap| order.iter().cloned().flatten().map(move |c| c * taps + tap);
+        let by_tap: Vec<f32> = (0..taps).flat_map(of_tap).map(|at| by_channel[at]).collect();
+        Ok(self.device().tensor(DType::F32, &by_tap, taps, own)?)
     }
 
     /// The weight of a norm, as `[1, len]` float32, from its distance to 1 where files have that.
@@ -92,5 +107,23 @@ impl WeightLoader<'_> {
         let values = read_vector(source, &self.full_name(name), len)?;
         let values: Vec<f32> = values.into_iter().map(change).collect();
         Ok(self.device().tensor(DType::F32, &values, 1, len)?)
+    }
+
+    /// As `changed_vector`, of the numbers `order` of `len`.
+    pub fn vector_of(
+        &self,
+        name: &str,
+        len: usize,
+        order: &[Range<usize>],
+        change: impl Fn(f32) -> f32,
+    ) -> anyhow::Result<Tensor> {
+        let own = total(order);
+        let Some(source) = self.source() else {
+            return self.absent_tensor(name, DType::F32, (1, own), change);
+        };
+        let values = read_vector(source, &self.full_name(name), len)?;
+        let values: Vec<f32> =
+            order.iter().cloned().flatten().map(|at| change(values[at])).collect();
+        Ok(self.device().tensor(DType::F32, &values, 1, own)?)
     }
 }

@@ -5,10 +5,10 @@
 
 use std::ops::Range;
 
-use anyhow::{Context, bail, ensure};
-use quire_kernels::{LinearWeight, WeightFormat};
+use quire_kernels::LinearWeight;
 
-use super::loader::{WeightLoader, WeightSource, factors_beside, find, read_vector};
+use super::cut::Cut;
+use super::loader::{WeightLoader, WeightSource, read_vector};
 
 /// A rank among those that share the weights of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +28,15 @@ impl Shard {
     /// This rank's share of `len` things in a row.
     pub fn range(self, len: usize) -> Range<usize> {
         self.rank * len / self.num_ranks..(self.rank + 1) * len / self.num_ranks
+    }
+
+    /// This rank's share of a vocabulary: it begins where a GPU writes several numbers at once.
+    pub fn vocabulary(self, len: usize) -> Range<usize> {
+        let border = |rank: usize| match rank == self.num_ranks {
+            true => len,
+            false => rank * len / self.num_ranks / 16 * 16,
+        };
+        border(self.rank)..border(self.rank + 1)
     }
 }
 
@@ -49,11 +58,29 @@ enum Split {
 /// How the tensor of that name (without its layer) is divided.
 fn split_of(name: &str) -> Split {
     match name {
-        "attn_q.weight" | "attn_q.bias" | "attn_sinks.weight" | "ffn_gate.weight"
-        | "ffn_up.weight" => Split::Rows,
+        "attn_q.weight"
+        | "attn_q.bias"
+        | "attn_q_b.weight"
+        | "attn_sinks.weight"
+        | "ffn_gate.weight"
+        | "ffn_up.weight"
+        | "ffn_gate_shexp.weight"
+        | "ffn_up_shexp.weight" => Split::Rows,
         "attn_k.weight" | "attn_k.bias" | "attn_v.weight" | "attn_v.bias" => Split::KvRows,
-        "attn_output.weight" | "ffn_down.weight" => Split::Columns,
-        "attn_output.bias" => Split::FirstRank,
+        "attn_output.weight" | "ffn_down.weight" | "ffn_down_shexp.weight" => Split::Columns,
+        "attn_output.bias" | "ffn_down_exps.bias" => Split::FirstRank,
+        _ => split_of_expert(name),
+    }
+}
+
+/// Of files that have experts one by one: "ffn_gate.3.weight".
+fn split_of_expert(name: &str) -> Split {
+    let mut parts = name.split('.');
+    let (first, index) = (parts.next(), parts.next());
+    let is_expert = index.is_some_and(|index| index.parse::<u32>().is_ok());
+    match first.filter(|_| is_expert && parts.eq(["weight"])) {
+        Some("ffn_gate" | "ffn_up") => Split::Rows,
+        Some("ffn_down") => Split::Columns,
         _ => Split::Whole,
     }
 }
@@ -72,14 +99,16 @@ impl WeightLoader<'_> {
         match split_of(name) {
             Split::Whole | Split::FirstRank => Ok(None),
             Split::Columns => {
-                self.linear_of_columns(name, out_features, in_features * num_ranks).map(Some)
+                let all = in_features * num_ranks;
+                let (rows, columns) = (0..out_features, shard.range(all));
+                self.part(name, (out_features, all), rows, columns).map(Some)
             }
             split @ (Split::Rows | Split::KvRows) => {
                 let found = self.shape(source, name)?.map_or(0, |shape| shape.0);
                 let rows = part_of_rows(split, shard, out_features, found);
                 let total = if rows.is_some() { found } else { out_features * num_ranks };
                 let rows = rows.unwrap_or(0..out_features);
-                self.rows_of(name, (total, in_features), rows).map(Some)
+                self.part(name, (total, in_features), rows, 0..in_features).map(Some)
             }
         }
     }
@@ -91,11 +120,22 @@ impl WeightLoader<'_> {
         vocab_size: usize,
         in_features: usize,
     ) -> anyhow::Result<LinearWeight> {
-        let rows = self.shard().range(vocab_size);
+        let rows = self.shard().vocabulary(vocab_size);
         if self.shard().is_whole() || self.is_shape_only() {
             return self.linear(name, rows.len(), in_features);
         }
-        self.rows_of(name, (vocab_size, in_features), rows)
+        self.part(name, (vocab_size, in_features), rows, 0..in_features)
+    }
+
+    /// Rows and columns of a matrix that the file has as `[out_features, in_features]`.
+    fn part(
+        &self,
+        name: &str,
+        (out_features, in_features): (usize, usize),
+        rows: Range<usize>,
+        columns: Range<usize>,
+    ) -> anyhow::Result<LinearWeight> {
+        self.cut(name, Cut { out_features, in_features, rows: &[rows], columns: &[columns] })
     }
 
     /// This rank's rows of matrices that a file has in one tensor, one after the other; `parts` are theirs.
@@ -106,7 +146,8 @@ impl WeightLoader<'_> {
         in_features: usize,
     ) -> anyhow::Result<LinearWeight> {
         let total = parts.iter().sum::<usize>() * self.shard().num_ranks;
-        self.linear_of_rows(name, (total, in_features), self.fused_ranges(parts).into_iter())
+        let (rows, columns) = (self.fused_ranges(parts), 0..in_features);
+        self.cut(name, Cut { out_features: total, in_features, rows: &rows, columns: &[columns] })
     }
 
     fn fused_ranges(&self, parts: &[usize]) -> Vec<Range<usize>> {
@@ -153,58 +194,6 @@ impl WeightLoader<'_> {
         }
     }
 
-    /// Rows `rows` of a matrix that the file has as `[out_features, in_features]`.
-    fn rows_of(
-        &self,
-        name: &str,
-        (out_features, in_features): (usize, usize),
-        rows: Range<usize>,
-    ) -> anyhow::Result<LinearWeight> {
-        let source = self.source().context("only files have parts")?;
-        let full_name = self.full_name(name);
-        refuse_quantized(source, &full_name)?;
-        let tensor = find(source, &full_name, out_features, in_features)?;
-        let row_bytes = tensor.bytes.len() / out_features.max(1);
-        let bytes = tensor.bytes.slice(rows.start * row_bytes..rows.end * row_bytes);
-        let bytes = bytes.context("a part lies in its tensor")?;
-        let weight = self
-            .pack(name, tensor.format, bytes, rows.len(), in_features)
-            .with_context(|| format!("tensor \"{}\"", source.name_in_file(&full_name)))?;
-        scaled(source, &full_name, tensor.format, weight)
-    }
-
-    /// This rank's columns of a matrix that the file has as `[out_features, in_features]`.
-    fn linear_of_columns(
-        &self,
-        name: &str,
-        out_features: usize,
-        in_features: usize,
-    ) -> anyhow::Result<LinearWeight> {
-        let source = self.source().context("only files have parts")?;
-        let full_name = self.full_name(name);
-        refuse_quantized(source, &full_name)?;
-        let tensor = find(source, &full_name, out_features, in_features)?;
-        let columns = self.shard().range(in_features);
-        let bytes_of = |columns: usize| tensor.format.row_bytes(columns);
-        let (Some(start), Some(len)) = (bytes_of(columns.start), bytes_of(columns.len())) else {
-            bail!(
-                "tensor \"{}\": rows of {in_features} weights of {} (blocks of {}) cannot be cut into {} parts; \
-                 choose another --tensor-parallel-size",
-                source.name_in_file(&full_name),
-                tensor.format,
-                tensor.format.block_elements(),
-                self.shard().num_ranks
-            );
-        };
-        let row_bytes = tensor.bytes.len() / out_features.max(1);
-        let rows = tensor.bytes.chunks(row_bytes.max(1));
-        let bytes: Vec<u8> = rows.flat_map(|row| &row[start..start + len]).copied().collect();
-        let weight = self
-            .pack(name, tensor.format, (&bytes).into(), out_features, columns.len())
-            .with_context(|| format!("tensor \"{}\"", source.name_in_file(&full_name)))?;
-        scaled(source, &full_name, tensor.format, weight)
-    }
-
     /// Rows and columns of a tensor, if there is one.
     fn shape(
         &self,
@@ -212,18 +201,11 @@ impl WeightLoader<'_> {
         name: &str,
     ) -> anyhow::Result<Option<(usize, usize)>> {
         let full_name = self.full_name(name);
-        refuse_quantized(source, &full_name)?;
+        if let Some(weight) = source.quantized(&full_name)? {
+            return Ok(Some((weight.out_features, weight.in_features)));
+        }
         Ok(source.tensor(&full_name)?.map(|tensor| (tensor.out_features, tensor.in_features)))
     }
-}
-
-fn refuse_quantized(source: &dyn WeightSource, name: &str) -> anyhow::Result<()> {
-    ensure!(
-        source.quantized(name)?.is_none(),
-        "weight \"{}\" is quantized in a way that cannot be divided; use --tensor-parallel-size 1",
-        source.name_in_file(name)
-    );
-    Ok(())
 }
 
 /// The rows of a tensor of `found` rows of which each rank has `wanted`. `None`: they do not come out even.
@@ -234,18 +216,6 @@ fn part_of_rows(split: Split, shard: Shard, wanted: usize, found: usize) -> Opti
     let is_even = found * copies == all && (copies == 1 || split == Split::KvRows);
     let first = shard.rank / copies.max(1) * wanted;
     is_even.then_some(first..first + wanted)
-}
-
-fn scaled(
-    source: &dyn WeightSource,
-    full_name: &str,
-    format: WeightFormat,
-    weight: LinearWeight,
-) -> anyhow::Result<LinearWeight> {
-    match format {
-        WeightFormat::Nvfp4 => Ok(weight.with_factor(factors_beside(source, full_name, 1)?[0])),
-        _ => Ok(weight),
-    }
 }
 
 #[cfg(test)]
@@ -270,7 +240,8 @@ mod tests {
 
     #[test]
     fn shares_of_a_vocabulary_cover_it() {
-        let ends: Vec<_> = (0..3).map(|rank| Shard { rank, num_ranks: 3 }.range(49_153)).collect();
-        assert_eq!(ends, [0..16_384, 16_384..32_768, 32_768..49_153]);
+        let ends: Vec<_> =
+            (0..3).map(|rank| Shard { rank, num_ranks: 3 }.vocabulary(49_155)).collect();
+        assert_eq!(ends, [0..16_384, 16_384..32_768, 32_768..49_155]);
     }
 }

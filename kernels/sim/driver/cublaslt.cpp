@@ -5,7 +5,7 @@
 #include <vector>
 
 #define API extern "C" __attribute__((visibility("default")))
-extern "C" void quire_sim_enqueue(void*, std::function<void()>*);
+extern "C" void quire_sim_enqueue_product(void*, std::function<void()>*);
 extern "C" int quire_sim_runs_all();
 
 namespace {
@@ -165,6 +165,6 @@ API int cublasLtMatmul(void*, void* product, const void* alpha, const void* a, v
     std::function<void()> operation = [call] {
         if (quire_sim_runs_all()) call.run();
     };
-    quire_sim_enqueue(stream, &operation);
+    quire_sim_enqueue_product(stream, &operation);
     return 0;
 }

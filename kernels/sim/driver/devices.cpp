@@ -2,7 +2,10 @@
 // device) say what is plugged in.
 #include "driver.h"
 
-int device_count() { return (int)setting("EMULATOR_DEVICES", 1); }
+// What a test plugged in; 0: as the environment says.
+static std::atomic<int> plugged_in{0};
+
+int device_count() { return plugged_in ? plugged_in.load() : (int)setting("EMULATOR_DEVICES", 1); }
 size_t device_memory() { return (size_t)setting("EMULATOR_MEMORY", 8l << 30); }
 
 Context& context_of(int device) {
@@ -77,3 +80,6 @@ API void quire_sim_configure(int order, uint64_t seed, int lazy) {
     sim::settings() = {(sim::Order)order, seed | 1, lazy != 0};
     sticky_error = SUCCESS;
 }
+
+// For tests: so many devices from now on; 0: as the environment says.
+API void quire_sim_plug_in(int devices) { plugged_in = devices; }

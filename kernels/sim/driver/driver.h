@@ -17,7 +17,10 @@ constexpr Result SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_DEVI
 
 using Operation = std::function<void()>;
 
+struct Context;
+
 struct Stream {
+    Context* context = nullptr;
     std::mutex mutex;
     // Held while operations run: whoever waits for the stream waits for those that another thread has taken.
     std::recursive_mutex running;
@@ -42,7 +45,7 @@ int device_count();
 Context& context_of(int device);
 Stream& stream_of(void* handle);
 void drain(Stream& stream);
-void drain_all();
+void drain_context();
 Result enqueue(void* stream, Operation operation);
 size_t device_memory();
 size_t used_memory();

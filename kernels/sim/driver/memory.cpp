@@ -1,4 +1,5 @@
 // Device memory is memory of the host: full of numbers that are none when it is taken, of garbage when it is given back.
+#include <algorithm>
 #include <cstdlib>
 
 #include "driver.h"
@@ -56,10 +57,10 @@ API Result cuMemAlloc_v2(uintptr_t* p, size_t bytes) {
     return SUCCESS;
 }
 
-// The driver waits for everything that is under way.
+// The driver waits for everything that is under way on this GPU.
 API Result cuMemFree_v2(uintptr_t p) {
     if (recording) return CAPTURE_UNSUPPORTED;
-    drain_all();
+    drain_context();
     std::lock_guard<std::mutex> lock(mutex);
     auto found = allocations.find(p);
     if (found == allocations.end()) return p ? INVALID_VALUE : SUCCESS;
@@ -114,4 +115,15 @@ API Result cuMemcpyDtoDAsync_v2(uintptr_t to, uintptr_t from, size_t bytes, void
 API Result cuMemsetD8Async(uintptr_t to, unsigned char value, size_t bytes, void* stream) {
     if (!is_device_memory(to, bytes)) return INVALID_VALUE;
     return enqueue(stream, [=] { memset((void*)to, value, bytes); });
+}
+
+// `width` numbers of each of `height` rows that lie `pitch` bytes apart.
+API Result cuMemsetD2D32Async(uintptr_t to, size_t pitch, unsigned value, size_t width, size_t height, void* stream) {
+    if (height && !is_device_memory(to, pitch * (height - 1) + 4 * width)) return INVALID_VALUE;
+    return enqueue(stream, [=] {
+        for (size_t row = 0; row < height; row++) {
+            auto* numbers = (uint32_t*)(to + row * pitch);
+            std::fill(numbers, numbers + width, value);
+        }
+    });
 }

@@ -68,14 +68,16 @@ void drain(Stream& stream) {
     }
 }
 
-void drain_all() {
-    std::vector<Stream*> all;
+void drain_context() {
+    if (!current_context) return;
+    std::vector<Stream*> own;
     {
         std::lock_guard<std::mutex> lock(streams_mutex);
-        all = streams;
+        for (Stream* stream : streams)
+            if (stream->context == current_context) own.push_back(stream);
     }
-    for (int device = 0; device < device_count(); device++) all.push_back(&context_of(device).null_stream);
-    for (Stream* stream : all) drain(*stream);
+    own.push_back(&current_context->null_stream);
+    for (Stream* stream : own) drain(*stream);
 }
 
 Result enqueue(void* handle, Operation operation) {
@@ -99,8 +101,9 @@ Result enqueue(void* handle, Operation operation) {
 API void quire_sim_run_streams(int eager) { runs_at_once() = eager < 0 ? is_eager_by_environment() : eager != 0; }
 API long quire_sim_device_nanoseconds() { return device_nanoseconds; }
 
-// For the stand-ins of other libraries; and, for tests, how much they asked for.
-API void quire_sim_enqueue(void* stream, Operation* operation) {
+// For the stand-ins of other libraries; and, for tests, how much cuBLASLt asked for.
+API void quire_sim_enqueue(void* stream, Operation* operation) { enqueue(stream, std::move(*operation)); }
+API void quire_sim_enqueue_product(void* stream, Operation* operation) {
     products++;
     enqueue(stream, std::move(*operation));
 }
@@ -108,6 +111,7 @@ API long quire_sim_products() { return products; }
 
 API Result cuStreamCreate(void** stream, unsigned) {
     auto* made = new Stream;
+    made->context = current_context;
     std::lock_guard<std::mutex> lock(streams_mutex);
     streams.push_back(made);
     *stream = made;

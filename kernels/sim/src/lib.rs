@@ -53,9 +53,13 @@ pub fn library_folder() -> PathBuf {
     PathBuf::from(env!("QUIRE_SIM_FOLDER"))
 }
 
+/// What a folder of stand-ins holds.
+pub(crate) const LIBRARIES_OF_FOLDER: [&str; 3] = ["libcuda.so", "libcublasLt.so", "libnccl.so"];
+
 /// The emulator in this process; launches of one test at a time.
 pub struct Emulator {
     driver: &'static Library,
+    nccl: &'static Library,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -66,12 +70,14 @@ pub fn load() -> Emulator {
 
 /// As `load`, of libraries that `mutants::build` made. The first call of a process decides for all.
 pub fn load_from(folder: &Path) -> Emulator {
-    static LIBRARIES: OnceLock<[Library; 2]> = OnceLock::new();
+    static LIBRARIES: OnceLock<[Library; 3]> = OnceLock::new();
     static TURN: Mutex<()> = Mutex::new(());
-    let libraries = LIBRARIES
-        .get_or_init(|| ["libcuda.so", "libcublasLt.so"].map(|name| open(&folder.join(name))));
-    let emulator = Emulator { driver: &libraries[0], _turn: TURN.lock() };
+    let libraries =
+        LIBRARIES.get_or_init(|| LIBRARIES_OF_FOLDER.map(|name| open(&folder.join(name))));
+    let [driver, _, nccl] = libraries;
+    let emulator = Emulator { driver, nccl, _turn: TURN.lock() };
     emulator.run_as(SCHEDULES[0]);
+    emulator.plug_in(0);
     emulator.run_streams(None);
     emulator.plant_in_recordings(c"");
     emulator
@@ -107,6 +113,24 @@ impl Emulator {
         unsafe {
             let set = self.driver.get::<unsafe extern "C" fn(i32)>(b"quire_sim_run_streams");
             set.expect("the stand-in driver exports it")(is_eager);
+        }
+    }
+
+    /// How many GPUs there are from now on; 0: as the environment says.
+    pub fn plug_in(&self, devices: i32) {
+        // SAFETY: the signature of the function in driver/devices.cpp.
+        unsafe {
+            let set = self.driver.get::<unsafe extern "C" fn(i32)>(b"quire_sim_plug_in");
+            set.expect("the stand-in driver exports it")(devices);
+        }
+    }
+
+    /// Sums over ranks that NCCL was asked for in this process; one that is replayed counts when it is recorded.
+    pub fn num_sums(&self) -> u64 {
+        // SAFETY: the signature of the counter in driver/nccl.cpp.
+        unsafe {
+            let count = self.nccl.get::<unsafe extern "C" fn() -> i64>(b"quire_sim_sums");
+            count.expect("the stand-in for NCCL exports it")() as u64
         }
     }
 

@@ -73,8 +73,10 @@ fn link(folder: &Path, changed: &[PathBuf]) -> Result<(), String> {
         command.arg(own.unwrap_or_else(|| objects.join(name)));
     }
     run(command)?;
-    let blas = "libcublasLt.so";
-    fs::copy(built.join(blas), folder.join(blas)).map(drop).map_err(|error| error.to_string())
+    for name in &crate::LIBRARIES_OF_FOLDER[1..] {
+        fs::copy(built.join(name), folder.join(name)).map_err(|error| error.to_string())?;
+    }
+    Ok(())
 }
 
 fn run(mut command: Command) -> Result<(), String> {

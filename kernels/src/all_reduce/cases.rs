@@ -31,7 +31,7 @@ fn case(num_ranks: usize, rows: usize, cols: usize) -> Case {
             operations: ((num_ranks - 1) * len) as u64,
         },
         tolerance: 0.0,
-        // Ranks on GPUs do not exist yet.
+        // Takes a GPU for each rank: `tests/ranks.rs`.
         cuda_tolerance: f32::NAN,
         output_len: len,
         run: Box::new(move |device, output| {

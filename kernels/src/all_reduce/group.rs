@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 
+use super::cuda::{GroupId, Nccl, abort_all};
+use crate::device::{Device, DeviceError};
 use crate::tensor::ViewMut;
 
 /// Looks at the others before a waiting rank gives its processor away: some tens of microseconds.
@@ -16,6 +18,8 @@ const SPINS_BEFORE_YIELD: u32 = 20_000;
 pub struct RankGroup {
     shared: Arc<Shared>,
     rank: usize,
+    /// Of a rank on a GPU.
+    nccl: Option<Arc<Nccl>>,
 }
 
 struct Shared {
@@ -28,6 +32,14 @@ struct Shared {
     /// Why, by the first who failed.
     failure: Mutex<Option<String>>,
     deadline: Duration,
+    /// Of all ranks, where they are on GPUs.
+    gpus: Mutex<Vec<Arc<Nccl>>>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        abort_all(self.gpus.get_mut());
+    }
 }
 
 impl RankGroup {
@@ -40,8 +52,18 @@ impl RankGroup {
             has_failed: AtomicBool::new(false),
             failure: Mutex::new(None),
             deadline,
+            gpus: Mutex::default(),
         });
-        (0..num_ranks).map(|rank| Self { shared: Arc::clone(&shared), rank }).collect()
+        let of_rank = |rank| Self { shared: Arc::clone(&shared), rank, nccl: None };
+        (0..num_ranks).map(of_rank).collect()
+    }
+
+    /// This rank's place, on the GPU `device`; returns when all ranks have called it with the same `id`.
+    pub fn on_gpu(self, device: &Device, id: GroupId) -> Result<Self, DeviceError> {
+        let Device::Cuda(cuda) = device else { return Ok(self) };
+        let nccl = Arc::new(Nccl::join(cuda, id, (self.rank, self.num_ranks()))?);
+        self.shared.gpus.lock().push(Arc::clone(&nccl));
+        Ok(Self { nccl: Some(nccl), ..self })
     }
 
     pub fn rank(&self) -> usize {
@@ -57,16 +79,32 @@ impl RankGroup {
         self.shared.deadline
     }
 
-    /// Says that this rank cannot go on: whoever waits for it, or will, panics with `why`.
+    /// Says that this rank cannot go on: whoever waits for it, or will, panics with `why`. On GPUs that is the end: there is
+    /// no reset.
     pub fn fail(&self, why: &str) {
         let mut failure = self.shared.failure.lock();
         failure.get_or_insert_with(|| format!("rank {}: {why}", self.rank));
         self.shared.has_failed.store(true, Ordering::Release);
+        drop(failure);
+        abort_all(&self.shared.gpus.lock());
     }
 
     /// Why the group failed, if it did.
     pub fn failure(&self) -> Option<String> {
         self.shared.failure.lock().clone()
+    }
+
+    /// What went wrong with sums of this rank that were launched on its GPU.
+    pub fn check_gpu(&self) -> Result<(), String> {
+        if let Some(failure) = self.failure() {
+            return Err(failure);
+        }
+        let checked = self.nccl.as_ref().map_or(Ok(()), |nccl| nccl.check());
+        checked.map_err(|error| error.to_string())
+    }
+
+    pub(super) fn nccl(&self) -> &Nccl {
+        self.nccl.as_ref().expect("ranks on GPUs have joined")
     }
 
     /// Lets the ranks meet again after a failure. No rank is in a step.
@@ -91,7 +129,8 @@ impl RankGroup {
         self.wait();
     }
 
-    fn stop_if_failed(&self) {
+    /// Panics with the failure of the group.
+    pub(super) fn stop_if_failed(&self) {
         let has_failed = self.shared.has_failed.load(Ordering::Acquire);
         assert!(!has_failed, "{}", self.failure().unwrap_or_default());
     }

@@ -71,7 +71,7 @@ impl Context {
     }
 
     /// The stream; the context is current on this thread afterwards.
-    pub(super) fn stream(&self) -> CUstream {
+    pub(crate) fn stream(&self) -> CUstream {
         self.bind();
         self.stream
     }

@@ -98,6 +98,23 @@ impl DeviceBuffer {
     }
 }
 
+/// Sets `cols` numbers of 32 bits to 0 in each of `rows` rows, which begin at `at` and lie `stride` numbers apart.
+pub(crate) fn clear_columns(
+    context: &Context,
+    at: Pointer,
+    (rows, cols): (usize, usize),
+    stride: usize,
+) {
+    if rows == 0 || cols == 0 {
+        return;
+    }
+    let stream = context.stream();
+    // SAFETY: who calls has a view of these numbers; they live until the stream is done with them.
+    expect("cuMemsetD2D32Async", unsafe {
+        sys::cuMemsetD2D32Async(at.0, 4 * stride, 0, cols, rows, stream)
+    });
+}
+
 impl DeviceBuffer {
     /// Copies bytes of `from`, which may be this buffer, after everything that was launched.
     pub(crate) fn copy(&self, start: usize, from: &Self, from_start: usize, bytes: usize) {

@@ -22,7 +22,7 @@ pub(crate) use cublaslt::Product;
 pub use graph::Graph;
 pub use images::{IS_BUILT, PTXAS_REPORT};
 pub(crate) use launch::Grid;
-pub(crate) use memory::DeviceBuffer;
+pub(crate) use memory::{DeviceBuffer, clear_columns};
 pub(crate) use pinned::PinnedBuffer;
 pub(crate) use tensor_map::{Swizzle, TensorMap};
 

@@ -9,7 +9,7 @@ pub(super) fn embedding(
     cuda: &CudaDevice,
     out: &ViewMut,
     ids: Indices,
-    table: &LinearWeight,
+    table: (&LinearWeight, usize),
     scale: f32,
 ) {
     gather_on_cuda(cuda, out, ids, table, scale);

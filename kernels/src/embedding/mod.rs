@@ -23,10 +23,7 @@ pub fn embedding(
     assert!(out.dtype() == DType::F32);
     match device {
         Device::Cpu(cpu) => cpu::embedding(cpu, &out, ids.host(), (table, first), scale),
-        Device::Cuda(cuda) => {
-            assert_eq!(first, 0, "a GPU has the whole table");
-            cuda::embedding(cuda, &out, ids, table, scale);
-        }
+        Device::Cuda(cuda) => cuda::embedding(cuda, &out, ids, (table, first), scale),
         Device::Trace(log) => log.push(format!("embedding {}x{}", out.rows(), out.cols())),
     }
 }

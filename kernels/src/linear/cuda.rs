@@ -30,7 +30,7 @@ pub(super) struct LinearArgs {
     pub out_stride: i32,
     pub out_is_f32: i32,
     pub factor: f32,
-    pub pad: i32,
+    pub clears: i32,
 }
 
 // SAFETY: five addresses, then eight numbers of 32 bits, as in the source.
@@ -160,7 +160,7 @@ impl Call<'_> {
             out_stride: int(self.out_stride),
             out_is_f32: i32::from(self.out_dtype == DType::F32),
             factor: 1.0,
-            pad: 0,
+            clears: 0,
         }
     }
 }
@@ -170,12 +170,11 @@ pub(crate) fn gather(
     cuda: &CudaDevice,
     out: &ViewMut,
     ids: Indices,
-    table: &LinearWeight,
+    (table, mut first): (&LinearWeight, usize),
     scale: f32,
 ) {
     let ids = ids.on(cuda);
-    let mut first = 0;
-    for part in table.cuda_parts() {
+    for (index, part) in table.cuda_parts().enumerate() {
         let (weight, scales, name, factor) = match part {
             CudaPart::Dense(rows) => (rows.view().pointer(), Pointer::NULL, "bf16", 1.0),
             CudaPart::Quantized(part) => {
@@ -195,7 +194,8 @@ pub(crate) fn gather(
             out_stride: int(out.row_stride()),
             out_is_f32: 1,
             factor: factor * scale,
-            pad: 0,
+            // The first part clears rows for all of them.
+            clears: i32::from(index == 0),
         };
         let grid = Grid::new(out.rows(), THREADS);
         let arguments = [Argument::structure(&args), ids.pointer().into(), int(first).into()];

@@ -142,7 +142,7 @@ pub(super) fn expert_linear(
             out_stride: int(out.row_stride()),
             out_is_f32: 0,
             factor: 1.0,
-            pad: 0,
+            clears: 0,
         };
         let experts = ExpertArgs {
             tiles: on_device.tiles,

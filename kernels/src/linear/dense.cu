@@ -90,7 +90,7 @@ extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, 1) expert_linear_bf
 // Row `ids[blockIdx.x]` of the table, whose part here begins at row `first`, into row blockIdx.x of `out` (f32).
 extern "C" __global__ void __launch_bounds__(LINEAR_THREADS) embedding_bf16(const LinearArgs a, const uint32_t* ids, int first) {
     const int feature = (int)ids[blockIdx.x] - first;
-    if (feature < 0 || feature >= a.out_features) return;
+    if (feature < 0 || feature >= a.out_features) return pass_over(a);
     const bf16* row = (const bf16*)a.weight + (size_t)feature * a.in_features;
     float* out = (float*)a.out + (size_t)blockIdx.x * a.out_stride;
     for (int k = threadIdx.x; k < a.in_features; k += LINEAR_THREADS) out[k] = bf2f(row[k]) * a.factor;

@@ -58,7 +58,9 @@ mod weight;
 pub(crate) use cuda::gather as gather_on_cuda;
 pub use experts::{ExpertInput, ExpertWeights, HeadStrides, expert_linear, head_linear};
 pub use format::{WeightFormat, dequantize_row};
-pub use grouped::{GroupScales, GroupedWeight, Numbers, ScaleKind, WordLayout, ZeroLayout, Zeros};
+pub use grouped::{
+    GroupScales, GroupedPart, GroupedWeight, Numbers, ScaleKind, WordLayout, ZeroLayout, Zeros,
+};
 pub use input::Input;
 pub use packed::ActivationPrecision;
 pub use weight::{LinearError, LinearWeight, WeightPolicy};

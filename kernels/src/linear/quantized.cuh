@@ -173,7 +173,7 @@ __device__ __forceinline__ void dequantize(const LinearArgs& a) {
 template <class Format>
 __device__ __forceinline__ void embed(const LinearArgs& a, const uint32_t* ids, int first) {
     const int feature = (int)ids[blockIdx.x] - first, tile = feature / TILE_FEATURES, row = feature % TILE_FEATURES;
-    if (feature < 0 || feature >= a.out_features) return;
+    if (feature < 0 || feature >= a.out_features) return pass_over(a);
     float* out = (float*)a.out + (size_t)blockIdx.x * a.out_stride;
     for (int i = threadIdx.x; i / 4 * SCALE_WEIGHTS < a.in_features; i += blockDim.x) {
         const int record = i / 4, lane = row % 8 * 4 + i % 4;

@@ -19,8 +19,15 @@ struct LinearArgs {
     int x_stride, out_stride;
     int out_is_f32;
     float factor;           // of all products
-    int pad;
+    int clears;             // of embeddings: rows of ids that the table has not become 0
 };
+
+// The row of an id that a part of a table has not.
+__device__ __forceinline__ void pass_over(const LinearArgs& a) {
+    if (!a.clears) return;
+    float* out = (float*)a.out + (size_t)blockIdx.x * a.out_stride;
+    for (int k = threadIdx.x; k < a.in_features; k += blockDim.x) out[k] = 0;
+}
 
 // The rows of x that this lane multiplies with, one of each 8; null where there is none.
 template <int TILES>
