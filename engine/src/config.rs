@@ -172,10 +172,12 @@ pub struct EngineOptions {
     pub max_num_seqs: Option<u32>,
     pub max_num_batched_tokens: Option<u32>,
     pub block_size: Option<u32>,
-    /// Compute threads of all ranks together.
+    /// Compute threads of all ranks of all replicas together.
     pub threads: Option<usize>,
     /// Ranks that share the weights and the KV cache.
     pub tensor_parallel_size: usize,
+    /// Engines that run the same model beside each other, each with weights, threads and KV cache of its own.
+    pub data_parallel_size: usize,
     /// How long ranks wait for each other in a step.
     pub rank_timeout: Duration,
     /// The instruction set of the CPU's ops; default: the widest of this machine.
@@ -220,6 +222,7 @@ pub struct EngineConfig {
     /// Compute threads of each rank.
     pub threads: usize,
     pub tensor_parallel_size: usize,
+    pub data_parallel_size: usize,
     pub rank_timeout: Duration,
     pub cpu_isa: SimdLevel,
     pub scheduling_policy: SchedulingPolicy,
@@ -300,6 +303,7 @@ impl Default for EngineOptions {
             block_size: None,
             threads: None,
             tensor_parallel_size: 1,
+            data_parallel_size: 1,
             rank_timeout: Duration::from_secs(60),
             cpu_isa: None,
             scheduling_policy: SchedulingPolicy::Fcfs,
@@ -343,6 +347,7 @@ impl EngineConfig {
             max_num_batched_tokens: decided.max_num_batched_tokens,
             threads: decided.threads,
             tensor_parallel_size: decided.tensor_parallel_size,
+            data_parallel_size: options.data_parallel_size,
             rank_timeout: options.rank_timeout,
             cpu_isa: decided.cpu_isa,
             scheduling_policy: options.scheduling_policy,

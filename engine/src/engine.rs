@@ -36,6 +36,8 @@ pub struct Engine {
     vocab_size: u32,
     tasks: Tasks,
     end_tokens: Arc<[TokenId]>,
+    /// Which of several.
+    replica: usize,
 }
 
 impl Engine {
@@ -46,6 +48,17 @@ impl Engine {
         end_tokens: &[TokenId],
         on_progress: &(dyn Fn(usize, usize) + Sync),
     ) -> anyhow::Result<Self> {
+        Self::load_replica(files, plan, 0, end_tokens, on_progress)
+    }
+
+    /// As `load`, of number `replica` of as many as the plan has.
+    pub fn load_replica(
+        files: &ModelFiles,
+        plan: &MemoryPlan,
+        replica: usize,
+        end_tokens: &[TokenId],
+        on_progress: &(dyn Fn(usize, usize) + Sync),
+    ) -> anyhow::Result<Self> {
         let config = plan.config.clone();
         let num_end_tokens = end_tokens.len();
         anyhow::ensure!(
@@ -53,7 +66,7 @@ impl Engine {
             "the model ends answers with {num_end_tokens} tokens, a GPU takes {MAX_END_TOKENS}; \
              start with --device cpu"
         );
-        let ranks = load_ranks(files, plan, on_progress)?;
+        let ranks = load_ranks(files, plan, replica, on_progress)?;
         if let Some(tensor) = files.unused_tensor() {
             let architecture = plan.spec.architecture();
             anyhow::bail!(
@@ -70,7 +83,7 @@ impl Engine {
         let vocab_size = plan.spec.vocab_size() as u32;
         let tasks = tasks_of(plan);
         let end_tokens = end_tokens.iter().copied().filter(|&token| token < vocab_size).collect();
-        Ok(Self { ranks, speculation, config, vocab_size, tasks, end_tokens })
+        Ok(Self { ranks, speculation, config, vocab_size, tasks, end_tokens, replica })
     }
 
     /// Starts the loop. It ends when every handle is dropped and every request is finished.
@@ -101,6 +114,7 @@ impl Engine {
             live: HashMap::new(),
             metrics: EngineMetrics::new(
                 &config.served_model_name,
+                self.replica,
                 config.speculative.as_ref().map(|speculative| speculative.num_tokens),
             ),
             end_tokens: self.end_tokens,

@@ -14,15 +14,16 @@ use crate::models::DecoderSpec;
 /// Bytes that the driver, cuBLAS and graphs take beside what is planned.
 const RESERVED_BYTES: u64 = 512 << 20;
 
-/// A GPU that was found and can run the model, or as many in a row as there are ranks.
+/// A GPU that was found and can run the model, or as many in a row as all ranks of all replicas take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gpu {
     /// Of the first.
     pub ordinal: usize,
     pub num_ranks: usize,
+    pub num_replicas: usize,
     /// Of the first, with its compute capability.
     pub name: String,
-    /// Bytes that weights, workspace and KV cache may take, on all together.
+    /// Bytes that weights, workspace and KV cache of a replica may take, on all of its GPUs.
     pub available_memory: u64,
 }
 
@@ -37,9 +38,10 @@ pub enum Place {
 }
 
 impl Place {
-    /// Bytes of the device that are free.
-    pub fn available_memory(&self, machine: &Machine) -> u64 {
-        self.gpu().map_or(machine.available_memory, |gpu| gpu.available_memory)
+    /// Bytes of the device that are free, for one replica.
+    pub fn available_memory(&self, machine: &Machine, options: &EngineOptions) -> u64 {
+        let shared = machine.available_memory / options.data_parallel_size.max(1) as u64;
+        self.gpu().map_or(shared, |gpu| gpu.available_memory)
     }
 
     /// Finds the GPU that was asked for, or looks whether there is one that can run the model; `spec` is that of a rank.
@@ -78,17 +80,19 @@ impl Place {
         match self {
             Self::Cpu { why } if why.is_empty() => "CPU".into(),
             Self::Cpu { why } => format!("CPU ({why})"),
-            Self::Gpu(Gpu { ordinal, num_ranks: 1, name, .. }) => format!("GPU {ordinal}: {name}"),
-            Self::Gpu(Gpu { ordinal, num_ranks, name, .. }) => {
-                format!("GPUs {ordinal} to {}: {name}", ordinal + num_ranks - 1)
+            Self::Gpu(Gpu { ordinal, num_ranks, num_replicas, name, .. }) => {
+                match num_ranks * num_replicas {
+                    1 => format!("GPU {ordinal}: {name}"),
+                    all => format!("GPUs {ordinal} to {}: {name}", ordinal + all - 1),
+                }
             }
         }
     }
 }
 
 fn find_gpu(ordinal: usize, options: &EngineOptions, spec: &DecoderSpec) -> anyhow::Result<Gpu> {
-    let num_ranks = options.tensor_parallel_size;
-    let (name, free_memory) = probe(ordinal, num_ranks)?;
+    let (num_ranks, num_replicas) = (options.tensor_parallel_size, options.data_parallel_size);
+    let (name, free_memory) = probe(ordinal, num_ranks, num_replicas)?;
     if let Some(missing) = missing(spec) {
         bail!("CUDA has no kernel yet for {missing}; start with --device cpu");
     }
@@ -123,19 +127,23 @@ fn find_gpu(ordinal: usize, options: &EngineOptions, spec: &DecoderSpec) -> anyh
         options.max_logprobs
     );
     let available_memory = free_memory.saturating_sub(RESERVED_BYTES) * num_ranks as u64;
-    Ok(Gpu { ordinal, num_ranks, name, available_memory })
+    Ok(Gpu { ordinal, num_ranks, num_replicas, name, available_memory })
 }
 
-/// The name of GPU number `first`, and the free memory of that of `num_ranks` in a row which has least.
-fn probe(first: usize, num_ranks: usize) -> anyhow::Result<(String, u64)> {
+/// The name of GPU number `first`, and the free memory of that which has least, of those of all ranks in a row.
+fn probe(first: usize, num_ranks: usize, num_replicas: usize) -> anyhow::Result<(String, u64)> {
     let info = cuda::probe(first)?;
     let mut least = info.free_memory;
-    for ordinal in first + 1..first + num_ranks {
+    let end = first + num_ranks * num_replicas;
+    let flags = match num_replicas {
+        1 => format!("--tensor-parallel-size {num_ranks}"),
+        _ => format!("--data-parallel-size {num_replicas} with --tensor-parallel-size {num_ranks}"),
+    };
+    for ordinal in first + 1..end {
         let other = cuda::probe(ordinal).map_err(|error| match error {
             DeviceError::CudaOrdinal { count, .. } => anyhow!(
-                "--tensor-parallel-size {num_ranks} takes the GPUs {first} to {}, but this machine has {count}, \
-                 counted from 0",
-                first + num_ranks - 1
+                "{flags} takes the GPUs {first} to {}, but this machine has {count}, counted from 0",
+                end - 1
             ),
             error => error.into(),
         })?;

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 pub use quire_scheduler::SchedulerStats;
 
 use crate::request::{Request, StreamEvent, SubmitError};
+use crate::router::Router;
 use crate::validate::RequestLimits;
 
 /// What front-ends may know of the model that runs.
@@ -40,9 +41,18 @@ struct Shared {
     stats: Mutex<SchedulerStats>,
 }
 
-/// Cheap to clone; the engine stops when the last one is dropped.
+/// Of one engine, or of several that run the same model, its replicas. Cheap to clone; the engines stop when the last one is
+/// dropped.
 #[derive(Clone)]
 pub struct EngineHandle {
+    replicas: Arc<[Replica]>,
+    /// Of several.
+    router: Option<Arc<Mutex<Router>>>,
+}
+
+/// One engine's end.
+#[derive(Clone)]
+struct Replica {
     shared: Arc<Shared>,
     queue: Sender<Submission>,
 }
@@ -99,13 +109,99 @@ impl EngineHandle {
             stats: Mutex::new(SchedulerStats::default()),
         });
         let queue = EngineQueue { shared: Arc::clone(&shared), queue: receiver };
-        (Self { shared, queue: sender }, queue)
+        let replica = Replica { shared, queue: sender };
+        (Self { replicas: Arc::new([replica]), router: None }, queue)
     }
 
-    /// Checks the request and queues it; the answer arrives on the stream.
+    /// One door for engines that run the same model.
+    ///
+    /// # Panics
+    /// When there is none, or more than `MAX_REPLICAS`.
+    pub fn of_replicas(handles: &[Self]) -> Self {
+        let replicas: Arc<[Replica]> =
+            handles.iter().flat_map(|handle| handle.replicas.iter().cloned()).collect();
+        let info = &replicas.first().expect("there is an engine").shared.info;
+        let router = Router::new(replicas.len(), info.block_size, info.num_blocks);
+        let router = (replicas.len() > 1).then(|| Arc::new(Mutex::new(router)));
+        Self { replicas, router }
+    }
+
+    /// Checks the request and queues it where its answer should come first; the answer arrives on the stream.
     pub fn generate(&self, request: Request) -> Result<TokenStream, SubmitError> {
+        self.info().limits.check(&request)?;
+        let Some(router) = &self.router else { return self.replicas[0].generate(request) };
+        let open: Vec<Option<u32>> = self.replicas.iter().map(Replica::open_to_requests).collect();
+        let chosen = router.lock().choose(&request.prompt, &request.cache_salt, &open);
+        // Of those that take nothing the first says why.
+        self.replicas[chosen.unwrap_or(0)].generate(request)
+    }
+
+    /// What is the same of all replicas.
+    pub fn info(&self) -> &EngineInfo {
+        &self.replicas[0].shared.info
+    }
+
+    pub fn num_replicas(&self) -> usize {
+        self.replicas.len()
+    }
+
+    /// Refuses new requests from now on; those taken are finished.
+    pub fn drain(&self) {
+        self.replicas
+            .iter()
+            .for_each(|replica| replica.shared.draining.store(true, Ordering::Release));
+    }
+
+    /// Requests submitted and not yet finished.
+    pub fn num_unfinished(&self) -> u32 {
+        self.replicas.iter().map(Replica::num_unfinished).sum()
+    }
+
+    /// Requests that wait for a place in the batch.
+    pub fn num_waiting(&self) -> u32 {
+        let waiting = |replica: &Replica| replica.shared.num_waiting.load(Ordering::Acquire);
+        self.replicas.iter().map(waiting).sum()
+    }
+
+    /// The scheduler's figures after its last turn; of several replicas those of the first.
+    pub fn stats(&self) -> SchedulerStats {
+        self.stats_of(0)
+    }
+
+    /// The figures of a replica.
+    pub fn stats_of(&self, replica: usize) -> SchedulerStats {
+        *self.replicas[replica].shared.stats.lock()
+    }
+
+    /// That of the replica which is worst off.
+    pub fn health(&self) -> EngineHealth {
+        let badness = |health: &EngineHealth| match *health {
+            EngineHealth::Alive { turn } => (0, turn),
+            EngineHealth::Draining { turn } => (1, turn),
+            EngineHealth::Stopped => (2, Duration::ZERO),
+        };
+        let all = self.replicas.iter().map(Replica::health);
+        all.max_by_key(badness).expect("there is an engine")
+    }
+}
+
+impl Replica {
+    /// Requests that it has, if it takes more.
+    fn open_to_requests(&self) -> Option<u32> {
         let shared = &self.shared;
-        shared.info.limits.check(&request)?;
+        let is_closed = shared.stopped.load(Ordering::Acquire)
+            || shared.draining.load(Ordering::Acquire)
+            || shared.num_waiting.load(Ordering::Acquire) >= shared.info.max_num_queued;
+        (!is_closed).then(|| self.num_unfinished())
+    }
+
+    fn num_unfinished(&self) -> u32 {
+        self.shared.num_unfinished.load(Ordering::Acquire)
+    }
+
+    /// Of a request that was checked.
+    fn generate(&self, request: Request) -> Result<TokenStream, SubmitError> {
+        let shared = &self.shared;
         if shared.stopped.load(Ordering::Acquire) {
             return Err(SubmitError::Stopped);
         }
@@ -126,31 +222,7 @@ impl EngineHandle {
         }
     }
 
-    pub fn info(&self) -> &EngineInfo {
-        &self.shared.info
-    }
-
-    /// Refuses new requests from now on; those taken are finished.
-    pub fn drain(&self) {
-        self.shared.draining.store(true, Ordering::Release);
-    }
-
-    /// Requests submitted and not yet finished.
-    pub fn num_unfinished(&self) -> u32 {
-        self.shared.num_unfinished.load(Ordering::Acquire)
-    }
-
-    /// Requests that wait for a place in the batch.
-    pub fn num_waiting(&self) -> u32 {
-        self.shared.num_waiting.load(Ordering::Acquire)
-    }
-
-    /// The scheduler's figures after its last turn.
-    pub fn stats(&self) -> SchedulerStats {
-        *self.shared.stats.lock()
-    }
-
-    pub fn health(&self) -> EngineHealth {
+    fn health(&self) -> EngineHealth {
         let shared = &self.shared;
         if shared.stopped.load(Ordering::Acquire) {
             return EngineHealth::Stopped;

@@ -9,6 +9,7 @@
 
 mod activations;
 mod cache_layout;
+mod compute;
 pub mod config;
 pub mod engine;
 mod gpu;
@@ -28,6 +29,7 @@ mod plan_encoder;
 pub mod pooling;
 mod ranks;
 pub mod request;
+pub mod router;
 mod sampler;
 pub mod sequence_table;
 mod speculative;

@@ -17,16 +17,18 @@ use crate::ranks::Ranks;
 use crate::step_runner::panic_text;
 use crate::weights::{Absent, ModelFiles, Shard, WeightLoader};
 
-/// All ranks that the plan asks for. Progress is the first one's.
+/// All ranks of a replica that the plan asks for. Progress is the first one's.
 pub fn load_ranks(
     files: &ModelFiles,
     plan: &MemoryPlan,
+    replica: usize,
     on_progress: &(dyn Fn(usize, usize) + Sync),
 ) -> anyhow::Result<Ranks> {
     let config = &plan.config;
     let num_ranks = config.tensor_parallel_size;
     if num_ranks == 1 {
-        return Ok(Ranks::new(vec![load_runner(files, plan, on_progress)?], None));
+        let runner = load_rank(files, plan, (replica, Shard::WHOLE), on_progress)?;
+        return Ok(Ranks::new(vec![runner], None));
     }
     // Before minutes go into loading.
     let id = config.gpu.map(|_| GroupId::new()).transpose();
@@ -37,7 +39,8 @@ pub fn load_ranks(
                 let silent = &|_: usize, _: usize| {};
                 let on_progress = if rank == 0 { on_progress } else { silent };
                 let shard = Shard { rank, num_ranks };
-                load_rank(files, plan, shard, on_progress).with_context(|| of_ranks(rank, config))
+                load_rank(files, plan, (replica, shard), on_progress)
+                    .with_context(|| of_ranks(rank, config))
             })
         };
         let threads: Vec<_> = (0..num_ranks).map(load).collect();
@@ -96,22 +99,25 @@ pub fn load_runner(
     plan: &MemoryPlan,
     on_progress: &(dyn Fn(usize, usize) + Sync),
 ) -> anyhow::Result<ModelRunner> {
-    load_rank(files, plan, Shard::WHOLE, on_progress)
+    load_rank(files, plan, (0, Shard::WHOLE), on_progress)
 }
 
-/// The part of one rank.
+/// The part of one rank of a replica.
 fn load_rank(
     files: &ModelFiles,
     plan: &MemoryPlan,
-    shard: Shard,
+    (replica, shard): (usize, Shard),
     on_progress: &(dyn Fn(usize, usize) + Sync),
 ) -> anyhow::Result<ModelRunner> {
     let config = &plan.config;
     let is_planted = matches!(config.faults.on_other_rank, Some((_, RankFault::Load)));
     ensure!(shard.rank == 0 || !is_planted, "planted");
+    // Ranks of all replicas side by side.
+    let place = replica * shard.num_ranks + shard.rank;
+    let num_places = config.data_parallel_size * shard.num_ranks;
     let device = match config.gpu {
-        Some(first) => open_gpu(first + shard.rank, config)?,
-        None => Device::cpu_of_rank(config.threads, config.cpu_isa, (shard.rank, shard.num_ranks)),
+        Some(first) => open_gpu(first + place, config)?,
+        None => Device::cpu_of_rank(config.threads, config.cpu_isa, (place, num_places)),
     };
     let _near = device.stay_near();
     let policy = match config.weights {

@@ -90,9 +90,9 @@ pub struct RequestTimes {
 }
 
 impl EngineMetrics {
-    /// `num_speculative_tokens`: drafts of a sequence in a step, where tokens are guessed.
-    pub fn new(model_name: &str, num_speculative_tokens: Option<u32>) -> Self {
-        let labels = [("model_name", model_name.to_string()), ("engine", "0".to_string())];
+    /// `engine`: which of several replicas. `num_speculative_tokens`: drafts of a sequence in a step, where tokens are guessed.
+    pub fn new(model_name: &str, engine: usize, num_speculative_tokens: Option<u32>) -> Self {
+        let labels = [("model_name", model_name.to_string()), ("engine", engine.to_string())];
         let with = |key: &'static str, value: &'static str| {
             let [model, engine] = labels.clone();
             [model, engine, (key, value.to_string())]

@@ -5,6 +5,7 @@ use quire_kernels::DType;
 use quire_scheduler::{CachePool, kv_capacity};
 
 use crate::cache_layout::CacheLayout;
+use crate::compute::{compute, names, num_ranks, replicas_line, threads_line};
 use crate::config::{
     Decisions, EngineConfig, EngineOptions, KvCacheDtype, MAX_DRAFTS, SimdLevel, Speculative,
     Weights, max_sampled_rows,
@@ -74,11 +75,10 @@ impl MemoryPlan {
         machine: &Machine,
     ) -> anyhow::Result<Self> {
         spec.layers.drain(options.skipped_layers.clone());
-        let num_ranks = options.tensor_parallel_size;
-        ensure!(num_ranks > 0, "--tensor-parallel-size must be at least 1");
+        let num_ranks = num_ranks(options)?;
         let rank = spec.of_rank(num_ranks)?;
         let place = Place::find(options, &rank)?;
-        let available_memory = place.available_memory(machine);
+        let available_memory = place.available_memory(machine, options);
         let kv_dtype = if place.gpu().is_some() { gpu::KV_DTYPE } else { kv_dtype(options) };
         let limits = BatchLimits::new(options, default_tokens(options, &place))?;
         let BatchLimits { max_num_seqs, max_num_batched_tokens } = limits;
@@ -181,6 +181,7 @@ impl MemoryPlan {
             ("speculation", self.speculation_line()),
             ("memory free", human_bytes(self.available_memory)),
             ("compute threads", threads_line(config)),
+            ("replicas", replicas_line(config)),
             ("instruction set", self.isa_line()),
         ]
     }
@@ -356,28 +357,6 @@ impl CachePlan {
     }
 }
 
-fn threads_line(config: &EngineConfig) -> String {
-    match config.tensor_parallel_size {
-        1 => config.threads.to_string(),
-        num_ranks => format!("{} on each of {num_ranks} ranks", config.threads),
-    }
-}
-
-fn names(levels: &[SimdLevel]) -> String {
-    levels.iter().map(|level| level.name()).collect::<Vec<_>>().join(", ")
-}
-
-fn cpu_isa(options: &EngineOptions, machine: &Machine) -> anyhow::Result<SimdLevel> {
-    let levels = &machine.simd_levels;
-    match options.cpu_isa {
-        None => Ok(levels.iter().copied().max().unwrap_or(SimdLevel::Portable)),
-        Some(level) if levels.contains(&level) => Ok(level),
-        Some(level) => {
-            bail!("--cpu-isa {}: this machine has {} only", level.name(), names(levels))
-        }
-    }
-}
-
 /// Element type of the KV cache on the CPU.
 pub(crate) fn kv_dtype(options: &EngineOptions) -> DType {
     match (options.kv_cache_dtype, options.weights) {
@@ -419,31 +398,6 @@ pub(crate) fn block_size(options: &EngineOptions) -> anyhow::Result<u32> {
     let block_size = at_least_one("--block-size", options.block_size, DEFAULT_BLOCK_SIZE)?;
     ensure!(block_size <= 1024, "--block-size {block_size} is above 1024");
     Ok(block_size)
-}
-
-/// Threads and instruction set.
-pub(crate) struct Compute {
-    /// Of each rank.
-    pub threads: usize,
-    pub num_ranks: usize,
-    pub cpu_isa: SimdLevel,
-}
-
-pub(crate) fn compute(
-    options: &EngineOptions,
-    machine: &Machine,
-    place: &Place,
-) -> anyhow::Result<Compute> {
-    let threads = options.threads.unwrap_or(machine.num_cores);
-    ensure!((1..=1024).contains(&threads), "--threads {threads} is not between 1 and 1024");
-    let num_ranks = options.tensor_parallel_size;
-    ensure!(num_ranks > 0, "--tensor-parallel-size must be at least 1");
-    ensure!(
-        num_ranks <= threads || place.gpu().is_some(),
-        "--tensor-parallel-size {num_ranks} is more than the {threads} compute threads (--threads)"
-    );
-    let cpu_isa = cpu_isa(options, machine)?;
-    Ok(Compute { threads: (threads / num_ranks).max(1), num_ranks, cpu_isa })
 }
 
 /// What weights, workspace and draft model leave of the memory, if they fit.

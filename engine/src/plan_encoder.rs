@@ -5,13 +5,12 @@ use quire_kernels::DType;
 use quire_scheduler::CachePool;
 
 use crate::cache_layout::CacheLayout;
+use crate::compute::compute;
 use crate::config::{Decisions, EngineConfig, EngineOptions, KvCacheDtype};
 use crate::gpu::Place;
 use crate::machine::Machine;
 use crate::models::{EncoderSpec, ModelSpec};
-use crate::plan::{
-    BatchLimits, MemoryPlan, block_size, compute, dtype_name, human_bytes, kv_dtype,
-};
+use crate::plan::{BatchLimits, MemoryPlan, block_size, dtype_name, human_bytes, kv_dtype};
 use crate::pooling::PoolingSpec;
 use crate::weight_bytes::{weight_bytes, what_fits};
 use crate::weights::ModelFiles;
@@ -54,7 +53,7 @@ impl MemoryPlan {
         let (tokens, seqs) = (max_num_batched_tokens as usize, max_num_seqs as usize);
         let workspace_bytes = Workspace::encoder_bytes(&spec, tokens, seqs);
         let need = weight_bytes.saturating_add(workspace_bytes).saturating_add(kv_bytes);
-        if need > machine.available_memory {
+        if need > machine.available_memory / options.data_parallel_size as u64 {
             bail!(
                 "the model needs {} for weights and workspace, but {} is free; {}, or lower \
                  --max-num-batched-tokens",

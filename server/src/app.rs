@@ -203,7 +203,8 @@ impl AppState {
 
     /// The model is loaded: requests are taken from now on. Only the first call counts.
     pub fn set_model(&self, model: ServedModel) {
-        self.metrics.describe_engine(self.model_name(), model.engine.info());
+        let engine = &model.engine;
+        self.metrics.describe_engines(self.model_name(), engine.num_replicas(), engine.info());
         if self.is_draining() {
             model.engine.drain();
         }

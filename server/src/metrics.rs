@@ -104,16 +104,18 @@ impl Metrics {
         self.handle.run_upkeep();
     }
 
-    /// The engine's fixed numbers as labels of one series, and its refusals at 0.
-    pub fn describe_engine(&self, model_name: &str, info: &EngineInfo) {
-        gauge!(
-            "vllm:cache_config_info",
-            "engine" => "0",
-            "block_size" => info.block_size.to_string(),
-            "num_gpu_blocks" => info.num_blocks.to_string(),
-            "max_model_len" => info.limits.max_model_len.to_string(),
-        )
-        .set(1.0);
+    /// Fixed numbers of each of the engines as labels of one series, and their refusals at 0.
+    pub fn describe_engines(&self, model_name: &str, num_engines: usize, info: &EngineInfo) {
+        for engine in 0..num_engines {
+            gauge!(
+                "vllm:cache_config_info",
+                "engine" => engine.to_string(),
+                "block_size" => info.block_size.to_string(),
+                "num_gpu_blocks" => info.num_blocks.to_string(),
+                "max_model_len" => info.limits.max_model_len.to_string(),
+            )
+            .set(1.0);
+        }
         admission_rejections(model_name).absolute(0);
     }
 

@@ -114,6 +114,30 @@ fn the_server_answers_from_a_gpu() {
 }
 
 #[test]
+fn ranks_and_replicas_have_gpus_of_their_own() {
+    let flags = ["--tensor-parallel-size", "2", "--data-parallel-size", "2"];
+    let server = Server::start(&flags, &[("EMULATOR_DEVICES", "4")]);
+    assert!(server.table.contains("GPUs 0 to 3: Quire's emulator"), "{}", server.table);
+    for prompt in [[1, 7, 20], [2, 7, 20]] {
+        let (status, body) = Server::complete(&server.address, &prompt, 3);
+        assert_eq!(status, 200, "{body}");
+    }
+    let (_, metrics) = Server::request(&server.address, "GET", "/metrics", "");
+    for engine in [r#"engine="0""#, r#"engine="1""#] {
+        let answered = metrics.lines().find(|line| {
+            line.starts_with("vllm:request_success_total{")
+                && line.contains(engine)
+                && line.contains(r#"finished_reason="length""#)
+        });
+        assert!(answered.is_some_and(|line| line.ends_with(" 1")), "{engine} in\n{metrics}");
+        let fixed =
+            |line: &str| line.starts_with("vllm:cache_config_info{") && line.contains(engine);
+        assert!(metrics.lines().any(fixed), "{engine} in\n{metrics}");
+    }
+    assert_eq!(Server::request(&server.address, "GET", "/readyz", "").0, 200);
+}
+
+#[test]
 fn a_gpu_that_cannot_be_had_is_a_sentence_and_a_failure() {
     type Case = (&'static str, (&'static str, &'static str), &'static [&'static str]);
     let cases: [Case; 4] = [

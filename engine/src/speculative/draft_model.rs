@@ -220,6 +220,7 @@ fn plan_of(
         device: DeviceChoice::Cpu,
         speculative: None,
         tensor_parallel_size: 1,
+        data_parallel_size: 1,
         skipped_layers,
         // Of a hybrid states take up to a half.
         kv_cache_memory: Some((2 * kv_bytes).min(machine.available_memory / KV_SHARE)),

@@ -73,6 +73,11 @@ pub(crate) struct EngineArgs {
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256), value_name = "COUNT", default_value = "1")]
     tensor_parallel_size: u16,
 
+    /// Engines beside each other behind one queue, each with the weights, a KV cache of the size asked for and a share of the
+    /// threads; a request goes where its beginning is cached and least is to be done
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64), value_name = "COUNT", default_value = "1")]
+    data_parallel_size: u16,
+
     /// How long the ranks wait for one of them in a step before the engine gives up
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = units::seconds)]
     rank_timeout: Duration,
@@ -225,6 +230,7 @@ impl EngineArgs {
             block_size: self.block_size,
             threads: self.threads.map(|threads| threads as usize),
             tensor_parallel_size: self.tensor_parallel_size.into(),
+            data_parallel_size: self.data_parallel_size.into(),
             rank_timeout: self.rank_timeout,
             cpu_isa: match self.cpu_isa {
                 CpuIsaFlag::Auto => None,

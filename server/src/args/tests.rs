@@ -69,6 +69,7 @@ fn each_engine_flag_reaches_its_field() {
     assert_eq!(engine.prefix_cache_memory, Some(64 << 20));
     assert_eq!((engine.block_size, engine.threads), (Some(32), Some(3)));
     assert_eq!((engine.tensor_parallel_size, engine.rank_timeout), (2, Duration::from_secs(9)));
+    assert_eq!(engine.data_parallel_size, 1);
     assert_eq!(engine.scheduling_policy, SchedulingPolicy::Priority);
     assert_eq!((engine.enable_prefix_caching, engine.async_scheduling), (false, Some(false)));
     assert_eq!((engine.enforce_eager, engine.batch_invariant), (true, true));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, ensure};
-use quire_engine::{Engine, Machine, MemoryPlan, ModelFiles};
+use quire_engine::{Engine, EngineHandle, Machine, MemoryPlan, ModelFiles};
 use quire_server::app::{AppState, Health};
 use quire_server::metrics::Metrics;
 use quire_server::model::{SamplingDefaults, ServedModel};
@@ -13,6 +13,7 @@ use quire_server::serve::{ProbeServer, serve};
 use quire_server::text::{TemplateOptions, TextFiles, TextPipeline};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 use super::{model, plan};
 use crate::args::{CommonOptions, Environment, ServeArgs, ServeOptions};
@@ -80,9 +81,9 @@ async fn serve_until_signal(
     let engine = tokio::select! {
         result = &mut serving => return Ok(result?),
         loaded = loading => {
-            let (model, thread) = loaded.context("loading the model panicked")??;
+            let (model, threads) = loaded.context("loading the model panicked")??;
             state.set_model(model);
-            watch(thread, stopped)
+            watch(threads, stopped)
         }
     };
     println!("{}", greeting(address, state.model_name(), has_keys, makes_embeddings));
@@ -96,22 +97,32 @@ async fn serve_until_signal(
     Ok(())
 }
 
-/// Says when the engine's thread has ended.
-fn watch(thread: JoinHandle<()>, stopped: oneshot::Sender<()>) -> tokio::task::JoinHandle<()> {
-    tokio::task::spawn_blocking(move || {
-        if thread.join().is_err() {
-            tracing::error!("the engine thread panicked");
-        }
+/// Says when the first of the engines' threads has ended; returns when all have.
+fn watch(
+    threads: Vec<JoinHandle<()>>,
+    stopped: oneshot::Sender<()>,
+) -> tokio::task::JoinHandle<()> {
+    let wait = |thread: JoinHandle<()>| {
+        tokio::task::spawn_blocking(move || {
+            if thread.join().is_err() {
+                tracing::error!("an engine thread panicked");
+            }
+        })
+    };
+    let mut threads: JoinSet<_> = threads.into_iter().map(wait).collect();
+    tokio::spawn(async move {
+        let _ = threads.join_next().await;
         let _ = stopped.send(());
+        while threads.join_next().await.is_some() {}
     })
 }
 
-/// Loads the weights and starts the engine.
+/// Loads the weights and starts the engine, or all of several.
 pub(crate) fn load(
     files: &ModelFiles,
     plan: &MemoryPlan,
     template: &TemplateOptions,
-) -> Result<(ServedModel, JoinHandle<()>)> {
+) -> Result<(ServedModel, Vec<JoinHandle<()>>)> {
     let (text, defaults) = match files {
         ModelFiles::Gguf(file) => {
             let defaults = SamplingDefaults::from_gguf(file.metadata());
@@ -134,9 +145,16 @@ pub(crate) fn load(
     let on_progress = |done: usize, total: usize| {
         tracing::debug!("loaded {done} of {total} layers");
     };
-    let engine = Engine::load(files, plan, text.tokenizer().eos_token_ids(), &on_progress)?;
-    let (handle, thread) = engine.spawn()?;
-    Ok((ServedModel::new(handle, Arc::new(text), defaults), thread))
+    let (mut handles, mut threads) = (Vec::new(), Vec::new());
+    for replica in 0..plan.config.data_parallel_size {
+        let end_tokens = text.tokenizer().eos_token_ids();
+        let engine = Engine::load_replica(files, plan, replica, end_tokens, &on_progress)?;
+        let (handle, thread) = engine.spawn()?;
+        handles.push(handle);
+        threads.push(thread);
+    }
+    let handle = EngineHandle::of_replicas(&handles);
+    Ok((ServedModel::new(handle, Arc::new(text), defaults), threads))
 }
 
 fn bind(host: &str, port: u16, flag: &str) -> Result<TcpListener> {
