@@ -30,8 +30,8 @@ test: model tokenizers cuda-toolchain ## Run every test: Rust, then the Python c
 	$(CARGO) test --release --locked --workspace
 	@$(MAKE) --no-print-directory clients
 
-mutations: ## Plant every bug of the mutation test in the CUDA kernels (minutes)
-	QUIRE_ALL_MUTATIONS=1 $(CARGO) test --release --locked --package quire-kernels --test cuda_mutations
+mutations: ## Plant every bug of the mutation test in the CUDA kernels (minutes; PART=attention: those of some files)
+	QUIRE_ALL_MUTATIONS=$(or $(PART),1) $(CARGO) test --release --locked --package quire-kernels --test cuda_mutations -- --nocapture
 
 clients: build model .venv/ready ## Run the Python tests alone: clients, and what the benches compute
 	PYTHONPATH=.venv/site $(PYTHON) -m pytest -q -p no:cacheprovider tests/clients benches/peers $(ARGS)

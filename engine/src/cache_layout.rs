@@ -11,6 +11,11 @@ use quire_scheduler::{CacheGroup, CacheKind, CachePool};
 use crate::models::spec::{LayerSpec, Reach};
 use crate::models::{DecoderSpec, EncoderSpec};
 
+/// Element type of the keys of indexers beside pages of `dtype`: what is chosen by eight bits would be other positions.
+pub fn index_dtype(dtype: DType) -> DType {
+    if dtype == DType::F8E4M3 { DType::BF16 } else { dtype }
+}
+
 /// Groups, pools, and each layer's place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheLayout {
@@ -141,7 +146,7 @@ impl CacheLayout {
                     KvLayer::bytes_per_block(dtype, block_size as usize, num_kv_heads, head_dim)
                 }
                 BlockContent::IndexKeys { head_dim } => {
-                    IndexLayer::bytes_per_block(dtype, block_size as usize, head_dim)
+                    IndexLayer::bytes_per_block(index_dtype(dtype), block_size as usize, head_dim)
                 }
                 BlockContent::States(shape) => shape.num_bytes(),
             };

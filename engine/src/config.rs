@@ -74,11 +74,13 @@ impl Dtype {
 /// Element type of the KV cache: `--kv-cache-dtype`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KvCacheDtype {
-    /// float16, or float32 with float32 weights.
+    /// float16, or float32 with float32 weights; bfloat16 on a GPU.
     Auto,
     F32,
     F16,
     BF16,
+    /// E4M3, without scales.
+    FP8,
 }
 
 /// Who runs first: `--scheduling-policy`.

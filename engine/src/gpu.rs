@@ -118,8 +118,8 @@ fn find_gpu(ordinal: usize, options: &EngineOptions, spec: &DecoderSpec) -> anyh
         "on CUDA activations are bfloat16, and so are weights of floats; leave --dtype out"
     );
     ensure!(
-        matches!(options.kv_cache_dtype, KvCacheDtype::Auto | KvCacheDtype::BF16),
-        "on CUDA the KV cache is bf16; leave --kv-cache-dtype out"
+        !matches!(options.kv_cache_dtype, KvCacheDtype::F32 | KvCacheDtype::F16),
+        "on CUDA the KV cache is bf16 or fp8; leave --kv-cache-dtype out"
     );
     ensure!(
         options.max_logprobs <= MAX_NUM_LOGPROBS_ON_CUDA,
@@ -161,7 +161,7 @@ pub fn sampler_bytes(
 ) -> u64 {
     let Place::Gpu(gpu) = place else { return 0 };
     let of_rank = gpu.available_memory / gpu.num_ranks as u64;
-    let most_tokens = of_rank / KvCache::bytes_per_token(spec, KV_DTYPE).max(1);
+    let most_tokens = of_rank / KvCache::bytes_per_token(spec, kv_dtype(options)).max(1);
     let max_model_len = options.max_model_len.unwrap_or(spec.context_length);
     let max_model_len = u64::from(max_model_len).min(most_tokens) as usize;
     let lists = (options.max_token_list, options.max_logprobs);
@@ -195,4 +195,9 @@ fn first_clause(sentence: &str) -> String {
 }
 
 /// Element type of the KV cache on a GPU.
-pub const KV_DTYPE: DType = DType::BF16;
+pub fn kv_dtype(options: &EngineOptions) -> DType {
+    match options.kv_cache_dtype {
+        KvCacheDtype::FP8 => DType::F8E4M3,
+        _ => DType::BF16,
+    }
+}

@@ -2,7 +2,7 @@
 
 use quire_kernels::{DType, Device, DeviceError, IndexLayer, KvLayer, RecurrentLayer};
 
-use crate::cache_layout::{BlockContent, CacheLayout, Place, PoolLayout};
+use crate::cache_layout::{BlockContent, CacheLayout, Place, PoolLayout, index_dtype};
 use crate::models::DecoderSpec;
 use crate::models::spec::Reach;
 
@@ -42,6 +42,7 @@ impl KvCache {
                     layers.map(pages).collect::<Result<_, _>>().map(Pool::Pages)
                 }
                 BlockContent::IndexKeys { head_dim } => {
+                    let dtype = index_dtype(dtype);
                     let keys = |_| IndexLayer::new(device, dtype, num_blocks, block_size, head_dim);
                     layers.map(keys).collect::<Result<_, _>>().map(Pool::IndexKeys)
                 }
@@ -66,7 +67,7 @@ impl KvCache {
         let kv_size: usize = layers.map(|layer| 2 * layer.attention.kv_size()).sum();
         let indexers = spec.layers.iter().filter(|layer| layer.reach == Reach::Chosen).count();
         let key_size = spec.indexer.map_or(0, |indexer| indexer.heads.head_dim);
-        ((kv_size + indexers * key_size) * dtype.size()) as u64
+        (kv_size * dtype.size() + indexers * key_size * index_dtype(dtype).size()) as u64
     }
 
     /// The cache group of a layer, whose block table finds its pages.

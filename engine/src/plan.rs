@@ -79,16 +79,15 @@ impl MemoryPlan {
         let rank = spec.of_rank(num_ranks)?;
         let place = Place::find(options, &rank)?;
         let available_memory = place.available_memory(machine, options);
-        let kv_dtype = if place.gpu().is_some() { gpu::KV_DTYPE } else { kv_dtype(options) };
+        let kv_dtype = place.gpu().map_or_else(|| kv_dtype(options), |_| gpu::kv_dtype(options));
         let limits = BatchLimits::new(options, default_tokens(options, &place))?;
         let BatchLimits { max_num_seqs, max_num_batched_tokens } = limits;
         let (block_size, compute) = (block_size(options)?, compute(options, machine, &place)?);
         let weight_bytes = weight_bytes(files, spec.tied_embeddings, options, &place)?;
         let workspace_bytes = num_ranks as u64 * workspace_bytes(&rank, options, limits, &place);
         let kv_bytes_per_token = KvCache::bytes_per_token(&rank, kv_dtype) * num_ranks as u64;
-        let draft = draft_model::plan(files, options, machine)?;
-        let draft_bytes = draft.as_ref().map_or(0, |draft| draft.num_bytes());
-        let others = workspace_bytes.saturating_add(draft_bytes);
+        let draft = draft_model::plan((files, &place), options, machine)?;
+        let others = workspace_bytes.saturating_add(bytes_beside(&place, draft.as_deref()));
         let rest = rest_of_memory((files, &place), available_memory, (weight_bytes, others))?;
         let wanted_len = options.max_model_len.unwrap_or(spec.context_length);
         let most_tokens = u64::from(wanted_len) * u64::from(max_num_seqs);
@@ -363,6 +362,7 @@ pub(crate) fn kv_dtype(options: &EngineOptions) -> DType {
         (KvCacheDtype::F32, _) | (KvCacheDtype::Auto, Weights::Float32) => DType::F32,
         (KvCacheDtype::F16, _) | (KvCacheDtype::Auto, Weights::Packed) => DType::F16,
         (KvCacheDtype::BF16, _) => DType::BF16,
+        (KvCacheDtype::FP8, _) => DType::F8E4M3,
     }
 }
 
@@ -398,6 +398,15 @@ pub(crate) fn block_size(options: &EngineOptions) -> anyhow::Result<u32> {
     let block_size = at_least_one("--block-size", options.block_size, DEFAULT_BLOCK_SIZE)?;
     ensure!(block_size <= 1024, "--block-size {block_size} is above 1024");
     Ok(block_size)
+}
+
+/// What a draft model takes of the memory that its target has: it lies on the first of the target's GPUs, and as much
+/// stays free on the others.
+fn bytes_beside(place: &Place, draft: Option<&MemoryPlan>) -> u64 {
+    let (ordinal, num_devices) =
+        place.gpu().map_or((None, 1), |gpu| (Some(gpu.ordinal), gpu.num_ranks));
+    let draft = draft.filter(|draft| draft.config.gpu == ordinal);
+    draft.map_or(0, MemoryPlan::num_bytes).saturating_mul(num_devices as u64)
 }
 
 /// What weights, workspace and draft model leave of the memory, if they fit.
@@ -519,6 +528,7 @@ pub(crate) fn dtype_name(dtype: DType) -> &'static str {
         DType::F32 => "float32",
         DType::F16 => "float16",
         DType::BF16 => "bfloat16",
+        DType::F8E4M3 => "fp8 (E4M3)",
         DType::U8 => "uint8",
         DType::U32 => "uint32",
     }

@@ -230,7 +230,9 @@ impl StepBuffers {
             }
             if sequence.samples && !is_pooled {
                 self.table_rows.push(sequence.row.0);
-                self.num_output_tokens.push(sequence.num_output_tokens);
+                // Of the row: what a draft model's scheduler takes for the prompt has tokens of the output.
+                let num_output_tokens = end - sequence.num_drafts - row.num_prompt_tokens as u32;
+                self.num_output_tokens.push(num_output_tokens);
             }
             self.output_start_loc.push(self.output_rows.len() as u32);
         }

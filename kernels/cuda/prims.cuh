@@ -60,6 +60,17 @@ __device__ __forceinline__ uint32_t add_bf16x2(uint32_t a, uint32_t b) {
 #endif
 }
 
+// Products of two pairs of bf16, each rounded once. Subnormal numbers are numbers.
+__device__ __forceinline__ uint32_t mul_bf16x2(uint32_t a, uint32_t b) {
+#ifdef QUIRE_EMULATED
+    return pack_bf16(lo2f(a) * lo2f(b), hi2f(a) * hi2f(b));
+#else
+    uint32_t product;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(product) : "r"(a), "r"(b), "r"(0x80008000u));
+    return product;
+#endif
+}
+
 // float16, given as its bits.
 __device__ __forceinline__ float half2f(uint16_t bits) {
 #ifdef QUIRE_EMULATED

@@ -9,10 +9,11 @@ use half::{bf16, f16};
 
 use crate::cuda::Pointer;
 use crate::device::{Device, DeviceError};
+use crate::float8::{f32_to_float8, float8_to_f32};
 use crate::tensor::{DType, Tensor};
 
 /// Keys `[num_blocks][num_kv_heads][head_dim][block_size]` and values `[num_blocks][num_kv_heads][block_size][head_dim]`,
-/// of F32, F16 or BF16. Scores add up channels and the output adds up positions: so both read vectors as they lie. On
+/// of F32, F16, BF16 or F8E4M3 (as in vLLM without scales). Scores add up channels and the output adds up positions: so both read vectors as they lie. On
 /// CUDA keys lie as values do: a tile of them goes into matrix instructions as it is.
 #[derive(Debug)]
 pub struct KvLayer {
@@ -27,7 +28,7 @@ pub struct KvLayer {
 }
 
 impl KvLayer {
-    /// Zeroed pages. `dtype` is F32, F16 or BF16; `head_dim` is even; no size is 0, and slots fit u32.
+    /// Zeroed pages. `dtype` is F32, F16, BF16 or F8E4M3; `head_dim` is even; no size is 0, and slots fit u32.
     pub fn new(
         device: &Device,
         dtype: DType,
@@ -36,7 +37,8 @@ impl KvLayer {
         num_kv_heads: usize,
         head_dim: usize,
     ) -> Result<Self, DeviceError> {
-        assert!(matches!(dtype, DType::F32 | DType::F16 | DType::BF16), "pages of {dtype:?}");
+        let is_float = !matches!(dtype, DType::U8 | DType::U32);
+        assert!(is_float, "pages of {dtype:?}");
         assert!(num_blocks.min(block_size).min(num_kv_heads).min(head_dim) > 0, "an empty page");
         assert!(head_dim.is_multiple_of(2), "head_dim {head_dim} is odd");
         let num_slots = num_blocks.saturating_mul(block_size);
@@ -114,10 +116,11 @@ impl KvLayer {
         self.values.view().pointer()
     }
 
-    /// These pages, which are the host's, as BF16 on a GPU: for cases.
+    /// These pages, which are the host's, on a GPU, as `cuda_dtype` says: for cases.
     pub(crate) fn copied_to(&self, device: &Device) -> Self {
         let (blocks, size, heads) = (self.num_blocks, self.block_size, self.num_kv_heads);
-        let mut copy = Self::new(device, DType::BF16, blocks, size, heads, self.head_dim)
+        let dtype = cuda_dtype(self.dtype());
+        let mut copy = Self::new(device, dtype, blocks, size, heads, self.head_dim)
             .expect("a case fits the device");
         let (mut keys, mut values) = (Vec::new(), Vec::new());
         for block in 0..blocks {
@@ -217,8 +220,14 @@ impl KvWriter<'_> {
         unsafe {
             match layer.dtype() {
                 DType::F32 => {
-                    scatter(self.keys.cast::<f32>().add(key_start), layer.block_size, key);
+                    let keys = self.keys.cast::<f32>().add(key_start);
+                    scatter(keys, layer.block_size, key.iter().copied());
                     row_mut(self.values, value_start, value.len()).copy_from_slice(value);
+                }
+                DType::F8E4M3 => {
+                    let code = |&x: &f32| f32_to_float8(x);
+                    scatter(self.keys.add(key_start), layer.block_size, key.iter().map(code));
+                    scatter(self.values.add(value_start), 1, value.iter().map(code));
                 }
                 dtype => {
                     let mut rounded = [0_u16; ROUNDED_AT_ONCE];
@@ -226,7 +235,8 @@ impl KvWriter<'_> {
                         let rounded = &mut rounded[..key.len()];
                         round::<FMA>(dtype, rounded, key);
                         let start = key_start + index * ROUNDED_AT_ONCE * layer.block_size;
-                        scatter(self.keys.cast::<u16>().add(start), layer.block_size, rounded);
+                        let keys = self.keys.cast::<u16>().add(start);
+                        scatter(keys, layer.block_size, rounded.iter().copied());
                     }
                     round::<FMA>(dtype, row_mut(self.values, value_start, value.len()), value);
                 }
@@ -239,10 +249,10 @@ impl KvWriter<'_> {
 const ROUNDED_AT_ONCE: usize = 128;
 
 /// # Safety
-/// `base[i · stride]` must be live and this caller's alone for each i below `elements.len()`.
-#[inline]
-unsafe fn scatter<T: Copy>(base: *mut T, stride: usize, elements: &[T]) {
-    for (index, &element) in elements.iter().enumerate() {
+/// `base[i · stride]` must be live and this caller's alone for each i below the number of elements.
+#[inline(always)]
+unsafe fn scatter<T>(base: *mut T, stride: usize, elements: impl Iterator<Item = T>) {
+    for (index, element) in elements.enumerate() {
         // SAFETY: the caller's promise.
         unsafe { base.add(index * stride).write(element) };
     }
@@ -305,8 +315,14 @@ fn widen(bytes: &[u8], dtype: DType) -> f32 {
     match dtype {
         DType::F16 => f16::from_bits(half()).to_f32(),
         DType::BF16 => bf16::from_bits(half()).to_f32(),
+        DType::F8E4M3 => float8_to_f32(bytes[0]),
         _ => f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
     }
+}
+
+/// What a case whose pages are of `dtype` has them of on a GPU.
+pub(crate) fn cuda_dtype(dtype: DType) -> DType {
+    if dtype == DType::F8E4M3 { dtype } else { DType::BF16 }
 }
 
 /// `x` rounded to `dtype` and widened again: what a page gives back.
@@ -314,6 +330,7 @@ pub(crate) fn rounded(dtype: DType, x: f32) -> f32 {
     match dtype {
         DType::F16 => f16::from_f32(x).to_f32(),
         DType::BF16 => bf16::from_f32(x).to_f32(),
+        DType::F8E4M3 => float8_to_f32(f32_to_float8(x)),
         _ => x,
     }
 }

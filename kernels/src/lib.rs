@@ -22,6 +22,7 @@ pub mod cpu;
 pub mod cuda;
 pub mod device;
 pub mod embedding;
+mod float8;
 pub mod gated_delta;
 pub mod gated_mul;
 pub mod gather_rows;

@@ -13,6 +13,8 @@ pub enum DType {
     F32,
     F16,
     BF16,
+    /// As `float8.rs` says.
+    F8E4M3,
     U8,
     U32,
 }
@@ -23,7 +25,7 @@ impl DType {
         match self {
             Self::F32 | Self::U32 => 4,
             Self::F16 | Self::BF16 => 2,
-            Self::U8 => 1,
+            Self::F8E4M3 | Self::U8 => 1,
         }
     }
 }

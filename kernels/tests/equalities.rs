@@ -139,7 +139,7 @@ fn alone(simd: SimdLevel, model: Model, sequence: Sequence) -> Vec<Vec<u32>> {
 fn model() -> impl Strategy<Value = Model> {
     let heads = prop::sample::select(vec![(1, 1), (3, 1), (4, 2), (7, 1), (8, 1)]);
     let head_dim = prop::sample::select(vec![16, 18, 64, 80]);
-    let dtype = prop::sample::select(vec![DType::F32, DType::F16, DType::BF16]);
+    let dtype = prop::sample::select(vec![DType::F32, DType::F16, DType::BF16, DType::F8E4M3]);
     let window = prop::option::of(1_u32..1400);
     let block_size = prop::sample::select(vec![5, 8, 16, 32, 48]);
     let softcap = prop::option::of(Just(3.0_f32));

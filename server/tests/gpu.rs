@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a helper that cannot go on fails its test")]
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -42,7 +42,7 @@ struct Server {
 
 impl Server {
     fn start(flags: &[&str], environment: &[(&str, &str)]) -> Self {
-        let flags = [flags, &["--port", "0", "--device", "cuda", "--max-num-seqs", "4"]].concat();
+        let flags = [flags, &["--port", "0", "--max-num-seqs", "4"]].concat();
         let mut command = quire("serve", &flags, environment);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap());
@@ -103,7 +103,7 @@ impl Drop for Server {
 
 #[test]
 fn the_server_answers_from_a_gpu() {
-    let server = Server::start(&[], &[]);
+    let server = Server::start(&["--device", "auto"], &[]);
     assert!(server.table.contains("GPU 0: Quire's emulator"), "{}", server.table);
     let (status, body) = Server::complete(&server.address, &[1, 7, 20], 3);
     assert_eq!(status, 200, "{body}");
@@ -148,10 +148,49 @@ fn a_gpu_that_cannot_be_had_is_a_sentence_and_a_failure() {
     ];
     for (device, variable, expected) in cases {
         let flags = ["--port", "0", "--device", device];
-        let output = quire("serve", &flags, &[variable]).output().unwrap();
-        let text = said(&output);
-        assert_eq!(output.status.code(), Some(1), "{text}");
-        assert!(expected.iter().all(|part| text.contains(part)), "{text}");
+        assert_refused(quire("serve", &flags, &[variable]), expected);
+    }
+}
+
+#[track_caller]
+fn assert_refused(mut command: Command, expected: &[&str]) {
+    let output = command.output().unwrap();
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(expected.iter().all(|part| text.contains(part)), "{text}");
+    assert!(!text.contains("serving"), "{text}");
+}
+
+/// A folder in which the loader finds files of the driver's names, and no driver.
+#[test]
+fn without_a_driver_the_cpu_is_taken_only_where_nobody_asked_for_a_gpu() {
+    let folder = std::env::temp_dir().join(format!("quire-no-driver-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    for name in ["libcuda.so", "libcuda.so.1"] {
+        std::fs::write(folder.join(name), "").unwrap();
+    }
+    let variable = [("LD_LIBRARY_PATH", folder.to_str().unwrap())];
+    let expected = ["no CUDA driver was found", "install the NVIDIA driver", "--device cpu"];
+    assert_refused(quire("serve", &["--port", "0", "--device", "cuda"], &variable), &expected);
+    let server = Server::start(&["--device", "auto"], &variable);
+    assert!(server.table.contains("CPU (no CUDA driver was found"), "{}", server.table);
+    assert_eq!(Server::complete(&server.address, &[1, 7, 20], 3).0, 200);
+    drop(server);
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// What a GPU cannot do is said before anything is loaded, with the flag to change.
+#[test]
+fn flags_that_a_gpu_cannot_follow_are_named() {
+    for (flags, expected) in [
+        (["--kv-cache-memory", "100G"], "--kv-cache-memory asks for 100.0 GiB"),
+        (["--kv-cache-dtype", "f32"], "--kv-cache-dtype"),
+        (["--weights", "float32"], "--weights float32"),
+        (["--max-logprobs", "3000"], "--max-logprobs 3000"),
+        (["--speculative", "skip:2-9"], "--speculative skip:2-9"),
+    ] {
+        let all = [&["--port", "0", "--device", "cuda"], &flags[..]].concat();
+        assert_refused(quire("serve", &all, &[]), &[expected]);
     }
 }
 
@@ -171,11 +210,45 @@ fn auto_says_which_device_it_took_and_why() {
     }
 }
 
-/// Two requests run when a kernel fails.
+/// Two requests run when a logit of one of them is not a number.
+#[test]
+fn logits_that_are_not_numbers_fail_one_request() {
+    let environment = [("EMULATOR_PLANT", "sample_rows:not a number 40")];
+    let server = Server::start(&["--device", "cuda"], &environment);
+    let ask = || {
+        let address = server.address.clone();
+        std::thread::spawn(move || Server::complete(&address, &[1, 7, 20], 60))
+    };
+    let answers = [ask(), ask()].map(|thread| thread.join().unwrap());
+    let (failed, well): (Vec<_>, Vec<_>) = answers.iter().partition(|(status, _)| *status == 500);
+    assert_eq!((failed.len(), well.len()), (1, 1), "{answers:?}");
+    assert!(failed[0].1.contains("not a number"), "{failed:?}");
+    let text = |body: &str| serde_json::from_str::<Value>(body).unwrap()["choices"][0].clone();
+    let (status, alone) = Server::complete(&server.address, &[1, 7, 20], 60);
+    assert_eq!(
+        (status, text(&alone)),
+        (200, text(&well[0].1)),
+        "it goes on as if nothing had been"
+    );
+    assert_eq!(Server::request(&server.address, "GET", "/readyz", "").0, 200);
+}
+
+/// Two requests run when a kernel fails. A third, which is still being sent, keeps the process from ending at once.
 #[test]
 fn when_the_gpu_fails_every_client_is_told_and_the_process_ends() {
     let environment = [("EMULATOR_PLANT", "attention_:fault 40")];
-    let server = Server::start(&[], &environment);
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let flags = ["--device", "cuda", "--health-port", &port, "--shutdown-timeout", "20s"];
+    let server = Server::start(&flags, &environment);
+    let is_ready = || Server::request(&format!("127.0.0.1:{port}"), "GET", "/readyz", "").0;
+    assert_eq!(is_ready(), 200);
+    let mut third = TcpStream::connect(&server.address).unwrap();
+    let head = format!(
+        "POST /v1/completions HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n\
+         Content-Length: 100\r\n\r\n{{",
+        server.address
+    );
+    third.write_all(head.as_bytes()).unwrap();
     let ask = |first: u32| {
         let address = server.address.clone();
         std::thread::spawn(move || Server::complete(&address, &[first, 7, 20], 100))
@@ -185,5 +258,7 @@ fn when_the_gpu_fails_every_client_is_told_and_the_process_ends() {
         assert_eq!(status, 500, "{body}");
         assert!(body.contains("the GPU failed"), "{body}");
     }
+    assert_eq!(is_ready(), 503);
+    drop(third);
     assert_eq!(server.end(), Some(1));
 }

@@ -14,8 +14,12 @@ use quire_tests::windows::{Window, window_figures};
 use quire_tests::{options, start};
 
 const WINDOW_TOKENS: usize = 512;
-const KV_CACHES: [(&str, KvCacheDtype); 3] =
-    [("f16", KvCacheDtype::F16), ("bf16", KvCacheDtype::BF16), ("f32", KvCacheDtype::F32)];
+const KV_CACHES: [(&str, KvCacheDtype); 4] = [
+    ("f16", KvCacheDtype::F16),
+    ("bf16", KvCacheDtype::BF16),
+    ("fp8", KvCacheDtype::FP8),
+    ("f32", KvCacheDtype::F32),
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);

@@ -1,6 +1,6 @@
 //! Whole models with `--device cuda` on the emulator: the same engine, the same launches as on a GPU.
 
-use quire_engine::config::DeviceChoice;
+use quire_engine::config::{DeviceChoice, KvCacheDtype, Speculative, SpeculativeMethod};
 use quire_engine::{
     EngineHandle, EngineOptions, Machine, MemoryPlan, ModelFiles, Request, SamplingParams,
 };
@@ -101,11 +101,14 @@ fn experts_give_the_golden_tokens() {
 fn neighbours_and_chunks_change_nothing() {
     let _emulator = quire_sim::load();
     for family in ["llama3", "gpt_oss_mxfp4", "gemma4_26b"] {
-        check_neighbours_and_chunks(family);
+        check_neighbours_and_chunks(family, &cuda());
     }
+    let kv_cache_dtype = KvCacheDtype::FP8;
+    let options = EngineOptions { kv_cache_dtype, batch_invariant: true, ..cuda() };
+    check_neighbours_and_chunks("gemma3", &options);
 }
 
-fn check_neighbours_and_chunks(family: &str) {
+fn check_neighbours_and_chunks(family: &str, options: &EngineOptions) {
     let requests: Vec<Request> = (0..5_u32)
         .map(|index| {
             let prompt = (0..3 + 9 * index).map(|i| (i * 37 + index * 11) % 500).collect();
@@ -115,14 +118,14 @@ fn check_neighbours_and_chunks(family: &str) {
         })
         .collect();
     let model = tiny_model(family);
-    let handle = start(&model, &cuda(), &[3]);
+    let handle = start(&model, options, &[3]);
     let alone: Vec<Vec<u32>> = requests
         .iter()
         .map(|request| collect(handle.generate(request.clone()).expect("valid")).ids())
         .collect();
     for max_num_batched_tokens in [64, 9] {
         let budget = Some(max_num_batched_tokens);
-        let options = EngineOptions { max_num_batched_tokens: budget, ..cuda() };
+        let options = EngineOptions { max_num_batched_tokens: budget, ..options.clone() };
         let handle = start(&model, &options, &[3]);
         let submit = |request: &Request| handle.generate(request.clone()).expect("valid");
         let streams: Vec<_> = requests.iter().map(submit).collect();
@@ -130,6 +133,55 @@ fn check_neighbours_and_chunks(family: &str) {
             streams.into_iter().map(|stream| collect(stream).ids()).collect();
         assert_eq!(alone, together, "{family}, {max_num_batched_tokens} tokens a step");
     }
+}
+
+/// Drafts of the same text, of the same model, and of half of its layers.
+#[test]
+fn guessed_tokens_change_nothing() {
+    let _emulator = quire_sim::load();
+    let model = tiny_model("llama3");
+    let prompt = [5, 6, 7, 8].repeat(5);
+    let params = SamplingParams { presence_penalty: -2.0, ..SamplingParams::greedy(12) };
+    let expected = ask(&start(&model, &cuda(), &[]), &prompt, params.clone());
+    for (method, least) in [
+        (SpeculativeMethod::Ngram, 1),
+        (SpeculativeMethod::Draft(model.clone()), 8),
+        (SpeculativeMethod::Skip(1..3), 0),
+    ] {
+        let speculative = Some(Speculative { method, num_tokens: 3, is_adaptive: false });
+        let what = format!("{speculative:?}");
+        let handle = start(&model, &EngineOptions { speculative, ..cuda() }, &[]);
+        assert_eq!(ask(&handle, &prompt, params.clone()).ids(), expected.ids(), "{what}");
+        let drafts = handle.stats().drafts;
+        let num_right: u64 = drafts.num_right.iter().sum();
+        assert!(drafts.num_tokens > 0 && num_right >= least, "{what}: {drafts:?}");
+    }
+}
+
+/// Keys and values of eight bits: the CPU's tokens, as far as rounding of activations cannot change them.
+#[test]
+fn a_cache_of_eight_bits_gives_the_tokens_of_the_cpu() {
+    let _emulator = quire_sim::load();
+    let mut num_compared = 0;
+    for family in ["llama3", "gemma3", "qwen3"] {
+        let model = tiny_model(family);
+        let prompt: Vec<u32> = (0..40).map(|i| (i * 37 + 11) % 500).collect();
+        let params = SamplingParams { logprobs: Some(2), ..SamplingParams::greedy(8) };
+        let answer = |device, kv_cache_dtype| {
+            let options = EngineOptions { device, kv_cache_dtype, ..cuda() };
+            ask(&start(&model, &options, &[]), &prompt, params.clone())
+        };
+        let cpu = answer(DeviceChoice::Cpu, KvCacheDtype::FP8);
+        let gpu = answer(DeviceChoice::Cuda(0), KvCacheDtype::FP8);
+        let top = |token: usize| &cpu.tokens[token].logprobs.as_ref().expect("asked for").top;
+        let is_tie = |&token: &usize| f64::from(top(token)[0].1 - top(token)[1].1) < MIN_MARGIN;
+        let first_tie = (0..8).find(is_tie).unwrap_or(8);
+        assert_eq!(cpu.ids()[..first_tie], gpu.ids()[..first_tie], "{family}");
+        assert!(gpu != answer(DeviceChoice::Cuda(0), KvCacheDtype::BF16), "{family}: eight bits?");
+        num_compared += first_tie;
+    }
+    println!("{num_compared} tokens");
+    assert!(num_compared > 6, "only {num_compared} tokens before ties");
 }
 
 #[test]

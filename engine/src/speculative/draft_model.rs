@@ -19,6 +19,7 @@ use super::step_cost::StepCost;
 use super::{Ask, Guess, Proposer};
 use crate::config::{DeviceChoice, Faults, SchedulingPolicy, SpeculativeMethod};
 use crate::engine::scheduler_config;
+use crate::gpu::{self, Place};
 use crate::kv_cache::KvCache;
 use crate::load::load_runner;
 use crate::model_runner::{StepJob, StepResult};
@@ -164,9 +165,9 @@ impl Proposer for DraftModel {
     }
 }
 
-/// What a method needs beside the model of `files`, where it has a draft model.
+/// What a method needs beside the model of `files`, which runs at `place`, where it has a draft model.
 pub fn plan(
-    files: &ModelFiles,
+    (files, place): (&ModelFiles, &Place),
     options: &EngineOptions,
     machine: &Machine,
 ) -> anyhow::Result<Option<Box<MemoryPlan>>> {
@@ -177,7 +178,7 @@ pub fn plan(
         SpeculativeMethod::Draft(path) => {
             let draft = ModelFiles::open(path).with_context(flag)?;
             same_vocabulary(files, &draft).with_context(flag)?;
-            plan_of(&draft, 0..0, options, machine)
+            plan_of((&draft, place), 0..0, options, machine)
         }
         SpeculativeMethod::Skip(layers) => {
             let spec = spec_of(files)?;
@@ -196,34 +197,42 @@ pub fn plan(
                 flag(),
                 num_layers - 1
             );
-            plan_of(files, layers.clone(), options, machine)
+            plan_of((files, place), layers.clone(), options, machine)
         }
     };
     plan.with_context(flag).map(|plan| Some(Box::new(plan)))
 }
 
-/// The plan of a draft model beside that of its target.
+/// The plan of a draft model beside that of its target, where that one runs; where a GPU was not asked for by name and has
+/// no kernels for the draft model, on the CPU.
 fn plan_of(
-    draft: &ModelFiles,
+    (draft, place): (&ModelFiles, &Place),
     skipped_layers: Range<usize>,
     options: &EngineOptions,
     machine: &Machine,
 ) -> anyhow::Result<MemoryPlan> {
     ensure!(
-        matches!(options.device, DeviceChoice::Cpu | DeviceChoice::Auto),
-        "draft models run on the CPU alone; start with --device cpu"
+        place.gpu().is_none() || options.data_parallel_size == 1,
+        "on GPUs a draft model serves one engine: leave --data-parallel-size out, or choose ngram"
     );
     let spec = spec_of(draft)?;
     let spec = spec.decoder().context("it is an encoder, which writes no text")?;
-    let kv_bytes = KV_TOKENS * KvCache::bytes_per_token(spec, kv_dtype(options));
+    let (device, dtype) = match (place.gpu(), options.device) {
+        (None, _) => (DeviceChoice::Cpu, kv_dtype(options)),
+        (Some(_), DeviceChoice::Auto) => (DeviceChoice::Auto, gpu::kv_dtype(options)),
+        (Some(gpu), _) => (DeviceChoice::Cuda(gpu.ordinal), gpu::kv_dtype(options)),
+    };
+    let kv_bytes = KV_TOKENS * KvCache::bytes_per_token(spec, dtype);
+    let num_devices = place.gpu().map_or(1, |gpu| gpu.num_ranks) as u64;
+    let available_memory = place.available_memory(machine, options) / num_devices;
     let options = EngineOptions {
-        device: DeviceChoice::Cpu,
+        device,
         speculative: None,
         tensor_parallel_size: 1,
         data_parallel_size: 1,
         skipped_layers,
         // Of a hybrid states take up to a half.
-        kv_cache_memory: Some((2 * kv_bytes).min(machine.available_memory / KV_SHARE)),
+        kv_cache_memory: Some((2 * kv_bytes).min(available_memory / KV_SHARE)),
         prefix_cache_memory: Some(u64::MAX),
         block_size: Some(BLOCK_SIZE),
         max_model_len: None,

@@ -5,6 +5,12 @@ namespace {
 
 std::atomic<long> launches{0};
 
+// For each kernel whether it has run.
+std::vector<std::atomic<bool>>& have_run() {
+    static std::vector<std::atomic<bool>> all(sim::kernels().size());
+    return all;
+}
+
 // Arguments as they were at the launch.
 struct Arguments {
     std::vector<std::unique_ptr<char[], void (*)(void*)>> copies;
@@ -56,14 +62,22 @@ bool plant(const sim::Kernel& kernel, sim::Grid& grid, void** arguments) {
     return true;
 }
 
-// "fault N": the Nth launch of such kernels, replays of graphs among them, fails as one that reads beyond its memory.
-bool faults(const sim::Kernel& kernel) {
+// Of EMULATOR_PLANT=<beginning of their names>:<what> N: what, when this is the Nth launch of such kernels, replays of
+// graphs among them; else nothing.
+std::string planted_now(const sim::Kernel& kernel) {
     static const char* planted = getenv("EMULATOR_PLANT");
     static std::atomic<long> met{0};
     const char* colon = planted ? strchr(planted, ':') : nullptr;
-    if (!colon || strncmp(colon + 1, "fault ", 6)) return false;
-    if (strncmp(kernel.name, planted, (size_t)(colon - planted))) return false;
-    return ++met == atol(colon + 7);
+    const char* number = colon ? strrchr(colon, ' ') : nullptr;
+    if (!number || atol(number) < 1 || strncmp(kernel.name, planted, (size_t)(colon - planted))) return "";
+    return ++met == atol(number) ? std::string(colon + 1, number) : "";
+}
+
+// The first number where the third address among the arguments points to: of `sample_rows`, a logit.
+void make_no_number(void** arguments) {
+    float* numbers;
+    memcpy(&numbers, (const char*)arguments[0] + 2 * sizeof(void*), sizeof numbers);
+    *numbers = NAN;
 }
 
 Result launch(void* function, sim::Grid grid, void* stream, void** arguments) {
@@ -76,10 +90,13 @@ Result launch(void* function, sim::Grid grid, void* stream, void** arguments) {
     if (!plant(*kernel, grid, copies->pointers.data())) return SUCCESS;
     return enqueue(stream, [=] {
         launches++;
-        if (faults(*kernel)) {
+        have_run()[(size_t)(kernel - sim::kernels().data())].store(true, std::memory_order_relaxed);
+        const std::string planted = planted_now(*kernel);
+        if (planted == "fault") {  // as one that reads beyond its memory
             sticky_error = LAUNCH_FAILED;
             return;
         }
+        if (planted == "not a number") make_no_number(copies->pointers.data());
         if (strncmp(kernel->name, runs_only.c_str(), runs_only.size())) return;
         if (sim::launch(grid, kernel->body, copies->pointers.data())) return;
         fprintf(stderr, "emulator: kernel %s failed\n", kernel->name);
@@ -164,5 +181,10 @@ API Result cuTensorMapEncodeTiled(CUtensorMap* map, int type, unsigned rank, voi
     return SUCCESS;
 }
 
-// For tests: kernels that have run.
+// For tests: kernels that have run, how often and, from `index` on in the list of all, which one has not; null: each has.
 API long quire_sim_launches() { return launches; }
+API const char* quire_sim_has_not_run(size_t* index) {
+    for (; *index < have_run().size(); ++*index)
+        if (!have_run()[*index]) return sim::kernels()[(*index)++].name;
+    return nullptr;
+}

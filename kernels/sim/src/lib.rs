@@ -139,6 +139,22 @@ impl Emulator {
         self.count(b"quire_sim_launches")
     }
 
+    /// Names of the kernels that have not run in this process.
+    pub fn kernels_without_launch(&self) -> Vec<String> {
+        // SAFETY: the signature of the function in driver/kernels.cpp, whose names live as long as the library.
+        unsafe {
+            type Next = unsafe extern "C" fn(*mut usize) -> *const c_char;
+            let next = self.driver.get::<Next>(b"quire_sim_has_not_run");
+            let next = next.expect("the stand-in driver exports it");
+            let mut index = 0;
+            std::iter::from_fn(|| {
+                let name = next(&raw mut index);
+                (!name.is_null()).then(|| CStr::from_ptr(name).to_string_lossy().into_owned())
+            })
+            .collect()
+        }
+    }
+
     /// Matrix products that cuBLASLt was asked for in this process; one that is replayed counts when it is recorded.
     pub fn num_products(&self) -> u64 {
         self.count(b"quire_sim_products")

@@ -8,7 +8,7 @@
 // Rows of a tile are packed: row r of a sequence and KV head is the query r / group of query head r % group of that KV
 // head (group = query heads / KV heads), so that each key is read once for all heads that share it.
 #pragma once
-#include "prims.cuh"
+#include "float8.cuh"
 
 constexpr int TILE = 64;
 constexpr int TILES_PER_SPLIT = 4;
@@ -21,8 +21,8 @@ constexpr uint32_t ONE_ONE = 0x3F803F80u;  // two bf16 ones
 struct AttentionArgs {
     bf16* out;                        // [rows, q_heads, D], rows out_stride apart
     const bf16* q;                    // the same with q_stride
-    const bf16* keys;                 // [block][kv_head][block_size][D]
-    const bf16* values;               // the same
+    const void* keys;                 // [block][kv_head][block_size][D] of bf16 or e4m3, as the kernel's name says
+    const void* values;               // the same
     const uint32_t* query_start_loc;  // [num_seqs + 1]
     const uint32_t* context_lens;     // [num_seqs]
     const uint32_t* block_tables;     // [table rows][max_blocks]
@@ -90,9 +90,43 @@ __device__ __forceinline__ void load_queries(bf16* to, const AttentionArgs& a, c
     }
 }
 
+// Copies `N` channels of a token into a row of a tile; e4m3 into the end of the room that they take as bf16, where
+// `widen_tile` finds them. Eight lanes a row.
+template <int N, class Page> __device__ __forceinline__ void load_token(bf16* row, const Page* from, bool inside) {
+    unsigned char* to = (unsigned char*)row + N * (sizeof(bf16) - sizeof(Page));
+    for (int c = threadIdx.x % 8; c < N * (int)sizeof(Page) / 16; c += 8)
+        cp_async16(to + 16 * c, (const unsigned char*)from + 16 * c, inside);
+}
+
+// Makes bf16 of the tokens that this warp has copied and waited for; the others' are the other warps' to do.
+template <int N, class Page> __device__ __forceinline__ void widen_tile(bf16* tile) {
+    if constexpr (sizeof(Page) == 1) {
+        constexpr int CHUNKS = N / 16, PER_LANE = (CHUNKS + 7) / 8;
+        for (int r = threadIdx.x / 8; r < TILE; r += ATTENTION_THREADS / 8) {
+            unsigned char* row = (unsigned char*)(tile + r * HeadShape<N>::STRIDE);
+            uint4 codes[PER_LANE];
+#pragma unroll
+            for (int i = 0; i < PER_LANE; i++) {
+                const int c = threadIdx.x % 8 + 8 * i;
+                if (c < CHUNKS) codes[i] = *(const uint4*)(row + N + 16 * c);
+            }
+            __syncwarp();  // all have read their codes, over which others write
+#pragma unroll
+            for (int i = 0; i < PER_LANE; i++) {
+                const int c = threadIdx.x % 8 + 8 * i;
+                if (c >= CHUNKS) continue;
+                uint4 numbers[2];
+                widen_e4m3(numbers, codes[i]);
+                ((uint4*)row)[2 * c] = numbers[0];
+                ((uint4*)row)[2 * c + 1] = numbers[1];
+            }
+        }
+    }
+}
+
 // Copies the tokens of tile `tile` from the pages: keys, and of values the channels `column..column + WIDTH`, where not
 // null. Tokens outside `first..end` are zeros, and nothing is read for them: their blocks may not exist.
-template <int D, int WIDTH = D>
+template <int D, class Page, int WIDTH = D>
 __device__ __forceinline__ void load_tile(bf16* keys, bf16* values, const AttentionArgs& a, const AttentionSeq& seq, int kv_head,
                                           int tile, int first, int end, int column = 0) {
     for (int r = threadIdx.x / 8; r < TILE; r += ATTENTION_THREADS / 8) {
@@ -103,10 +137,8 @@ __device__ __forceinline__ void load_tile(bf16* keys, bf16* values, const Attent
             const size_t block = seq.table[token / a.block_size];
             at = ((block * a.kv_heads + kv_head) * a.block_size + token % a.block_size) * D;
         }
-        for (int c = threadIdx.x % 8; c < D / 8 && keys; c += 8)
-            cp_async16(keys + r * HeadShape<D>::STRIDE + 8 * c, a.keys + at + 8 * c, inside);
-        for (int c = threadIdx.x % 8; c < WIDTH / 8 && values; c += 8)
-            cp_async16(values + r * HeadShape<WIDTH>::STRIDE + 8 * c, a.values + at + (inside ? column : 0) + 8 * c, inside);
+        if (keys) load_token<D>(keys + r * HeadShape<D>::STRIDE, (const Page*)a.keys + at, inside);
+        if (values) load_token<WIDTH>(values + r * HeadShape<WIDTH>::STRIDE, (const Page*)a.values + at + (inside ? column : 0), inside);
     }
 }
 

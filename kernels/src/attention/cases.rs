@@ -30,7 +30,7 @@ struct Shape {
 }
 
 pub fn cases() -> Vec<Case> {
-    use DType::{BF16, F16, F32};
+    use DType::{BF16, F8E4M3, F16, F32};
     let none: (Option<u32>, Option<u32>, Option<f32>) = (None, None, None);
     [
         ("mixed", MIXED, (1, 1, 16), 8, F32, none),
@@ -52,6 +52,10 @@ pub fn cases() -> Vec<Case> {
         ("prefill", PREFILL, (9, 3, 64), 16, F16, none),
         ("mixed", MIXED, (4, 2, 32), 16, BF16, (Some(200), None, None)),
         ("long", LONG, (4, 2, 128), 16, BF16, none),
+        ("mixed", MIXED, (4, 2, 64), 16, F8E4M3, none),
+        ("mixed", MIXED, (2, 1, 80), 8, F8E4M3, (Some(50), None, None)),
+        ("mixed", MIXED, (2, 1, 256), 16, F8E4M3, none),
+        ("long", LONG, (3, 1, 16), 32, F8E4M3, (None, None, Some(2.0))),
         (BOTH, MIXED, (4, 4, 16), 16, F32, none),
         (BOTH, MIXED, (3, 1, 64), 8, F16, (Some(50), None, None)),
         (BOTH, ALL, (2, 1, 32), 16, F32, (Some(1), None, Some(2.0))),

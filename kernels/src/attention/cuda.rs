@@ -70,9 +70,13 @@ pub(super) fn attention(
 ) {
     let head_dim = spec.head_dim;
     assert!(CUDA_HEAD_DIMS.contains(&head_dim), "heads of {head_dim} channels on CUDA");
-    assert_eq!(kv.dtype(), DType::BF16, "pages on CUDA");
     assert!(spec.causal, "attention in both directions on CUDA");
     assert!(q.is_aligned_to(16) && out.is_aligned_to(8), "rows of queries are not aligned");
+    let pages = match kv.dtype() {
+        DType::BF16 => "",
+        DType::F8E4M3 => "_fp8",
+        dtype => panic!("pages of {dtype:?} on CUDA"),
+    };
     let group = spec.num_q_heads / spec.num_kv_heads;
     let decode_queries = (DECODE_ROWS / group).max(1);
     let num_seqs = batch.context_lens.len();
@@ -116,12 +120,13 @@ pub(super) fn attention(
     let (tiles, decodes) = work(batch, q.rows(), group, decode_queries);
     let parts = head_dim.div_ceil(PREFILL_WIDTH);
     let blocks = tiles * spec.num_kv_heads * parts;
-    launch(cuda, &format!("attention_prefill_d{head_dim}"), blocks, prefill_bytes(head_dim), &args);
+    let prefill = format!("attention_prefill{pages}_d{head_dim}");
+    launch(cuda, &prefill, blocks, prefill_bytes(head_dim), &args);
     if decodes {
         let bytes = decode_bytes(head_dim, num_seqs);
         let blocks = (SHARED_BYTES / bytes).clamp(1, MAX_DECODE_BLOCKS);
         let blocks = blocks * cuda.limits().multiprocessors;
-        launch(cuda, &format!("attention_decode_d{head_dim}"), blocks, bytes, &args);
+        launch(cuda, &format!("attention_decode{pages}_d{head_dim}"), blocks, bytes, &args);
     }
 }
 
@@ -223,9 +228,12 @@ mod tests {
     fn chunks_and_batches_change_no_bit() {
         let _emulator = quire_sim::load();
         let device = Device::cuda(0).expect("the emulator is a GPU");
-        for (num_q_heads, head_dim, window, softcap) in
-            [(4, 64, None, None), (6, 128, Some(300), None), (2, 256, None, Some(3.0))]
-        {
+        for (num_q_heads, head_dim, window, softcap, dtype) in [
+            (4, 64, None, None, DType::BF16),
+            (6, 128, Some(300), None, DType::BF16),
+            (2, 256, None, Some(3.0), DType::BF16),
+            (4, 32, None, None, DType::F8E4M3),
+        ] {
             let spec = AttentionSpec {
                 num_q_heads,
                 num_kv_heads: 2,
@@ -236,7 +244,7 @@ mod tests {
                 chunk: None,
                 softcap,
             };
-            let pages = Pages::filled(&[(CONTEXT, CONTEXT)], &spec, 16, DType::BF16);
+            let pages = Pages::filled(&[(CONTEXT, CONTEXT)], &spec, 16, dtype);
             let kv = pages.kv.copied_to(&device);
             let run = |range, copies| run(&device, (&pages, &kv), &spec, range, copies);
             let whole = run((0, CONTEXT), 1);

@@ -26,10 +26,10 @@ template <int D> struct DecodeShared {
     uint32_t ticket, pad[3];
 };
 
-template <int D>
+template <int D, class Page>
 __device__ __forceinline__ void load_stage(typename DecodeShared<D>::Stage& stage, const AttentionArgs& a, const DecodeUnit& unit) {
     if (unit.tile == unit.first_tile) load_queries<D, DECODE_ROWS>(stage.queries, a, unit.seq, unit.kv_head, unit.row);
-    load_tile<D>(stage.keys, stage.values, a, unit.seq, unit.kv_head, unit.tile, unit.first, unit.end);
+    load_tile<D, Page>(stage.keys, stage.values, a, unit.seq, unit.kv_head, unit.tile, unit.first, unit.end);
 }
 
 // Floats of a part: the values of 16 rows, then (largest, sum) of each.
@@ -199,7 +199,7 @@ __device__ __forceinline__ void end_unit(DecodeWarp<D>& state, DecodeShared<D>& 
     merge_parts<D>(a, unit);
 }
 
-template <int D> __device__ __forceinline__ void decode_body(const AttentionArgs& a, unsigned char* memory) {
+template <int D, class Page> __device__ __forceinline__ void decode_body(const AttentionArgs& a, unsigned char* memory) {
     DecodeShared<D>& shared = *(DecodeShared<D>*)memory;
     uint32_t* list = (uint32_t*)(memory + sizeof(DecodeShared<D>));
     const WorkList plan = {list, list + a.num_seqs + 1};
@@ -209,16 +209,18 @@ template <int D> __device__ __forceinline__ void decode_body(const AttentionArgs
     unit.find(plan, a, blockIdx.x);
     if (!unit.exists(plan, a)) return;
     ahead = unit;
-    load_stage<D>(shared.stage[0], a, ahead);
+    load_stage<D, Page>(shared.stage[0], a, ahead);
     cp_async_commit();
     ahead.advance(plan, a);
     DecodeWarp<D> state;
     for (int i = 0; unit.exists(plan, a); i++) {
         auto& stage = shared.stage[i % DECODE_STAGES];
         cp_async_wait<0>();
+        widen_tile<D, Page>(stage.keys);
+        widen_tile<D, Page>(stage.values);
         __syncthreads();  // the tile is there, and nobody reads the other stage any more
         if (ahead.exists(plan, a)) {
-            load_stage<D>(shared.stage[(i + 1) % DECODE_STAGES], a, ahead);
+            load_stage<D, Page>(shared.stage[(i + 1) % DECODE_STAGES], a, ahead);
             ahead.advance(plan, a);
         }
         cp_async_commit();
@@ -235,12 +237,15 @@ template <int D> __device__ __forceinline__ void decode_body(const AttentionArgs
     }
 }
 
-#define ATTENTION_DECODE(D)                                                                                       \
-    extern "C" __global__ void __launch_bounds__(ATTENTION_THREADS, 1) attention_decode_d##D(const AttentionArgs a) { \
-        EXTERN_SHARED(memory);                                                                                    \
-        decode_body<D>(a, memory);                                                                                \
-    }                                                                                                             \
-    KERNEL_EXPORT(attention_decode_d##D);
+#define ATTENTION_DECODE_OF(D, PAGE, NAME)                                                           \
+    extern "C" __global__ void __launch_bounds__(ATTENTION_THREADS, 1) NAME(const AttentionArgs a) { \
+        EXTERN_SHARED(memory);                                                                       \
+        decode_body<D, PAGE>(a, memory);                                                             \
+    }                                                                                                \
+    KERNEL_EXPORT(NAME);
+#define ATTENTION_DECODE(D)                              \
+    ATTENTION_DECODE_OF(D, bf16, attention_decode_d##D) \
+    ATTENTION_DECODE_OF(D, e4m3, attention_decode_fp8_d##D)
 ATTENTION_DECODE(16)
 ATTENTION_DECODE(32)
 ATTENTION_DECODE(64)

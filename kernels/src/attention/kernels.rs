@@ -6,6 +6,7 @@ use super::portable;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512, avx512_pages};
 use crate::cpu::SimdLevel;
+use crate::kv_layer::KvLayer;
 use crate::tensor::DType;
 
 /// Positions whose scores are computed together. Chunks are aligned to position 0, so that the rounding of a row
@@ -74,6 +75,7 @@ pub(crate) unsafe fn widen(simd: SimdLevel, page: &PageMatrix, out: *mut f32, ou
     // SAFETY: as in `multiply`.
     unsafe {
         match simd {
+            _ if page.dtype == DType::F8E4M3 => portable::widen_float8(simd, page, out, out_stride),
             #[cfg(target_arch = "x86_64")]
             SimdLevel::Avx512 => avx512::widen(page, out, out_stride),
             #[cfg(target_arch = "x86_64")]
@@ -107,18 +109,14 @@ pub(super) struct PageProduct<'a> {
     pub rescale: *const f32,
 }
 
-/// Whether products straight from the pages exist for this shape (decode), where strips do not straddle blocks.
-pub(super) fn reads_pages(
-    simd: SimdLevel,
-    num_rows: usize,
-    head_dim: usize,
-    block_size: usize,
-) -> bool {
+/// Whether products straight from the pages exist for this shape (decode), where strips do not straddle blocks, and type.
+pub(super) fn reads_pages(simd: SimdLevel, num_rows: usize, head_dim: usize, kv: &KvLayer) -> bool {
     cfg!(target_arch = "x86_64")
         && simd == SimdLevel::Avx512
         && num_rows <= 8
         && head_dim.is_multiple_of(STRIP)
-        && block_size.is_multiple_of(STRIP)
+        && kv.block_size().is_multiple_of(STRIP)
+        && kv.dtype() != DType::F8E4M3
 }
 
 /// `scores = queries · keys`.

@@ -10,7 +10,9 @@ use std::f32::consts::LOG2_E;
 use half::{bf16, f16};
 
 use super::kernels::{CHUNK, ChunkScores, PageMatrix, Product, STRIP};
+use crate::cpu::SimdLevel;
 use crate::cpu::math::{exp2, per_simd_level, tanh};
+use crate::float8::scale_float8;
 use crate::tensor::DType;
 
 /// See `kernels::multiply`.
@@ -55,6 +57,24 @@ pub(super) unsafe fn widen(page: &PageMatrix, out: *mut f32, out_stride: usize) 
                     element(page.pointer, row * page.stride + col, page.dtype);
             }
         }
+    }
+}
+
+/// The same of pages of F8E4M3, with any instruction set.
+pub(super) unsafe fn widen_float8(
+    simd: SimdLevel,
+    page: &PageMatrix,
+    out: *mut f32,
+    out_stride: usize,
+) {
+    for row in 0..page.rows {
+        // SAFETY: inside the page and inside its row of `out`.
+        let (codes, out) = unsafe {
+            let codes = page.pointer.add(row * page.stride);
+            let codes = std::slice::from_raw_parts(codes, page.cols);
+            (codes, std::slice::from_raw_parts_mut(out.add(row * out_stride), page.cols))
+        };
+        scale_float8(simd, codes, 1.0, out);
     }
 }
 

@@ -153,7 +153,7 @@ template <int D> struct PrefillWarp {
     }
 };
 
-template <int D> __device__ __forceinline__ void prefill_body(const AttentionArgs& a, PrefillShared<D>& shared) {
+template <int D, class Page> __device__ __forceinline__ void prefill_body(const AttentionArgs& a, PrefillShared<D>& shared) {
     constexpr int WIDTH = PrefillShared<D>::WIDTH;
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, group = a.q_heads / a.kv_heads;
     PrefillTile tile;
@@ -165,21 +165,23 @@ template <int D> __device__ __forceinline__ void prefill_body(const AttentionArg
     const VisibleRange sees(a, seq, tile.row + warp * 16);
     const int last_tile = (end - 1) / TILE;
     load_queries<D, PREFILL_ROWS>(shared.query_tile(), a, seq, tile.kv_head, tile.row);
-    load_tile<D, WIDTH>(shared.keys, nullptr, a, seq, tile.kv_head, first / TILE, first, end);
+    load_tile<D, Page, WIDTH>(shared.keys, nullptr, a, seq, tile.kv_head, first / TILE, first, end);
     cp_async_commit();
     PrefillWarp<D> state;
     state.start_split();
     for (int j = first / TILE; j <= last_tile; j++) {
         cp_async_wait<0>();
+        widen_tile<D, Page>(shared.keys);
         __syncthreads();  // the keys are there, and nobody reads the old values any more
-        load_tile<D, WIDTH>(nullptr, shared.values, a, seq, tile.kv_head, j, first, end, tile.column * WIDTH);
+        load_tile<D, Page, WIDTH>(nullptr, shared.values, a, seq, tile.kv_head, j, first, end, tile.column * WIDTH);
         cp_async_commit();
         if (j == first / TILE) state.load_registers(shared, warp, lane);
         float s[TILE / 8][4];
         state.scores(s, shared, warp, lane);
         cp_async_wait<0>();
+        widen_tile<WIDTH, Page>(shared.values);
         __syncthreads();  // the values are there, and nobody reads the keys any more
-        if (j < last_tile) load_tile<D, WIDTH>(shared.keys, nullptr, a, seq, tile.kv_head, j + 1, first, end);
+        if (j < last_tile) load_tile<D, Page, WIDTH>(shared.keys, nullptr, a, seq, tile.kv_head, j + 1, first, end);
         cp_async_commit();
         uint32_t p[TILE / 16][4];
         state.weigh(p, s, a, sees, j * TILE, lane);
@@ -193,12 +195,15 @@ template <int D> __device__ __forceinline__ void prefill_body(const AttentionArg
     state.write(a, seq, tile, warp, lane);
 }
 
-#define ATTENTION_PREFILL(D)                                                                                       \
-    extern "C" __global__ void __launch_bounds__(ATTENTION_THREADS, 1) attention_prefill_d##D(const AttentionArgs a) { \
-        EXTERN_SHARED(memory);                                                                                     \
-        prefill_body<D>(a, *(PrefillShared<D>*)memory);                                                            \
-    }                                                                                                              \
-    KERNEL_EXPORT(attention_prefill_d##D);
+#define ATTENTION_PREFILL_OF(D, PAGE, NAME)                                                          \
+    extern "C" __global__ void __launch_bounds__(ATTENTION_THREADS, 1) NAME(const AttentionArgs a) { \
+        EXTERN_SHARED(memory);                                                                       \
+        prefill_body<D, PAGE>(a, *(PrefillShared<D>*)memory);                                        \
+    }                                                                                                \
+    KERNEL_EXPORT(NAME);
+#define ATTENTION_PREFILL(D)                              \
+    ATTENTION_PREFILL_OF(D, bf16, attention_prefill_d##D) \
+    ATTENTION_PREFILL_OF(D, e4m3, attention_prefill_fp8_d##D)
 ATTENTION_PREFILL(16)
 ATTENTION_PREFILL(32)
 ATTENTION_PREFILL(64)

@@ -166,8 +166,7 @@ impl Scratch {
         self.sums.fill([0.0; STRIP]);
         self.weighted.all_mut().fill(0.0);
         let (rows, head_dim) = (tile.num_rows(), tile.spec.head_dim);
-        let is_direct =
-            tile.chosen.is_none() && reads_pages(tile.simd, rows, head_dim, tile.kv.block_size());
+        let is_direct = tile.chosen.is_none() && reads_pages(tile.simd, rows, head_dim, tile.kv);
         let mut start = positions.start;
         while start < positions.end {
             let seen = chunk_from(start, positions);

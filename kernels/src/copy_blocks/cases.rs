@@ -3,7 +3,7 @@
 use super::{copy_blocks, reference};
 use crate::cases::{Case, Kind, Work, in_place, random_activations};
 use crate::device::Device;
-use crate::kv_layer::{KvLayer, rounded};
+use crate::kv_layer::{KvLayer, cuda_dtype, rounded};
 use crate::rope_write_kv::{RopeWriteKv, rope_write_kv};
 use crate::tensor::DType;
 
@@ -12,7 +12,12 @@ const NUM_BLOCKS: usize = 6;
 const COPIES: [(u32, u32); 5] = [(0, 3), (3, 5), (2, 2), (1, 0), (1, 4)];
 
 pub fn cases() -> Vec<Case> {
-    vec![case(DType::F32, 8, 1, 16), case(DType::F16, 16, 3, 64), case(DType::BF16, 32, 2, 80)]
+    vec![
+        case(DType::F32, 8, 1, 16),
+        case(DType::F16, 16, 3, 64),
+        case(DType::BF16, 32, 2, 80),
+        case(DType::F8E4M3, 16, 2, 32),
+    ]
 }
 
 fn case(dtype: DType, block_size: usize, num_kv_heads: usize, head_dim: usize) -> Case {
@@ -29,7 +34,7 @@ fn case(dtype: DType, block_size: usize, num_kv_heads: usize, head_dim: usize) -
         cuda_tolerance: 0.0,
         output_len: num_slots * cols,
         run: Box::new(move |device, output| {
-            let dtype = if let Device::Cuda(_) = device { DType::BF16 } else { dtype };
+            let dtype = if let Device::Cuda(_) = device { cuda_dtype(dtype) } else { dtype };
             let mut cache =
                 KvLayer::new(device, dtype, NUM_BLOCKS, block_size, num_kv_heads, head_dim)
                     .expect("a small cache");

@@ -18,7 +18,6 @@ mod device_layout;
 mod experts;
 mod float16;
 mod float32;
-mod float8;
 mod format;
 mod grouped;
 mod input;

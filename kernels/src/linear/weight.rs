@@ -3,11 +3,11 @@
 use std::ops::Range;
 
 use super::cuda_weight::CudaPart;
-use super::float8::scale_float8;
 use super::format::{WeightFormat, dequantize_with};
 use super::packed::{ActivationPrecision, PackedWeight};
 use crate::cpu::{SimdLevel, prefetch_lines, share};
 use crate::device::{CpuDevice, Device};
+use crate::float8::scale_float8;
 use crate::mapped_file::FileBytes;
 use crate::tensor::{DType, Tensor};
 

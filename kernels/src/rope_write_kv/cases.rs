@@ -1,9 +1,11 @@
 //! Shapes that test and time `rope_write_kv`.
 
 use super::{HeadNorm, RopeStyle, RopeTable, RopeWriteKv, reference, rope_queries, rope_write_kv};
-use crate::cases::{Case, Input, Kind, Work, in_place, random_activations, random_f32};
+use crate::cases::{
+    BF16_TOLERANCE, Case, Input, Kind, Work, in_place, random_activations, random_f32,
+};
 use crate::device::Device;
-use crate::kv_layer::{KvLayer, rounded};
+use crate::kv_layer::{KvLayer, cuda_dtype, rounded};
 use crate::tensor::DType;
 
 const EPS: f32 = 1e-6;
@@ -37,7 +39,7 @@ impl Shape {
 }
 
 pub fn cases() -> Vec<Case> {
-    use DType::{BF16, F16, F32};
+    use DType::{BF16, F8E4M3, F16, F32};
     use RopeStyle::{Interleaved, Neox};
     [
         (1, (1, 1, 16), 16, Neox, false, F32),
@@ -50,6 +52,9 @@ pub fn cases() -> Vec<Case> {
         (6, (3, 0, 32), 32, Neox, true, F32),
         (3, (2, 0, 128), 64, Interleaved, false, F32),
         (512, (9, 3, 64), 64, Neox, false, BF16),
+        (7, (4, 2, 64), 64, Neox, true, F8E4M3),
+        (9, (3, 1, 80), 32, Interleaved, false, F8E4M3),
+        (5, (2, 2, 128), 0, Neox, true, F8E4M3),
     ]
     .map(|(rows, (num_q_heads, num_kv_heads, head_dim), rotary_dim, style, norm, dtype)| Shape {
         rows,
@@ -71,6 +76,7 @@ fn tolerance(pages: DType) -> f32 {
     match pages {
         DType::F32 => 2e-6,
         DType::F16 => 1e-3,
+        DType::F8E4M3 => 0.13,
         _ => 8e-3,
     }
 }
@@ -102,7 +108,8 @@ fn case(shape: Shape) -> Case {
             operations: (6 * rows * (num_q_heads + num_kv_heads) * head_dim) as u64,
         },
         tolerance: tolerance(dtype),
-        cuda_tolerance: crate::cases::BF16_TOLERANCE,
+        // As above: one such number in hundreds.
+        cuda_tolerance: if dtype == DType::F8E4M3 { 0.02 } else { BF16_TOLERANCE },
         output_len: rows * cols,
         run: Box::new(move |device, output| {
             output.copy_from_slice(&start);
@@ -112,7 +119,7 @@ fn case(shape: Shape) -> Case {
             let (table, cache) = match device {
                 Device::Cuda(_) => {
                     on_device = table.copied_to(device).expect("a small table");
-                    cuda_cache = pages(device, DType::BF16);
+                    cuda_cache = pages(device, cuda_dtype(dtype));
                     (&on_device, &mut cuda_cache)
                 }
                 _ => (&table, &mut cache),

@@ -14,10 +14,11 @@ pub(super) fn rope_write_kv(
     cache: Option<&mut KvLayer>,
     args: &RopeWriteKv,
 ) {
-    let (keys, values, block_size) = cache.map_or((Pointer(0), Pointer(0), 1), |cache| {
-        assert_eq!(cache.dtype(), DType::BF16, "pages on CUDA");
-        (cache.key_pointer(), cache.value_pointer(), cache.block_size())
+    let none = (Pointer(0), Pointer(0), 1, DType::BF16);
+    let (keys, values, block_size, dtype) = cache.map_or(none, |cache| {
+        (cache.key_pointer(), cache.value_pointer(), cache.block_size(), cache.dtype())
     });
+    assert!(matches!(dtype, DType::BF16 | DType::F8E4M3), "pages of {dtype:?} on CUDA");
     let num_heads = args.num_q_heads + 2 * args.num_kv_heads;
     let (positions, slots) = (args.positions.on(cuda), args.slot_mapping.on(cuda));
     let pointer = |tensor: Option<&Tensor>| tensor.map_or(Pointer(0), |t| t.view().pointer());
@@ -48,6 +49,7 @@ pub(super) fn rope_write_kv(
             rope.map_or(0, |rope| rope.rotary_dim / 2).into(),
             style.into(),
             block_size.into(),
+            usize::from(dtype == DType::F8E4M3).into(),
             args.norm.map_or(0.0, |norm| norm.eps).into(),
         ],
     );

@@ -8,6 +8,7 @@ use half::{bf16, f16};
 use super::{DType, Storage, Tensor, as_bytes};
 use crate::cuda::DeviceBuffer;
 use crate::device::DeviceError;
+use crate::float8::{f32_to_float8, float8_to_f32};
 
 impl Tensor {
     /// A copy of all bytes, wherever they lie, after all work on them that was launched.
@@ -77,7 +78,7 @@ impl Tensor {
         Ok(Self::on_cuda(buffer, parts[0].dtype, rows, parts[0].cols))
     }
 
-    /// All elements, wherever they lie, widened; of F32, F16 and BF16.
+    /// All elements, wherever they lie, widened; of floats.
     pub fn read_f32(&self) -> Vec<f32> {
         let bytes = self.read_bytes();
         let halves = || bytes.as_chunks::<2>().0.iter().map(|&bytes| u16::from_le_bytes(bytes));
@@ -87,11 +88,12 @@ impl Tensor {
             }
             DType::F16 => halves().map(|bits| f16::from_bits(bits).to_f32()).collect(),
             DType::BF16 => halves().map(|bits| bf16::from_bits(bits).to_f32()).collect(),
+            DType::F8E4M3 => bytes.into_iter().map(float8_to_f32).collect(),
             dtype => panic!("{dtype:?} are no floats"),
         }
     }
 
-    /// Sets all elements, wherever they lie, rounded to nearest even; of F32, F16 and BF16.
+    /// Sets all elements, wherever they lie, rounded to nearest even; of floats.
     pub fn write_f32(&mut self, values: &[f32]) {
         assert_eq!(values.len(), self.rows * self.cols, "values do not fill {self:?}");
         let to_bytes = |bits: Vec<u16>| bits.iter().flat_map(|bits| bits.to_le_bytes()).collect();
@@ -107,6 +109,7 @@ impl Tensor {
                 halves.convert_from_f32_slice(values);
                 to_bytes(halves.into_iter().map(bf16::to_bits).collect())
             }
+            DType::F8E4M3 => values.iter().copied().map(f32_to_float8).collect(),
             dtype => panic!("{dtype:?} are no floats"),
         };
         self.write_bytes(0, &bytes);

@@ -1,7 +1,7 @@
 //! The numbers of a grouped weight, in the orders in which checkpoints have them.
 
 use super::super::mxfp4;
-use crate::linear::float8::float8_to_f32;
+use crate::float8::float8_to_f32;
 use crate::linear::packed::{BLOCK, TILE};
 use crate::mapped_file::FileBytes;
 

@@ -1,8 +1,8 @@
 //! The scales and zeros of a grouped weight.
 
 use super::numbers::{PLACES, number, word_at};
+use crate::float8::float8_to_f32;
 use crate::linear::block::f16_to_f32;
-use crate::linear::float8::float8_to_f32;
 use crate::mapped_file::FileBytes;
 
 /// One scale for `rows` features times `columns` weights along k; the last may have fewer.
