@@ -10,7 +10,7 @@ PEERS = $(RESULTS)-peers$(MODEL_SUFFIX)$(if $(findstring --types,$(ARGS)),-types
 # Keeps what a command prints in $(1).md, prints it too, and fails as the command does.
 keep = > $(1).md; status=$$?; cat $(1).md; exit $$status
 
-.PHONY: gpu gpu-bundle bench-cpu bench-kernels bench-offline bench-host-step bench-speculative bench-peers bench-peers-vllm-setup real-models
+.PHONY: gpu gpu-bundle bench-cpu bench-kernels bench-offline bench-host-step bench-speculative train-eagle bench-peers bench-peers-vllm-setup real-models
 
 bench-cpu: bench-kernels bench-offline ## Time every op and the engine as shares of this machine's limits
 
@@ -22,6 +22,10 @@ bench-offline: model ## Time the engine alone (MODEL=file.gguf)
 
 bench-speculative: model ## Compare speculative decoding with none (MODEL=file.gguf ARGS="--users 1")
 	@$(RUN_BENCH) speculative -- $(MODEL) --json $(RESULTS)-speculative$(MODEL_SUFFIX).json $(ARGS) $(call keep,$(RESULTS)-speculative$(MODEL_SUFFIX))
+
+train-eagle: build model ## Train a small EAGLE-3 head for the default model into models/eagle (ARGS="--minutes 10"; gets PyTorch)
+	@test -d benches/.eagle || { $(PYTHON) -m venv benches/.eagle && benches/.eagle/bin/pip install --quiet --requirement benches/eagle/requirements.txt; }
+	@benches/.eagle/bin/python benches/eagle/train.py $(MODEL) models/eagle $(ARGS)
 
 bench-host-step: ## Time what the host does in a decode step on a GPU (no GPU needed)
 	@$(RUN_BENCH) host_step -- tests/data/conformance/llama3.gguf --json $(RESULTS)-host-step.json $(ARGS) $(call keep,$(RESULTS)-host-step)

@@ -107,6 +107,8 @@ pub enum SpeculativeMethod {
     Ngram,
     /// A smaller model of the same vocabulary: a GGUF file or a directory.
     Draft(PathBuf),
+    /// An EAGLE head of the model: a directory.
+    Eagle(PathBuf),
     /// The model itself without these layers.
     Skip(Range<usize>),
 }
@@ -116,6 +118,7 @@ impl fmt::Display for SpeculativeMethod {
         match self {
             Self::Ngram => write!(f, "ngram"),
             Self::Draft(path) => write!(f, "draft:{}", path.display()),
+            Self::Eagle(path) => write!(f, "eagle:{}", path.display()),
             Self::Skip(layers) => write!(f, "skip:{}-{}", layers.start, layers.end - 1),
         }
     }
@@ -128,8 +131,9 @@ impl FromStr for SpeculativeMethod {
         match text.split_once(':') {
             None if text == "ngram" => Ok(Self::Ngram),
             Some(("draft", path)) if !path.is_empty() => Ok(Self::Draft(path.into())),
+            Some(("eagle", path)) if !path.is_empty() => Ok(Self::Eagle(path.into())),
             Some(("skip", layers)) => parse_layers(layers).map(Self::Skip),
-            _ => Err("write ngram, draft:PATH or skip:FIRST-LAST".into()),
+            _ => Err("write ngram, draft:PATH, eagle:PATH or skip:FIRST-LAST".into()),
         }
     }
 }

@@ -200,7 +200,7 @@ impl Loop {
         while !self.has_ended && self.admit_waiting_requests() {
             self.cancel_abandoned();
             if let Some(speculation) = &mut self.speculation {
-                speculation.propose(&mut self.scheduler, &self.live);
+                speculation.propose(&mut self.scheduler, &mut self.runner, &self.live);
             }
             let next = self.scheduler.schedule();
             let has_next = next.is_some();

@@ -60,6 +60,20 @@ impl KvCache {
         })
     }
 
+    /// Gives the pages of one layer more blocks, behind those of its pool. Before anything is written.
+    pub fn add_blocks(
+        &mut self,
+        device: &Device,
+        layer: usize,
+        num_blocks: usize,
+    ) -> Result<(), DeviceError> {
+        let pages = self.layer_mut(layer);
+        let (dtype, num_blocks) = (pages.dtype(), pages.num_blocks() + num_blocks);
+        let (size, heads, head_dim) = (pages.block_size(), pages.num_kv_heads(), pages.head_dim());
+        *pages = KvLayer::new(device, dtype, num_blocks, size, heads, head_dim)?;
+        Ok(())
+    }
+
     /// Bytes of one token in all layers with attention, while all keep it.
     pub fn bytes_per_token(spec: &DecoderSpec, dtype: DType) -> u64 {
         let layers =

@@ -11,6 +11,7 @@ mod activations;
 mod cache_layout;
 mod compute;
 pub mod config;
+pub mod draft_trial;
 pub mod engine;
 mod gpu;
 pub mod handle;

@@ -11,7 +11,7 @@ use quire_kernels::{Device, GroupId, RankGroup, WeightPolicy};
 
 use crate::config::{EngineConfig, RankFault, Weights};
 use crate::model_runner::ModelRunner;
-use crate::models::Model;
+use crate::models::{DraftHead, HeadSpec, Model};
 use crate::plan::MemoryPlan;
 use crate::ranks::Ranks;
 use crate::step_runner::panic_text;
@@ -133,9 +133,27 @@ fn load_rank(
     let loader = loader.with_shard(shard);
     let (spec, skipped) = (plan.spec.of_rank(shard.num_ranks)?, &config.skipped_layers);
     let model = Model::load(spec.clone(), skipped, &loader, config.max_model_len as usize)?;
-    ModelRunner::new(device, (model, (&spec, plan.pooling)), config).map_err(|error| {
+    let head = plan.head.as_ref().map(|head| load_head(head, &device, (policy, config)));
+    let parts = (model, head.transpose()?);
+    ModelRunner::new(device, parts, (&spec, plan.pooling), config).map_err(|error| {
         anyhow::anyhow!("{error}; lower --kv-cache-memory or --max-num-batched-tokens")
     })
+}
+
+/// The head that guesses for the model.
+fn load_head(
+    spec: &HeadSpec,
+    device: &Device,
+    (policy, config): (WeightPolicy, &EngineConfig),
+) -> anyhow::Result<DraftHead> {
+    let files = ModelFiles::open(&spec.path)?;
+    let loader = WeightLoader::new(&files, device, policy, &|_, _| ());
+    let loader = loader.with_activations(config.activations).with_dtype(config.dtype);
+    let head = DraftHead::load(spec.clone(), &loader, config.max_model_len as usize)?;
+    if let Some(tensor) = files.unused_tensor() {
+        anyhow::bail!("{}: tensor {tensor:?} has no place in an EAGLE head", spec.path.display());
+    }
+    Ok(head)
 }
 
 fn open_gpu(ordinal: usize, config: &EngineConfig) -> anyhow::Result<Device> {

@@ -1,25 +1,28 @@
 //! Runs one step: owns the model, its memory and the rows.
 
+pub(crate) mod drafting;
 mod graphs;
 mod on_gpu;
 
 use std::ops::Range;
 
 use quire_kernels::cpu::StayNear;
-use quire_kernels::{Device, DeviceError, DeviceHealth, GroupId, RankGroup};
+use quire_kernels::{Device, DeviceError, DeviceHealth, GroupId, RankGroup, View};
 use quire_scheduler::{
     SampledSequence, ScheduledSequence, SchedulerOutput, SequenceId, StepId, StepOutput, TokenId,
 };
 
 use crate::config::{EngineConfig, Faults, RankFault};
 use crate::kv_cache::KvCache;
-use crate::models::{Model, ModelSpec};
+use crate::models::{DraftHead, Model, ModelSpec};
 use crate::pooling::{Pooler, PoolingSpec};
 use crate::request::TokenLogprobs;
 use crate::sampler::{SampleTask, Sampler, token_logprobs};
 use crate::sequence_table::{RowInit, SequenceTable};
+use crate::speculative::{Ask, Guess};
 use crate::step_input::StepBuffers;
 use crate::workspace::Workspace;
+use drafting::Drafting;
 use on_gpu::GpuSteps;
 pub use on_gpu::{MAX_END_TOKENS, sample_limits};
 
@@ -83,6 +86,7 @@ pub struct ModelRunner {
     sampler: Sampler,
     tasks: Vec<SampleTask>,
     gpu: Option<GpuSteps>,
+    drafting: Option<Drafting>,
     pooler: Pooler,
     /// Index in the step, and rows of `workspace.hidden`, of each sequence that is pooled.
     pooled: Vec<usize>,
@@ -91,22 +95,33 @@ pub struct ModelRunner {
 }
 
 impl ModelRunner {
-    /// `model`, and what it was loaded as.
+    /// `model`, the head that guesses for it, and what it was loaded as.
     pub fn new(
         device: Device,
-        (model, (spec, pooling)): (Model, (&ModelSpec, PoolingSpec)),
+        (model, head): (Model, Option<DraftHead>),
+        (spec, pooling): (&ModelSpec, PoolingSpec),
         config: &EngineConfig,
     ) -> Result<Self, DeviceError> {
         let max_num_seqs = config.max_num_seqs as usize;
         let max_tokens = config.max_num_batched_tokens as usize;
         let sampled_rows = config.max_sampled_rows();
         let workspace = Workspace::new(&device, spec, max_tokens, sampled_rows)?;
-        let layout = spec.cache_layout();
+        let layout = spec.cache_layout(head.as_ref().map(DraftHead::spec));
         let num_blocks: Vec<usize> =
             config.cache_pools.iter().map(|pool| pool.num_blocks as usize).collect();
         let block_size = config.block_size as usize;
-        let kv_cache = KvCache::new(&device, &layout, config.kv_dtype, &num_blocks, block_size)?;
-        let buffers = StepBuffers::new(&device, config, layout.groups.len())?;
+        let mut kv_cache =
+            KvCache::new(&device, &layout, config.kv_dtype, &num_blocks, block_size)?;
+        let mut buffers = StepBuffers::new(&device, config, layout.groups.len())?;
+        let drafting = match (head, &model) {
+            (Some(head), Model::Decoder(model)) => {
+                let memory = (model, &mut kv_cache);
+                let drafting = Drafting::new(&device, head, memory, config)?;
+                buffers.keep_all_rows(drafting.wants_all_rows());
+                Some(drafting)
+            }
+            _ => None,
+        };
         let gpu = match (&device, &model) {
             // Drafts are verified before the next step: each runs to its end.
             (Device::Cuda(cuda), Model::Decoder(model)) if config.speculative.is_none() => {
@@ -121,6 +136,7 @@ impl ModelRunner {
             table: new_table(config, &buffers),
             buffers,
             gpu,
+            drafting,
             tasks: Vec::with_capacity(max_num_seqs),
             pooling,
             pooler: Pooler::default(),
@@ -136,6 +152,7 @@ impl ModelRunner {
     pub fn reset(&mut self) {
         self.table = new_table(&self.config, &self.buffers);
         self.gpu.iter_mut().for_each(GpuSteps::forget);
+        self.drafting.iter_mut().for_each(Drafting::forget);
     }
 
     /// Whether the device still works.
@@ -155,6 +172,18 @@ impl ModelRunner {
         self.prompt_logprobs(output, result);
         self.sample(output, result);
         self.embed(output, result);
+        if let (Some(drafting), Model::Decoder(model)) = (&mut self.drafting, &self.model) {
+            let step = (output, &self.buffers, &self.table);
+            drafting.follow((&self.device, model), &mut self.kv_cache, step);
+        }
+    }
+
+    /// Between steps: what the head guesses of each ask's sequence, into its guess.
+    pub fn draft(&mut self, asks: &[Ask], guesses: &mut [Guess]) {
+        if let (Some(drafting), Model::Decoder(model)) = (&mut self.drafting, &self.model) {
+            let at = (&self.device, model);
+            drafting.draft(at, &mut self.kv_cache, &self.table, (asks, guesses));
+        }
     }
 
     /// The part that a rank other than the first has in a step: everything but sampling.
@@ -216,7 +245,16 @@ impl ModelRunner {
         self.enter_drafts(output);
         let input = self.buffers.gather(&self.device, output, &self.table);
         plant_panic(&self.config.faults, input.token_ids.host());
-        self.model.forward(&self.device, &mut self.workspace, &mut self.kv_cache, &input);
+        let (device, ws, kv) = (&self.device, &mut self.workspace, &mut self.kv_cache);
+        match (&mut self.drafting, &self.model) {
+            (Some(drafting), Model::Decoder(model)) => {
+                drafting.begin();
+                let num_layers = model.spec().num_layers();
+                let observe = |rows: View| drafting.observe(num_layers, rows);
+                model.forward_observed(device, ws, kv, &input, observe);
+            }
+            (_, model) => model.forward(device, ws, kv, &input),
+        }
         self.table.clear_changes();
     }
 

@@ -13,9 +13,9 @@ use crate::config::{
 use crate::gpu::{self, Place};
 use crate::kv_cache::KvCache;
 use crate::machine::Machine;
-use crate::models::{DecoderSpec, ModelSpec, pooling_of, spec_of, writes_text};
+use crate::models::{DecoderSpec, HeadSpec, ModelSpec, pooling_of, spec_of, writes_text};
 use crate::pooling::PoolingSpec;
-use crate::speculative::draft_model;
+use crate::speculative::{draft_model, eagle};
 use crate::weight_bytes::{weight_bytes, what_fits};
 use crate::weights::ModelFiles;
 use crate::workspace::Workspace;
@@ -45,6 +45,8 @@ pub struct MemoryPlan {
     pub place: Place,
     /// Of the model that makes drafts.
     pub draft: Option<Box<MemoryPlan>>,
+    /// The head that makes drafts.
+    pub head: Option<HeadSpec>,
     /// Instruction sets of this machine, narrowest first.
     pub simd_levels: Vec<SimdLevel>,
     pub config: EngineConfig,
@@ -83,16 +85,21 @@ impl MemoryPlan {
         let limits = BatchLimits::new(options, default_tokens(options, &place))?;
         let BatchLimits { max_num_seqs, max_num_batched_tokens } = limits;
         let (block_size, compute) = (block_size(options)?, compute(options, machine, &place)?);
+        let head = eagle::plan((files, &spec), options, &place)?;
+        let kept = head.as_ref().map_or_else(|| rank.clone(), |head| head.beside(&rank));
         let weight_bytes = weight_bytes(files, spec.tied_embeddings, options, &place)?;
         let workspace_bytes = num_ranks as u64 * workspace_bytes(&rank, options, limits, &place);
-        let kv_bytes_per_token = KvCache::bytes_per_token(&rank, kv_dtype) * num_ranks as u64;
+        let kv_bytes_per_token = KvCache::bytes_per_token(&kept, kv_dtype) * num_ranks as u64;
         let draft = draft_model::plan((files, &place), options, machine)?;
-        let others = workspace_bytes.saturating_add(bytes_beside(&place, draft.as_deref()));
+        let of_head = (kv_dtype, block_size);
+        let others = eagle::num_bytes(head.as_ref(), options, limits, of_head)
+            .saturating_add(workspace_bytes)
+            .saturating_add(bytes_beside(&place, draft.as_deref()));
         let rest = rest_of_memory((files, &place), available_memory, (weight_bytes, others))?;
         let wanted_len = options.max_model_len.unwrap_or(spec.context_length);
         let most_tokens = u64::from(wanted_len) * u64::from(max_num_seqs);
         let num_at_once = num_at_once(max_num_batched_tokens, options.long_prefill_token_threshold);
-        let layout = CacheLayout::new(&rank);
+        let layout = CacheLayout::new(&kept);
         let cache =
             CachePlan { layout, dtype: kv_dtype, block_size, num_at_once, max_num_seqs, num_ranks };
         let most_useful = cache.useful_bytes(kv_bytes_per_token, most_tokens);
@@ -130,6 +137,7 @@ impl MemoryPlan {
             available_memory,
             place,
             draft,
+            head,
             simd_levels: machine.simd_levels.clone(),
             spec: ModelSpec::Decoder(spec),
             writes_text: true,

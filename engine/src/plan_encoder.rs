@@ -93,6 +93,7 @@ impl MemoryPlan {
             available_memory: machine.available_memory,
             place,
             draft: None,
+            head: None,
             simd_levels: machine.simd_levels.clone(),
             config,
         })

@@ -17,6 +17,7 @@ use quire_scheduler::{SampledSequence, SchedulerOutput};
 
 use crate::model_runner::{ModelRunner, StepJob, StepResult};
 use crate::sequence_table::RowInit;
+use crate::speculative::{Ask, Guess};
 use crate::step_runner::panic_text;
 use watch::RankWatch;
 
@@ -110,6 +111,11 @@ impl Ranks {
             other.send(Command::Sampled(Arc::clone(&step), Arc::clone(&sampled)));
         };
         self.others.iter().for_each(sampled);
+    }
+
+    /// What the first rank's head guesses; see `ModelRunner::draft`.
+    pub fn draft(&mut self, asks: &[Ask], guesses: &mut [Guess]) {
+        self.first.as_mut().expect("there until the drop").draft(asks, guesses);
     }
 
     /// Forgets every row on every rank, unless one does not answer.

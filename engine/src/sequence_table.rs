@@ -45,12 +45,23 @@ impl RowSampling {
         Self { pooling: Some(pooling), ..Self::new(params, 0, &[], 0) }
     }
 
-    /// The same without log probabilities, for drafts of the row.
+    /// The same without log probabilities, for drafts of the row by a model of so many tokens.
     #[must_use]
-    pub fn without_logprobs(&self) -> Self {
-        let params =
-            SamplingParams { logprobs: None, prompt_logprobs: None, ..self.params.clone() };
-        Self { params, ..self.clone() }
+    pub fn for_drafts(&self, vocab_size: u32) -> Self {
+        let mut own = self.clone();
+        (own.params.logprobs, own.params.prompt_logprobs) = (None, None);
+        own.params.logit_bias.retain(|&(token, _)| token < vocab_size);
+        let is_known = |token: &TokenId| *token < vocab_size;
+        let always = own.banned[..own.num_always_banned].iter();
+        own.num_always_banned = always.filter(|token| is_known(token)).count();
+        own.banned.retain(is_known);
+        if let Some(mask) = &mut own.allowed {
+            mask.resize(vocab_size.div_ceil(32) as usize, 0);
+            if let Some(last) = mask.last_mut().filter(|_| !vocab_size.is_multiple_of(32)) {
+                *last &= (1 << (vocab_size % 32)) - 1;
+            }
+        }
+        own
     }
 
     /// Tokens that must not follow `num_output_tokens` tokens.

@@ -26,6 +26,7 @@ pub struct StepBuffers {
     num_output_tokens: Vec<u32>,
     taken: Vec<TakenToken>,
     shape: Option<StepShape>,
+    keeps_all_rows: bool,
     block_size: u32,
     arrays: StepArrays,
 }
@@ -150,11 +151,17 @@ impl StepBuffers {
             num_output_tokens: Vec::with_capacity(num_seqs),
             taken: Vec::with_capacity(num_seqs),
             shape: None,
+            keeps_all_rows: false,
             state_segments: Vec::with_capacity(num_seqs + num_sampled),
             state_start_loc: Vec::with_capacity(num_seqs + 1),
             block_size: config.block_size,
             arrays: StepArrays::new(device, capacity, num_groups, num_seqs * blocks_per_seq)?,
         })
+    }
+
+    /// Has the last layer leave every row of a step, whoever is sampled.
+    pub fn keep_all_rows(&mut self, keeps_all_rows: bool) {
+        self.keeps_all_rows = keeps_all_rows;
     }
 
     /// Whether the device has block tables of its own, which follow the changes of the host's.
@@ -218,10 +225,8 @@ impl StepBuffers {
             self.rows.push(sequence.row.0);
             let end_row = self.token_ids.len() as u32;
             let num_sample_rows = if sequence.samples { 1 + sequence.num_drafts } else { 0 };
-            let num_output_rows = match row.sampling.params.prompt_logprobs {
-                Some(_) => sequence.num_tokens,
-                None => num_sample_rows,
-            };
+            let all = self.keeps_all_rows || row.sampling.params.prompt_logprobs.is_some();
+            let num_output_rows = if all { sequence.num_tokens } else { num_sample_rows };
             self.output_rows.extend(end_row - num_output_rows..end_row);
             let num_rows = self.output_rows.len() as u32;
             let is_pooled = row.sampling.pooling.is_some();

@@ -12,6 +12,7 @@ use quire_kernels::cpu::StayNear;
 use crate::model_runner::{StepJob, StepResult};
 use crate::ranks::Ranks;
 use crate::sequence_table::RowInit;
+use crate::speculative::{Ask, Guess};
 
 /// Takes steps and answers them in the order of their launches.
 pub enum StepRunner {
@@ -66,6 +67,13 @@ impl StepRunner {
         }
     }
 
+    /// Between steps: what the model's own head guesses. It has none where steps run ahead.
+    pub fn draft(&mut self, asks: &[Ask], guesses: &mut [Guess]) {
+        if let Self::Inline(inline) = self {
+            inline.runner.draft(asks, guesses);
+        }
+    }
+
     /// After a failed step: the rows are forgotten, and steps are taken again.
     pub fn reset(&mut self) {
         match self {
@@ -108,6 +116,12 @@ impl GuardedRunner {
         }
         let result = self.failure.clone().map_or(Ok(result), Err);
         Reply { rows: job.rows, result, is_lost: self.runner.is_lost() }
+    }
+
+    /// A panic counts as one of the next step.
+    fn draft(&mut self, asks: &[Ask], guesses: &mut [Guess]) {
+        let draft = AssertUnwindSafe(|| self.runner.draft(asks, guesses));
+        self.failure = catch_unwind(draft).err().map(|payload| panic_text(&*payload));
     }
 
     fn reset(&mut self) {

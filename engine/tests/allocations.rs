@@ -39,7 +39,7 @@ fn check_decode_steps(family: &str) {
     let loader = WeightLoader::new(&file, &device, WeightPolicy::Packed, &|_, _| ());
     let model = Model::load(plan.spec.clone(), &(0..0), &loader, 512).expect("it loads");
     let spec = (&plan.spec, plan.pooling);
-    let mut runner = ModelRunner::new(device, (model, spec), &plan.config).expect("memory");
+    let mut runner = ModelRunner::new(device, (model, None), spec, &plan.config).expect("memory");
     let mut scheduler = Scheduler::new(scheduler_config(&plan)).expect("a valid configuration");
     (0..5).for_each(|id| scheduler.add(sequence(id)).expect("room"));
 

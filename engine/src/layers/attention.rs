@@ -1,9 +1,11 @@
 //! Self-attention over the paged KV cache.
 
+use std::ops::Range;
+
 use anyhow::ensure;
 use quire_kernels::{
-    AttentionSpec, Device, HeadNorm, KvLayer, LinearWeight, RopeWriteKv, Tensor, attention, linear,
-    rope_queries, rope_write_kv, scale_by_position, sigmoid_gate,
+    AttentionSpec, Device, HeadNorm, Input, KvLayer, LinearWeight, RopeWriteKv, Tensor, View,
+    attention, linear, rope_queries, rope_write_kv, scale_by_position, sigmoid_gate,
 };
 
 use super::{BlockNorm, OutputProjection, Positions};
@@ -40,6 +42,15 @@ impl Attention {
         layer: &LayerSpec,
         loader: &WeightLoader,
     ) -> anyhow::Result<Self> {
+        Self::load_of((spec, layer), spec.hidden_size, loader)
+    }
+
+    /// As `load`; q, k and v are made of rows of `width` channels.
+    pub fn load_of(
+        (spec, layer): (&DecoderSpec, &LayerSpec),
+        width: usize,
+        loader: &WeightLoader,
+    ) -> anyhow::Result<Self> {
         let (dims, hidden) = (layer.attention, spec.hidden_size);
         let (q_size, kv_size) = (dims.q_size(), dims.kv_size());
         let v_name = if layer.shares_key_weight { "attn_k.weight" } else { "attn_v.weight" };
@@ -50,9 +61,9 @@ impl Attention {
             "a layer without keys has gates or biases, which is not supported"
         );
         let qkv = match (reads_another, spec.attention_gate) {
-            (true, _) => queries_alone(q_size, hidden, loader)?,
-            (false, true) => gated_qkv(dims, v_name, hidden, loader)?,
-            (false, false) => loader.stacked("attn_qkv.weight", &parts, hidden)?,
+            (true, _) => queries_alone(q_size, width, loader)?,
+            (false, true) => gated_qkv(dims, v_name, width, loader)?,
+            (false, false) => loader.stacked("attn_qkv.weight", &parts, width)?,
         };
         let bias_parts =
             [("attn_q.bias", q_size), ("attn_k.bias", kv_size), ("attn_v.bias", kv_size)];
@@ -115,17 +126,48 @@ impl Attention {
         (step, positions): (&StepInput, &Positions),
     ) {
         let n = step.num_tokens();
-        let dims = self.dims;
-        let qkv_columns = match self.reads_another {
-            true => 0..dims.q_size(),
-            false => 0..dims.qkv_size(),
-        };
-        let gate_columns = dims.qkv_size()..dims.qkv_size() + dims.q_size();
-        let all_columns = 0..if self.has_gate { gate_columns.end } else { qkv_columns.end };
         let Workspace { hidden, residual, block_out, qkv, .. } = ws;
         let input = norm.input(device, (hidden, residual), block_out, n);
-        let projected = qkv.first_rows_mut(n).columns(all_columns);
+        self.project_input(device, qkv, input, n);
+        self.attend_projected(device, ws, cache, (step, positions));
+    }
+
+    /// As `attend`, of rows that are not those of `ws`.
+    pub fn attend_rows(
+        &self,
+        device: &Device,
+        ws: &mut Workspace,
+        x: View,
+        cache: &mut KvLayer,
+        at: (&StepInput, &Positions),
+    ) {
+        self.project_input(device, &mut ws.qkv, Input::Rows(x), x.rows());
+        self.attend_projected(device, ws, cache, at);
+    }
+
+    fn project_input(&self, device: &Device, qkv: &mut Tensor, input: Input, n: usize) {
+        let columns = 0..if self.has_gate { self.gate_columns().end } else { self.qkv_size() };
+        let projected = qkv.first_rows_mut(n).columns(columns);
         linear(device, projected, input, &self.qkv, self.qkv_bias.as_ref());
+    }
+
+    /// Columns of q, k and v, where there are k and v.
+    fn qkv_size(&self) -> usize {
+        if self.reads_another { self.dims.q_size() } else { self.dims.qkv_size() }
+    }
+
+    fn gate_columns(&self) -> Range<usize> {
+        self.dims.qkv_size()..self.dims.qkv_size() + self.dims.q_size()
+    }
+
+    fn attend_projected(
+        &self,
+        device: &Device,
+        ws: &mut Workspace,
+        cache: &mut KvLayer,
+        (step, positions): (&StepInput, &Positions),
+    ) {
+        let (n, dims) = (step.num_tokens(), self.dims);
         let (v, eps) = (self.value_norm.as_ref(), self.norm_eps);
         let norm = self.qk_norm.as_ref().map(|(q, k)| HeadNorm { q, k, v, eps });
         let args = RopeWriteKv {
@@ -137,7 +179,7 @@ impl Attention {
             rope: self.rope.map(|index| &positions.ropes[index]),
             norm,
         };
-        let qkv = ws.qkv.first_rows_mut(n).columns(qkv_columns);
+        let qkv = ws.qkv.first_rows_mut(n).columns(0..self.qkv_size());
         match self.reads_another {
             true => rope_queries(device, qkv, &args),
             false => rope_write_kv(device, qkv, cache, &args),
@@ -151,7 +193,7 @@ impl Attention {
         attention(device, out, q, cache, &step.batch(), &self.spec, self.sinks.as_ref());
         if self.has_gate {
             let out = ws.attention_out.first_rows_mut(n).columns(0..dims.q_size());
-            sigmoid_gate(device, out, ws.qkv.first_rows(n).columns(gate_columns));
+            sigmoid_gate(device, out, ws.qkv.first_rows(n).columns(self.gate_columns()));
         }
     }
 }

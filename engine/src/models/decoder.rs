@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use anyhow::{bail, ensure};
 use quire_kernels::{
-    Device, Indices, LinearWeight, RankGroup, Tensor, View, all_reduce, embedding, gather_columns,
-    gather_rows, linear, softcap,
+    Device, Indices, LinearWeight, RankGroup, Tensor, View, ViewMut, all_reduce, embedding,
+    gather_columns, gather_rows, linear, softcap,
 };
 
 use super::spec::{DecoderSpec, FfnSpec, LayerSpec};
@@ -148,11 +148,10 @@ impl Decoder {
         mut observe: impl FnMut(View),
     ) {
         let mut n = step.num_tokens();
-        let (scale, first) = (self.spec.embedding_scale, self.vocabulary().start);
-        let (ids, table) = (step.token_ids, (&self.embedding, first));
-        embedding(device, ws.residual.first_rows_mut(n), ids, table, scale);
+        self.embed(device, ws.residual.first_rows_mut(n), step.token_ids);
         self.add_ranks(device, &mut ws.residual, n);
         if let Some(inputs) = &self.per_layer_inputs {
+            let first = self.vocabulary().start;
             inputs.make(device, ws, step.token_ids, (first, self.group.as_ref()));
         }
         let (mut before, mut kept) = (Before::Embedding, None);
@@ -186,6 +185,18 @@ impl Decoder {
         observe(ws.hidden.first_rows(n));
     }
 
+    /// The embeddings of `ids`, as far as this rank has them: `out` is `[ids.len(), hidden_size]` F32.
+    pub fn embed(&self, device: &Device, out: ViewMut, ids: Indices) {
+        let table = (&self.embedding, self.vocabulary().start);
+        embedding(device, out, ids, table, self.spec.embedding_scale);
+    }
+
+    /// The head alone, of this rank's share of the vocabulary: `x` is `[n, hidden_size]` after a norm.
+    pub fn project_to_vocabulary(&self, device: &Device, out: ViewMut, x: View) {
+        let head = self.lm_head.as_ref().unwrap_or(&self.embedding);
+        linear(device, out, x, head, None);
+    }
+
     /// This rank's share of the vocabulary.
     fn vocabulary(&self) -> Range<usize> {
         self.shard.vocabulary(self.spec.vocab_size)
@@ -203,9 +214,8 @@ impl Decoder {
     pub fn logits(&self, device: &Device, ws: &mut Workspace, rows: Indices) {
         let n = rows.len();
         gather_rows(device, ws.gathered.first_rows_mut(n), ws.hidden.view(), rows);
-        let head = self.lm_head.as_ref().unwrap_or(&self.embedding);
         let share = ws.logits.first_rows_mut(n).columns(self.vocabulary());
-        linear(device, share, ws.gathered.first_rows(n), head, None);
+        self.project_to_vocabulary(device, share, ws.gathered.first_rows(n));
         if let Some(group) = &self.group {
             gather_columns(device, group, ws.logits.first_rows_mut(n), self.vocabulary());
         }

@@ -47,7 +47,7 @@ fn check(spec: EncoderSpec, expected: Expect) {
         .expect("shapes need no file");
     let spec = ModelSpec::Encoder(spec);
     let mut workspace = Workspace::new(&device, &spec, 8, 4).expect("shapes need no memory");
-    let layout = spec.cache_layout();
+    let layout = spec.cache_layout(None);
     let mut kv_cache =
         KvCache::new(&device, &layout, DType::F32, &[4], 16).expect("shapes need no memory");
     let step = StepInput {

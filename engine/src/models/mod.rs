@@ -7,6 +7,7 @@ mod config_rope;
 pub mod decoder;
 mod deepseek2;
 mod deepseek32;
+pub mod draft_head;
 pub mod encoder;
 mod encoder_keys;
 pub mod encoder_spec;
@@ -21,6 +22,7 @@ mod gguf_moe;
 mod gguf_rope;
 mod glm4moe;
 mod gpt_oss;
+mod head_spec;
 mod llama;
 mod llama4;
 mod mistral3;
@@ -41,8 +43,10 @@ pub mod spec;
 mod traces;
 
 pub use decoder::Decoder;
+pub use draft_head::DraftHead;
 pub use encoder::Encoder;
 pub use encoder_spec::EncoderSpec;
+pub use head_spec::{Features, HeadSpec};
 pub use model::{Model, ModelSpec};
 pub use spec::DecoderSpec;
 

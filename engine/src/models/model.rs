@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use quire_kernels::{Device, RankGroup};
 
-use super::{Decoder, DecoderSpec, Encoder, EncoderSpec};
+use super::{Decoder, DecoderSpec, Encoder, EncoderSpec, HeadSpec};
 use crate::cache_layout::CacheLayout;
 use crate::kv_cache::KvCache;
 use crate::step_input::StepInput;
@@ -83,10 +83,13 @@ impl ModelSpec {
         matches!(self, Self::Encoder(_))
     }
 
-    /// What its layers keep of a sequence.
-    pub fn cache_layout(&self) -> CacheLayout {
+    /// What its layers keep of a sequence, and a head's.
+    pub fn cache_layout(&self, head: Option<&HeadSpec>) -> CacheLayout {
         match self {
-            Self::Decoder(spec) => CacheLayout::new(spec),
+            Self::Decoder(spec) => match head {
+                Some(head) => CacheLayout::new(&head.beside(spec)),
+                None => CacheLayout::new(spec),
+            },
             Self::Encoder(spec) => CacheLayout::of_encoder(spec),
         }
     }

@@ -3,7 +3,9 @@
 use super::step_cost::StepCost;
 
 /// Drafts must promise so much more than none, since they may be worse than they promise.
-const LEAST_GAIN: f64 = 1.03;
+const LEAST_GAIN: f64 = 1.1;
+/// Of rows that were never measured, at most so many times those that were are tried.
+const MOST_GROWTH: usize = 2;
 /// Steps without drafts that are measured before the first with some.
 const FIRST_STEPS: u32 = 3;
 /// After so many steps one way the other is tried once, to measure it anew …
@@ -71,11 +73,15 @@ impl Choice {
     ) -> (usize, f64) {
         let Some(without) = cost.seconds(num_sequences) else { return (0, 0.0) };
         let rate_without = num_sequences as f64 / without;
+        let most_rows = MOST_GROWTH * cost.most_rows().max(num_sequences).max(4);
         let (mut best, mut tokens, mut deepest) = ((0, 0.0), num_sequences as f64, 0);
         for (index, offer) in self.offers.iter().enumerate() {
             tokens += offer.chance;
             deepest = deepest.max(offer.position);
             let num_drafts = index + 1;
+            if num_sequences + num_drafts > most_rows {
+                break;
+            }
             let seconds = cost.seconds(num_sequences + num_drafts).unwrap_or(without);
             let gain = tokens / (seconds + drafting(deepest)) / rate_without;
             if gain > best.1 {

@@ -12,11 +12,11 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use quire_scheduler::{NewSequence, Scheduler, SchedulerOutput, SequenceId, StopRule, TokenList};
 
 use super::step_cost::StepCost;
-use super::{Ask, Guess, Proposer};
+use super::{Ask, Guess, Proposer, vocabulary};
 use crate::config::{DeviceChoice, Faults, SchedulingPolicy, SpeculativeMethod};
 use crate::engine::scheduler_config;
 use crate::gpu::{self, Place};
@@ -42,6 +42,8 @@ pub struct DraftModel {
     scheduler: Scheduler,
     runner: StepRunner,
     max_model_len: usize,
+    /// Tokens of the draft model and of its target: one may be filled up with more than the other.
+    vocab_sizes: (u32, u32),
     /// How each sequence is sampled, without what only the client wants to see.
     sampling: HashMap<SequenceId, Arc<RowSampling>>,
     /// Of the draft model's steps.
@@ -51,13 +53,18 @@ pub struct DraftModel {
 
 impl DraftModel {
     /// Loads the weights and takes all memory.
-    pub fn load(files: &ModelFiles, plan: &MemoryPlan) -> anyhow::Result<Self> {
+    pub fn load(
+        files: &ModelFiles,
+        target: &ModelFiles,
+        plan: &MemoryPlan,
+    ) -> anyhow::Result<Self> {
         let config = &plan.config;
         let runner = load_runner(files, plan, &|_, _| ())?;
         Ok(Self {
             scheduler: Scheduler::new(scheduler_config(config)).map_err(anyhow::Error::msg)?,
             runner: StepRunner::new(Ranks::new(vec![runner], None), false),
             max_model_len: config.max_model_len as usize,
+            vocab_sizes: (plan.spec.vocab_size() as u32, spec_of(target)?.vocab_size() as u32),
             sampling: HashMap::new(),
             cost: StepCost::default(),
             spare: (Vec::new(), Box::default()),
@@ -65,7 +72,7 @@ impl DraftModel {
     }
 
     fn add(&mut self, ask: &Ask) {
-        let sampling = || Arc::new(ask.sampling.without_logprobs());
+        let sampling = || Arc::new(ask.sampling.for_drafts(self.vocab_sizes.0));
         self.sampling.entry(ask.id).or_insert_with(sampling);
         let nobody = Arc::from([]);
         let sequence = NewSequence {
@@ -133,10 +140,17 @@ impl DraftModel {
 }
 
 impl Proposer for DraftModel {
-    fn propose(&mut self, asks: &[Ask], guesses: &mut Vec<Guess>) {
+    fn propose(&mut self, _target: &mut StepRunner, asks: &[Ask], guesses: &mut Vec<Guess>) {
         let first = guesses.len();
         guesses.resize(first + asks.len(), Guess { drafts: TokenList::EMPTY, evidence: 1 });
-        let fits = |ask: &&Ask| ask.most > 0 && ask.tokens.len() + ask.most < self.max_model_len;
+        let (own_size, target_size) = self.vocab_sizes;
+        let is_known = |tokens: &[u32]| {
+            own_size >= target_size || tokens.iter().all(|&token| token < own_size)
+        };
+        let fits = |ask: &&Ask| {
+            let len = ask.tokens.len() + ask.most;
+            ask.most > 0 && len < self.max_model_len && is_known(ask.tokens)
+        };
         let fitting: Vec<Ask> = asks.iter().filter(fits).copied().collect();
         fitting.iter().for_each(|ask| self.add(ask));
         // A long text is computed over several rounds: what a round computed stays in the prefix cache.
@@ -148,6 +162,12 @@ impl Proposer for DraftModel {
         }
         for ask in &fitting {
             self.scheduler.cancel(ask.id);
+        }
+        if own_size > target_size {
+            for guess in &mut guesses[first..] {
+                let known = |token: &u32| *token < target_size;
+                guess.drafts = guess.drafts.iter().copied().take_while(known).collect();
+            }
         }
     }
 
@@ -174,10 +194,10 @@ pub fn plan(
     let Some(method) = options.speculative.as_ref().map(|own| &own.method) else { return Ok(None) };
     let flag = || format!("--speculative {method}");
     let plan = match method {
-        SpeculativeMethod::Ngram => return Ok(None),
+        SpeculativeMethod::Ngram | SpeculativeMethod::Eagle(_) => return Ok(None),
         SpeculativeMethod::Draft(path) => {
             let draft = ModelFiles::open(path).with_context(flag)?;
-            same_vocabulary(files, &draft).with_context(flag)?;
+            vocabulary::ensure_same(files, &draft).with_context(flag)?;
             plan_of((&draft, place), 0..0, options, machine)
         }
         SpeculativeMethod::Skip(layers) => {
@@ -244,30 +264,4 @@ fn plan_of(
         ..options.clone()
     };
     MemoryPlan::new(draft, &options, machine)
-}
-
-/// Drafts are token ids of the target: they must mean the same text.
-fn same_vocabulary(target: &ModelFiles, draft: &ModelFiles) -> anyhow::Result<()> {
-    let (target_spec, draft_spec) = (spec_of(target)?, spec_of(draft)?);
-    let (target_name, draft_name) = (target.path().display(), draft.path().display());
-    ensure!(
-        target_spec.vocab_size() == draft_spec.vocab_size(),
-        "a draft model has the vocabulary of the model: {draft_name} has {} tokens, {target_name} has {}",
-        draft_spec.vocab_size(),
-        target_spec.vocab_size()
-    );
-    let (ModelFiles::Gguf(target), ModelFiles::Gguf(draft)) = (target, draft) else {
-        return Ok(());
-    };
-    let key = "tokenizer.ggml.tokens";
-    let texts = (target.metadata().strings(key)?, draft.metadata().strings(key)?);
-    let (Some(target_texts), Some(draft_texts)) = texts else { return Ok(()) };
-    let different = target_texts.iter().zip(draft_texts.iter()).position(|(a, b)| a != b);
-    match different.and_then(|id| Some((id, target_texts.get(id)?, draft_texts.get(id)?))) {
-        None => Ok(()),
-        Some((id, target_text, draft_text)) => bail!(
-            "a draft model has the vocabulary of the model: token {id} is {draft_text:?} in {draft_name}, but \
-             {target_text:?} in {target_name}"
-        ),
-    }
 }

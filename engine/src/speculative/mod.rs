@@ -9,9 +9,11 @@
 mod acceptance;
 mod choice;
 pub mod draft_model;
+pub mod eagle;
 mod ngram;
 mod step_cost;
 mod suffix_automaton;
+mod vocabulary;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,6 +25,7 @@ use crate::config::{MAX_DRAFTS, Speculative, SpeculativeMethod};
 use crate::live::Live;
 use crate::plan::MemoryPlan;
 use crate::sequence_table::RowSampling;
+use crate::step_runner::StepRunner;
 use crate::weights::ModelFiles;
 
 use self::acceptance::{Acceptance, Counts};
@@ -32,8 +35,8 @@ use self::step_cost::StepCost;
 
 /// Guesses tokens.
 pub trait Proposer: Send {
-    /// One guess for each ask.
-    fn propose(&mut self, asks: &[Ask], guesses: &mut Vec<Guess>);
+    /// One guess for each ask. `target` runs the model's steps, and none is in flight.
+    fn propose(&mut self, target: &mut StepRunner, asks: &[Ask], guesses: &mut Vec<Guess>);
 
     /// How long it takes to guess so many tokens of each of so many sequences. `None`: next to nothing, so that the best
     /// are chosen of what was guessed; else it is chosen how many to guess, by how often they were right before.
@@ -104,7 +107,12 @@ impl Speculation {
     }
 
     /// Gives the scheduler drafts for the next step. No step is in flight.
-    pub fn propose(&mut self, scheduler: &mut Scheduler, live: &HashMap<SequenceId, Live>) {
+    pub fn propose(
+        &mut self,
+        scheduler: &mut Scheduler,
+        target: &mut StepRunner,
+        live: &HashMap<SequenceId, Live>,
+    ) {
         let draftable: Vec<(SequenceId, u32)> = scheduler.draftable().collect();
         let is_adaptive = self.settings.is_adaptive;
         // Beside prompts there is work enough, and what a step costs says nothing of rows that decode.
@@ -131,7 +139,7 @@ impl Speculation {
             let chosen = asks.iter_mut().enumerate();
             chosen.for_each(|(index, ask)| ask.most = self.choice.num_chosen(index));
         }
-        self.proposer.propose(&asks, &mut self.guesses);
+        self.proposer.propose(target, &asks, &mut self.guesses);
         if is_adaptive && !takes_time {
             let guesses = std::mem::take(&mut self.guesses);
             let offers = draftable.iter().zip(&guesses);
@@ -199,11 +207,12 @@ pub fn proposer_of(
 ) -> anyhow::Result<Box<dyn Proposer>> {
     let draft_model = |files: &ModelFiles| {
         let plan = draft.context("a draft model is planned before it is loaded")?;
-        DraftModel::load(files, plan).map(|model| Box::new(model) as Box<dyn Proposer>)
+        DraftModel::load(files, target, plan).map(|model| Box::new(model) as Box<dyn Proposer>)
     };
     match method {
         SpeculativeMethod::Ngram => Ok(Box::<ngram::Ngram>::default()),
         SpeculativeMethod::Draft(path) => draft_model(&ModelFiles::open(path)?),
+        SpeculativeMethod::Eagle(_) => Ok(Box::<eagle::Eagle>::default()),
         SpeculativeMethod::Skip(_) => draft_model(target),
     }
 }

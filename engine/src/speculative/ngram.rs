@@ -6,6 +6,7 @@ use quire_scheduler::{SequenceId, TokenId, TokenList};
 
 use super::suffix_automaton::{Match, SuffixAutomaton};
 use super::{Ask, Guess, Proposer};
+use crate::step_runner::StepRunner;
 
 /// Tokens that the automata of all sequences hold together, at about 120 bytes each; sequences beyond get no drafts.
 const MAX_TOKENS: usize = 1 << 19;
@@ -18,7 +19,7 @@ pub struct Ngram {
 }
 
 impl Proposer for Ngram {
-    fn propose(&mut self, asks: &[Ask], guesses: &mut Vec<Guess>) {
+    fn propose(&mut self, _target: &mut StepRunner, asks: &[Ask], guesses: &mut Vec<Guess>) {
         guesses.extend(asks.iter().map(|ask| self.guess(ask)));
     }
 
@@ -79,9 +80,8 @@ mod tests {
     }
 
     fn guess(tokens: &[TokenId], most: usize) -> (Vec<TokenId>, u32) {
-        let mut guesses = Vec::new();
-        Ngram::default().propose(&[ask(1, tokens, most, &sampling())], &mut guesses);
-        (guesses[0].drafts.to_vec(), guesses[0].evidence)
+        let guess = Ngram::default().guess(&ask(1, tokens, most, &sampling()));
+        (guess.drafts.to_vec(), guess.evidence)
     }
 
     #[test]
@@ -98,15 +98,12 @@ mod tests {
     fn sequences_that_ended_leave_room() {
         let mut ngram = Ngram::default();
         let tokens = vec![3; MAX_TOKENS / 2 + 1];
-        let mut guesses = Vec::new();
         let sampling = sampling();
-        let ask = |id| ask(id, &tokens, 1, &sampling);
-        ngram.propose(&[ask(1), ask(2)], &mut guesses);
-        assert_eq!(guesses.iter().map(|guess| guess.drafts.len()).collect::<Vec<_>>(), [1, 0]);
+        let num_drafts =
+            |ngram: &mut Ngram, id| ngram.guess(&ask(id, &tokens, 1, &sampling)).drafts.len();
+        assert_eq!([1, 2].map(|id| num_drafts(&mut ngram, id)), [1, 0]);
         ngram.forget(SequenceId(1));
-        guesses.clear();
-        ngram.propose(&[ask(2)], &mut guesses);
-        assert_eq!(guesses[0].drafts.len(), 1);
+        assert_eq!(num_drafts(&mut ngram, 2), 1);
         ngram.forget(SequenceId(2));
         assert_eq!(ngram.num_tokens, 0);
     }

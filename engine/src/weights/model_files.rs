@@ -125,6 +125,12 @@ impl WeightSource for ModelFiles {
         }
     }
 
+    fn leave_out(&self, name: &str) {
+        if let Self::Directory(directory) = self {
+            directory.leave_out(name);
+        }
+    }
+
     fn blocks(&self, name: &str) -> Option<(&[u64], FileBytes<'_>)> {
         match self {
             Self::Gguf(file) => file.blocks(name),

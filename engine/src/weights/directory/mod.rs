@@ -3,6 +3,7 @@
 mod config;
 mod declared;
 mod encoder_names;
+mod head_names;
 mod names;
 mod sentence;
 mod shards;
@@ -11,7 +12,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use quire_kernels::{FileBytes, GroupedWeight};
 
 use super::quantized::{Method, Piece, Pieces, Role, role};
@@ -19,6 +20,7 @@ use super::quoted;
 use super::safetensors::{SafetensorsFile, TensorInfo, weight_format};
 use super::{HostTensor, WeightSource};
 use encoder_names::EncoderNames;
+use head_names::HeadNames;
 use names::{Meaning, Prefixes};
 
 pub use config::{ConfigSection, ModelConfig};
@@ -51,13 +53,23 @@ pub struct ModelDirectory {
 enum Names {
     Decoder(Prefixes),
     Encoder(EncoderNames),
+    Head(HeadNames),
 }
 
 impl Names {
+    fn find(model_type: &str, has_tensor: impl Fn(&str) -> bool) -> Self {
+        match (EncoderNames::find(model_type, &has_tensor), HeadNames::find(&has_tensor)) {
+            (Some(names), _) => Self::Encoder(names),
+            (None, Some(names)) => Self::Head(names),
+            (None, None) => Self::Decoder(Prefixes::find(has_tensor)),
+        }
+    }
+
     fn meaning(&self, name: &str) -> Meaning {
         match self {
             Self::Decoder(prefixes) => prefixes.meaning(name),
             Self::Encoder(names) => names.meaning(name),
+            Self::Head(names) => names.meaning(name),
         }
     }
 
@@ -65,6 +77,7 @@ impl Names {
         match self {
             Self::Decoder(prefixes) => prefixes.name_in_file(name),
             Self::Encoder(names) => names.name_in_file(name),
+            Self::Head(names) => names.name_in_file(name),
         }
     }
 }
@@ -100,10 +113,7 @@ impl ModelDirectory {
         let files = shards::open_all(path)?;
         let has_tensor = |name: &str| files.iter().any(|file| file.tensor(name).is_some());
         let model_type = config.text().string("model_type")?.unwrap_or_default();
-        let names = match EncoderNames::find(model_type, has_tensor) {
-            Some(names) => Names::Encoder(names),
-            None => Names::Decoder(Prefixes::find(has_tensor)),
-        };
+        let names = Names::find(model_type, has_tensor);
         let method = quantization(path, &config)?;
         let text = config.text();
         let has_centred_norms =
@@ -144,7 +154,9 @@ impl ModelDirectory {
         }
         if num_skipped > 0 {
             let what = match names {
-                Names::Decoder(_) => "images, sound or drafts are left out: only text is served",
+                Names::Decoder(_) | Names::Head(_) => {
+                    "images, sound or drafts are left out: only text is served"
+                }
                 Names::Encoder(_) => "other tasks are left out: only embeddings are served",
             };
             tracing::info!("{num_skipped} tensors for {what}");
@@ -205,6 +217,23 @@ impl ModelDirectory {
     /// The shape of the tensor under the loader's `name`.
     pub fn shape(&self, name: &str) -> Option<&[u64]> {
         self.find(name).map(|tensor| &tensor.info.shape[..])
+    }
+
+    /// Whether it is no model, but an EAGLE head, which guesses for one.
+    pub fn is_draft_head(&self) -> bool {
+        matches!(self.names, Names::Head(_))
+    }
+
+    /// The whole numbers of the vector `name`.
+    pub fn integers(&self, name: &str) -> anyhow::Result<Option<Vec<i64>>> {
+        let Some(NamedTensor { file, info, is_used, .. }) = self.find(name) else {
+            return Ok(None);
+        };
+        is_used.store(true, Ordering::Relaxed);
+        let is_vector = info.dtype == "I64" && info.shape.len() == 1;
+        ensure!(is_vector, "tensor {} is no vector of I64", quoted(&info.name));
+        let numbers = self.files[*file].tensor_bytes(info).as_chunks::<8>().0;
+        Ok(Some(numbers.iter().map(|&bytes| i64::from_le_bytes(bytes)).collect()))
     }
 
     /// The first tensor of the text model whose meaning is not known.

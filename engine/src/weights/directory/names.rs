@@ -226,7 +226,7 @@ impl Prefixes {
 }
 
 /// `layers.3.self_attn.q_proj.weight` as `blk.3.attn_q.weight`.
-fn layer_part(name: &str, has_post_norms: bool) -> Option<Meaning> {
+pub(super) fn layer_part(name: &str, has_post_norms: bool) -> Option<Meaning> {
     let (number, rest) = name.strip_prefix("layers.")?.split_once('.')?;
     let index = plain_number(number)?;
     let post_norm = has_post_norms.then_some(&POST_NORM);

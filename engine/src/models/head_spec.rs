@@ -1,0 +1,195 @@
+//! What an EAGLE head is: read from its config.json and tensors, and checked against the model that it guesses for.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, bail, ensure};
+
+use super::config_keys::ConfigKeys;
+use super::spec::DecoderSpec;
+use crate::weights::ModelFiles;
+use crate::weights::directory::ModelDirectory;
+
+/// A head of one layer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeadSpec {
+    pub path: PathBuf,
+    /// Its layer, on the hidden size of the model. The vocabulary is that of its guesses.
+    pub decoder: DecoderSpec,
+    /// Tokens of the model.
+    pub target_vocab_size: usize,
+    pub features: Features,
+    /// What is added to is the state after its norm (EAGLE-3).
+    pub norm_before_residual: bool,
+    /// For each of its tokens the model's; `None`: the same.
+    pub to_target: Option<Arc<[u32]>>,
+    /// Bytes of its files.
+    pub num_bytes: u64,
+}
+
+/// What of the model's forward pass a head is given.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Features {
+    /// What the model's last norm leaves: EAGLE-1 and 2 (Li et al. 2024, arXiv 2401.15077 and 2406.16858).
+    Last,
+    /// What these layers are given, side by side: EAGLE-3 (Li et al. 2025, arXiv 2503.01840).
+    Inputs(Vec<usize>),
+}
+
+impl HeadSpec {
+    /// Errors name what of the head does not fit the model.
+    pub fn read(
+        files: &ModelFiles,
+        (target, target_files): (&DecoderSpec, &ModelFiles),
+    ) -> anyhow::Result<Self> {
+        let name = files.path().display();
+        let directory = match files {
+            ModelFiles::Directory(directory) if directory.is_draft_head() => directory,
+            _ => bail!("{name} is no directory with an EAGLE head (fc.weight is missing)"),
+        };
+        if let Some(tensor) = directory.unknown_tensor() {
+            bail!("{name}: tensor {tensor:?} has no place in an EAGLE head");
+        }
+        let mut decoder = ConfigKeys::new(directory, "eagle").llama_like()?;
+        let target_name = target_files.path();
+        ensure_fits(files.path(), &decoder, (target, target_name))?;
+        let features = features(directory, (target, target_name))?;
+        let draft_vocab_size = directory.config().top().optional_dimension("draft_vocab_size")?;
+        decoder.vocab_size = draft_vocab_size.unwrap_or(decoder.vocab_size);
+        let to_target = to_target(directory, decoder.vocab_size, target.vocab_size)?;
+        ensure!(
+            to_target.is_some() || decoder.vocab_size == target.vocab_size,
+            "{name}: draft_vocab_size is {}, but d2t, which leads from there to the {} tokens of {}, is missing",
+            decoder.vocab_size,
+            target.vocab_size,
+            target_name.display()
+        );
+        Ok(Self {
+            path: files.path().to_owned(),
+            decoder,
+            target_vocab_size: target.vocab_size,
+            features,
+            norm_before_residual: flag(directory, "norm_before_residual")?,
+            to_target,
+            num_bytes: directory.num_bytes(),
+        })
+    }
+
+    /// The layers whose keys and values a sequence keeps: those of the model, then the head's.
+    pub fn beside(&self, target: &DecoderSpec) -> DecoderSpec {
+        let mut all = target.clone();
+        all.layers.extend_from_slice(&self.decoder.layers);
+        all
+    }
+
+    /// Channels that a token's states have in all that the head is given.
+    pub fn feature_size(&self) -> usize {
+        match &self.features {
+            Features::Last => self.decoder.hidden_size,
+            Features::Inputs(layers) => layers.len() * self.decoder.hidden_size,
+        }
+    }
+}
+
+fn ensure_fits(
+    path: &Path,
+    head: &DecoderSpec,
+    (target, target_path): (&DecoderSpec, &Path),
+) -> anyhow::Result<()> {
+    let (name, target_name) = (path.display(), target_path.display());
+    ensure!(head.num_layers() == 1, "{name} has {} layers; a head has one", head.num_layers());
+    ensure!(
+        head.hidden_size == target.hidden_size,
+        "the head {name} has {} channels, the model {target_name} has {}",
+        head.hidden_size,
+        target.hidden_size
+    );
+    ensure!(
+        head.vocab_size == target.vocab_size,
+        "the head {name} is for a vocabulary of {} tokens, the model {target_name} has {}",
+        head.vocab_size,
+        target.vocab_size
+    );
+    Ok(())
+}
+
+/// A switch of the head's config.json, at its first level or in `eagle_config`; false where neither has it.
+fn flag(directory: &ModelDirectory, key: &str) -> anyhow::Result<bool> {
+    let top = directory.config().top();
+    let nested = top.section("eagle_config")?.map(|section| section.bool(key));
+    Ok(top.bool(key)?.or(nested.transpose()?.flatten()).unwrap_or(false))
+}
+
+fn features(
+    directory: &ModelDirectory,
+    (target, target_path): (&DecoderSpec, &Path),
+) -> anyhow::Result<Features> {
+    let name = directory.path().display();
+    for key in ["norm_before_fc", "fc_norm", "norm_output"] {
+        ensure!(!flag(directory, key)?, "{name}: heads with {key} are not supported");
+    }
+    let width = match directory.shape("fc.weight") {
+        Some(&[_, width]) => width as usize,
+        _ => bail!("{name}: fc.weight is no matrix"),
+    };
+    let (hidden, is_third) = (target.hidden_size, directory.has_tensor("blk.0.hidden_norm.weight"));
+    let layers = if is_third { inputs(directory, (target, target_path))? } else { Vec::new() };
+    let (what, expected) = match is_third {
+        true => (format!("{} layers", layers.len()), layers.len() * hidden),
+        false => ("an embedding and a state".to_owned(), 2 * hidden),
+    };
+    ensure!(
+        width == expected,
+        "the head {name} takes {width} channels (fc.weight), but {what} of the model {} have {expected}",
+        target_path.display()
+    );
+    Ok(if is_third { Features::Inputs(layers) } else { Features::Last })
+}
+
+/// The layers whose inputs an EAGLE-3 head is given. In `eagle_config` heads name layers by their outputs, as SpecForge and
+/// SGLang do; at the first level of config.json by their inputs, as vLLM does, whose defaults count too.
+fn inputs(
+    directory: &ModelDirectory,
+    (target, target_path): (&DecoderSpec, &Path),
+) -> anyhow::Result<Vec<usize>> {
+    let (top, key) = (directory.config().top(), "eagle_aux_hidden_state_layer_ids");
+    let nested = top.section("eagle_config")?.map(|section| section.counts(key));
+    let num_layers = target.num_layers() as u64;
+    let inputs: Vec<u64> = match (nested.transpose()?.flatten(), top.counts(key)?) {
+        (Some(outputs), _) => outputs.iter().map(|output| output.saturating_add(1)).collect(),
+        (None, Some(inputs)) => inputs,
+        (None, None) => vec![2, num_layers / 2, num_layers.saturating_sub(3)],
+    };
+    let beyond = inputs.iter().find(|&&input| input >= num_layers);
+    if let Some(input) = beyond {
+        bail!(
+            "the head {} asks for what layer {} leaves, but of the {num_layers} layers of {} the last one's is not kept",
+            directory.path().display(),
+            input.saturating_sub(1),
+            target_path.display()
+        );
+    }
+    Ok(inputs.into_iter().map(|input| input as usize).collect())
+}
+
+/// d2t has for each token of the head how far the model's id lies behind it.
+fn to_target(
+    directory: &ModelDirectory,
+    num_drafts: usize,
+    vocab_size: usize,
+) -> anyhow::Result<Option<Arc<[u32]>>> {
+    let Some(offsets) = directory.integers("d2t")? else { return Ok(None) };
+    let name = directory.path().display();
+    ensure!(
+        offsets.len() == num_drafts,
+        "{name}: d2t has {} entries for a vocabulary of {num_drafts} drafts",
+        offsets.len()
+    );
+    let target = |(id, &offset): (usize, &i64)| {
+        let target = offset.checked_add(id as i64).and_then(|target| u32::try_from(target).ok());
+        target.filter(|&target| (target as usize) < vocab_size).with_context(|| {
+            format!("{name}: d2t leads from token {id} out of the model's {vocab_size}")
+        })
+    };
+    offsets.iter().enumerate().map(target).collect::<anyhow::Result<_>>().map(Some)
+}

@@ -1,0 +1,102 @@
+//! The committed EAGLE-3 head, as it is and changed into others.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use quire_engine::weights::safetensors::SafetensorsFile;
+use serde_json::{Map, Value, json};
+
+use crate::repository;
+
+/// The head of the tiny llama3, with golden drafts.
+pub fn committed_head() -> PathBuf {
+    repository("tests/data/conformance/eagle3_llama3")
+}
+
+/// A head in memory.
+pub struct Head {
+    pub config: Map<String, Value>,
+    tensors: BTreeMap<String, (String, Vec<u64>, Vec<u8>)>,
+}
+
+impl Head {
+    pub fn committed() -> Self {
+        let folder = committed_head();
+        let config = std::fs::read_to_string(folder.join("config.json")).expect("committed");
+        let file =
+            SafetensorsFile::open(&folder.join("model.safetensors")).expect("a committed file");
+        let tensors = file.tensors().iter().map(|info| {
+            let bytes = file.tensor_bytes(info).to_vec();
+            (info.name.clone(), (info.dtype.clone(), info.shape.clone(), bytes))
+        });
+        Self {
+            config: serde_json::from_str(&config).expect("a JSON object"),
+            tensors: tensors.collect(),
+        }
+    }
+
+    /// Its draft tokens are only these, in turns.
+    #[must_use]
+    pub fn guessing(mut self, tokens: &[i64]) -> Self {
+        let (_, shape, bytes) = self.tensors.get_mut("d2t").expect("it has a map");
+        let offsets = (0..shape[0] as i64).zip(tokens.iter().cycle()).map(|(id, to)| to - id);
+        *bytes = offsets.flat_map(i64::to_le_bytes).collect();
+        self
+    }
+
+    /// An EAGLE-1 head of parts of the same weights: an embedding and a state go in, and the model's own head reads what
+    /// comes out.
+    #[must_use]
+    pub fn as_eagle1(mut self) -> Self {
+        for name in ["d2t", "t2d", "lm_head.weight", "norm.weight"] {
+            self.tensors.remove(name);
+        }
+        for name in ["hidden_norm", "input_layernorm"] {
+            self.tensors.remove(&format!("midlayer.{name}.weight"));
+        }
+        self.keep_columns("fc.weight", 128);
+        for name in ["q", "k", "v"] {
+            self.keep_columns(&format!("midlayer.self_attn.{name}_proj.weight"), 64);
+        }
+        let tensors = std::mem::take(&mut self.tensors).into_iter();
+        self.tensors = tensors
+            .map(|(name, tensor)| (name.replace("midlayer.", "layers.0."), tensor))
+            .collect();
+        self.config.remove("draft_vocab_size");
+        self.config.remove("eagle_config");
+        self
+    }
+
+    /// The first columns of a matrix of 16-bit numbers.
+    pub fn keep_columns(&mut self, name: &str, columns: usize) {
+        let (_, shape, bytes) = self.tensors.get_mut(name).expect("it has the matrix");
+        let rows = bytes.chunks(2 * shape[1] as usize);
+        *bytes = rows.flat_map(|row| row[..2 * columns].to_vec()).collect();
+        shape[1] = columns as u64;
+    }
+
+    /// Writes it as a directory for the time of `use_it`.
+    pub fn written<T>(&self, name: &str, use_it: impl FnOnce(&Path) -> T) -> T {
+        let folder = std::env::temp_dir().join(format!("quire-head-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder for a test");
+        let (mut header, mut data) = (Map::new(), Vec::new());
+        for (name, (dtype, shape, bytes)) in &self.tensors {
+            let range = [data.len(), data.len() + bytes.len()];
+            header.insert(
+                name.clone(),
+                json!({"dtype": dtype, "shape": shape, "data_offsets": range}),
+            );
+            data.extend_from_slice(bytes);
+        }
+        let header = Value::from(header).to_string();
+        let mut file = (header.len() as u64).to_le_bytes().to_vec();
+        file.extend_from_slice(header.as_bytes());
+        file.extend_from_slice(&data);
+        std::fs::write(folder.join("model.safetensors"), file).expect("room for a small file");
+        let config = Value::from(self.config.clone()).to_string();
+        std::fs::write(folder.join("config.json"), config).expect("room for a small file");
+        let result = use_it(&folder);
+        std::fs::remove_dir_all(&folder).expect("it was just written");
+        result
+    }
+}

@@ -1,0 +1,178 @@
+//! EAGLE heads: the golden drafts, and that guessing changes no bit of an answer.
+
+use std::path::Path;
+
+use quire_engine::config::{Speculative, SpeculativeMethod, Weights};
+use quire_engine::draft_trial::DraftTrial;
+use quire_engine::{EngineOptions, Machine, MemoryPlan, ModelFiles, Request};
+use quire_tests::heads::{Head, committed_head};
+use quire_tests::requests::{assert_equal, one_by_one, requests, together};
+use quire_tests::safetensors::Safetensors;
+use quire_tests::{options, repository, start, tiny_model};
+use serde_json::Value;
+
+/// Always as many drafts as `num_tokens`.
+fn with_head(path: &Path, num_tokens: u32, options: EngineOptions) -> EngineOptions {
+    let method = SpeculativeMethod::Eagle(path.into());
+    let speculative = Some(Speculative { method, num_tokens, is_adaptive: false });
+    EngineOptions { speculative, ..options }
+}
+
+fn uncached() -> EngineOptions {
+    EngineOptions { enable_prefix_caching: false, ..options() }
+}
+
+/// Prompts, the tokens after them, and the drafts under `key`.
+fn golden(key: &str) -> Vec<(Vec<u32>, u32, Vec<u32>)> {
+    let path = committed_head().join("golden.json");
+    let text = std::fs::read_to_string(path).expect("committed");
+    let golden: Value = serde_json::from_str(&text).expect("JSON");
+    let prompts = Safetensors::open(&repository("tests/data/conformance/llama3.safetensors"));
+    let number = |value: &Value| value.as_u64().expect("a token") as u32;
+    let entry = |(index, entry): (usize, &Value)| {
+        let drafts = entry[key].as_array().expect("drafts").iter().map(number).collect();
+        (prompts.ids(&format!("p{index}.input_ids")), number(&entry["first_token"]), drafts)
+    };
+    golden["prompts"].as_array().expect("prompts").iter().enumerate().map(entry).collect()
+}
+
+/// Each golden prompt twice, so that the second time its blocks come from the cache.
+fn check_golden(head: &Path, key: &str, options: EngineOptions) {
+    let files = ModelFiles::open(&tiny_model("llama3")).expect("committed");
+    let options = EngineOptions { weights: Weights::Float32, ..options };
+    let mut trial = DraftTrial::new(&files, &with_head(head, 7, options)).expect("it starts");
+    for (prompt, first, drafts) in golden(key) {
+        for time in ["new", "cached"] {
+            let got = trial.ask(&prompt, drafts.len()).expect("it guesses");
+            assert_eq!(got, (first, drafts.clone()), "{key}, {} tokens, {time}", prompt.len());
+        }
+        assert_eq!(trial.ask(&prompt, 2).expect("it guesses").1, drafts[..2]);
+    }
+}
+
+#[test]
+fn golden_drafts_are_reproduced() {
+    let chunked =
+        EngineOptions { max_num_batched_tokens: Some(7), block_size: Some(5), ..options() };
+    check_golden(&committed_head(), "drafts", options());
+    check_golden(&committed_head(), "drafts", chunked.clone());
+    Head::committed().as_eagle1().written("eagle1", |head| {
+        check_golden(head, "eagle1_drafts", options());
+        check_golden(head, "eagle1_drafts", chunked);
+    });
+}
+
+/// A fifth of them allows no other tokens than the head of the tests guesses.
+fn guessable(max_prompt: u32, max_tokens: u32) -> Vec<Request> {
+    let mut requests = requests(512, max_prompt);
+    for (index, request) in requests.iter_mut().enumerate() {
+        request.params.max_tokens = Some(max_tokens + index as u32 % 7);
+        if index % 2 == 0 {
+            request.params.allowed_token_ids = Some((20..23).collect());
+        }
+    }
+    requests
+}
+
+#[test]
+fn answers_are_those_without_a_head() {
+    let third = Head::committed().guessing(&[20, 21, 22]);
+    let first = Head::committed().as_eagle1();
+    for (family, is_third) in
+        [("llama3", true), ("llama3", false), ("gemma3", true), ("qwen35_vl", true)]
+    {
+        let head = if is_third { &third } else { &first };
+        let (model, requests) = (tiny_model(family), guessable(50, 24));
+        let expected = one_by_one(&start(&model, &uncached(), &[3]), &requests);
+        head.written(&format!("{family}-{is_third}"), |head| {
+            let handle = start(&model, &with_head(head, 5, uncached()), &[3]);
+            assert_equal("alone", &expected[..8], &one_by_one(&handle, &requests[..8]));
+            assert_equal("together", &expected, &together(&handle, &requests));
+            let drafts = handle.stats().drafts;
+            let num_right: u64 = drafts.num_right.iter().sum();
+            assert!(drafts.num_tokens > num_right + 100, "{family}: {drafts:?}");
+            assert!(!is_third || num_right > 40, "{family}: {drafts:?}");
+
+            let chunked = EngineOptions { max_num_batched_tokens: Some(9), ..uncached() };
+            let handle = start(&model, &with_head(head, 7, chunked), &[3]);
+            assert_equal("in chunks", &expected, &together(&handle, &requests));
+
+            let cached = EngineOptions { block_size: Some(8), threads: Some(3), ..options() };
+            let mut adaptive = with_head(head, 7, cached);
+            adaptive.speculative.iter_mut().for_each(|own| own.is_adaptive = true);
+            let handle = start(&model, &adaptive, &[3]);
+            assert_equal("first time", &expected, &together(&handle, &requests));
+            assert_equal("cached", &expected, &together(&handle, &requests));
+        });
+    }
+}
+
+#[test]
+fn preempted_sequences_are_guessed_for_again() {
+    let mut requests = guessable(12, 60);
+    requests.iter_mut().for_each(|request| request.prompt.truncate(45));
+    let model = tiny_model("llama3");
+    let expected = one_by_one(&start(&model, &uncached(), &[3]), &requests);
+    Head::committed().guessing(&[20, 21, 22]).written("preempted", |head| {
+        let small = EngineOptions { kv_cache_memory: Some(400 * 512), ..options() };
+        let handle = start(&model, &with_head(head, 4, small), &[3]);
+        assert_equal("preempted", &expected, &together(&handle, &requests));
+        let stats = handle.stats();
+        assert!(stats.num_preemptions > 0, "the pool is too large");
+        assert!(stats.drafts.num_right.iter().sum::<u64>() > 40, "{:?}", stats.drafts);
+    });
+}
+
+fn error(model: &str, options: &EngineOptions) -> String {
+    let files = ModelFiles::open(&tiny_model(model)).expect("committed");
+    let error = MemoryPlan::new(&files, options, &Machine::detect()).err();
+    format!("{:#}", error.expect("it cannot be done"))
+}
+
+fn assert_says(error: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(error.contains(part), "{part:?} is not in {error}");
+    }
+}
+
+#[test]
+fn a_head_that_does_not_fit_is_a_sentence_at_start() {
+    let of = |path: &Path| with_head(path, 5, options());
+    let no_head = error("llama3", &of(&repository("tests/data/conformance/hf/llama3")));
+    assert_says(&no_head, &["--speculative eagle:", "hf/llama3", "EAGLE head"]);
+    let gguf = error("llama3", &of(&tiny_model("qwen3")));
+    assert_says(&gguf, &["qwen3.gguf", "EAGLE head"]);
+    for (change, parts) in [
+        (("hidden_size", Value::from(128)), &["128 channels", "has 64", "llama3.gguf"][..]),
+        (("vocab_size", 600.into()), &["600 tokens", "has 512", "llama3.gguf"]),
+        (("num_hidden_layers", 2.into()), &["2 layers"]),
+        (("draft_vocab_size", 255.into()), &["d2t has 256 entries", "255"]),
+        (("norm_output", true.into()), &["norm_output"]),
+        (
+            ("eagle_config", serde_json::json!({"eagle_aux_hidden_state_layer_ids": [0, 1]})),
+            &["192 channels (fc.weight)", "2 layers", "128"],
+        ),
+        (
+            ("eagle_config", serde_json::json!({"eagle_aux_hidden_state_layer_ids": [0, 1, 3]})),
+            &["layer 3", "4 layers"],
+        ),
+    ] {
+        let mut head = Head::committed();
+        let (key, value) = change;
+        head.config.insert(key.into(), value);
+        head.written(&format!("bad-{}", parts[0].len()), |head| {
+            let text = error("llama3", &of(head));
+            assert_says(&text, parts);
+            assert_says(&text, &["--speculative eagle:"]);
+        });
+    }
+    let outside = Head::committed().guessing(&[512]);
+    outside.written("outside", |head| assert_says(&error("llama3", &of(head)), &["d2t", "512"]));
+    let mut narrow = Head::committed();
+    narrow.keep_columns("fc.weight", 128);
+    narrow.written("narrow", |head| {
+        assert_says(&error("llama3", &of(head)), &["128 channels", "have 192", "llama3.gguf"]);
+    });
+    let ranks = EngineOptions { tensor_parallel_size: 2, ..of(&committed_head()) };
+    assert_says(&error("llama3", &ranks), &["--speculative eagle:", "--tensor-parallel-size 2"]);
+}
