@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use quire_benches::random_model::{Recipe, SHAPES, write};
+use quire_benches::random_model::{Recipe, SHAPES, Shape, write};
 use quire_benches::vocabulary::Vocabulary;
 use quire_engine::config::{Activations, KvCacheDtype, Weights};
 use quire_engine::request::StreamEvent;
@@ -21,7 +21,7 @@ fn every_format_is_near_its_float32_self() {
     println!("| format | int8: divergence | relative RMS | int16: divergence | relative RMS |");
     println!("|:-------|-----------------:|-------------:|------------------:|-------------:|");
     for format in WeightFormat::ALL {
-        let files = model(format.name());
+        let files = model(SHAPES[0].1, format.name());
         let expected = distributions(&files, Weights::Float32, Activations::INT16);
         let [int8, int16] = [Activations::INT8, Activations::INT16]
             .map(|activations| distributions(&files, Weights::Packed, activations))
@@ -35,16 +35,38 @@ fn every_format_is_near_its_float32_self() {
     }
 }
 
-fn model(format: &str) -> ModelFiles {
-    let (_, tiny) = SHAPES[0];
-    let vocabulary = Vocabulary::new(tiny.vocab_size).expect("enough tokens");
+/// Three blocks of 256 channels: the first rank has two of them.
+#[test]
+fn two_ranks_share_an_odd_number_of_blocks() {
+    let tiny = SHAPES[0].1;
+    let shape = Shape { intermediate_size: 768, num_heads: 8, ..tiny };
+    let files = model(shape, "Q4_K_M");
+    let one = distributions(&files, Weights::Packed, Activations::INT16);
+    let two = on_ranks(2, &files, Weights::Packed, Activations::INT16);
+    let distance = relative_rms(&one, &two);
+    println!("relative RMS {distance:.1e}");
+    assert!(distance < 1e-3, "{distance}");
+}
+
+fn model(shape: Shape, format: &str) -> ModelFiles {
+    let vocabulary = Vocabulary::new(shape.vocab_size).expect("enough tokens");
     let mut bytes = Vec::new();
-    write(&tiny, Recipe::named(format).expect(format), &vocabulary, &mut bytes).expect(format);
+    write(&shape, Recipe::named(format).expect(format), &vocabulary, &mut bytes).expect(format);
     GgufFile::from_bytes(Path::new("random.gguf"), bytes).expect(format).into()
 }
 
 fn distributions(files: &ModelFiles, weights: Weights, activations: Activations) -> Distributions {
+    on_ranks(1, files, weights, activations)
+}
+
+fn on_ranks(
+    tensor_parallel_size: usize,
+    files: &ModelFiles,
+    weights: Weights,
+    activations: Activations,
+) -> Distributions {
     let options = EngineOptions {
+        tensor_parallel_size,
         weights,
         activations,
         kv_cache_dtype: KvCacheDtype::F32,

@@ -131,7 +131,7 @@ fn load_rank(
     };
     let loader = loader.with_activations(config.activations).with_dtype(config.dtype);
     let loader = loader.with_shard(shard);
-    let (spec, skipped) = (plan.spec.of_rank(shard.num_ranks)?, &config.skipped_layers);
+    let (spec, skipped) = (plan.spec.of_rank(shard)?, &config.skipped_layers);
     let model = Model::load(spec.clone(), skipped, &loader, config.max_model_len as usize)?;
     let head = plan.head.as_ref().map(|head| load_head(head, &device, (policy, config)));
     let parts = (model, head.transpose()?);

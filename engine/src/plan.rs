@@ -17,7 +17,7 @@ use crate::models::{DecoderSpec, HeadSpec, ModelSpec, pooling_of, spec_of, write
 use crate::pooling::PoolingSpec;
 use crate::speculative::{draft_model, eagle};
 use crate::weight_bytes::{weight_bytes, what_fits};
-use crate::weights::ModelFiles;
+use crate::weights::{ModelFiles, Shard};
 use crate::workspace::Workspace;
 
 const DEFAULT_BLOCK_SIZE: u32 = 16;
@@ -78,7 +78,7 @@ impl MemoryPlan {
     ) -> anyhow::Result<Self> {
         spec.layers.drain(options.skipped_layers.clone());
         let num_ranks = num_ranks(options)?;
-        let rank = spec.of_rank(num_ranks)?;
+        let rank = spec.of_rank(Shard { rank: 0, num_ranks })?;
         let place = Place::find(options, &rank)?;
         let available_memory = place.available_memory(machine, options);
         let kv_dtype = place.gpu().map_or_else(|| kv_dtype(options), |_| gpu::kv_dtype(options));

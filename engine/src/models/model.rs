@@ -8,7 +8,7 @@ use super::{Decoder, DecoderSpec, Encoder, EncoderSpec, HeadSpec};
 use crate::cache_layout::CacheLayout;
 use crate::kv_cache::KvCache;
 use crate::step_input::StepInput;
-use crate::weights::WeightLoader;
+use crate::weights::{Shard, WeightLoader};
 use crate::workspace::Workspace;
 
 /// What kind, and its data.
@@ -71,10 +71,10 @@ impl ModelSpec {
         }
     }
 
-    /// What each of `num_ranks` ranks computes.
-    pub fn of_rank(&self, num_ranks: usize) -> anyhow::Result<Self> {
+    /// What a rank computes.
+    pub fn of_rank(&self, shard: Shard) -> anyhow::Result<Self> {
         Ok(match self {
-            Self::Decoder(spec) => Self::Decoder(spec.of_rank(num_ranks)?),
+            Self::Decoder(spec) => Self::Decoder(spec.of_rank(shard)?),
             Self::Encoder(spec) => Self::Encoder(spec.clone()),
         })
     }

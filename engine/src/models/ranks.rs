@@ -3,10 +3,13 @@
 use anyhow::ensure;
 
 use super::spec::{AttentionDims, DecoderSpec, FfnSpec};
+use crate::weights::Shard;
 
 impl DecoderSpec {
-    /// What each of `num_ranks` ranks computes; all compute as much. KV heads that are fewer than ranks lie on several.
-    pub fn of_rank(&self, num_ranks: usize) -> anyhow::Result<Self> {
+    /// What a rank computes: all as much, but for blocks of channels that come out uneven, of which the first has most. KV
+    /// heads that are fewer than ranks lie on several.
+    pub fn of_rank(&self, shard: Shard) -> anyhow::Result<Self> {
+        let num_ranks = shard.num_ranks;
         if num_ranks == 1 {
             return Ok(self.clone());
         }
@@ -15,14 +18,14 @@ impl DecoderSpec {
             // All heads of latent attention share one latent vector, which every rank keeps.
             layer.attention = heads_of_rank(layer.attention, num_ranks)?;
             if let FfnSpec::Dense(size) | FfnSpec::Parallel(size) = &mut layer.ffn {
-                divide(size, num_ranks, "the channels of the MLP")?;
+                divide_channels(size, shard, "the channels of the MLP")?;
             }
         }
         if let Some(moe) = &mut spec.moe {
             divide(&mut moe.intermediate_size, num_ranks, "the channels of an expert")?;
             if let Some(shared) = &mut moe.shared {
                 let size = &mut shared.intermediate_size;
-                divide(size, num_ranks, "the channels of the shared expert")?;
+                divide_channels(size, shard, "the channels of the shared expert")?;
             }
         }
         if let Some(recurrent) = &mut spec.gated_delta {
@@ -32,6 +35,15 @@ impl DecoderSpec {
         }
         Ok(spec)
     }
+}
+
+/// In whole blocks, or evenly.
+fn divide_channels(size: &mut usize, shard: Shard, what: &str) -> anyhow::Result<()> {
+    if !shard.divides_blocks(*size) {
+        return divide(size, shard.num_ranks, what);
+    }
+    *size = shard.channels(*size).len();
+    Ok(())
 }
 
 fn divide(size: &mut usize, num_ranks: usize, what: &str) -> anyhow::Result<()> {

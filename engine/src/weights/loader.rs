@@ -234,11 +234,13 @@ impl<'a> WeightLoader<'a> {
         in_features: usize,
     ) -> anyhow::Result<LinearWeight> {
         let total: usize = parts.iter().map(|&(_, out_features)| out_features).sum();
-        if self.has_shape(fused, total * self.shard.num_ranks, in_features)? {
-            return match self.shard.is_whole() {
-                true => self.linear(fused, total, in_features),
-                false => self.fused_part(fused, &lengths(parts), in_features),
-            };
+        if self.shard.is_whole() && self.has_shape(fused, total, in_features)? {
+            return self.linear(fused, total, in_features);
+        }
+        if !self.shard.is_whole()
+            && let Some(part) = self.fused_part(fused, &lengths(parts), in_features)?
+        {
+            return Ok(part);
         }
         let load =
             |&(name, out_features): &(&str, usize)| self.linear(name, out_features, in_features);

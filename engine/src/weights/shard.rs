@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use quire_kernels::LinearWeight;
 
-use super::cut::Cut;
+use super::cut::{Cut, whole};
 use super::loader::{WeightLoader, WeightSource, read_vector};
 
 /// A rank among those that share the weights of a model.
@@ -16,6 +16,9 @@ pub struct Shard {
     pub rank: usize,
     pub num_ranks: usize,
 }
+
+/// Weights of the longest blocks.
+const CHANNELS: usize = 256;
 
 impl Shard {
     /// One rank that has everything.
@@ -28,6 +31,26 @@ impl Shard {
     /// This rank's share of `len` things in a row.
     pub fn range(self, len: usize) -> Range<usize> {
         self.rank * len / self.num_ranks..(self.rank + 1) * len / self.num_ranks
+    }
+
+    /// This rank's share of the channels of an MLP: where even shares would end inside blocks of 256 weights, the first ranks
+    /// have a block more.
+    pub fn channels(self, len: usize) -> Range<usize> {
+        if !self.divides_blocks(len) {
+            return self.range(len);
+        }
+        let border = |rank: usize| (rank * (len / CHANNELS)).div_ceil(self.num_ranks) * CHANNELS;
+        border(self.rank)..border(self.rank + 1)
+    }
+
+    /// Whether there are whole blocks of channels for every rank.
+    pub fn divides_blocks(self, len: usize) -> bool {
+        len.is_multiple_of(CHANNELS) && len / CHANNELS >= self.num_ranks
+    }
+
+    /// The same, if it is as long as the rank's spec says.
+    fn channels_if(self, len: usize, wanted: usize) -> Option<Range<usize>> {
+        Some(self.channels(len)).filter(|own| own.len() == wanted)
     }
 
     /// This rank's share of a vocabulary: it begins where a GPU writes several numbers at once.
@@ -51,6 +74,9 @@ enum Split {
     KvRows,
     /// Inputs.
     Columns,
+    /// Outputs and inputs that are channels of an MLP.
+    ChannelRows,
+    ChannelColumns,
     /// Added once to the sum of all ranks.
     FirstRank,
 }
@@ -58,16 +84,13 @@ enum Split {
 /// How the tensor of that name (without its layer) is divided.
 fn split_of(name: &str) -> Split {
     match name {
-        "attn_q.weight"
-        | "attn_q.bias"
-        | "attn_q_b.weight"
-        | "attn_sinks.weight"
-        | "ffn_gate.weight"
-        | "ffn_up.weight"
-        | "ffn_gate_shexp.weight"
-        | "ffn_up_shexp.weight" => Split::Rows,
+        "attn_q.weight" | "attn_q.bias" | "attn_q_b.weight" | "attn_sinks.weight" => Split::Rows,
+        "ffn_gate.weight" | "ffn_up.weight" | "ffn_gate_shexp.weight" | "ffn_up_shexp.weight" => {
+            Split::ChannelRows
+        }
         "attn_k.weight" | "attn_k.bias" | "attn_v.weight" | "attn_v.bias" => Split::KvRows,
-        "attn_output.weight" | "ffn_down.weight" | "ffn_down_shexp.weight" => Split::Columns,
+        "attn_output.weight" => Split::Columns,
+        "ffn_down.weight" | "ffn_down_shexp.weight" => Split::ChannelColumns,
         "attn_output.bias" | "ffn_down_exps.bias" => Split::FirstRank,
         _ => split_of_expert(name),
     }
@@ -103,9 +126,19 @@ impl WeightLoader<'_> {
                 let (rows, columns) = (0..out_features, shard.range(all));
                 self.part(name, (out_features, all), rows, columns).map(Some)
             }
-            split @ (Split::Rows | Split::KvRows) => {
+            Split::ChannelColumns => {
+                let found = self.shape(source, name)?.map_or(0, |shape| shape.1);
+                let columns = shard.channels_if(found, in_features);
+                let all = if columns.is_some() { found } else { in_features * num_ranks };
+                let (rows, columns) = (0..out_features, columns.unwrap_or(0..in_features));
+                self.part(name, (out_features, all), rows, columns).map(Some)
+            }
+            split @ (Split::Rows | Split::KvRows | Split::ChannelRows) => {
                 let found = self.shape(source, name)?.map_or(0, |shape| shape.0);
-                let rows = part_of_rows(split, shard, out_features, found);
+                let rows = match split {
+                    Split::ChannelRows => shard.channels_if(found, out_features),
+                    _ => part_of_rows(split, shard, out_features, found),
+                };
                 let total = if rows.is_some() { found } else { out_features * num_ranks };
                 let rows = rows.unwrap_or(0..out_features);
                 self.part(name, (total, in_features), rows, 0..in_features).map(Some)
@@ -138,16 +171,28 @@ impl WeightLoader<'_> {
         self.cut(name, Cut { out_features, in_features, rows: &[rows], columns: &[columns] })
     }
 
-    /// This rank's rows of matrices that a file has in one tensor, one after the other; `parts` are theirs.
+    /// This rank's rows of matrices that a file has in one tensor, one after the other; `parts` are theirs. `None`: it has
+    /// not, or of other sizes.
     pub(super) fn fused_part(
         &self,
         name: &str,
         parts: &[usize],
         in_features: usize,
-    ) -> anyhow::Result<LinearWeight> {
-        let total = parts.iter().sum::<usize>() * self.shard().num_ranks;
-        let (rows, columns) = (self.fused_ranges(parts), 0..in_features);
-        self.cut(name, Cut { out_features: total, in_features, rows: &rows, columns: &[columns] })
+    ) -> anyhow::Result<Option<LinearWeight>> {
+        let Some(source) = self.source() else { return Ok(None) };
+        let Some((found, _)) = self.shape(source, name)?.filter(|shape| shape.1 == in_features)
+        else {
+            return Ok(None);
+        };
+        let shard = self.shard();
+        let of_heads = (found == parts.iter().sum::<usize>() * shard.num_ranks)
+            .then(|| self.fused_ranges(parts));
+        let Some(rows) = of_heads.or_else(|| fused_channels(shard, parts, found)) else {
+            return Ok(None);
+        };
+        let cut =
+            Cut { out_features: found, in_features, rows: &rows, columns: &whole(in_features) };
+        self.cut(name, cut).map(Some)
     }
 
     fn fused_ranges(&self, parts: &[usize]) -> Vec<Range<usize>> {
@@ -208,6 +253,17 @@ impl WeightLoader<'_> {
     }
 }
 
+/// Rows of gate and up in a tensor of `found` rows.
+fn fused_channels(shard: Shard, parts: &[usize], found: usize) -> Option<Vec<Range<usize>>> {
+    let size = found / parts.len();
+    let of_part = |(index, &wanted): (usize, &usize)| {
+        let own = shard.channels_if(size, wanted)?;
+        Some(index * size + own.start..index * size + own.end)
+    };
+    let is_whole = size * parts.len() == found;
+    parts.iter().enumerate().map(of_part).collect::<Option<Vec<_>>>().filter(|_| is_whole)
+}
+
 /// The rows of a tensor of `found` rows of which each rank has `wanted`. `None`: they do not come out even.
 fn part_of_rows(split: Split, shard: Shard, wanted: usize, found: usize) -> Option<Range<usize>> {
     let all = wanted * shard.num_ranks;
@@ -236,6 +292,23 @@ mod tests {
         assert_eq!(rows(Split::Rows, 8, 16), [None, None, None, None], "q has heads for all");
         assert_eq!(rows(Split::Rows, 8, 0), [None, None, None, None], "no such tensor");
         assert_eq!(rows(Split::KvRows, 8, 24), [None, None, None, None]);
+    }
+
+    #[test]
+    fn channels_are_divided_between_blocks() {
+        let shares = |num_ranks, len| -> Vec<usize> {
+            let shares = (0..num_ranks).map(|rank| Shard { rank, num_ranks }.channels(len));
+            shares.map(|share| share.len()).collect()
+        };
+        assert_eq!(shares(2, 4864), [10 * 256, 9 * 256]);
+        assert_eq!(shares(4, 8960), [9 * 256, 9 * 256, 9 * 256, 8 * 256]);
+        assert_eq!(shares(2, 3072), [1536, 1536]);
+        assert_eq!(shares(2, 160), [80, 80], "no whole blocks");
+        assert_eq!(shares(4, 512), [128; 4], "fewer blocks than ranks");
+        let second = Shard { rank: 1, num_ranks: 2 };
+        let both = fused_channels(second, &[256, 256], 2 * 768);
+        assert_eq!(both, Some(vec![512..768, 1280..1536]));
+        assert_eq!(fused_channels(second, &[256, 256], 768), None, "of up alone");
     }
 
     #[test]
