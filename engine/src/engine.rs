@@ -98,6 +98,8 @@ impl Engine {
                 tasks: self.tasks,
             },
             max_num_queued: config.max_num_queued_reqs,
+            max_num_seqs: config.max_num_seqs,
+            max_num_batched_tokens: config.max_num_batched_tokens,
             block_size: config.block_size,
             num_blocks: config.num_blocks(),
         });

@@ -22,6 +22,10 @@ pub struct EngineInfo {
     pub limits: RequestLimits,
     /// Requests that may wait at once (`--max-num-queued-reqs`).
     pub max_num_queued: u32,
+    /// Sequences in one step (`--max-num-seqs`).
+    pub max_num_seqs: u32,
+    /// Tokens in one step (`--max-num-batched-tokens`).
+    pub max_num_batched_tokens: u32,
     pub block_size: u32,
     pub num_blocks: u32,
 }

@@ -1,10 +1,13 @@
-//! The gRPC contract of Quire, generated from `v1/inference.proto`. The service is not served yet.
+//! The gRPC contract of Quire, generated from `v1/inference.proto`: messages, client and server.
 
 /// Version 1 of the contract.
 pub mod v1 {
-    #![allow(clippy::pedantic, reason = "generated code")]
+    #![allow(clippy::pedantic, clippy::allow_attributes_without_reason, reason = "generated code")]
     include!(concat!(env!("OUT_DIR"), "/quire.v1.rs"));
 }
+
+/// The contract itself, as a `google.protobuf.FileDescriptorSet`, for reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 #[cfg(test)]
 mod tests {

@@ -107,7 +107,7 @@ pub struct AppState {
     pub metrics: Metrics,
     pub(crate) drain_rate: DrainRate,
     /// Templates and tokenizations of long prompts that may run at once.
-    pub(crate) tokenize_slots: Arc<Semaphore>,
+    tokenize_slots: Arc<Semaphore>,
     model: OnceLock<Arc<ServedModel>>,
     draining: AtomicBool,
     /// Requests whose answers are not finished.
@@ -267,6 +267,27 @@ impl AppState {
         let mut in_flight = self.in_flight.subscribe();
         // The sender lives in self, so waiting cannot fail.
         let _ = in_flight.wait_for(|&count| count == 0).await;
+    }
+
+    /// Runs `work` on `num_bytes` of what a client sent: at once when they are few, else on the blocking pool, at most
+    /// `max_tokenize_jobs` together, so that templates and tokenization never hold up the async threads.
+    pub(crate) async fn prepare<T: Send + 'static>(
+        &self,
+        num_bytes: usize,
+        work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        // Below this the way to another thread costs more than the work.
+        const SHORT: usize = 4 << 10;
+        if num_bytes < SHORT {
+            return work();
+        }
+        let slot = Arc::clone(&self.tokenize_slots).acquire_owned().await;
+        let job = tokio::task::spawn_blocking(move || {
+            // Held to the end of the work, also when the client has gone meanwhile.
+            let _slot = slot;
+            work()
+        });
+        job.await.map_err(|_| ApiError::internal("reading the request failed"))?
     }
 
     /// Ends the answers still running, with finish reason `abort`.

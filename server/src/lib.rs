@@ -1,8 +1,9 @@
-//! Text and HTTP over the engine.
+//! Text, HTTP and gRPC over the engine.
 
 pub mod app;
 pub mod error;
 mod generation;
+pub mod grpc;
 pub mod http;
 pub mod limits;
 pub mod metrics;

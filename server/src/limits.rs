@@ -13,6 +13,8 @@ pub struct ServerLimits {
     pub max_headers: usize,
     /// Connections served at once; further ones are answered 503 and closed (`--max-connections`).
     pub max_connections: usize,
+    /// gRPC calls at once on one connection (`--max-streams`).
+    pub max_streams: u32,
     /// From the end of one request to the whole head of the next (`--header-read-timeout`).
     pub header_read_timeout: Duration,
     /// For the whole body of a request (`--body-read-timeout`).
@@ -42,6 +44,7 @@ impl Default for ServerLimits {
             max_header_bytes: 64 << 10,
             max_headers: 100,
             max_connections: 4096,
+            max_streams: 1024,
             header_read_timeout: Duration::from_secs(10),
             body_read_timeout: Duration::from_secs(60),
             write_timeout: Duration::from_secs(60),

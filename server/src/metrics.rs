@@ -61,6 +61,7 @@ const BUCKETS: &[(&str, &[f64])] = &[
     ("vllm:request_params_n", NUM_CHOICES),
     ("vllm:request_num_preemptions", PREEMPTIONS),
     ("http_request_duration_seconds", HTTP_DURATION),
+    ("grpc_server_handling_seconds", HTTP_DURATION),
 ];
 
 /// The label `handler` of paths outside the table.
@@ -149,6 +150,26 @@ pub fn record_http(
         .increment(1);
     histogram!("http_request_duration_seconds", "handler" => handler, "method" => method)
         .record(took.as_secs_f64());
+}
+
+/// Counts one gRPC call; the names of its method must be of `grpc::METHODS`.
+pub(crate) fn record_grpc(
+    service: &'static str,
+    method: &'static str,
+    code: tonic::Code,
+    took: Duration,
+) {
+    let code = format!("{code:?}");
+    counter!(
+        "grpc_server_handled_total",
+        "grpc_service" => service, "grpc_method" => method, "grpc_code" => code
+    )
+    .increment(1);
+    histogram!(
+        "grpc_server_handling_seconds",
+        "grpc_service" => service, "grpc_method" => method
+    )
+    .record(took.as_secs_f64());
 }
 
 /// Counts the `n` of one request.

@@ -1,5 +1,6 @@
 //! The model as the routes see it: its engine, its text, its defaults.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use quire_engine::EngineHandle;
@@ -17,6 +18,8 @@ pub struct ServedModel {
     pub sampling_defaults: SamplingDefaults,
     /// Seconds since 1970 at which it was loaded.
     pub created: u64,
+    /// Where its files are, for routers that read the tokenizer themselves; empty where unknown.
+    pub source: PathBuf,
     text: Arc<TextPipeline>,
 }
 
@@ -91,7 +94,8 @@ impl ServedModel {
         text: Arc<TextPipeline>,
         sampling_defaults: SamplingDefaults,
     ) -> Self {
-        Self { engine, sampling_defaults, created: unix_time(), text }
+        let source = PathBuf::new();
+        Self { engine, sampling_defaults, created: unix_time(), source, text }
     }
 
     pub(crate) fn encode(&self, text: &str, add_special: bool) -> Vec<TokenId> {

@@ -1,44 +1,79 @@
-//! Runs the front-end: the main listener, the probes on a thread of their own, and the way down.
+//! Runs the front-ends: the listeners of HTTP and gRPC, the probes on a thread of their own, and the way down.
 
 use std::io;
 use std::net::TcpListener as StdTcpListener;
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
+use futures_util::future::join_all;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 use crate::app::{self, SharedState};
-use crate::http::connections::Connections;
+use crate::grpc;
+use crate::http::connections::{Connections, Protocol};
 
 /// How often recorded samples are sorted into buckets.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Serves `listener` until `shutdown` is done, then drains: readiness goes red, new requests get 503, running ones
-/// have `shutdown_timeout` to finish. Bound to loopback, requests for other hosts are refused.
-pub async fn serve(
+/// Where clients come in.
+pub struct Listeners {
+    pub http: TcpListener,
+    pub grpc: Option<TcpListener>,
+}
+
+/// A listener and its connections.
+struct Door {
     listener: TcpListener,
+    connections: Connections,
+}
+
+/// Serves `listeners` until `shutdown` is done, then drains: readiness goes red, new requests get 503, running ones
+/// have `shutdown_timeout` to finish. Bound to loopback, HTTP requests for other hosts are refused.
+pub async fn serve(
+    listeners: Listeners,
     state: SharedState,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let is_loopback = listener.local_addr()?.ip().is_loopback();
-    let router = app::router(state.clone(), is_loopback);
-    let mut connections = Connections::new(router, state.config.limits.clone());
+    let mut doors = doors(listeners, &state)?;
     let upkeep = tokio::spawn(upkeep(state.clone()));
 
-    connections.accept(&listener, shutdown).await;
+    accept(&mut doors, shutdown).await;
     state.drain();
     tracing::info!("draining");
     let deadline = Instant::now() + state.config.shutdown_timeout;
     // Probes and late requests are still answered, or they would see a dead server.
     let until_idle = tokio::time::timeout(state.config.shutdown_timeout, state.idle());
-    connections.accept(&listener, async { drop(until_idle.await) }).await;
+    accept(&mut doors, async { drop(until_idle.await) }).await;
 
     state.abort();
-    let left = deadline.saturating_duration_since(Instant::now());
-    connections.close(left.max(Duration::from_secs(1))).await;
+    let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
+    join_all(doors.into_iter().map(|door| door.connections.close(left))).await;
     upkeep.abort();
     Ok(())
+}
+
+fn doors(listeners: Listeners, state: &SharedState) -> io::Result<Vec<Door>> {
+    let limits = &state.config.limits;
+    let is_loopback = listeners.http.local_addr()?.ip().is_loopback();
+    let http = app::router(state.clone(), is_loopback);
+    let connections = Connections::new(Protocol::Http1, http, limits.clone());
+    let mut doors = vec![Door { listener: listeners.http, connections }];
+    if let Some(listener) = listeners.grpc {
+        let grpc = grpc::router(state.clone());
+        let connections = Connections::new(Protocol::Http2, grpc, limits.clone());
+        doors.push(Door { listener, connections });
+    }
+    Ok(doors)
+}
+
+/// Accepts at all doors until `until` is done.
+async fn accept(doors: &mut [Door], until: impl Future<Output = ()>) {
+    let until = until.shared();
+    let accepting =
+        doors.iter_mut().map(|door| door.connections.accept(&door.listener, until.clone()));
+    join_all(accepting).await;
 }
 
 /// The probes' own listener; dropping it ends the thread.
@@ -59,7 +94,8 @@ impl ProbeServer {
             runtime.block_on(async move {
                 let Ok(listener) = TcpListener::from_std(listener) else { return };
                 let router = app::probe_router(state.clone(), is_loopback);
-                let mut connections = Connections::new(router, state.config.limits.clone());
+                let limits = state.config.limits.clone();
+                let mut connections = Connections::new(Protocol::Http1, router, limits);
                 connections.accept(&listener, async { drop(stopped.await) }).await;
                 connections.close(Duration::from_secs(1)).await;
             });

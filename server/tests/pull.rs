@@ -13,7 +13,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Path as UrlPath, State};
 use axum::http::{HeaderMap, Response, StatusCode, header};
 use axum::routing::get;
-use quire_server::http::connections::Connections;
+use quire_server::http::connections::{Connections, Protocol};
 use quire_server::limits::ServerLimits;
 use sha2::{Digest, Sha256};
 
@@ -154,7 +154,8 @@ impl Hub {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.unwrap().block_on(async {
                 let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-                let mut connections = Connections::new(app, ServerLimits::default());
+                let mut connections =
+                    Connections::new(Protocol::Http1, app, ServerLimits::default());
                 connections.accept(&listener, std::future::pending()).await;
             });
         });

@@ -26,6 +26,10 @@ pub(crate) struct LimitArgs {
     #[arg(long, default_value_t = 4096, value_name = "COUNT")]
     max_connections: usize,
 
+    /// gRPC calls at once on one connection
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..), value_name = "COUNT")]
+    max_streams: u32,
+
     /// How long the head of a request may take
     #[arg(long, default_value = "10s", value_parser = units::seconds, value_name = "TIME")]
     header_read_timeout: Duration,
@@ -74,6 +78,7 @@ impl LimitArgs {
             max_header_bytes: self.max_header_bytes as usize,
             max_headers: self.max_headers,
             max_connections: self.max_connections,
+            max_streams: self.max_streams,
             header_read_timeout: self.header_read_timeout,
             body_read_timeout: self.body_read_timeout,
             write_timeout: self.slow_client_timeout,

@@ -49,6 +49,10 @@ struct NetworkArgs {
     #[arg(long, value_name = "PORT")]
     health_port: Option<u16>,
 
+    /// Serve gRPC too, on this port: quire.v1.Inference, vLLM's services, health and reflection; 0 takes a free one
+    #[arg(long, value_name = "PORT")]
+    grpc_port: Option<u16>,
+
     /// Threads that read requests and write answers; computing threads are --threads
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=1024), value_name = "COUNT")]
     http_threads: u16,
@@ -97,6 +101,7 @@ pub(crate) struct ServeOptions {
     pub(crate) host: String,
     pub(crate) port: u16,
     pub(crate) health_port: Option<u16>,
+    pub(crate) grpc_port: Option<u16>,
     pub(crate) num_http_threads: usize,
     /// Its `served_model_names` are empty where the model file's name is to be used.
     pub(crate) template: TemplateOptions,
@@ -133,6 +138,7 @@ impl ServeArgs {
             host: network.host.clone(),
             port: network.port,
             health_port: network.health_port,
+            grpc_port: network.grpc_port,
             num_http_threads: usize::from(network.http_threads),
             template: self.template.resolve(),
             config,

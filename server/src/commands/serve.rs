@@ -9,7 +9,7 @@ use quire_engine::{Engine, EngineHandle, Machine, MemoryPlan, ModelFiles};
 use quire_server::app::{AppState, Health};
 use quire_server::metrics::Metrics;
 use quire_server::model::{SamplingDefaults, ServedModel};
-use quire_server::serve::{ProbeServer, serve};
+use quire_server::serve::{Listeners, ProbeServer, serve};
 use quire_server::text::{TemplateOptions, TextFiles, TextPipeline};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -64,8 +64,10 @@ async fn serve_until_signal(
         Some(listener) => Some(ProbeServer::start(listener, Arc::clone(&state))?),
         None => None,
     };
-    listener.set_nonblocking(true)?;
-    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let grpc = server.grpc_port.map(|port| bind(&server.host, port, "--grpc-port")).transpose()?;
+    let grpc_address = grpc.as_ref().map(TcpListener::local_addr).transpose()?;
+    let listeners =
+        Listeners { http: asynchronous(listener)?, grpc: grpc.map(asynchronous).transpose()? };
     let (stopped, engine_stopped) = oneshot::channel();
     let shutdown = async {
         tokio::select! {
@@ -73,7 +75,7 @@ async fn serve_until_signal(
             Ok(()) = engine_stopped => {}
         }
     };
-    let mut serving = std::pin::pin!(serve(listener, Arc::clone(&state), shutdown));
+    let mut serving = std::pin::pin!(serve(listeners, Arc::clone(&state), shutdown));
 
     // Probes are answered while the model loads.
     let makes_embeddings = !plan.writes_text;
@@ -87,6 +89,9 @@ async fn serve_until_signal(
         }
     };
     println!("{}", greeting(address, state.model_name(), has_keys, makes_embeddings));
+    if let Some(address) = grpc_address {
+        println!("gRPC at {address} (quire.v1.Inference, vllm.Inference, health, reflection)");
+    }
     serving.await?;
     // While the state lives, so does a handle: only a failure can have ended the engine.
     ensure!(state.health() != Health::Stopped, "the engine has stopped");
@@ -154,7 +159,14 @@ pub(crate) fn load(
         threads.push(thread);
     }
     let handle = EngineHandle::of_replicas(&handles);
-    Ok((ServedModel::new(handle, Arc::new(text), defaults), threads))
+    let mut model = ServedModel::new(handle, Arc::new(text), defaults);
+    model.source = files.path().into();
+    Ok((model, threads))
+}
+
+fn asynchronous(listener: TcpListener) -> Result<tokio::net::TcpListener> {
+    listener.set_nonblocking(true)?;
+    Ok(tokio::net::TcpListener::from_std(listener)?)
 }
 
 fn bind(host: &str, port: u16, flag: &str) -> Result<TcpListener> {

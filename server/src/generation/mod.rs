@@ -1,7 +1,9 @@
 //! From prompts of token ids to answers: the requests to the engine and the merged stream of what they yield.
 
 mod choice;
+pub(crate) mod embed;
 pub(crate) mod logprobs;
+pub(crate) mod sampling;
 pub(crate) mod sse;
 
 use std::sync::Arc;
@@ -189,6 +191,15 @@ impl Generation {
             }
         }
         Ok((answers, self.usage))
+    }
+
+    /// Ends one of the answers still running where it is; `None` when all are over.
+    pub(crate) fn abort_next(&mut self) -> Option<(usize, ChoiceEvent)> {
+        let event = self.abort_one();
+        if let Some((index, event)) = &event {
+            self.count(*index, event);
+        }
+        event
     }
 
     pub(crate) fn num_choices(&self) -> usize {

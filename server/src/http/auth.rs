@@ -36,7 +36,7 @@ pub async fn check(State(state): State<SharedState>, request: Request, next: Nex
     ApiError::unauthorized().into_response()
 }
 
-fn is_known(keys: &[ApiKey], headers: &HeaderMap) -> bool {
+pub(crate) fn is_known(keys: &[ApiKey], headers: &HeaderMap) -> bool {
     if keys.is_empty() {
         return true;
     }

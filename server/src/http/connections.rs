@@ -1,4 +1,4 @@
-//! Accepts connections and serves HTTP/1.1 on each: how many, how long, how large a head.
+//! Accepts connections and serves HTTP/1.1 or HTTP/2 on each: how many, how long, how large a head.
 
 use std::io;
 use std::pin::pin;
@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::AsyncWriteExt;
@@ -18,8 +18,17 @@ use tokio::task::JoinSet;
 use super::stall::StallGuard;
 use crate::limits::ServerLimits;
 
+/// What is spoken on a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    Http1,
+    /// With prior knowledge, as gRPC has it.
+    Http2,
+}
+
 /// The connections of one listener.
 pub struct Connections {
+    protocol: Protocol,
     router: Router,
     limits: ServerLimits,
     slots: Arc<Semaphore>,
@@ -28,9 +37,10 @@ pub struct Connections {
 }
 
 impl Connections {
-    pub fn new(router: Router, limits: ServerLimits) -> Self {
+    pub fn new(protocol: Protocol, router: Router, limits: ServerLimits) -> Self {
         let slots = Arc::new(Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS)));
-        Self { router, limits, slots, graceful: GracefulShutdown::new(), tasks: JoinSet::new() }
+        let (graceful, tasks) = (GracefulShutdown::new(), JoinSet::new());
+        Self { protocol, router, limits, slots, graceful, tasks }
     }
 
     /// Accepts until `until` is done; connections run on.
@@ -59,12 +69,19 @@ impl Connections {
 
     fn spawn(&mut self, stream: TcpStream) {
         let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
-            refuse(stream);
+            refuse(stream, self.protocol);
             return;
         };
-        let connection =
-            serve_one(stream, self.router.clone(), self.limits.clone(), self.graceful.watcher());
-        self.tasks.spawn(holding(slot, connection));
+        let (router, limits) = (self.router.clone(), self.limits.clone());
+        let watcher = self.graceful.watcher();
+        match self.protocol {
+            Protocol::Http1 => {
+                self.tasks.spawn(holding(slot, serve_http1(stream, router, limits, watcher)))
+            }
+            Protocol::Http2 => {
+                self.tasks.spawn(holding(slot, serve_http2(stream, router, limits, watcher)))
+            }
+        };
     }
 }
 
@@ -73,30 +90,53 @@ async fn holding(slot: OwnedSemaphorePermit, connection: impl Future<Output = ()
     drop(slot);
 }
 
-async fn serve_one(stream: TcpStream, router: Router, limits: ServerLimits, watcher: Watcher) {
+/// The stream as hyper wants it; a peer that reads nothing for too long is cut off.
+fn guarded(stream: TcpStream, limits: &ServerLimits) -> TokioIo<StallGuard<TcpStream>> {
     // Tokens are small writes; waiting to fill a packet would delay each one.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "set_nodelay");
     }
-    let io = TokioIo::new(StallGuard::new(stream, limits.write_timeout));
+    TokioIo::new(StallGuard::new(stream, limits.write_timeout))
+}
+
+async fn serve_http1(stream: TcpStream, router: Router, limits: ServerLimits, watcher: Watcher) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_read_timeout)
         .max_headers(limits.max_headers)
         .max_header_size(limits.max_header_bytes)
-        .serve_connection(io, TowerToHyperService::new(router));
+        .serve_connection(guarded(stream, &limits), TowerToHyperService::new(router));
+    if let Err(error) = watcher.watch(connection).await {
+        tracing::debug!(%error, "connection ended");
+    }
+}
+
+async fn serve_http2(stream: TcpStream, router: Router, limits: ServerLimits, watcher: Watcher) {
+    // A peer that is gone without a word is found out by a ping.
+    const PING_INTERVAL: Duration = Duration::from_secs(30);
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(limits.header_read_timeout)
+        .max_concurrent_streams(limits.max_streams)
+        .max_header_list_size(u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX))
+        .serve_connection(guarded(stream, &limits), TowerToHyperService::new(router));
     if let Err(error) = watcher.watch(connection).await {
         tracing::debug!(%error, "connection ended");
     }
 }
 
 /// One more than the limit: told so at once, without taking part in anything.
-fn refuse(mut stream: TcpStream) {
+fn refuse(mut stream: TcpStream, protocol: Protocol) {
     const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
         retry-after: 1\r\nconnection: close\r\ncontent-length: 121\r\n\r\n\
         {\"error\":{\"message\":\"too many connections (--max-connections)\",\"type\":\
         \"ServiceUnavailableError\",\"param\":null,\"code\":503}}";
     tracing::warn!("connection refused: --max-connections are open");
+    if protocol == Protocol::Http2 {
+        // Closed before a word: a client of gRPC takes that as UNAVAILABLE.
+        return;
+    }
     tokio::spawn(async move {
         let _ = stream.write_all(ANSWER).await;
         let _ = stream.shutdown().await;

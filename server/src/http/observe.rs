@@ -63,7 +63,7 @@ pub fn is_safe_id(id: &str) -> bool {
     !id.is_empty() && id.len() <= MAX_LEN && id.bytes().all(is_safe)
 }
 
-fn client_id(headers: &HeaderMap) -> Option<String> {
+pub(crate) fn client_id(headers: &HeaderMap) -> Option<String> {
     let id = headers.get(REQUEST_ID)?.to_str().ok()?;
     is_safe_id(id).then(|| id.to_owned())
 }

@@ -43,9 +43,14 @@ struct RawMessage {
 
 fn take_messages(fields: &mut Fields<'_>, limits: &ServerLimits) -> Result<Vec<Value>, ApiError> {
     let given: Option<Vec<Value>> = fields.take("messages", "a list of objects")?;
-    let Some(given) = given.filter(|messages| !messages.is_empty()) else {
+    checked(given.unwrap_or_default(), limits)
+}
+
+/// The messages as templates take them.
+pub(crate) fn checked(given: Vec<Value>, limits: &ServerLimits) -> Result<Vec<Value>, ApiError> {
+    if given.is_empty() {
         return Err(invalid("messages must have at least one message"));
-    };
+    }
     let limit = limits.max_messages;
     if given.len() > limit {
         return Err(invalid(format!("messages has over {limit} entries (--max-messages)")));

@@ -1,4 +1,4 @@
-//! From a request's body to what the engine is asked: parsing, templates and tokenization, away from the async threads.
+//! From a request's body to what the engine is asked: parsing, templates and tokenization.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,11 +21,7 @@ pub(crate) struct Incoming {
     client_id: Option<String>,
 }
 
-/// Below this many bytes the way to another thread costs more than the work.
-const SHORT: usize = 4 << 10;
-
-/// Reads the body and runs `work` on it: at once when it is short, else on the blocking pool, at most
-/// `max_tokenize_jobs` together.
+/// Reads the body and runs `work` on it.
 pub(crate) async fn prepare<T: Send + 'static>(
     state: &SharedState,
     request: Request,
@@ -35,16 +31,7 @@ pub(crate) async fn prepare<T: Send + 'static>(
     let client_id = request.extensions().get::<ClientRequestId>().map(|id| id.0.clone());
     let body = body::read_json(request, &state.config.limits).await?;
     let incoming = Incoming { state: Arc::clone(state), body, arrival, client_id };
-    if incoming.body.len() < SHORT {
-        return work(&incoming);
-    }
-    let slot = Arc::clone(&state.tokenize_slots).acquire_owned().await;
-    let job = tokio::task::spawn_blocking(move || {
-        // Held to the end of the work, also when the client has gone meanwhile.
-        let _slot = slot;
-        work(&incoming)
-    });
-    job.await.map_err(|_| ApiError::internal("reading the request failed"))?
+    state.prepare(incoming.body.len(), move || work(&incoming)).await
 }
 
 impl Incoming {

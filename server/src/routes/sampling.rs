@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use crate::error::{ApiError, shortened};
 use crate::generation::TextOptions;
+use crate::generation::sampling::{SamplingFields, check_cache_salt, check_n};
 use crate::http::fields::{Fields, NeutralOnly};
 use crate::limits::ServerLimits;
 use crate::model::ServedModel;
@@ -68,11 +69,6 @@ pub(crate) const UNSUPPORTED: &[NeutralOnly] = &[
     NeutralOnly("watermarking", &["false"]),
 ];
 
-/// Temperatures below this are raised to it, but for those that mean greedy.
-const LEAST_TEMPERATURE: f32 = 0.01;
-const GREEDY_TEMPERATURE: f32 = 1e-5;
-const MAX_LOGIT_BIAS: f32 = 100.0;
-
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum OneOrMany {
@@ -89,12 +85,9 @@ impl CommonFields {
         fields.reject_unsupported(UNSUPPORTED)?;
         fields.take_string("user")?;
         fields.take_string("session_id")?;
-        let params = take_params(fields, model)?;
+        let params = take_sampling(fields)?.resolve(model)?;
         let n = fields.take_integer("n", 1, i64::from(limits.max_n))?.unwrap_or(1) as u32;
-        if n > 1 && params.temperature == 0.0 {
-            let message = "n must be 1 when temperature is 0: all answers would be the same";
-            return Err(ApiError::invalid("n", message));
-        }
+        check_n(n, &params)?;
         let stream = fields.take_bool("stream")?.unwrap_or(false);
         let stream_options = take_stream_options(fields, stream)?;
         let priority =
@@ -126,43 +119,26 @@ pub(crate) fn take_prompt_logprobs(
     Ok(count)
 }
 
-fn take_params(fields: &mut Fields<'_>, model: &ServedModel) -> Result<SamplingParams, ApiError> {
-    let defaults = &model.sampling_defaults;
-    let temperature = fields.take_f32("temperature")?.unwrap_or(defaults.temperature);
-    let top_k = fields.take_integer("top_k", -1, i64::from(u32::MAX))?;
-    let default = |value: Option<f32>, default: f32| value.unwrap_or(default);
-    Ok(SamplingParams {
+fn take_sampling(fields: &mut Fields<'_>) -> Result<SamplingFields, ApiError> {
+    Ok(SamplingFields {
         max_tokens: None,
-        min_tokens: fields.take_u32("min_tokens")?.unwrap_or(0),
-        temperature: effective_temperature(temperature),
-        top_k: top_k.map_or(defaults.top_k, |count| count.max(0) as u32),
-        top_p: default(fields.take_f32("top_p")?, defaults.top_p),
-        min_p: default(fields.take_f32("min_p")?, defaults.min_p),
-        repetition_penalty: default(
-            fields.take_f32("repetition_penalty")?,
-            defaults.repetition_penalty,
-        ),
-        presence_penalty: default(fields.take_f32("presence_penalty")?, 0.0),
-        frequency_penalty: default(fields.take_f32("frequency_penalty")?, 0.0),
+        min_tokens: fields.take_u32("min_tokens")?,
+        temperature: fields.take_f32("temperature")?,
+        top_k: fields.take_integer("top_k", -1, i64::from(u32::MAX))?,
+        top_p: fields.take_f32("top_p")?,
+        min_p: fields.take_f32("min_p")?,
+        repetition_penalty: fields.take_f32("repetition_penalty")?,
+        presence_penalty: fields.take_f32("presence_penalty")?,
+        frequency_penalty: fields.take_f32("frequency_penalty")?,
         seed: fields.take_integer("seed", i64::MIN, i64::MAX)?.map(|seed| seed as u64),
         stop_token_ids: take_ids(fields, "stop_token_ids")?.unwrap_or_default(),
-        ignore_eos: fields.take_bool("ignore_eos")?.unwrap_or(false),
+        ignore_eos: fields.take_bool("ignore_eos")?,
         logit_bias: take_logit_bias(fields)?,
         allowed_token_ids: take_ids(fields, "allowed_token_ids")?,
-        banned_token_ids: take_bad_words(fields, model)?,
+        bad_words: fields.take("bad_words", "a list of strings")?.unwrap_or_default(),
         logprobs: None,
         prompt_logprobs: None,
     })
-}
-
-fn effective_temperature(asked: f32) -> f32 {
-    if (0.0..GREEDY_TEMPERATURE).contains(&asked) {
-        0.0
-    } else if (GREEDY_TEMPERATURE..LEAST_TEMPERATURE).contains(&asked) {
-        LEAST_TEMPERATURE
-    } else {
-        asked
-    }
 }
 
 fn take_ids(fields: &mut Fields<'_>, name: &'static str) -> Result<Option<Vec<TokenId>>, ApiError> {
@@ -177,36 +153,9 @@ fn take_logit_bias(fields: &mut Fields<'_>) -> Result<Vec<(TokenId, f32)>, ApiEr
             let message = format!("the key {:?} of logit_bias is not a token id", shortened(&id));
             return Err(ApiError::invalid("logit_bias", message));
         };
-        Ok((token, (bias as f32).clamp(-MAX_LOGIT_BIAS, MAX_LOGIT_BIAS)))
+        Ok((token, bias as f32))
     };
     given.unwrap_or_default().into_iter().map(entry).collect()
-}
-
-/// A word is banned with and without a space before it, as far as each is one token.
-fn take_bad_words(fields: &mut Fields<'_>, model: &ServedModel) -> Result<Vec<TokenId>, ApiError> {
-    let words: Option<Vec<String>> = fields.take("bad_words", "a list of strings")?;
-    let words = words.unwrap_or_default();
-    let limit = model.engine.info().limits.max_token_list;
-    if words.len() > limit {
-        let message = format!("bad_words has over {limit} entries (--max-token-list)");
-        return Err(ApiError::invalid("bad_words", message));
-    }
-    let mut banned = Vec::new();
-    for word in &words {
-        let before = banned.len();
-        banned.extend([word.clone(), format!(" {word}")].iter().filter_map(|text| {
-            match model.encode(text, false).as_slice() {
-                [token] => Some(*token),
-                _ => None,
-            }
-        }));
-        if banned.len() == before {
-            let word = shortened(word);
-            let message = format!("{word:?} in bad_words is not a single token: not supported");
-            return Err(ApiError::invalid("bad_words", message));
-        }
-    }
-    Ok(banned)
 }
 
 fn take_text_options(
@@ -218,21 +167,14 @@ fn take_text_options(
         Some(OneOrMany::One(stop)) => vec![stop],
         Some(OneOrMany::Many(stop)) => stop,
     };
-    let (count, len) = (limits.max_stop_strings, limits.max_stop_len);
-    if stop.len() > count {
-        let message = format!("stop has over {count} strings (--max-stop-strings)");
-        return Err(ApiError::invalid("stop", message));
-    }
-    if stop.iter().any(|stop| stop.is_empty() || stop.len() > len) {
-        let message = format!("each stop string must have 1 to {len} bytes (--max-stop-len)");
-        return Err(ApiError::invalid("stop", message));
-    }
-    Ok(TextOptions {
+    let options = TextOptions {
         stop,
         include_stop: fields.take_bool("include_stop_str_in_output")?.unwrap_or(false),
         skip_special_tokens: fields.take_bool("skip_special_tokens")?.unwrap_or(true),
         every_token: false,
-    })
+    };
+    options.check(limits)?;
+    Ok(options)
 }
 
 fn take_stream_options(fields: &mut Fields<'_>, stream: bool) -> Result<StreamOptions, ApiError> {
@@ -247,10 +189,7 @@ fn take_stream_options(fields: &mut Fields<'_>, stream: bool) -> Result<StreamOp
 
 fn take_cache_salt(fields: &mut Fields<'_>) -> Result<Option<String>, ApiError> {
     let salt = fields.take_string("cache_salt")?;
-    if salt.as_deref().is_some_and(|salt| salt.contains(['@', '/', '\\', '\0'])) {
-        let message = "cache_salt must not contain @, /, \\ or NUL";
-        return Err(ApiError::invalid("cache_salt", message));
-    }
+    salt.as_deref().map_or(Ok(()), check_cache_salt)?;
     Ok(salt)
 }
 

@@ -10,7 +10,7 @@ use quire_server::serve::{ProbeServer, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{TestServer, config, engine_info, started, token};
+use crate::support::{TestServer, config, engine_info, http_only, started, token};
 
 /// Posts `body` to `/v1/completions` and gives the whole response.
 pub(crate) async fn post(address: SocketAddr, body: &str) -> String {
@@ -39,7 +39,7 @@ async fn start(config: ServerConfig) -> (SocketAddr, quire_engine::handle::Engin
     let (server, queue) = TestServer::with_queue(config, engine_info());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(serve(listener, Arc::clone(&server.state), std::future::pending()));
+    tokio::spawn(serve(http_only(listener), Arc::clone(&server.state), std::future::pending()));
     (address, queue)
 }
 
@@ -131,7 +131,7 @@ async fn a_client_that_reads_nothing_is_cut_off() {
     let (server, queue) = TestServer::with_queue(config, info);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(serve(listener, Arc::clone(&server.state), std::future::pending()));
+    tokio::spawn(serve(http_only(listener), Arc::clone(&server.state), std::future::pending()));
     let mut stream = TcpStream::connect(address).await.unwrap();
     let body = r#"{"prompt": "a", "stream": true, "max_tokens": 100000000}"#;
     stream.write_all(post_text(body, body.len()).as_bytes()).await.unwrap();

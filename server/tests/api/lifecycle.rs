@@ -12,7 +12,9 @@ use quire_server::app::ServerConfig;
 use serde_json::json;
 use tower::ServiceExt;
 
-use crate::support::{TestServer, answer, config, engine_info, json_request, started, token};
+use crate::support::{
+    TestServer, answer, config, engine_info, http_only, json_request, started, token,
+};
 
 /// The status of `/livez`, `/startupz`, `/readyz`, `/health`, and the word that `/health` says.
 async fn probes(server: &TestServer) -> ([u16; 4], String) {
@@ -163,7 +165,7 @@ async fn run(config: ServerConfig) -> (Running, EngineQueue) {
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let state = Arc::clone(&server.state);
-    let done = tokio::spawn(quire_server::serve::serve(listener, state, async {
+    let done = tokio::spawn(quire_server::serve::serve(http_only(listener), state, async {
         drop(stopped.await);
     }));
     (Running { stop, done, server, address }, queue)

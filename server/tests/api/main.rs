@@ -1,4 +1,4 @@
-//! The HTTP front-end over a stand-in for the engine: bodies, errors, access, lifecycle.
+//! The front-ends over a stand-in for the engine: bodies, errors, access, lifecycle.
 
 #![allow(clippy::unwrap_used, reason = "a helper that cannot go on fails its test")]
 
@@ -8,5 +8,6 @@ mod chat;
 mod completions;
 mod connections;
 mod embeddings;
+mod grpc;
 mod lifecycle;
 mod support;

@@ -4,6 +4,7 @@ use quire_engine::request::TokenId;
 use serde::Deserialize;
 
 use crate::error::{ApiError, shortened};
+use crate::generation::embed::Input;
 use crate::http::fields::{Fields, NeutralOnly};
 use crate::limits::ServerLimits;
 
@@ -18,11 +19,6 @@ pub(super) struct EmbeddingRequest {
     /// `None`: an input that is too long is an error.
     pub truncate: Option<Truncate>,
     pub priority: i32,
-}
-
-pub(super) enum Input {
-    Text(String),
-    Tokens(Vec<TokenId>),
 }
 
 /// How the numbers of an embedding are written.

@@ -17,6 +17,7 @@ use quire_engine::request::{
 use quire_engine::validate::{RequestLimits, Tasks};
 use quire_server::app::{self, AppState, ServerConfig, SharedState};
 use quire_server::metrics::Metrics;
+use quire_server::serve::Listeners;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -48,7 +49,14 @@ pub(crate) fn engine_info() -> EngineInfo {
         max_token_list: 8,
         tasks,
     };
-    EngineInfo { limits, max_num_queued: 16, block_size: 16, num_blocks: 100 }
+    EngineInfo {
+        limits,
+        max_num_queued: 16,
+        max_num_seqs: 8,
+        max_num_batched_tokens: 256,
+        block_size: 16,
+        num_blocks: 100,
+    }
 }
 
 pub(crate) fn config() -> ServerConfig {
@@ -61,6 +69,11 @@ pub(crate) fn config() -> ServerConfig {
     config.limits.max_prompts = 4;
     config.limits.max_messages = 8;
     config
+}
+
+/// Without gRPC.
+pub(crate) fn http_only(http: tokio::net::TcpListener) -> Listeners {
+    Listeners { http, grpc: None }
 }
 
 impl TestServer {

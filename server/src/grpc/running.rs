@@ -1,0 +1,89 @@
+//! The calls that run, by their request ids, so that another call may end them.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+use axum::http::StatusCode;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::error::ApiError;
+use crate::http::observe::is_safe_id;
+
+/// Ids and what ends their calls. As many as there are calls.
+#[derive(Default)]
+pub(super) struct Running(Mutex<HashMap<String, watch::Sender<bool>>>);
+
+/// A place in `Running` while it lives.
+pub(super) struct Place {
+    id: String,
+    running: Arc<Running>,
+    aborted: watch::Receiver<bool>,
+}
+
+impl Running {
+    /// Registers a call under its id; an empty id gets a fresh one.
+    pub(super) fn register(self: &Arc<Self>, id: String) -> Result<Place, ApiError> {
+        let id = if id.is_empty() { uuid::Uuid::new_v4().simple().to_string() } else { id };
+        if !is_safe_id(&id) {
+            let message = "request_id must be 1 to 128 letters, digits, or any of -_.:";
+            return Err(ApiError::invalid("request_id", message));
+        }
+        let (sender, aborted) = watch::channel(false);
+        match self.0.lock().entry(id.clone()) {
+            Entry::Occupied(_) => {
+                let message = format!("a request with the request_id {id:?} is running");
+                let error = ApiError::new(StatusCode::CONFLICT, message);
+                return Err(ApiError { param: Some("request_id".into()), ..error });
+            }
+            Entry::Vacant(entry) => entry.insert(sender),
+        };
+        Ok(Place { id, running: Arc::clone(self), aborted })
+    }
+
+    /// Ends the calls with exactly these ids; how many there were.
+    pub(super) fn abort(&self, ids: &[String]) -> u32 {
+        let running = self.0.lock();
+        let ended = ids.iter().filter_map(|id| running.get(id));
+        ended.map(|sender| u32::from(!sender.send_replace(true))).sum()
+    }
+}
+
+impl Place {
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Done once somebody has ended the call.
+    pub(super) async fn aborted(&mut self) {
+        // The sender stays in the map as long as this place.
+        let _ = self.aborted.wait_for(|&aborted| aborted).await;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.running.0.lock().remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::Running;
+
+    #[test]
+    fn an_id_is_one_call_at_a_time_and_no_prefix() {
+        let running = Arc::new(Running::default());
+        let place = running.register("job-1".into()).expect("free");
+        assert!(running.register("job-1".into()).is_err(), "it runs");
+        assert!(running.register("a b".into()).is_err(), "a space");
+        assert_eq!(running.abort(&["job".into(), "job-1x".into(), String::new()]), 0);
+        assert_eq!(running.abort(&["job-1".into(), "job-1".into()]), 1);
+        drop(place);
+        assert_eq!(running.abort(&["job-1".into()]), 0);
+        assert!(running.register("job-1".into()).is_ok(), "free again");
+    }
+}

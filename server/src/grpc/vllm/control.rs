@@ -1,0 +1,140 @@
+//! `vllm.Control`: what routers ask of a worker. What Quire does not have is UNIMPLEMENTED.
+
+use futures_util::future::BoxFuture;
+use tonic::{Request, Response, Status};
+use vllm_proto as proto;
+use vllm_proto::control_server::Control;
+
+use super::Service;
+
+/// Methods of `Control` without an implementation, with their messages.
+macro_rules! unimplemented_methods {
+    ($($name:ident($request:ident) -> $response:ident),* $(,)?) => {
+        // Written out: async_trait does not look into macros.
+        $(fn $name<'life0, 'async_trait>(
+            &'life0 self,
+            _request: Request<proto::$request>,
+        ) -> BoxFuture<'async_trait, Result<Response<proto::$response>, Status>>
+        where
+            'life0: 'async_trait,
+            Self: 'async_trait,
+        {
+            let message = concat!(stringify!($name), " is not supported");
+            Box::pin(std::future::ready(Err(Status::unimplemented(message))))
+        })*
+    };
+}
+
+#[tonic::async_trait]
+impl Control for Service {
+    async fn get_server_info(
+        &self,
+        _request: Request<proto::GetServerInfoRequest>,
+    ) -> Result<Response<proto::ServerInfo>, Status> {
+        let info = self.state.model()?.engine.info();
+        Ok(Response::new(proto::ServerInfo {
+            engine_version: env!("CARGO_PKG_VERSION").into(),
+            // The name of this contract, which routers compare.
+            api_version: "vllm".into(),
+            instance_id: self.instance_id.to_string(),
+            // The engine is one worker, however many ranks it has inside.
+            parallelism: Some(proto::ParallelismInfo {
+                tensor_parallel_size: 1,
+                pipeline_parallel_size: 1,
+                data_parallel_size: 1,
+                data_parallel_rank: 0,
+                decode_context_parallel_size: 1,
+                world_size: 1,
+                data_parallel_size_local: 1,
+            }),
+            max_model_len: info.limits.max_model_len,
+            kv_block_size: info.block_size,
+            total_kv_blocks: u64::from(info.num_blocks),
+            max_running_requests: u64::from(info.max_num_seqs),
+            max_batched_tokens: u64::from(info.max_num_batched_tokens),
+            max_loras: 0,
+            rl_capabilities: None,
+            proto_version: proto::VERSION.into(),
+            effective_attention_block_size: Some(u64::from(info.block_size)),
+        }))
+    }
+
+    async fn get_model_info(
+        &self,
+        _request: Request<proto::GetModelInfoRequest>,
+    ) -> Result<Response<proto::ModelInfo>, Status> {
+        let model = self.state.model()?;
+        let names = &self.state.config.served_model_names;
+        let generates = model.engine.info().limits.tasks.generates;
+        Ok(Response::new(proto::ModelInfo {
+            model_id: match model.source.display().to_string() {
+                source if source.is_empty() => self.state.model_name().into(),
+                source => source,
+            },
+            served_model_name: self.state.model_name().into(),
+            served_model_aliases: names.iter().skip(1).cloned().collect(),
+            supports_text_input: generates,
+            supports_token_ids_input: generates,
+            ..proto::ModelInfo::default()
+        }))
+    }
+
+    async fn abort(
+        &self,
+        request: Request<proto::AbortRequest>,
+    ) -> Result<Response<proto::AbortResponse>, Status> {
+        self.running.abort(&request.into_inner().request_ids);
+        Ok(Response::new(proto::AbortResponse {}))
+    }
+
+    async fn shutdown(
+        &self,
+        _request: Request<proto::ShutdownRequest>,
+    ) -> Result<Response<proto::ShutdownResponse>, Status> {
+        Err(Status::failed_precondition("the server is stopped by SIGTERM"))
+    }
+
+    async fn list_loras(
+        &self,
+        _request: Request<proto::ListLorasRequest>,
+    ) -> Result<Response<proto::ListLorasResponse>, Status> {
+        Ok(Response::new(proto::ListLorasResponse::default()))
+    }
+
+    async fn get_kv_event_sources(
+        &self,
+        _request: Request<proto::GetKvEventSourcesRequest>,
+    ) -> Result<Response<proto::GetKvEventSourcesResponse>, Status> {
+        Ok(Response::new(proto::GetKvEventSourcesResponse::default()))
+    }
+
+    async fn is_paused(
+        &self,
+        _request: Request<proto::IsPausedRequest>,
+    ) -> Result<Response<proto::IsPausedResponse>, Status> {
+        Ok(Response::new(proto::IsPausedResponse { paused: false }))
+    }
+
+    async fn is_sleeping(
+        &self,
+        _request: Request<proto::IsSleepingRequest>,
+    ) -> Result<Response<proto::IsSleepingResponse>, Status> {
+        Ok(Response::new(proto::IsSleepingResponse { sleeping: false }))
+    }
+
+    unimplemented_methods! {
+        load_lora(LoadLoraRequest) -> LoadLoraResponse,
+        unload_lora(UnloadLoraRequest) -> UnloadLoraResponse,
+        pause_generation(PauseGenerationRequest) -> PauseGenerationResponse,
+        resume_generation(ResumeGenerationRequest) -> ResumeGenerationResponse,
+        sleep(SleepRequest) -> SleepResponse,
+        wake_up(WakeUpRequest) -> WakeUpResponse,
+        init_weight_transfer_engine(InitWeightTransferEngineRequest) -> InitWeightTransferEngineResponse,
+        start_weight_update(StartWeightUpdateRequest) -> StartWeightUpdateResponse,
+        start_draft_weight_update(StartDraftWeightUpdateRequest) -> StartDraftWeightUpdateResponse,
+        update_weights(UpdateWeightsRequest) -> UpdateWeightsResponse,
+        finish_weight_update(FinishWeightUpdateRequest) -> FinishWeightUpdateResponse,
+        update_weight_version(UpdateWeightVersionRequest) -> UpdateWeightVersionResponse,
+        get_weight_version(GetWeightVersionRequest) -> GetWeightVersionResponse,
+    }
+}

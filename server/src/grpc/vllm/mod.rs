@@ -1,0 +1,111 @@
+//! vLLM's own gRPC contract (`vllm.Inference`, `vllm.Control`), so that routers made for it take Quire as a worker.
+
+mod control;
+mod convert;
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_util::{Stream, stream};
+use prost::Message;
+use tonic::{Request, Response, Status};
+use vllm_proto::inference_server::Inference;
+use vllm_proto::{GenerateRequest, GenerateResponse};
+
+use super::answer::Answers;
+use super::convert::name_of;
+use super::running::Running;
+use crate::app::SharedState;
+use crate::error::ApiError;
+use crate::generation::{ChoiceEvent, Generation};
+use convert::Wanted;
+
+type ResponseStream = Pin<Box<dyn Stream<Item = Result<GenerateResponse, Status>> + Send>>;
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Service {
+    state: SharedState,
+    running: Arc<Running>,
+    /// Another one after each start of the server.
+    instance_id: Arc<str>,
+}
+
+/// An answer in the making, and how it is to be shown.
+struct Call {
+    answers: Answers,
+    wanted: Wanted,
+}
+
+impl Service {
+    pub(super) fn new(state: SharedState, running: Arc<Running>) -> Self {
+        let instance_id = uuid::Uuid::new_v4().to_string().into();
+        Self { state, running, instance_id }
+    }
+
+    async fn begin(&self, mut request: GenerateRequest) -> Result<Call, ApiError> {
+        let arrival = Instant::now();
+        let place = self.running.register(std::mem::take(&mut request.request_id))?;
+        let model = Arc::clone(self.state.resolve_model(name_of(&request.model))?);
+        let size = request.encoded_len();
+        let (state, served) = (Arc::clone(&self.state), Arc::clone(&model));
+        let work =
+            move || convert::generation_spec(request, &served, &state.config.limits, arrival);
+        let (spec, wanted) = self.state.prepare(size, work).await?;
+        let generation = Generation::submit(&self.state, &model, &spec)?;
+        let wanted = Wanted::new(wanted, spec, generation.num_choices());
+        Ok(Call { answers: Answers::new(generation, place), wanted })
+    }
+}
+
+impl Call {
+    /// The next message; `None` when all answers are over.
+    async fn next(&mut self) -> Option<Result<GenerateResponse, Status>> {
+        loop {
+            let (index, event) = self.answers.next().await?;
+            match event {
+                ChoiceEvent::Failed(error) => return Some(Err(error.into())),
+                ChoiceEvent::Started(started) => self.wanted.take_started(index, &started),
+                ChoiceEvent::Delta(delta) => return Some(Ok(self.wanted.response(index, delta))),
+            }
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Inference for Service {
+    async fn generate(
+        &self,
+        request: Request<GenerateRequest>,
+    ) -> Result<Response<GenerateResponse>, Status> {
+        let request = request.into_inner();
+        if request.sampling.is_some_and(|sampling| sampling.num_sequences > 1) {
+            let message = "one answer fits into one response: more need GenerateStream";
+            return Err(ApiError::invalid("sampling.num_sequences", message).into());
+        }
+        let mut call = self.begin(request).await?;
+        let mut whole = GenerateResponse::default();
+        while let Some(part) = call.next().await {
+            convert::append(&mut whole, part?);
+        }
+        Ok(Response::new(whole))
+    }
+
+    type GenerateStreamStream = ResponseStream;
+
+    async fn generate_stream(
+        &self,
+        request: Request<GenerateRequest>,
+    ) -> Result<Response<ResponseStream>, Status> {
+        let call = self.begin(request.into_inner()).await?;
+        let messages = stream::unfold(Some(call), async |call| {
+            let mut call = call?;
+            let message = call.next().await?;
+            // After an error nothing follows.
+            let call = message.is_ok().then_some(call);
+            Some((message, call))
+        });
+        Ok(Response::new(Box::pin(messages)))
+    }
+}
