@@ -41,6 +41,8 @@ pub enum BlockContent {
     Pages {
         num_kv_heads: usize,
         head_dim: usize,
+        /// Values are the channels of keys from this one on: keys alone are kept.
+        values_from: Option<usize>,
     },
     /// The keys of an indexer, of as many tokens as a block has.
     IndexKeys {
@@ -82,9 +84,10 @@ struct Class {
 }
 
 impl CacheLayout {
-    pub fn new(spec: &DecoderSpec) -> Self {
+    /// `on_gpu`: a GPU keeps latent vectors once.
+    pub fn new(spec: &DecoderSpec, on_gpu: bool) -> Self {
         let mut contents: Vec<(BlockContent, Vec<Class>)> = Vec::new();
-        for (index, content, kind) in kept(spec) {
+        for (index, content, kind) in kept(spec, on_gpu) {
             let at = contents.iter().position(|(other, _)| *other == content);
             let at = at.unwrap_or_else(|| {
                 contents.push((content, Vec::new()));
@@ -129,7 +132,7 @@ impl CacheLayout {
     /// An encoder keeps nothing: keys and values live for a step, and all layers write theirs to the same pages.
     pub fn of_encoder(spec: &EncoderSpec) -> Self {
         let (num_kv_heads, head_dim) = (spec.attention.num_kv_heads, spec.attention.head_dim);
-        let content = BlockContent::Pages { num_kv_heads, head_dim };
+        let content = BlockContent::Pages { num_kv_heads, head_dim, values_from: None };
         Self {
             groups: vec![CacheGroup { kind: CacheKind::FullAttention, pool: 0 }],
             pools: vec![PoolLayout { num_layers: 1, content }],
@@ -142,8 +145,10 @@ impl CacheLayout {
     pub fn bytes_per_block(&self, dtype: DType, block_size: u32) -> Vec<u64> {
         let bytes = |pool: &PoolLayout| {
             let of_layer = match pool.content {
-                BlockContent::Pages { num_kv_heads, head_dim } => {
-                    KvLayer::bytes_per_block(dtype, block_size as usize, num_kv_heads, head_dim)
+                BlockContent::Pages { num_kv_heads, head_dim, values_from } => {
+                    let size = block_size as usize;
+                    let both = KvLayer::bytes_per_block(dtype, size, num_kv_heads, head_dim);
+                    if values_from.is_some() { both / 2 } else { both }
                 }
                 BlockContent::IndexKeys { head_dim } => {
                     IndexLayer::bytes_per_block(index_dtype(dtype), block_size as usize, head_dim)
@@ -285,10 +290,14 @@ impl CacheLayout {
 }
 
 /// What is kept, as the layers in `Class` are counted: of each layer, and of its indexer.
-fn kept(spec: &DecoderSpec) -> impl Iterator<Item = (usize, BlockContent, CacheKind)> {
+fn kept(
+    spec: &DecoderSpec,
+    on_gpu: bool,
+) -> impl Iterator<Item = (usize, BlockContent, CacheKind)> {
     let layers = spec.layers.iter().enumerate();
     let own = layers.clone().filter(|(_, layer)| layer.kv_of.is_none());
-    let own = own.map(|(index, layer)| (index, content_of(spec, layer), kind_of(layer)));
+    let own =
+        own.map(move |(index, layer)| (index, content_of(spec, layer, on_gpu), kind_of(layer)));
     let indexers = layers.filter(|(_, layer)| layer.reach == Reach::Chosen);
     let head_dim = spec.indexer.map_or(0, |indexer| indexer.heads.head_dim);
     let indexers = indexers.map(move |(index, layer)| {
@@ -297,12 +306,13 @@ fn kept(spec: &DecoderSpec) -> impl Iterator<Item = (usize, BlockContent, CacheK
     own.chain(indexers)
 }
 
-fn content_of(spec: &DecoderSpec, layer: &LayerSpec) -> BlockContent {
+fn content_of(spec: &DecoderSpec, layer: &LayerSpec, on_gpu: bool) -> BlockContent {
     match spec.gated_delta.filter(|_| layer.is_recurrent) {
         Some(recurrent) => BlockContent::States(recurrent.state_shape()),
         None => BlockContent::Pages {
             num_kv_heads: layer.attention.num_kv_heads,
             head_dim: layer.attention.head_dim,
+            values_from: spec.latent.filter(|_| on_gpu).map(|latent| latent.rope_dim),
         },
     }
 }

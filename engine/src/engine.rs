@@ -133,15 +133,12 @@ impl Engine {
 fn tasks_of(plan: &MemoryPlan) -> Tasks {
     let (spec, kind) = (&plan.spec, plan.pooling.kind);
     let is_kept = spec.is_encoder() || kind == PoolingKind::Last;
-    let on_gpu = plan.config.gpu.map(|_| "embeddings are made on the CPU alone (--device cpu)");
-    let no_embeddings = on_gpu.map(ToOwned::to_owned).or_else(|| {
-        (!is_kept).then(|| {
-            format!(
-                "its files ask for {} pooling, but of a decoder only the last hidden state is kept \
+    let no_embeddings = (!is_kept).then(|| {
+        format!(
+            "its files ask for {} pooling, but of a decoder only the last hidden state is kept \
              (--pooling last)",
-                kind.name()
-            )
-        })
+            kind.name()
+        )
     });
     // A decoder's scheduler keeps a place for a token to generate.
     let max_embedded_len = plan.config.max_model_len - u32::from(!spec.is_encoder());

@@ -1,15 +1,19 @@
 //! Where the model runs: on the CPU or on a GPU, and why; what a GPU cannot do for a model yet.
 
 use anyhow::{anyhow, bail, ensure};
-use quire_kernels::attention::CUDA_HEAD_DIMS;
+use quire_kernels::attention::cuda_shared_bytes;
+use quire_kernels::choose_positions::index_shared_bytes;
+use quire_kernels::cuda::{self, GpuInfo};
 use quire_kernels::sample::MAX_NUM_LOGPROBS_ON_CUDA;
-use quire_kernels::{DType, DeviceError, cuda};
+use quire_kernels::{DType, DeviceError};
 
 use crate::config::{DeviceChoice, Dtype, EngineOptions, KvCacheDtype, Weights};
 use crate::kv_cache::KvCache;
 use crate::machine::Machine;
 use crate::model_runner::sample_limits;
-use crate::models::DecoderSpec;
+use crate::models::spec::Reach;
+use crate::models::{DecoderSpec, EncoderSpec};
+use crate::plan::DEFAULT_MAX_NUM_SEQS;
 
 /// Bytes that the driver, cuBLAS and graphs take beside what is planned.
 const RESERVED_BYTES: u64 = 512 << 20;
@@ -47,24 +51,29 @@ impl Place {
     /// Finds the GPU that was asked for, or looks whether there is one that can run the model; `spec` is that of a rank.
     /// Errors name the flag.
     pub fn find(options: &EngineOptions, spec: &DecoderSpec) -> anyhow::Result<Self> {
+        Self::choose(options, |info| check_decoder(spec, options, info))
+    }
+
+    /// As `find`, of an encoder.
+    pub fn of_encoder(options: &EngineOptions, spec: &EncoderSpec) -> anyhow::Result<Self> {
+        Self::choose(options, |info| {
+            let num_seqs = options.max_num_seqs.unwrap_or(DEFAULT_MAX_NUM_SEQS) as usize;
+            check_heads(spec.attention.head_dim, (None, false), num_seqs, info)
+        })
+    }
+
+    /// `check`: whether that GPU can run the model.
+    fn choose(
+        options: &EngineOptions,
+        check: impl Fn(&GpuInfo) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Self> {
         match options.device {
             DeviceChoice::Cpu => Ok(Self::Cpu { why: String::new() }),
-            DeviceChoice::Cuda(ordinal) => find_gpu(ordinal, options, spec).map(Self::Gpu),
-            DeviceChoice::Auto => Ok(match find_gpu(0, options, spec) {
+            DeviceChoice::Cuda(ordinal) => find_gpu(ordinal, options, check).map(Self::Gpu),
+            DeviceChoice::Auto => Ok(match find_gpu(0, options, check) {
                 Ok(gpu) => Self::Gpu(gpu),
                 Err(error) => Self::Cpu { why: first_clause(&error.to_string()) },
             }),
-        }
-    }
-
-    /// Encoders run on the CPU alone.
-    pub fn of_encoder(options: &EngineOptions) -> anyhow::Result<Self> {
-        match options.device {
-            DeviceChoice::Cpu => Ok(Self::Cpu { why: String::new() }),
-            DeviceChoice::Auto => Ok(Self::Cpu { why: "CUDA has no encoders yet".into() }),
-            DeviceChoice::Cuda(_) => {
-                bail!("CUDA has no kernels for encoders yet; start with --device cpu")
-            }
         }
     }
 
@@ -73,6 +82,18 @@ impl Place {
             Self::Cpu { .. } => None,
             Self::Gpu(gpu) => Some(gpu),
         }
+    }
+
+    /// As `Device::activation_dtype`.
+    pub fn activations(&self) -> DType {
+        if self.gpu().is_some() { DType::BF16 } else { DType::F32 }
+    }
+
+    /// Of which memory a sentence speaks, and what to do; empty on the CPU.
+    pub fn on_which(&self) -> String {
+        self.gpu().map_or(String::new(), |gpu| {
+            format!(" on GPU {} (--device cpu takes the machine's memory)", gpu.ordinal)
+        })
     }
 
     /// The line that `serve` and `plan` print.
@@ -90,25 +111,14 @@ impl Place {
     }
 }
 
-fn find_gpu(ordinal: usize, options: &EngineOptions, spec: &DecoderSpec) -> anyhow::Result<Gpu> {
+fn find_gpu(
+    ordinal: usize,
+    options: &EngineOptions,
+    check: impl Fn(&GpuInfo) -> anyhow::Result<()>,
+) -> anyhow::Result<Gpu> {
     let (num_ranks, num_replicas) = (options.tensor_parallel_size, options.data_parallel_size);
-    let (name, free_memory) = probe(ordinal, num_ranks, num_replicas)?;
-    if let Some(missing) = missing(spec) {
-        bail!("CUDA has no kernel yet for {missing}; start with --device cpu");
-    }
-    ensure!(
-        spec.per_layer_inputs.is_none(),
-        "CUDA has no kernel yet for per-layer embeddings; start with --device cpu"
-    );
-    let mut head_dims = spec.layers.iter().map(|layer| layer.attention.head_dim);
-    if let Some(head_dim) = head_dims.find(|dim| !CUDA_HEAD_DIMS.contains(dim)) {
-        bail!("CUDA has no attention over heads of {head_dim} channels; start with --device cpu");
-    }
-    if let Some(size) = odd_expert_size(spec) {
-        bail!(
-            "CUDA has no product of experts over rows of {size} numbers; start with --device cpu"
-        );
-    }
+    let info = probe(ordinal, num_ranks, num_replicas)?;
+    check(&info)?;
     ensure!(
         options.weights != Weights::Float32,
         "--weights float32 runs on the CPU alone; start with --device cpu"
@@ -126,12 +136,12 @@ fn find_gpu(ordinal: usize, options: &EngineOptions, spec: &DecoderSpec) -> anyh
         "--max-logprobs {} is above {MAX_NUM_LOGPROBS_ON_CUDA}, what a GPU can report; lower it",
         options.max_logprobs
     );
-    let available_memory = free_memory.saturating_sub(RESERVED_BYTES) * num_ranks as u64;
-    Ok(Gpu { ordinal, num_ranks, num_replicas, name, available_memory })
+    let available_memory = info.free_memory.saturating_sub(RESERVED_BYTES) * num_ranks as u64;
+    Ok(Gpu { ordinal, num_ranks, num_replicas, name: info.name, available_memory })
 }
 
-/// The name of GPU number `first`, and the free memory of that which has least, of those of all ranks in a row.
-fn probe(first: usize, num_ranks: usize, num_replicas: usize) -> anyhow::Result<(String, u64)> {
+/// GPU number `first`, with the free memory of that which has least, of those of all ranks in a row.
+fn probe(first: usize, num_ranks: usize, num_replicas: usize) -> anyhow::Result<GpuInfo> {
     let info = cuda::probe(first)?;
     let mut least = info.free_memory;
     let end = first + num_ranks * num_replicas;
@@ -149,7 +159,7 @@ fn probe(first: usize, num_ranks: usize, num_replicas: usize) -> anyhow::Result<
         })?;
         least = least.min(other.free_memory);
     }
-    Ok((info.name, least))
+    Ok(GpuInfo { free_memory: least, ..info })
 }
 
 /// Bytes of the sampler's table on a GPU: for the longest sequences whose keys and values could fit.
@@ -161,26 +171,72 @@ pub fn sampler_bytes(
 ) -> u64 {
     let Place::Gpu(gpu) = place else { return 0 };
     let of_rank = gpu.available_memory / gpu.num_ranks as u64;
-    let most_tokens = of_rank / KvCache::bytes_per_token(spec, kv_dtype(options)).max(1);
+    let most_tokens = of_rank / KvCache::bytes_per_token(spec, kv_dtype(options), true).max(1);
     let max_model_len = options.max_model_len.unwrap_or(spec.context_length);
     let max_model_len = u64::from(max_model_len).min(most_tokens) as usize;
     let lists = (options.max_token_list, options.max_logprobs);
     sample_limits(spec.vocab_size, (max_num_seqs as usize, max_model_len), lists).num_bytes()
 }
 
-/// What of the model has no kernel.
-fn missing(spec: &DecoderSpec) -> Option<String> {
-    let needs = |op: &&str| match *op {
-        // Of encoders.
-        "activate" | "add_rows" | "layer_norm" | "mean_rows" => false,
-        "copy_heads" | "head_linear" => spec.latent.is_some(),
-        "attention_to" | "choose_positions" | "index_keys" => spec.indexer.is_some(),
-        "causal_conv" | "gated_delta" => spec.gated_delta.is_some(),
-        "sigmoid_gate" => spec.attention_gate,
-        _ => true,
+/// Every layer has kernels, whose blocks have enough shared memory.
+fn check_decoder(
+    spec: &DecoderSpec,
+    options: &EngineOptions,
+    info: &GpuInfo,
+) -> anyhow::Result<()> {
+    let num_seqs = options.max_num_seqs.unwrap_or(DEFAULT_MAX_NUM_SEQS) as usize;
+    let values_from = spec.latent.map(|latent| latent.rope_dim);
+    for layer in spec.layers.iter().filter(|layer| !layer.is_recurrent) {
+        let is_chosen = layer.reach != Reach::All;
+        check_heads(layer.attention.head_dim, (values_from, is_chosen), num_seqs, info)?;
+    }
+    if let Some(indexer) = &spec.indexer {
+        let (what, heads) = ("an indexer", indexer.heads);
+        check_kernel((what, heads.head_dim), index_shared_bytes(&heads), info)?;
+    }
+    let is_fp8 = kv_dtype(options) == DType::F8E4M3;
+    let has_fp8 = |head_dim: usize| head_dim.is_multiple_of(16) && head_dim <= 256;
+    let mut head_dims = spec.layers.iter().map(|layer| layer.attention.head_dim);
+    ensure!(
+        !is_fp8 || (spec.latent.is_none() && head_dims.all(has_fp8)),
+        "on CUDA --kv-cache-dtype fp8 is for attention over heads of up to 256 channels; leave it out"
+    );
+    if let Some(size) = odd_expert_size(spec) {
+        bail!(
+            "CUDA has no product of experts over rows of {size} numbers; start with --device cpu"
+        );
+    }
+    Ok(())
+}
+
+/// `values_from`, `is_chosen`: as in `cuda_shared_bytes`.
+fn check_heads(
+    head_dim: usize,
+    (values_from, is_chosen): (Option<usize>, bool),
+    num_seqs: usize,
+    info: &GpuInfo,
+) -> anyhow::Result<()> {
+    let bytes = cuda_shared_bytes(head_dim, values_from, num_seqs, is_chosen);
+    check_kernel(("attention over heads", head_dim), bytes, info)
+}
+
+/// `bytes`: shared memory of a block of that kernel; none: there is no kernel.
+fn check_kernel(
+    (what, channels): (&str, usize),
+    bytes: Option<usize>,
+    info: &GpuInfo,
+) -> anyhow::Result<()> {
+    let Some(bytes) = bytes else {
+        bail!("CUDA has no kernel for {what} of {channels} channels; start with --device cpu");
     };
-    let ops: Vec<&str> = cuda::MISSING.iter().copied().filter(needs).collect();
-    (!ops.is_empty()).then(|| ops.join(", "))
+    ensure!(
+        bytes <= info.shared_bytes,
+        "{what} of {channels} channels needs {} KiB of shared memory a block, {} has {} KiB; start with --device cpu",
+        bytes.div_ceil(1024),
+        info.name,
+        info.shared_bytes / 1024
+    );
+    Ok(())
 }
 
 /// Inputs of an expert that are not whole vectors of what a thread loads.

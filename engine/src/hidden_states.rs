@@ -14,7 +14,7 @@ use crate::step_input::{GroupInputs, StepInput};
 use crate::weights::{ModelFiles, WeightLoader};
 use crate::workspace::Workspace;
 
-/// Of the last token of `prompt`, computed in one step on one thread: what each layer is given, and in the end what the last
+/// Of the last token of `prompt`, computed in one step, on a CPU by one thread: what each layer is given, and in the end what the last
 /// layer leaves after the final norm; `[num_layers + 1][hidden_size]`.
 pub fn hidden_states(
     files: &ModelFiles,
@@ -24,11 +24,13 @@ pub fn hidden_states(
     let plan = MemoryPlan::new(files, options, &Machine::detect())?;
     let (config, n) = (&plan.config, prompt.len());
     let spec = plan.spec.decoder().context("an encoder has no last token")?;
-    ensure!(config.gpu.is_none(), "a GPU does not tell its hidden states");
     ensure!((1..=config.max_model_len as usize).contains(&n), "a prompt of {n} tokens");
     let is_known = |&token: &u32| (token as usize) < spec.vocab_size;
     ensure!(prompt.iter().all(is_known), "a token beyond the vocabulary");
-    let device = Device::cpu_with(1, config.cpu_isa);
+    let device = match config.gpu {
+        Some(ordinal) => Device::cuda(ordinal)?,
+        None => Device::cpu_with(1, config.cpu_isa),
+    };
     let policy = match config.weights {
         Weights::Packed => WeightPolicy::Packed,
         Weights::Float32 => WeightPolicy::Float32,
@@ -37,7 +39,8 @@ pub fn hidden_states(
     let loader = loader.with_activations(config.activations).with_dtype(config.dtype);
     let model = Decoder::load(spec.clone(), &loader, config.max_model_len as usize)?;
     let mut workspace = Workspace::of_decoder(&device, spec, n, 1)?;
-    let (layout, block_size) = (CacheLayout::new(spec), config.block_size as usize);
+    let (layout, block_size) =
+        (CacheLayout::new(spec, config.gpu.is_some()), config.block_size as usize);
     let blocks = Blocks::new(&layout, n, block_size);
     let mut cache = KvCache::new(&device, &layout, config.kv_dtype, &blocks.of_pools, block_size)?;
 
@@ -62,8 +65,9 @@ pub fn hidden_states(
         states: StateBatch::new(&segment, &[0, 1]),
     };
     let mut states = Vec::with_capacity(spec.num_layers() + 1);
-    model.forward_observed(&device, &mut workspace, &mut cache, &step, |rows| {
-        states.push(rows.row_f32(rows.rows() - 1).to_vec());
+    model.forward_observed(&device, &mut workspace, &mut cache, &step, |rows, count| {
+        let cols = rows.cols();
+        states.push(rows.read_f32()[(count - 1) * cols..count * cols].to_vec());
     });
     Ok(states)
 }

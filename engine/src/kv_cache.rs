@@ -34,10 +34,17 @@ impl KvCache {
         let pool = |(pool, &num_blocks): (&PoolLayout, &usize)| {
             let layers = 0..pool.num_layers;
             match pool.content {
-                BlockContent::Pages { num_kv_heads, head_dim } => {
+                BlockContent::Pages { num_kv_heads, head_dim, values_from } => {
                     let pages = |_| {
                         let (heads, blocks) = (num_kv_heads, num_blocks);
-                        KvLayer::new(device, dtype, blocks, block_size, heads, head_dim)
+                        match values_from {
+                            Some(first) => {
+                                KvLayer::latent(device, dtype, blocks, block_size, head_dim, first)
+                            }
+                            None => {
+                                KvLayer::new(device, dtype, blocks, block_size, heads, head_dim)
+                            }
+                        }
                     };
                     layers.map(pages).collect::<Result<_, _>>().map(Pool::Pages)
                 }
@@ -74,14 +81,16 @@ impl KvCache {
         Ok(())
     }
 
-    /// Bytes of one token in all layers with attention, while all keep it.
-    pub fn bytes_per_token(spec: &DecoderSpec, dtype: DType) -> u64 {
+    /// Bytes of one token in all layers with attention, while all keep it. A GPU keeps latent vectors once.
+    pub fn bytes_per_token(spec: &DecoderSpec, dtype: DType, on_gpu: bool) -> u64 {
         let layers =
             spec.layers.iter().filter(|layer| !layer.is_recurrent && layer.kv_of.is_none());
-        let kv_size: usize = layers.map(|layer| 2 * layer.attention.kv_size()).sum();
+        let kv_size: usize = layers.map(|layer| layer.attention.kv_size()).sum();
+        let copies = if on_gpu && spec.latent.is_some() { 1 } else { 2 };
         let indexers = spec.layers.iter().filter(|layer| layer.reach == Reach::Chosen).count();
         let key_size = spec.indexer.map_or(0, |indexer| indexer.heads.head_dim);
-        (kv_size * dtype.size() + indexers * key_size * index_dtype(dtype).size()) as u64
+        let keys = indexers * key_size * index_dtype(dtype).size();
+        (copies * kv_size * dtype.size() + keys) as u64
     }
 
     /// The cache group of a layer, whose block table finds its pages.

@@ -7,7 +7,7 @@ mod on_gpu;
 use std::ops::Range;
 
 use quire_kernels::cpu::StayNear;
-use quire_kernels::{Device, DeviceError, DeviceHealth, GroupId, RankGroup, View};
+use quire_kernels::{Device, DeviceError, DeviceHealth, GroupId, RankGroup, Tensor};
 use quire_scheduler::{
     SampledSequence, ScheduledSequence, SchedulerOutput, SequenceId, StepId, StepOutput, TokenId,
 };
@@ -106,7 +106,8 @@ impl ModelRunner {
         let max_tokens = config.max_num_batched_tokens as usize;
         let sampled_rows = config.max_sampled_rows();
         let workspace = Workspace::new(&device, spec, max_tokens, sampled_rows)?;
-        let layout = spec.cache_layout(head.as_ref().map(DraftHead::spec));
+        let on_gpu = matches!(device, Device::Cuda(_));
+        let layout = spec.cache_layout(head.as_ref().map(DraftHead::spec), on_gpu);
         let num_blocks: Vec<usize> =
             config.cache_pools.iter().map(|pool| pool.num_blocks as usize).collect();
         let block_size = config.block_size as usize;
@@ -250,7 +251,9 @@ impl ModelRunner {
             (Some(drafting), Model::Decoder(model)) => {
                 drafting.begin();
                 let num_layers = model.spec().num_layers();
-                let observe = |rows: View| drafting.observe(num_layers, rows);
+                let observe = |rows: &Tensor, count: usize| {
+                    drafting.observe(num_layers, rows.first_rows(count));
+                };
                 model.forward_observed(device, ws, kv, &input, observe);
             }
             (_, model) => model.forward(device, ws, kv, &input),

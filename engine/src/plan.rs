@@ -21,7 +21,7 @@ use crate::weights::{ModelFiles, Shard};
 use crate::workspace::Workspace;
 
 const DEFAULT_BLOCK_SIZE: u32 = 16;
-const DEFAULT_MAX_NUM_SEQS: u32 = 256;
+pub(crate) const DEFAULT_MAX_NUM_SEQS: u32 = 256;
 const DEFAULT_MAX_NUM_BATCHED_TOKENS: u32 = 256;
 /// On a GPU, which reads all weights in the time of some hundred tokens.
 const DEFAULT_MAX_NUM_BATCHED_TOKENS_ON_GPU: u32 = 2048;
@@ -89,7 +89,9 @@ impl MemoryPlan {
         let kept = head.as_ref().map_or_else(|| rank.clone(), |head| head.beside(&rank));
         let weight_bytes = weight_bytes(files, spec.tied_embeddings, options, &place)?;
         let workspace_bytes = num_ranks as u64 * workspace_bytes(&rank, options, limits, &place);
-        let kv_bytes_per_token = KvCache::bytes_per_token(&kept, kv_dtype) * num_ranks as u64;
+        let on_gpu = place.gpu().is_some();
+        let kv_bytes_per_token =
+            KvCache::bytes_per_token(&kept, kv_dtype, on_gpu) * num_ranks as u64;
         let draft = draft_model::plan((files, &place), options, machine)?;
         let of_head = (kv_dtype, block_size);
         let others = eagle::num_bytes(head.as_ref(), options, limits, of_head)
@@ -99,7 +101,7 @@ impl MemoryPlan {
         let wanted_len = options.max_model_len.unwrap_or(spec.context_length);
         let most_tokens = u64::from(wanted_len) * u64::from(max_num_seqs);
         let num_at_once = num_at_once(max_num_batched_tokens, options.long_prefill_token_threshold);
-        let layout = CacheLayout::new(&kept);
+        let layout = CacheLayout::new(&kept, on_gpu);
         let cache =
             CachePlan { layout, dtype: kv_dtype, block_size, num_at_once, max_num_seqs, num_ranks };
         let most_useful = cache.useful_bytes(kv_bytes_per_token, most_tokens);
@@ -429,10 +431,7 @@ fn rest_of_memory(
             "the model needs {} for weights and workspace, but {} is free{}; {}",
             human_bytes(need),
             human_bytes(available),
-            place.gpu().map_or(String::new(), |gpu| format!(
-                " on GPU {} (--device cpu takes the machine's memory)",
-                gpu.ordinal
-            )),
+            place.on_which(),
             what_fits(files, available.saturating_sub(other_bytes))
         )
     })
@@ -466,11 +465,10 @@ fn workspace_bytes(
     BatchLimits { max_num_seqs, max_num_batched_tokens }: BatchLimits,
     place: &Place,
 ) -> u64 {
-    let activations = if place.gpu().is_some() { DType::BF16 } else { DType::F32 };
     let speculative = options.speculative.as_ref();
     let sampled_rows = max_sampled_rows(max_num_seqs, max_num_batched_tokens, speculative);
     let sampler_bytes = gpu::sampler_bytes(spec, options, place, max_num_seqs);
-    Workspace::num_bytes(spec, max_num_batched_tokens as usize, sampled_rows, activations)
+    Workspace::num_bytes(spec, max_num_batched_tokens as usize, sampled_rows, place.activations())
         .saturating_add(sampler_bytes)
 }
 

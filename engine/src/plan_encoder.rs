@@ -7,7 +7,7 @@ use quire_scheduler::CachePool;
 use crate::cache_layout::CacheLayout;
 use crate::compute::compute;
 use crate::config::{Decisions, EngineConfig, EngineOptions, KvCacheDtype};
-use crate::gpu::Place;
+use crate::gpu::{self, Place};
 use crate::machine::Machine;
 use crate::models::{EncoderSpec, ModelSpec};
 use crate::plan::{BatchLimits, MemoryPlan, block_size, dtype_name, human_bytes, kv_dtype};
@@ -27,7 +27,8 @@ impl MemoryPlan {
         options: &EngineOptions,
         machine: &Machine,
     ) -> anyhow::Result<Self> {
-        let place = Place::of_encoder(options)?;
+        let place = Place::of_encoder(options, &spec)?;
+        let available_memory = place.available_memory(machine, options);
         let max_model_len = max_model_len(options, &spec)?;
         let BatchLimits { max_num_seqs, max_num_batched_tokens } =
             batch_limits(options, max_model_len)?;
@@ -37,13 +38,10 @@ impl MemoryPlan {
             "--tensor-parallel-size {}: an encoder runs on one rank",
             compute.num_ranks
         );
-        let kv_dtype = match options.kv_cache_dtype {
-            // They live for a step alone: little is saved by rounding them.
-            KvCacheDtype::Auto => DType::F32,
-            _ => kv_dtype(options),
-        };
+        let kv_dtype = kv_dtype_of_step(options, &place);
         let layout = CacheLayout::of_encoder(&spec);
-        let async_scheduling = options.async_scheduling.unwrap_or(false);
+        // A GPU's steps run on the thread that opened it, and nothing follows a text's one step.
+        let async_scheduling = options.async_scheduling.unwrap_or(false) && place.gpu().is_none();
         // Each text has a last block that is not full; with a step in flight another's are taken already.
         let of_step = max_num_batched_tokens.div_ceil(block_size) + max_num_seqs;
         let num_blocks = of_step * if async_scheduling { 2 } else { 1 };
@@ -51,21 +49,22 @@ impl MemoryPlan {
         let kv_bytes = bytes_per_block * u64::from(num_blocks);
         let weight_bytes = weight_bytes(files, false, options, &place)?;
         let (tokens, seqs) = (max_num_batched_tokens as usize, max_num_seqs as usize);
-        let workspace_bytes = Workspace::encoder_bytes(&spec, tokens, seqs);
+        let workspace_bytes = Workspace::encoder_bytes(&spec, tokens, seqs, place.activations());
         let need = weight_bytes.saturating_add(workspace_bytes).saturating_add(kv_bytes);
-        if need > machine.available_memory / options.data_parallel_size as u64 {
+        if need > available_memory {
             bail!(
-                "the model needs {} for weights and workspace, but {} is free; {}, or lower \
+                "the model needs {} for weights and workspace, but {} is free{}; {}, or lower \
                  --max-num-batched-tokens",
                 human_bytes(need),
-                human_bytes(machine.available_memory),
-                what_fits(files, machine.available_memory.saturating_sub(need - weight_bytes))
+                human_bytes(available_memory),
+                place.on_which(),
+                what_fits(files, available_memory.saturating_sub(need - weight_bytes))
             );
         }
         let config = EngineConfig::new(
             options,
             Decisions {
-                gpu: None,
+                gpu: place.gpu().map(|gpu| gpu.ordinal),
                 kv_dtype,
                 block_size,
                 cache_groups: layout.groups.clone(),
@@ -90,7 +89,7 @@ impl MemoryPlan {
             kv_bytes_per_token: 0,
             kv_bytes,
             cache_layout: layout,
-            available_memory: machine.available_memory,
+            available_memory,
             place,
             draft: None,
             head: None,
@@ -133,6 +132,15 @@ impl MemoryPlan {
             ("compute threads", config.threads.to_string()),
             ("instruction set", self.isa_line()),
         ]
+    }
+}
+
+/// Element type of keys and values, which live for a step alone: little is saved by rounding them.
+fn kv_dtype_of_step(options: &EngineOptions, place: &Place) -> DType {
+    match options.kv_cache_dtype {
+        _ if place.gpu().is_some() => gpu::kv_dtype(options),
+        KvCacheDtype::Auto => DType::F32,
+        _ => kv_dtype(options),
     }
 }
 

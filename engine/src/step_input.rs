@@ -256,6 +256,12 @@ impl StepBuffers {
         self.rows.resize(num_seqs, 0);
         let num_segments = self.state_segments.len() as u32;
         self.state_start_loc.resize(num_seqs + 1, num_segments);
+        if num_segments > 0 {
+            // A sequence without drafts has two at most: one ends where its state is kept. Nobody reads those behind them.
+            let most = num_tokens.min(2 * num_seqs);
+            let unused = StateSegment { first_row: 0, num_rows: 0, from: NO_STATE, to: 0 };
+            self.state_segments.resize(most, unused);
+        }
         for row in &mut self.sample_rows {
             *row = self.output_rows[*row as usize];
         }
@@ -326,6 +332,7 @@ impl StepBuffers {
         let start_loc = self.arrays.array(STATE_START_LOC, &self.state_start_loc);
         StateBatch::new(&self.state_segments, start_loc)
             .with_numbers(self.arrays.array(STATE_SEGMENTS, numbers))
+            .filled_up(self.shape.is_some())
     }
 
     /// Rows of the last layer's output that tokens are sampled from, in the step gathered last.

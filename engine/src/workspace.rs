@@ -2,7 +2,6 @@
 
 use quire_kernels::{DType, Device, DeviceError, ExpertRouting, IndexSpec, Tensor};
 
-use crate::models::encoder_spec::NormPlace;
 use crate::models::spec::{AttentionDims, LatentSpec, MoeSpec};
 use crate::models::{DecoderSpec, EncoderSpec, ModelSpec};
 
@@ -34,12 +33,13 @@ pub struct Workspace {
 pub struct PerLayerWorkspace {
     pub inputs: Tensor,    // [n l, s], F32
     pub projected: Tensor, // [n l, s]
-    pub unused: Tensor,    // [n l, s]
+    /// The finished `inputs`, in the device's type for activations.
+    pub vectors: Tensor, // [n l, s]
     pub gate_up: Tensor,   // [n, 2 s]
     pub activated: Tensor, // [n, s]
 }
 
-/// What latent attention needs.
+/// What latent attention needs: `down` in F32, for the norms read it, the rest in the device's type for activations.
 pub struct LatentWorkspace {
     pub down: Tensor,    // [n, what queries are made of + kept_dim]
     pub normed: Tensor,  // [n, what queries are made of]
@@ -48,7 +48,7 @@ pub struct LatentWorkspace {
     pub index: Option<IndexWorkspace>,
 }
 
-/// What an indexer needs.
+/// What an indexer needs; `keys` in F32, for the norm and the scores read it.
 pub struct IndexWorkspace {
     pub queries: Tensor, // [n, heads head_dim]
     pub keys: Tensor,    // [n, head_dim + heads]
@@ -93,8 +93,9 @@ impl Workspace {
                 Self::of_decoder(device, spec, max_num_batched_tokens, max_sampled_rows)
             }
             ModelSpec::Encoder(spec) => {
-                let shapes = Self::encoder_shapes(spec, max_num_batched_tokens, max_sampled_rows);
-                Self::allocate(device, shapes)
+                let activations = device.activation_dtype();
+                let (n, sampled) = (max_num_batched_tokens, max_sampled_rows);
+                Self::allocate(device, Self::encoder_shapes(spec, n, sampled, activations))
             }
         }
     }
@@ -173,28 +174,33 @@ impl Workspace {
         spec: &EncoderSpec,
         max_num_batched_tokens: usize,
         max_sampled_rows: usize,
+        activations: DType,
     ) -> u64 {
-        let shapes = Self::encoder_shapes(spec, max_num_batched_tokens, max_sampled_rows);
+        let (n, sampled) = (max_num_batched_tokens, max_sampled_rows);
+        let shapes = Self::encoder_shapes(spec, n, sampled, activations);
         shapes.iter().map(num_bytes).fold(0, u64::saturating_add)
     }
 
     /// As `shapes`, of an encoder, which has no logits.
-    fn encoder_shapes(spec: &EncoderSpec, n: usize, max_sampled_rows: usize) -> Shapes {
+    fn encoder_shapes(
+        spec: &EncoderSpec,
+        n: usize,
+        max_sampled_rows: usize,
+        activations: DType,
+    ) -> Shapes {
         let hidden = spec.hidden_size;
-        let has_norms_before = spec.norms == NormPlace::Before;
-        let shapes = [
-            (n, hidden),
-            (if has_norms_before { n } else { 0 }, hidden),
-            (n, hidden),
-            (n, hidden),
-            (n, spec.attention.qkv_size()),
-            (n, spec.attention.q_size()),
-            (n, spec.up_size()),
-            (n, spec.intermediate_size),
-            (max_sampled_rows.clamp(1, MAX_LOGITS_ROWS), hidden),
-            (0, 0),
-        ];
-        shapes.map(|(rows, cols)| (DType::F32, rows, cols))
+        [
+            (DType::F32, n, hidden),
+            (DType::F32, 0, hidden),
+            (activations, n, hidden),
+            (activations, n, hidden),
+            (activations, n, spec.attention.qkv_size()),
+            (activations, n, spec.attention.q_size()),
+            (activations, n, spec.up_size()),
+            (activations, n, spec.intermediate_size),
+            (activations, max_sampled_rows.clamp(1, MAX_LOGITS_ROWS), hidden),
+            (DType::F32, 0, 0),
+        ]
     }
 
     /// Bytes that `new` takes, for planning.
@@ -208,19 +214,19 @@ impl Workspace {
         let experts = spec.moe.map_or(0, |moe| {
             ExpertWorkspace::num_bytes(&moe, spec.hidden_size, max_num_batched_tokens, activations)
         });
-        let latent = spec
-            .latent
-            .map(|latent| LatentWorkspace::shapes(spec, &latent, max_num_batched_tokens));
+        let latent = spec.latent.map(|latent| {
+            LatentWorkspace::shapes(spec, &latent, max_num_batched_tokens, activations)
+        });
         let convolved = (activations, max_num_batched_tokens, convolved_size(spec));
         let latent = latent.iter().flatten();
-        let latent = latent.map(|&(rows, cols)| num_bytes(&(DType::F32, rows, cols)));
+        let latent = latent.map(num_bytes);
         let per_layer = spec
             .per_layer_inputs
             .map(|size| PerLayerWorkspace::shapes(spec, size, max_num_batched_tokens, activations));
         let per_layer = per_layer.iter().flatten().map(num_bytes);
-        let index = spec
-            .indexer
-            .map(|indexer| IndexWorkspace::shapes(&indexer.heads, max_num_batched_tokens));
+        let index = spec.indexer.map(|indexer| {
+            IndexWorkspace::shapes(&indexer.heads, max_num_batched_tokens, activations)
+        });
         let per_layer = per_layer.chain(index.iter().flatten().map(num_bytes));
         let shapes = shapes.iter().chain([&convolved]).map(num_bytes).chain(per_layer);
         shapes.chain(latent).fold(experts, u64::saturating_add)
@@ -257,21 +263,32 @@ impl LatentWorkspace {
         latent: &LatentSpec,
         num_tokens: usize,
     ) -> Result<Self, DeviceError> {
-        let [down, normed, queries] = Self::shapes(spec, latent, num_tokens)
-            .map(|(rows, cols)| device.allocate(DType::F32, rows, cols));
+        let activations = device.activation_dtype();
+        let [down, normed, queries] = Self::shapes(spec, latent, num_tokens, activations)
+            .map(|(dtype, rows, cols)| device.allocate(dtype, rows, cols));
         let index = spec.indexer.map(|indexer| {
-            let [queries, keys, chosen] = IndexWorkspace::shapes(&indexer.heads, num_tokens)
-                .map(|(dtype, rows, cols)| device.allocate(dtype, rows, cols));
+            let [queries, keys, chosen] =
+                IndexWorkspace::shapes(&indexer.heads, num_tokens, activations)
+                    .map(|(dtype, rows, cols)| device.allocate(dtype, rows, cols));
             Ok(IndexWorkspace { queries: queries?, keys: keys?, chosen: chosen? })
         });
         Ok(Self { down: down?, normed: normed?, queries: queries?, index: index.transpose()? })
     }
 
-    fn shapes(spec: &DecoderSpec, latent: &LatentSpec, n: usize) -> [(usize, usize); 3] {
+    fn shapes(
+        spec: &DecoderSpec,
+        latent: &LatentSpec,
+        n: usize,
+        activations: DType,
+    ) -> [(DType, usize, usize); 3] {
         let num_heads = spec.largest(|dims| dims.num_heads);
         let made_of = latent.query_rank.unwrap_or(num_heads * latent.key_dim());
         let head = latent.key_dim().max(latent.value_dim);
-        [(n, made_of + latent.kept_dim()), (n, made_of), (n, num_heads * head)]
+        [
+            (DType::F32, n, made_of + latent.kept_dim()),
+            (activations, n, made_of),
+            (activations, n, num_heads * head),
+        ]
     }
 }
 
@@ -283,13 +300,13 @@ impl PerLayerWorkspace {
         num_tokens: usize,
     ) -> Result<Self, DeviceError> {
         let activations = device.activation_dtype();
-        let [inputs, projected, unused, gate_up, activated] =
+        let [inputs, projected, vectors, gate_up, activated] =
             Self::shapes(spec, size, num_tokens, activations)
                 .map(|(dtype, rows, cols)| device.allocate(dtype, rows, cols));
         Ok(Self {
             inputs: inputs?,
             projected: projected?,
-            unused: unused?,
+            vectors: vectors?,
             gate_up: gate_up?,
             activated: activated?,
         })
@@ -313,10 +330,10 @@ impl PerLayerWorkspace {
 }
 
 impl IndexWorkspace {
-    fn shapes(heads: &IndexSpec, n: usize) -> [(DType, usize, usize); 3] {
+    fn shapes(heads: &IndexSpec, n: usize, activations: DType) -> [(DType, usize, usize); 3] {
         let &IndexSpec { num_heads, head_dim, top_k } = heads;
         [
-            (DType::F32, n, num_heads * head_dim),
+            (activations, n, num_heads * head_dim),
             (DType::F32, n, head_dim + num_heads),
             (DType::U32, n, top_k),
         ]

@@ -176,6 +176,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(crate::layer_norm::cases::cases());
     cases.extend(crate::linear::cases::cases());
     cases.extend(crate::linear::cases::expert_cases());
+    cases.extend(crate::linear::cases::head_cases());
     cases.extend(crate::mean_rows::cases::cases());
     cases.extend(crate::rms_norm::cases::cases());
     cases.extend(crate::rope_write_kv::cases::cases());

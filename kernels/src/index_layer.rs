@@ -2,6 +2,7 @@
 
 use half::{bf16, f16};
 
+use crate::cuda::Pointer;
 use crate::device::{Device, DeviceError};
 use crate::tensor::{DType, Tensor};
 
@@ -49,6 +50,18 @@ impl IndexLayer {
         self.keys.cols()
     }
 
+    /// Where the keys begin in the memory of a GPU.
+    pub(crate) fn pointer(&self) -> Pointer {
+        self.keys.view().pointer()
+    }
+
+    /// These pages, which are the host's, as BF16 on a GPU: for cases.
+    pub(crate) fn copied_to(&self, device: &Device) -> Self {
+        let keys =
+            device.tensor(DType::BF16, &self.keys.read_f32(), self.keys.rows(), self.head_dim());
+        Self { keys: keys.expect("a case fits the device"), block_size: self.block_size }
+    }
+
     /// The bytes of `count` keys from slot `slot` (block · block_size + offset) on.
     pub(crate) fn bytes(&self, slot: usize, count: usize) -> &[u8] {
         let row = self.head_dim() * self.dtype().size();
@@ -77,6 +90,8 @@ impl IndexLayer {
             DType::BF16 => bf16::from_bits(half(bytes)).to_f32(),
             _ => f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
         };
-        self.bytes(slot as usize, 1).chunks_exact(dtype.size()).map(widen).collect()
+        let row = self.head_dim() * dtype.size();
+        let key = self.keys.read_range(slot as usize * row..(slot as usize + 1) * row);
+        key.chunks_exact(dtype.size()).map(widen).collect()
     }
 }

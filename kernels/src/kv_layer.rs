@@ -19,6 +19,8 @@ use crate::tensor::{DType, Tensor};
 pub struct KvLayer {
     keys: Tensor,
     values: Tensor,
+    /// The values are the channels of the keys from this one on: `values` is empty.
+    values_from: Option<usize>,
     num_blocks: usize,
     block_size: usize,
     num_kv_heads: usize,
@@ -47,11 +49,41 @@ impl KvLayer {
         Ok(Self {
             keys: device.allocate(dtype, num_blocks, cols)?,
             values: device.allocate(dtype, num_blocks, cols)?,
+            values_from: None,
             num_blocks,
             block_size,
             num_kv_heads,
             head_dim,
             claimed: vec![0; num_slots.div_ceil(64)],
+        })
+    }
+
+    /// As `new`, of one KV head whose values are the channels of its keys from `values_from` on. A GPU keeps them once.
+    pub fn latent(
+        device: &Device,
+        dtype: DType,
+        num_blocks: usize,
+        block_size: usize,
+        head_dim: usize,
+        values_from: usize,
+    ) -> Result<Self, DeviceError> {
+        assert!(values_from < head_dim, "no values in {head_dim} channels");
+        if !matches!(device, Device::Cuda(_)) {
+            return Self::new(device, dtype, num_blocks, block_size, 1, head_dim);
+        }
+        let keys = device.allocate(dtype, num_blocks, block_size * head_dim)?;
+        let values = device.allocate(dtype, 0, block_size * head_dim)?;
+        let claimed = vec![0; (num_blocks * block_size).div_ceil(64)];
+        let values_from = Some(values_from);
+        Ok(Self {
+            keys,
+            values,
+            values_from,
+            num_blocks,
+            block_size,
+            num_kv_heads: 1,
+            head_dim,
+            claimed,
         })
     }
 
@@ -95,6 +127,7 @@ impl KvLayer {
         let (block, offset) = (slot as usize / self.block_size, slot as usize % self.block_size);
         assert!(block < self.num_blocks && kv_head < self.num_kv_heads);
         let size = self.dtype().size();
+        assert!(self.values_from.is_none(), "the values are in the keys");
         let (key, value) = self.first_elements(block, kv_head, offset);
         let elements = |tensor: &Tensor, start: usize, stride: usize| {
             let len = ((self.head_dim - 1) * stride + 1) * size;
@@ -106,22 +139,33 @@ impl KvLayer {
         (elements(&self.keys, key, key_stride), elements(&self.values, value, 1))
     }
 
+    /// The values are the channels of the keys from this one on.
+    pub(crate) fn values_from(&self) -> Option<usize> {
+        self.values_from
+    }
+
     /// Where the keys begin in the memory of a GPU: `[num_blocks][num_kv_heads][block_size][head_dim]` there.
     pub(crate) fn key_pointer(&self) -> Pointer {
         self.keys.view().pointer()
     }
 
-    /// Where the values begin in the memory of a GPU, laid out as the keys are there.
+    /// Where the values begin in the memory of a GPU, laid out as the keys are there; null where keys are kept alone.
     pub(crate) fn value_pointer(&self) -> Pointer {
-        self.values.view().pointer()
+        match self.values_from {
+            Some(_) => Pointer::NULL,
+            None => self.values.view().pointer(),
+        }
     }
 
-    /// These pages, which are the host's, on a GPU, as `cuda_dtype` says: for cases.
-    pub(crate) fn copied_to(&self, device: &Device) -> Self {
+    /// These pages, which are the host's, on a GPU, as `cuda_dtype` says: for cases. With `values_from` only keys are kept.
+    pub(crate) fn copied_to(&self, device: &Device, values_from: Option<usize>) -> Self {
         let (blocks, size, heads) = (self.num_blocks, self.block_size, self.num_kv_heads);
-        let dtype = cuda_dtype(self.dtype());
-        let mut copy = Self::new(device, dtype, blocks, size, heads, self.head_dim)
-            .expect("a case fits the device");
+        let (dtype, head_dim) = (cuda_dtype(self.dtype()), self.head_dim);
+        let copy = match values_from {
+            Some(first) => Self::latent(device, dtype, blocks, size, head_dim, first),
+            None => Self::new(device, dtype, blocks, size, heads, head_dim),
+        };
+        let mut copy = copy.expect("a case fits the device");
         let (mut keys, mut values) = (Vec::new(), Vec::new());
         for block in 0..blocks {
             for head in 0..heads {
@@ -133,13 +177,16 @@ impl KvLayer {
             }
         }
         copy.keys.write_f32(&keys);
-        copy.values.write_f32(&values);
+        if values_from.is_none() {
+            copy.values.write_f32(&values);
+        }
         copy
     }
 
     /// Copies whole blocks, in order.
     pub(crate) fn copy_blocks(&mut self, copies: &[(u32, u32)]) {
-        for tensor in [&mut self.keys, &mut self.values] {
+        let kept = [&mut self.keys, &mut self.values];
+        for tensor in kept.into_iter().filter(|tensor| tensor.rows() > 0) {
             let size = tensor.cols() * tensor.dtype().size();
             for &(source, destination) in copies {
                 let start = source as usize * size;

@@ -66,11 +66,12 @@ pub use index_keys::{IndexKeysArgs, index_keys};
 pub use index_layer::IndexLayer;
 pub use indices::Indices;
 pub use kv_layer::KvLayer;
-pub use layer_norm::{LayerNorm, add_layer_norm, layer_norm};
+pub use layer_norm::{LayerNorm, add_layer_norm, layer_norm, post_layer_norm};
 pub use linear::{
     ActivationPrecision, ExpertInput, ExpertWeights, GroupScales, GroupedPart, GroupedWeight,
-    HeadStrides, Input, LinearError, LinearWeight, Numbers, ScaleKind, WeightFormat, WeightPolicy,
-    WordLayout, ZeroLayout, Zeros, dequantize_row, expert_linear, head_linear, linear,
+    HeadStrides, HeadWeights, Input, LinearError, LinearWeight, Numbers, ScaleKind, WeightFormat,
+    WeightPolicy, WordLayout, ZeroLayout, Zeros, dequantize_row, expert_linear, head_linear,
+    linear,
 };
 pub use mapped_file::{FileBytes, MappedFile};
 pub use mean_rows::mean_rows;

@@ -8,8 +8,8 @@ use quire_kernels::cpu::SimdLevel;
 use quire_kernels::linear::cases::random_weight_bytes;
 use quire_kernels::{
     Activation, ActivationPrecision, DType, Device, ExpertInput, ExpertRouting, ExpertWeights,
-    Gated, HeadStrides, LinearWeight, RouteExperts, RouterScores, RouterSpec, Tensor, View,
-    ViewMut, WeightFormat, WeightPolicy, expert_linear, gated_mul, head_linear, linear,
+    Gated, HeadStrides, HeadWeights, LinearWeight, RouteExperts, RouterScores, RouterSpec, Tensor,
+    View, ViewMut, WeightFormat, WeightPolicy, expert_linear, gated_mul, head_linear, linear,
     route_experts,
 };
 
@@ -99,8 +99,7 @@ fn a_head_has_the_bits_of_its_weight_alone() {
         let device = Device::cpu_with(3, simd);
         let load = |seed: usize| expert(&device, format, seed);
         let single: Vec<LinearWeight> = (0..NUM_EXPERTS).map(load).collect();
-        let weights =
-            ExpertWeights::new((0..NUM_EXPERTS).map(load).collect(), None).expect("host memory");
+        let weights = HeadWeights::new((0..NUM_EXPERTS).map(load).collect()).expect("small");
         for n in [1, 2, 37] {
             let (x_cols, out_cols) = (NUM_EXPERTS * strides.x, NUM_EXPERTS * strides.out);
             let x = random_f32(64, n * x_cols);

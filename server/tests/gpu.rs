@@ -12,15 +12,20 @@ use serde_json::{Value, json};
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-fn model() -> PathBuf {
+/// A tiny model.
+fn model(name: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    root.join("tests/data/conformance/llama3.gguf")
+    root.join(format!("tests/data/conformance/{name}.gguf"))
 }
 
 /// `quire COMMAND MODEL` that finds the stand-in driver, with more of the environment.
 fn quire(command: &str, flags: &[&str], environment: &[(&str, &str)]) -> Command {
+    quire_with("llama3", command, flags, environment)
+}
+
+fn quire_with(name: &str, command: &str, flags: &[&str], environment: &[(&str, &str)]) -> Command {
     let mut child = Command::new(env!("CARGO_BIN_EXE_quire"));
-    child.arg(command).arg(model()).args(["--max-model-len", "128"]).args(flags);
+    child.arg(command).arg(model(name)).args(["--max-model-len", "128"]).args(flags);
     // Quire refuses variables of its own that it does not know.
     child.env_clear().env("LD_LIBRARY_PATH", quire_sim::library_folder()).env("HOME", "/tmp");
     child.envs(environment.iter().copied());
@@ -43,7 +48,11 @@ struct Server {
 impl Server {
     fn start(flags: &[&str], environment: &[(&str, &str)]) -> Self {
         let flags = [flags, &["--port", "0", "--max-num-seqs", "4"]].concat();
-        let mut command = quire("serve", &flags, environment);
+        Self::spawn(quire("serve", &flags, environment))
+    }
+
+    /// Waits until it is ready.
+    fn spawn(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap());
         let mut table = String::new();
@@ -111,6 +120,37 @@ fn the_server_answers_from_a_gpu() {
     assert_eq!(answer["choices"][0]["finish_reason"], "length", "{answer}");
     assert_eq!(answer["usage"]["completion_tokens"], 3, "{answer}");
     assert_eq!(Server::request(&server.address, "GET", "/readyz", "").0, 200);
+}
+
+/// Of an encoder, and of a decoder's last hidden state.
+#[test]
+fn embeddings_of_a_gpu_are_near_those_of_the_cpu() {
+    for name in ["modernbert", "llama3"] {
+        let texts: Vec<Vec<u32>> = [1, 40, 7]
+            .map(|len| (0..len).map(|i| 4 + (i * 37 + len) % 500).collect())
+            .into_iter()
+            .collect();
+        let body = json!({"model": "default", "input": texts}).to_string();
+        let [gpu, cpu] = ["cuda", "cpu"].map(|device| {
+            let flags = ["--port", "0", "--device", device, "--served-model-name", "default"];
+            let server = Server::spawn(quire_with(name, "serve", &flags, &[]));
+            let (status, body) = Server::request(&server.address, "POST", "/v1/embeddings", &body);
+            assert_eq!(status, 200, "{name}: {body}");
+            let answer: Value = serde_json::from_str(&body).unwrap();
+            let number = |x: &Value| x.as_f64().unwrap();
+            let row = |entry: &Value| -> Vec<f64> {
+                entry["embedding"].as_array().unwrap().iter().map(number).collect()
+            };
+            answer["data"].as_array().unwrap().iter().map(row).collect::<Vec<_>>()
+        });
+        assert_eq!(gpu.len(), texts.len());
+        for (gpu, cpu) in gpu.iter().zip(&cpu) {
+            // Both have the length 1.
+            let cosine: f64 = gpu.iter().zip(cpu).map(|(x, y)| x * y).sum();
+            assert!(cosine > 0.9995 && cosine < 1.0005, "{name}: {cosine}");
+            assert!(gpu != cpu, "{name}: BF16 rounds");
+        }
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Whole models with `--device cuda` on the emulator: the same engine, the same launches as on a GPU.
 
 use quire_engine::config::{DeviceChoice, KvCacheDtype, Speculative, SpeculativeMethod};
+use quire_engine::hidden_states::hidden_states;
 use quire_engine::{
     EngineHandle, EngineOptions, Machine, MemoryPlan, ModelFiles, Request, SamplingParams,
 };
@@ -54,6 +55,10 @@ fn num_before_tie(entry: &Value) -> usize {
     steps.iter().take(NUM_TOKENS).position(is_tie).unwrap_or(steps.len().min(NUM_TOKENS))
 }
 
+/// Tiny models, one of each kind of layer without experts: windows with norms of all sorts, queries that are scaled by
+/// position, Gated DeltaNet beside gated attention, embeddings for each layer and keys of others.
+const KINDS: [&str; 4] = ["gemma3", "ministral3", "qwen35_vl", "gemma4_e2b"];
+
 /// Tiny models with experts; those that are not committed are tried where they lie beside the repository.
 const WITH_EXPERTS: [&str; 8] = [
     "gpt_oss_mxfp4",
@@ -79,9 +84,9 @@ fn check_prompt(handle: &EngineHandle, golden: &Safetensors, prompt: &str) {
 }
 
 #[test]
-fn experts_give_the_golden_tokens() {
+fn every_kind_of_layer_gives_the_golden_tokens() {
     let _emulator = quire_sim::load();
-    for family in WITH_EXPERTS {
+    for family in KINDS.into_iter().chain(WITH_EXPERTS) {
         let family = FAMILIES.iter().find(|known| known.name == family).expect("a tiny model");
         let name = family.name;
         let Some(files) = family.open_gguf() else {
@@ -97,12 +102,103 @@ fn experts_give_the_golden_tokens() {
     }
 }
 
+/// All others, where they lie beside the repository: of a prompt, the first tokens that rounding cannot change.
+#[test]
+fn every_tiny_model_runs() {
+    let _emulator = quire_sim::load();
+    let is_checked = |name| KINDS.contains(&name) || WITH_EXPERTS.contains(&name);
+    for family in FAMILIES.iter().filter(|family| !is_checked(family.name)) {
+        let directory = || family.directory().map(|path| ModelFiles::open(&path));
+        let files = family.open_gguf().map(Ok).or_else(directory);
+        let Some(files) = files else {
+            println!("{}: not run, for it is not beside the repository", family.name);
+            continue;
+        };
+        println!("{}", family.name);
+        let handle = start_files(&files.expect("readable"), &cuda(), &[]);
+        let golden = family.golden();
+        // Where experts are chosen it may be another token.
+        let answer = ask(&handle, &golden.ids("p0.input_ids"), SamplingParams::greedy(2));
+        assert_eq!(answer.tokens.len(), 2, "{}", family.name);
+        if !family.chooses {
+            check_prompt(&handle, &golden, "p0");
+        }
+    }
+}
+
+/// Tiny models whose rows come so close to other experts (and, of an indexer, other positions) that the rounding of BF16 leads
+/// some of them there, and what follows has nothing of the golden numbers.
+const LATENT: [&str; 2] = ["deepseek_v3", "glm5_shared"];
+
+/// Layers before the first with experts, at the end of which nothing was chosen yet.
+const NUM_DENSE: usize = 1;
+
+#[test]
+fn latent_attention_is_near_the_golden_numbers_until_experts_are_chosen() {
+    let _emulator = quire_sim::load();
+    for name in LATENT {
+        let family = FAMILIES.iter().find(|known| known.name == name).expect("a tiny model");
+        let files = ModelFiles::open(&tiny_model(name)).expect("committed");
+        let golden = family.golden();
+        for prompt in ["p0", "p1", "p2"] {
+            let ids = golden.ids(&format!("{prompt}.input_ids"));
+            let states = hidden_states(&files, &cuda(), &ids).expect("the model runs");
+            let expected = golden.f32(&format!("{prompt}.hidden_last"));
+            let rows = expected.chunks(states[0].len());
+            for (index, (state, row)) in states.iter().zip(rows).take(NUM_DENSE + 1).enumerate() {
+                let distance = relative_distance(state, row);
+                println!("{name} {prompt}, before layer {index}: {distance}");
+                assert!(distance < 0.02, "{name} {prompt}, before layer {index}: {distance}");
+            }
+        }
+    }
+}
+
+/// ‖got − want‖ / ‖want‖
+fn relative_distance(got: &[f32], want: &[f32]) -> f32 {
+    let norm = |squares: &mut dyn Iterator<Item = f32>| squares.map(|x| x * x).sum::<f32>().sqrt();
+    norm(&mut got.iter().zip(want).map(|(x, y)| x - y)) / norm(&mut want.iter().copied())
+}
+
+/// Behind the experts only few rows were led elsewhere.
+#[test]
+fn latent_attention_gives_the_logprobs_of_the_cpu_at_most_positions() {
+    let _emulator = quire_sim::load();
+    for name in LATENT {
+        let family = FAMILIES.iter().find(|known| known.name == name).expect("a tiny model");
+        let (model, golden) = (tiny_model(name), family.golden());
+        let handles = [DeviceChoice::Cuda(0), DeviceChoice::Cpu]
+            .map(|device| start(&model, &EngineOptions { device, ..cuda() }, &[]));
+        let mut gaps = Vec::new();
+        for prompt in ["p0", "p1", "p2"] {
+            let mut ids = golden.ids(&format!("{prompt}.input_ids"));
+            ids.extend(golden.ids(&format!("{prompt}.greedy_ids")));
+            let params = SamplingParams { prompt_logprobs: Some(0), ..SamplingParams::greedy(1) };
+            let [gpu, cpu] =
+                handles.each_ref().map(|handle| ask(handle, &ids, params.clone()).started);
+            let both = gpu.prompt_logprobs.iter().zip(&cpu.prompt_logprobs).skip(1);
+            gaps.extend(both.map(|(gpu, cpu)| {
+                let [gpu, cpu] =
+                    [gpu, cpu].map(|entry| entry.as_ref().expect("was asked for").logprob);
+                (gpu - cpu).abs()
+            }));
+        }
+        gaps.sort_by(f32::total_cmp);
+        let (median, most) = (gaps[gaps.len() / 2], gaps[gaps.len() * 4 / 5]);
+        println!("{name}, {}: {median} in the middle, {most} for four of five", gaps.len());
+        assert!(gaps.len() > 80 && median < 0.15 && most < 0.4, "{name}: {median}, {most}");
+    }
+}
+
 #[test]
 fn neighbours_and_chunks_change_nothing() {
     let _emulator = quire_sim::load();
-    for family in ["llama3", "gpt_oss_mxfp4", "gemma4_26b"] {
+    for family in ["llama3", "gpt_oss_mxfp4", "gemma4_26b"].into_iter().chain(KINDS) {
         check_neighbours_and_chunks(family, &cuda());
     }
+    // A single bit may lead a row to other experts.
+    let same_bits = EngineOptions { batch_invariant: true, ..cuda() };
+    LATENT.iter().for_each(|family| check_neighbours_and_chunks(family, &same_bits));
     let kv_cache_dtype = KvCacheDtype::FP8;
     let options = EngineOptions { kv_cache_dtype, batch_invariant: true, ..cuda() };
     check_neighbours_and_chunks("gemma3", &options);

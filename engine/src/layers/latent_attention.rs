@@ -2,9 +2,9 @@
 //! vector, so that all heads attend to one KV head and the cache holds latent vectors alone.
 
 use quire_kernels::{
-    AttentionSpec, CopyHeads, Device, ExpertWeights, HeadStrides, Indices, LinearWeight,
-    RopeWriteKv, Tensor, attention, attention_to, copy_heads, gather_rows, head_linear, linear,
-    rms_norm, rope_write_kv, scale_by_position,
+    AttentionSpec, CopyHeads, Device, HeadStrides, HeadWeights, Indices, LinearWeight, RopeWriteKv,
+    Tensor, attention, attention_to, copy_heads, gather_rows, head_linear, linear, rms_norm,
+    rope_write_kv, scale_by_position,
 };
 
 use super::{BlockNorm, Indexer, Positions};
@@ -30,9 +30,9 @@ pub struct LatentAttention {
     indexer: Option<Indexer>,
     latent_norm: Tensor,
     /// For each head, the part of its query that does not rotate, in the space of the latent vector.
-    absorb: ExpertWeights,
+    absorb: HeadWeights,
     /// For each head, its value of the latent vector.
-    values: ExpertWeights,
+    values: HeadWeights,
     output: LinearWeight,
 }
 

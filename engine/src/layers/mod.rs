@@ -26,4 +26,4 @@ pub use norms::{Before, BlockNorm, Norm, PostNorm};
 pub use output::OutputProjection;
 pub use parallel_moe::ParallelMoe;
 pub use per_layer_input::{PerLayerInput, PerLayerInputs};
-pub use positions::Positions;
+pub use positions::{Positions, rope_tables};

@@ -3,7 +3,7 @@
 
 use quire_kernels::{
     Activation, CopyHeads, Device, Gated, Indices, Input, LinearWeight, RankGroup, SandwichNorm,
-    Tensor, all_reduce, copy_heads, embedding, gather_rows, linear, sandwich_norm,
+    Tensor, View, ViewMut, all_reduce, copy_heads, embedding, gather_rows, linear, sandwich_norm,
 };
 
 use super::{Before, PostNorm};
@@ -42,7 +42,7 @@ impl PerLayerInputs {
         })
     }
 
-    /// `token_ids` and their embeddings in `ws.residual` → `ws.per_layer.inputs`. Of a rank the table's first row is that of
+    /// `token_ids` and their embeddings in `ws.residual` → `ws.per_layer.vectors`. Of a rank the table's first row is that of
     /// token `first`.
     pub fn make(
         &self,
@@ -52,23 +52,26 @@ impl PerLayerInputs {
         (first, group): (usize, Option<&RankGroup>),
     ) {
         let (n, all) = (token_ids.len(), self.num_layers * self.size);
-        let Workspace { residual, per_layer, .. } = ws;
-        let PerLayerWorkspace { inputs, projected, unused, .. } =
+        let Workspace { hidden, residual, per_layer, .. } = ws;
+        let PerLayerWorkspace { inputs, projected, vectors, .. } =
             per_layer.as_mut().expect("planned for models with per-layer embeddings");
         let rows = n * self.num_layers;
         let scale = (self.size as f32).sqrt();
-        let vectors = inputs.first_rows_mut(rows).reshaped(n, all);
-        embedding(device, vectors, token_ids, (&self.table, first), scale);
+        let sum = inputs.first_rows_mut(rows).reshaped(n, all);
+        embedding(device, sum, token_ids, (&self.table, first), scale);
         if let Some(group) = group {
             all_reduce(device, group, inputs.first_rows_mut(rows));
         }
         let out = projected.first_rows_mut(rows).reshaped(n, all);
-        linear(device, out, residual.first_rows(n), &self.projection, None);
-        // What it leaves in `unused` is another norm of the sum.
+        copy_rows(device, hidden.first_rows_mut(n), residual.first_rows(n));
+        linear(device, out, hidden.first_rows(n), &self.projection, None);
+        // What it leaves in `vectors` is another norm of the sum.
         let (post_weight, weight, eps) = (&self.norm, &self.norm, self.eps);
         let norm = SandwichNorm { post_weight, scale: SUM_SCALE, weight, eps };
-        let (out, sum) = (unused.first_rows_mut(rows), inputs.first_rows_mut(rows));
+        let (out, sum) = (vectors.first_rows_mut(rows), inputs.first_rows_mut(rows));
         sandwich_norm(device, out, sum, projected.first_rows(rows), norm);
+        let (out, sum) = (vectors.first_rows_mut(rows), inputs.first_rows(rows));
+        copy_rows(device, out.reshaped(n, all), sum.reshaped(n, all));
     }
 }
 
@@ -122,24 +125,23 @@ impl PerLayerInput {
         let Workspace { hidden, residual, block_out, per_layer, .. } = ws;
         let buffers = per_layer.as_mut().expect("planned for models with per-layer embeddings");
         let PostNorm { weight: post_weight, scale } = post_mlp_norm;
-        // What it leaves in `hidden` is not used.
+        // What it leaves in `hidden` is not used: the block reads the stream itself.
         let weight = &self.post_norm.weight;
         let norm = SandwichNorm { post_weight, scale: *scale, weight, eps: self.eps };
         let (out, x) = (hidden.first_rows_mut(n), block_out.first_rows(n));
         sandwich_norm(device, out, residual.first_rows_mut(n), x, norm);
 
         let (size, all) = (self.size, self.num_layers * self.size);
-        let PerLayerWorkspace { inputs, gate_up, activated, .. } = buffers;
+        copy_rows(device, hidden.first_rows_mut(n), residual.first_rows(n));
+        let PerLayerWorkspace { vectors, gate_up, activated, .. } = buffers;
         let gate = gate_up.first_rows_mut(n).columns(0..size);
-        linear(device, gate, residual.first_rows(n), &self.gate, None);
-        let vectors = gate_up.first_rows_mut(n).columns(size..2 * size);
-        let rows = inputs.view().reshaped(inputs.rows() / self.num_layers, all);
+        linear(device, gate, hidden.first_rows(n), &self.gate, None);
+        let up = gate_up.first_rows_mut(n).columns(size..2 * size);
+        let rows = vectors.view().reshaped(vectors.rows() / self.num_layers, all);
         let of_layer = rows.columns(self.index * size..(self.index + 1) * size);
-        if let Some(kept) = kept {
-            gather_rows(device, vectors, of_layer, kept);
-        } else {
-            let whole = CopyHeads { num_heads: 1, width: size, out_stride: size, x_stride: size };
-            copy_heads(device, vectors, of_layer.first_rows(n), whole);
+        match kept {
+            Some(kept) => gather_rows(device, up, of_layer, kept),
+            None => copy_rows(device, up, of_layer.first_rows(n)),
         }
         let gated = Gated {
             out: activated.first_rows_mut(n),
@@ -150,4 +152,11 @@ impl PerLayerInput {
         linear(device, out, Input::Gated(gated), &self.projection, None);
         Before::PostNorm(&self.post_norm)
     }
+}
+
+/// `out = x`, in the type of `out`.
+fn copy_rows(device: &Device, out: ViewMut, x: View) {
+    let width = x.cols();
+    let whole = CopyHeads { num_heads: 1, width, out_stride: width, x_stride: width };
+    copy_heads(device, out, x, whole);
 }

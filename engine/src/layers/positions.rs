@@ -4,6 +4,7 @@ use anyhow::Context;
 use quire_kernels::{DType, Device, RopeTable, Tensor};
 
 use crate::models::DecoderSpec;
+use crate::models::rope::RopeSpec;
 
 /// Tables that all layers share.
 pub struct Positions {
@@ -15,21 +16,11 @@ pub struct Positions {
 
 impl Positions {
     pub fn new(spec: &DecoderSpec, max_model_len: usize, device: &Device) -> anyhow::Result<Self> {
-        let table = |rope: &crate::models::rope::RopeSpec| rope.table(max_model_len);
-        let ropes: Option<Vec<RopeTable>> = spec.ropes.iter().map(table).collect();
         let query_scales = spec.query_scale.map(|scale| {
             let factors: Vec<f32> = (0..max_model_len).map(|p| scale.factor(p)).collect();
             device.tensor(DType::F32, &factors, 1, max_model_len)
         });
-        let ropes = ropes
-            .with_context(|| format!("no memory for the rotations of {max_model_len} positions"))?;
-        let ropes = match device {
-            Device::Cuda(_) => {
-                let copies = ropes.iter().map(|table| table.copied_to(device));
-                copies.collect::<Result<_, _>>()?
-            }
-            _ => ropes,
-        };
+        let ropes = rope_tables(&spec.ropes, max_model_len, device)?;
         Ok(Self { ropes, query_scales: query_scales.transpose()? })
     }
 
@@ -43,5 +34,24 @@ impl Positions {
                 .collect(),
             query_scales: spec.query_scale.map(empty),
         }
+    }
+}
+
+/// The tables of some rotations, for positions below `max_model_len`.
+pub fn rope_tables(
+    ropes: &[RopeSpec],
+    max_model_len: usize,
+    device: &Device,
+) -> anyhow::Result<Vec<RopeTable>> {
+    let tables: Option<Vec<RopeTable>> =
+        ropes.iter().map(|rope| rope.table(max_model_len)).collect();
+    let tables = tables
+        .with_context(|| format!("no memory for the rotations of {max_model_len} positions"))?;
+    match device {
+        Device::Cuda(_) => {
+            let copies = tables.iter().map(|table| table.copied_to(device));
+            Ok(copies.collect::<Result<_, _>>()?)
+        }
+        _ => Ok(tables),
     }
 }

@@ -7,7 +7,6 @@ use quire_kernels::cuda::{CudaDevice, Graph};
 use quire_scheduler::{ScheduledSequence, SchedulerOutput};
 
 use crate::config::EngineConfig;
-use crate::models::DecoderSpec;
 use crate::sequence_table::SequenceTable;
 use crate::step_input::StepShape;
 
@@ -28,10 +27,10 @@ pub struct Graphs {
 }
 
 impl Graphs {
-    pub fn new(config: &EngineConfig, spec: &DecoderSpec) -> Self {
+    pub fn new(config: &EngineConfig) -> Self {
         let (num_seqs, num_tokens) =
             (config.max_num_seqs as usize, config.max_num_batched_tokens as usize);
-        let is_on = !config.enforce_eager && !config.faults.is_planted() && is_replayable(spec);
+        let is_on = !config.enforce_eager && !config.faults.is_planted();
         let sizes = |sizes: &mut dyn Iterator<Item = usize>, most: usize| {
             let mut sizes: Vec<usize> = sizes.map(|size| size.min(most)).collect();
             sizes.dedup();
@@ -50,13 +49,15 @@ impl Graphs {
     /// What the step is to be filled up to; `None`: it is launched op by op.
     pub fn shape_of(&self, output: &SchedulerOutput, table: &SequenceTable) -> Option<StepShape> {
         let sequences = &output.sequences;
-        let asks_for_prompt = |sequence: &ScheduledSequence| {
+        // The host asks where its rows are among the last layer's.
+        let asks_for_rows = |sequence: &ScheduledSequence| {
             let row = table.row(sequence.row);
             let is_in_prompt = (sequence.start as usize + 1) < row.num_prompt_tokens;
-            is_in_prompt && row.sampling.params.prompt_logprobs.is_some()
+            let has_logprobs = is_in_prompt && row.sampling.params.prompt_logprobs.is_some();
+            has_logprobs || row.sampling.pooling.is_some()
         };
         let is_plain = output.draft_tokens.is_empty() && output.block_copies.is_empty();
-        if !is_plain || sequences.iter().any(asks_for_prompt) {
+        if !is_plain || sequences.iter().any(asks_for_rows) {
             return None;
         }
         let next = |sizes: &[usize], n| sizes.iter().copied().find(|&size| size >= n);
@@ -81,9 +82,4 @@ impl Graphs {
             }
         }
     }
-}
-
-/// Whether each op launches the same for every step of a shape: the others may read lengths on the host.
-fn is_replayable(spec: &DecoderSpec) -> bool {
-    spec.latent.is_none() && spec.gated_delta.is_none()
 }

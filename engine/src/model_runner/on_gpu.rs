@@ -71,14 +71,14 @@ impl GpuSteps {
         let limits = sample_limits(model.spec().vocab_size, batch, lists);
         Ok(Self {
             sample_table: SampleTable::new(cuda, limits)?,
-            graphs: Graphs::new(config, model.spec()),
+            graphs: Graphs::new(config),
             in_flight: VecDeque::new(),
             spare: Vec::new(),
             answers: Vec::new(),
         })
     }
 
-    /// The sequences that get a token.
+    /// The sequences that get a token of the sampler's.
     fn tasks(
         &mut self,
         output: &SchedulerOutput,
@@ -87,10 +87,10 @@ impl GpuSteps {
     ) -> Vec<Task> {
         let mut tasks = self.spare.pop().unwrap_or_default();
         for (index, sequence) in output.sequences.iter().enumerate() {
-            if !sequence.samples {
+            let row = table.row(sequence.row);
+            if !sequence.samples || row.sampling.pooling.is_some() {
                 continue;
             }
-            let row = table.row(sequence.row);
             let last = (sequence.start + sequence.num_tokens - 1) as usize;
             let poison = faults.nan_on_token;
             tasks.push(Task {
@@ -125,6 +125,7 @@ impl ModelRunner {
         self.launch_step(output);
         self.table.clear_changes();
         self.prompt_logprobs(output, result);
+        self.embed(output, result);
     }
 
     fn launch_step(&mut self, output: &SchedulerOutput) {

@@ -135,17 +135,18 @@ impl Decoder {
     /// Runs all rows of a step and leaves the last layer's normalised output of `step.output_rows` in `ws.hidden`
     /// (`[m, hidden_size]`).
     pub fn forward(&self, device: &Device, ws: &mut Workspace, kv: &mut KvCache, step: &StepInput) {
-        self.forward_observed(device, ws, kv, step, |_| ());
+        self.forward_observed(device, ws, kv, step, |_, _| ());
     }
 
-    /// As `forward`. `observe` is shown the rows that each layer is given, and in the end what is left in `ws.hidden`.
+    /// As `forward`. `observe` is shown the first rows, so many, that each layer is given, and in the end what is left in
+    /// `ws.hidden`.
     pub fn forward_observed(
         &self,
         device: &Device,
         ws: &mut Workspace,
         kv: &mut KvCache,
         step: &StepInput,
-        mut observe: impl FnMut(View),
+        mut observe: impl FnMut(&Tensor, usize),
     ) {
         let mut n = step.num_tokens();
         self.embed(device, ws.residual.first_rows_mut(n), step.token_ids);
@@ -160,7 +161,7 @@ impl Decoder {
             let at = (step, &self.positions);
             layer.mixer.attend(device, ws, norm, (kv, index), at);
             // Its first norm has added what the layer before left.
-            observe(ws.residual.first_rows(n));
+            observe(&ws.residual, n);
             // No later layer reads what the other rows would become.
             if index + 1 == self.layers.len() && step.output_rows.len() < n {
                 n = step.output_rows.len();
@@ -182,7 +183,7 @@ impl Decoder {
             }
         }
         BlockNorm { norm: &self.final_norm, before }.apply(device, ws, n);
-        observe(ws.hidden.first_rows(n));
+        observe(&ws.hidden, n);
     }
 
     /// The embeddings of `ids`, as far as this rank has them: `out` is `[ids.len(), hidden_size]` F32.

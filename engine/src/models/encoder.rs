@@ -1,13 +1,13 @@
 //! The generic encoder: one forward pass for every architecture an `EncoderSpec` can describe.
 
-use anyhow::Context;
 use quire_kernels::{
-    DType, Device, LinearWeight, RopeTable, Tensor, add_layer_norm, add_rows, embedding, layer_norm,
+    DType, Device, LinearWeight, RopeTable, Tensor, add_layer_norm, add_rows, embedding,
+    layer_norm, post_layer_norm,
 };
 
 use super::encoder_spec::{EncoderLayerSpec, EncoderSpec, NormPlace};
 use crate::kv_cache::KvCache;
-use crate::layers::{EncoderAttention, EncoderNorm, FeedForward};
+use crate::layers::{EncoderAttention, EncoderNorm, FeedForward, rope_tables};
 use crate::step_input::StepInput;
 use crate::weights::WeightLoader;
 use crate::workspace::Workspace;
@@ -47,12 +47,12 @@ impl Encoder {
         }
         let has_final_norm = spec.norms == NormPlace::Before;
         let final_norm = has_final_norm.then(|| EncoderNorm::load(&spec, loader, "output_norm"));
-        let ropes: Option<Vec<RopeTable>> = match loader.is_shape_only() {
+        let ropes = match loader.is_shape_only() {
             true => {
                 let empty = |dim, style| RopeTable::shape_only(dim, max_model_len, style);
-                Some(spec.ropes.iter().map(|rope| empty(rope.rotary_dim, rope.style)).collect())
+                spec.ropes.iter().map(|rope| empty(rope.rotary_dim, rope.style)).collect()
             }
-            false => spec.ropes.iter().map(|rope| rope.table(max_model_len)).collect(),
+            false => rope_tables(&spec.ropes, max_model_len, loader.device())?,
         };
         let mut encoder = Self {
             embedding: loader.linear("token_embd.weight", spec.vocab_size, spec.hidden_size)?,
@@ -60,9 +60,7 @@ impl Encoder {
             embedding_norm: EncoderNorm::load(&spec, loader, "token_embd_norm")?,
             layers,
             final_norm: final_norm.transpose()?,
-            ropes: ropes.with_context(|| {
-                format!("no memory for the rotations of {max_model_len} positions")
-            })?,
+            ropes,
             spec,
         };
         encoder.link_weights();
@@ -100,14 +98,14 @@ impl Encoder {
             add_rows(device, ws.residual.first_rows_mut(n), added, rows);
         }
         let norm = self.embedding_norm.args();
-        layer_norm(device, ws.hidden.first_rows_mut(n), ws.residual.first_rows(n), norm);
+        layer_norm(device, ws.hidden.first_rows_mut(n), ws.residual.first_rows_mut(n), norm);
         match self.spec.norms {
             NormPlace::After => self.run_normed_after(device, ws, kv, step),
             NormPlace::Before => self.run_normed_before(device, ws, kv, step),
         }
     }
 
-    /// `x = norm(x + block(x))` for each block; x is in `ws.hidden` before and behind each.
+    /// `x = norm(x + block(x))` for each block; x is in `ws.residual`, and as blocks read it in `ws.hidden`.
     fn run_normed_after(
         &self,
         device: &Device,
@@ -115,15 +113,14 @@ impl Encoder {
         kv: &mut KvCache,
         step: &StepInput,
     ) {
+        let n = step.num_tokens();
         for (index, layer) in self.layers.iter().enumerate() {
             let at = (step, &self.ropes[..]);
             layer.attention.forward(device, ws, kv.layer_mut(index), at);
-            std::mem::swap(&mut ws.hidden, &mut ws.residual);
             let norm = layer.attention_norm.as_ref().expect("each block has a norm behind it");
-            add_norm(device, ws, step.num_tokens(), norm);
-            layer.ffn.forward(device, ws, step.num_tokens());
-            std::mem::swap(&mut ws.hidden, &mut ws.residual);
-            add_norm(device, ws, step.num_tokens(), &layer.ffn_norm);
+            post_norm(device, ws, n, norm);
+            layer.ffn.forward(device, ws, n);
+            post_norm(device, ws, n, &layer.ffn_norm);
         }
     }
 
@@ -136,10 +133,6 @@ impl Encoder {
         step: &StepInput,
     ) {
         let n = step.num_tokens();
-        // The first attention reads x as it is, so x is needed twice.
-        let norm = self.embedding_norm.args();
-        layer_norm(device, ws.kept.first_rows_mut(n), ws.residual.first_rows(n), norm);
-        std::mem::swap(&mut ws.kept, &mut ws.residual);
         for (index, layer) in self.layers.iter().enumerate() {
             if let Some(norm) = &layer.attention_norm {
                 add_norm(device, ws, n, norm);
@@ -178,6 +171,13 @@ fn add_norm(device: &Device, ws: &mut Workspace, n: usize, norm: &EncoderNorm) {
     let Workspace { hidden, residual, block_out, .. } = ws;
     let (out, residual) = (hidden.first_rows_mut(n), residual.first_rows_mut(n));
     add_layer_norm(device, out, residual, block_out.first_rows(n), norm.args());
+}
+
+/// `residual = norm(residual + block_out); hidden = residual`.
+fn post_norm(device: &Device, ws: &mut Workspace, n: usize, norm: &EncoderNorm) {
+    let Workspace { hidden, residual, block_out, .. } = ws;
+    let (out, residual) = (hidden.first_rows_mut(n), residual.first_rows_mut(n));
+    post_layer_norm(device, out, residual, block_out.first_rows(n), norm.args());
 }
 
 /// The rows of learned positions from the first token's on, each with the row of the first kind of token.

@@ -47,7 +47,7 @@ fn check(spec: EncoderSpec, expected: Expect) {
         .expect("shapes need no file");
     let spec = ModelSpec::Encoder(spec);
     let mut workspace = Workspace::new(&device, &spec, 8, 4).expect("shapes need no memory");
-    let layout = spec.cache_layout(None);
+    let layout = spec.cache_layout(None, false);
     let mut kv_cache =
         KvCache::new(&device, &layout, DType::F32, &[4], 16).expect("shapes need no memory");
     let step = StepInput {
@@ -80,11 +80,11 @@ fn norms_behind_blocks() {
         rope_write_kv 3 rows, 4+4 heads of 8, no rope, F32
         attention 3 rows of 2 sequences, 4/4 heads of 8, both directions, F32
         linear 3x32 -> 32 bias
-        add_layer_norm 3x32
+        post_layer_norm 3x32
         linear 3x32 -> 48 bias
         activate 3x48 Gelu
         linear 3x48 -> 32 bias
-        add_layer_norm 3x32
+        post_layer_norm 3x32
     "#]],
     );
 }
@@ -110,7 +110,6 @@ fn norms_before_blocks_windows_and_gates() {
         spec,
         expect![[r#"
         embedding 3x32
-        layer_norm 3x32
         layer_norm 3x32
         linear 3x32 -> 96
         rope_write_kv 3 rows, 4+4 heads of 8, Neox 8, F32
@@ -156,11 +155,11 @@ fn one_kind_of_token_without_learned_positions() {
         rope_write_kv 3 rows, 4+4 heads of 8, Neox 8, F32
         attention 3 rows of 2 sequences, 4/4 heads of 8, both directions, F32
         linear 3x32 -> 32
-        add_layer_norm 3x32
+        post_layer_norm 3x32
         linear 3x32 -> 96
         gated_mul 3x48 Silu
         linear 3x48 -> 32
-        add_layer_norm 3x32
+        post_layer_norm 3x32
     "#]],
     );
 }

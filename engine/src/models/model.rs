@@ -83,12 +83,12 @@ impl ModelSpec {
         matches!(self, Self::Encoder(_))
     }
 
-    /// What its layers keep of a sequence, and a head's.
-    pub fn cache_layout(&self, head: Option<&HeadSpec>) -> CacheLayout {
+    /// What its layers keep of a sequence, and a head's. `on_gpu`: a GPU keeps latent vectors once.
+    pub fn cache_layout(&self, head: Option<&HeadSpec>, on_gpu: bool) -> CacheLayout {
         match self {
             Self::Decoder(spec) => match head {
-                Some(head) => CacheLayout::new(&head.beside(spec)),
-                None => CacheLayout::new(spec),
+                Some(head) => CacheLayout::new(&head.beside(spec), on_gpu),
+                None => CacheLayout::new(spec, on_gpu),
             },
             Self::Encoder(spec) => CacheLayout::of_encoder(spec),
         }

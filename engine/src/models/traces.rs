@@ -73,7 +73,7 @@ fn check(spec: DecoderSpec, expected: Expect) {
     let model = Decoder::load(spec.clone(), &WeightLoader::shape_only(&device), 64)
         .expect("shapes need no file");
     let mut workspace = Workspace::of_decoder(&device, &spec, 8, 4).expect("shapes need no memory");
-    let layout = CacheLayout::new(&spec);
+    let layout = CacheLayout::new(&spec, false);
     let (num_blocks, num_groups) = (vec![4; layout.pools.len()], layout.groups.len());
     let mut kv_cache =
         KvCache::new(&device, &layout, DType::F16, &num_blocks, 16).expect("shapes need no memory");
@@ -413,8 +413,10 @@ fn gemma4_may_share_keys_and_have_embeddings_for_each_layer() {
         expect![[r#"
             embedding 3x32
             embedding 3x12
+            copy_heads 3 rows, 1 heads of 32
             linear 3x32 -> 12
             sandwich_norm 6x6, scale 0.70710677
+            copy_heads 3 rows, 1 heads of 12
             rms_norm 3x32
             linear 3x32 -> 64
             rope_write_kv 3 rows, 4+2 heads of 8, Neox 8, head and value norm, F16
@@ -425,6 +427,7 @@ fn gemma4_may_share_keys_and_have_embeddings_for_each_layer() {
             gated_mul 3x48 GeluTanh
             linear 3x48 -> 32
             sandwich_norm 3x32
+            copy_heads 3 rows, 1 heads of 32
             linear 3x32 -> 6
             copy_heads 3 rows, 1 heads of 6
             gated_mul 3x6 GeluTanh
@@ -441,6 +444,7 @@ fn gemma4_may_share_keys_and_have_embeddings_for_each_layer() {
             gated_mul 2x48 GeluTanh
             linear 2x48 -> 32
             sandwich_norm 2x32
+            copy_heads 2 rows, 1 heads of 32
             linear 2x32 -> 6
             gather_rows 2 of 8x6
             gated_mul 2x6 GeluTanh

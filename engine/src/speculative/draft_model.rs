@@ -242,7 +242,7 @@ fn plan_of(
         (Some(_), DeviceChoice::Auto) => (DeviceChoice::Auto, gpu::kv_dtype(options)),
         (Some(gpu), _) => (DeviceChoice::Cuda(gpu.ordinal), gpu::kv_dtype(options)),
     };
-    let kv_bytes = KV_TOKENS * KvCache::bytes_per_token(spec, dtype);
+    let kv_bytes = KV_TOKENS * KvCache::bytes_per_token(spec, dtype, place.gpu().is_some());
     let num_devices = place.gpu().map_or(1, |gpu| gpu.num_ranks) as u64;
     let available_memory = place.available_memory(machine, options) / num_devices;
     let options = EngineOptions {

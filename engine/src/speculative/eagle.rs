@@ -80,7 +80,7 @@ pub fn num_bytes(
         Weights::Float32 => head.num_bytes.saturating_mul(2),
     };
     let rows = (max_num_batched_tokens as usize, max_num_seqs as usize);
-    let bytes_per_token = KvCache::bytes_per_token(&head.decoder, kv_dtype);
+    let bytes_per_token = KvCache::bytes_per_token(&head.decoder, kv_dtype, false);
     weights
         .saturating_add(HeadWorkspace::num_bytes(head, rows.0, rows.1))
         .saturating_add(Drafting::scratch_bytes(bytes_per_token, max_num_seqs, block_size))

@@ -3,7 +3,10 @@
 use std::ops::Range;
 
 use anyhow::{Context, bail, ensure};
-use quire_kernels::{ExpertWeights, LinearWeight, Tensor, WeightFormat, dequantize_row};
+use quire_kernels::{
+    Device, ExpertWeights, HeadWeights, LinearWeight, Tensor, WeightFormat, WeightPolicy,
+    dequantize_row,
+};
 
 use super::cut::{Cut, CutBytes, whole};
 use super::loader::{HostTensor, WeightLoader, factors_beside, find};
@@ -74,7 +77,20 @@ impl WeightLoader<'_> {
         &self,
         latent: &LatentSpec,
         num_heads: usize,
-    ) -> anyhow::Result<(ExpertWeights, ExpertWeights)> {
+    ) -> anyhow::Result<(HeadWeights, HeadWeights)> {
+        // A GPU has matrices of heads as BF16.
+        let policy = match self.device() {
+            Device::Cuda(_) => WeightPolicy::Float32,
+            _ => self.policy(),
+        };
+        self.with_policy(policy).heads(latent, num_heads)
+    }
+
+    fn heads(
+        &self,
+        latent: &LatentSpec,
+        num_heads: usize,
+    ) -> anyhow::Result<(HeadWeights, HeadWeights)> {
         let &LatentSpec { rank, nope_dim, value_dim, .. } = latent;
         let name = "attn_kv_b.weight";
         let heads = num_heads * self.shard().num_ranks;
@@ -89,7 +105,7 @@ impl WeightLoader<'_> {
                 self.projection(["attn_k_b.weight", "attn_k_b"], &of_heads(rank, nope_dim))?;
             let values =
                 self.projection(["attn_v_b.weight", "attn_v_b"], &of_heads(value_dim, rank))?;
-            return Ok((ExpertWeights::new(keys, None)?, ExpertWeights::new(values, None)?));
+            return Ok((HeadWeights::new(keys)?, HeadWeights::new(values)?));
         }
         let source = self.source().context("only files have weights")?;
         let tensor = find(source, &self.full_name(name), heads * (nope_dim + value_dim), rank)?;
@@ -113,7 +129,7 @@ impl WeightLoader<'_> {
             let value = rows(first + nope_dim, value_dim);
             values.push(self.pack(name, tensor.format, value, value_dim, rank)?);
         }
-        Ok((ExpertWeights::new(keys, None)?, ExpertWeights::new(values, None)?))
+        Ok((HeadWeights::new(keys)?, HeadWeights::new(values)?))
     }
 
     /// The weight of each expert: of the tensor of all of them, or of `<one>.<expert>.weight`.

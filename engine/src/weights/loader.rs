@@ -142,6 +142,11 @@ impl<'a> WeightLoader<'a> {
         WeightLoader { scope: prefix, ..*self }
     }
 
+    /// The same loader with another way to keep weights.
+    pub(super) fn with_policy(&self, policy: WeightPolicy) -> WeightLoader<'a> {
+        WeightLoader { policy, scope: self.scope.clone(), ..*self }
+    }
+
     /// The file, unless there are shapes only.
     pub(super) fn source(&self) -> Option<&'a dyn WeightSource> {
         self.source

@@ -3,21 +3,22 @@
 
 pub mod cases;
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use crate::device::Device;
 use crate::gated_mul::Activation;
-use crate::tensor::{DType, View, ViewMut};
+use crate::tensor::{View, ViewMut};
 
-/// `out`, `x`: `[rows, cols]` F32. Not with an activation that needs a gate.
+/// `out`, `x`: `[rows, cols]` activations. Not with an activation that needs a gate.
 pub fn activate(device: &Device, out: ViewMut, x: View, activation: Activation) {
     assert_eq!((out.rows(), out.cols()), (x.rows(), x.cols()), "out");
-    assert!(out.dtype() == DType::F32 && x.dtype() == DType::F32);
+    assert_eq!([out.dtype(), x.dtype()], [device.activation_dtype(); 2], "out, x");
     let needs_gate = matches!(activation, Activation::ClampedSwiglu { .. });
     assert!(!needs_gate, "{activation:?} without a gate");
     match device {
         Device::Cpu(cpu) => cpu::activate(cpu, &out, x, activation),
-        Device::Cuda(_) => crate::cuda::missing("activate"),
+        Device::Cuda(cuda) => cuda::activate(cuda, &out, &x, activation),
         Device::Trace(log) => {
             log.push(format!("activate {}x{} {activation:?}", out.rows(), out.cols()));
         }

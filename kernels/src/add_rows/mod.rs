@@ -3,6 +3,7 @@
 
 pub mod cases;
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use crate::device::Device;
@@ -19,7 +20,7 @@ pub fn add_rows(device: &Device, x: ViewMut, table: &Tensor, rows: Option<Indice
     }
     match device {
         Device::Cpu(cpu) => cpu::add_rows(cpu, &x, table.view(), rows.map(|rows| rows.host())),
-        Device::Cuda(_) => crate::cuda::missing("add_rows"),
+        Device::Cuda(cuda) => cuda::add_rows(cuda, &x, &table.view(), rows),
         Device::Trace(log) => {
             let of = if rows.is_some() { table.rows() } else { 1 };
             log.push(format!("add_rows {}x{} of {of}", x.rows(), x.cols()));

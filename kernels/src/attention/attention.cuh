@@ -30,21 +30,24 @@ struct AttentionArgs {
     const float* sinks;               // [q_heads]: a score without a value; may be null
     float* parts;                     // decode: [num_parts] partial results
     uint32_t* arrivals;               // decode: [num_parts], all 0 between launches
+    const uint32_t* chosen;           // attention_to: [rows][top_k], the positions that each row sees, ascending
     int q_stride, out_stride;
-    int num_seqs, max_blocks, block_size;
+    int num_seqs, max_blocks, block_size;  // attention_to: each row from first_row on is a sequence
     int q_heads, kv_heads;
     int window, chunk;                // a query sees so many positions, or those of its chunk; 0: all
+    int both_ways;                    // it sees those behind it, too; with a window half of it on either side
     int decode_queries;               // sequences with at most so many queries are decode's, the others prefill's
     int num_parts;
+    int first_row, batch_seqs, top_k; // attention_to: of this launch; sequences of the batch; columns of `chosen`
     float scale;                      // of q·k; with a softcap divided by it, else times log2(e)
     float softcap_log2;               // softcap · log2(e); 0: none
     int pad;
 };
 
 template <int D> struct HeadShape {
-    static_assert(D % 16 == 0, "mma takes 16 channels at once");
-    static constexpr int STRIDE = D + 8;  // elements; an odd number of 16 bytes, so ldmatrix meets no bank twice
-    static constexpr int STEPS = D / 16;
+    static_assert(D % 8 == 0, "cp.async takes 8 channels at once");
+    static constexpr int STEPS = (D + 15) / 16, PADDED = STEPS * 16;  // mma takes 16 channels: those behind the last are zeros
+    static constexpr int STRIDE = PADDED + 8;  // elements; an odd number of 16 bytes, so ldmatrix meets no bank twice
 };
 
 // One sequence of the batch.
@@ -62,7 +65,13 @@ __device__ __forceinline__ AttentionSeq load_seq(const AttentionArgs& a, int seq
 
 __device__ __forceinline__ int first_visible(const AttentionArgs& a, int position) {
     if (a.chunk > 0) return position - position % a.chunk;
-    return a.window > 0 && position + 1 > a.window ? position + 1 - a.window : 0;
+    const int reach = a.both_ways ? a.window / 2 : a.window - 1;
+    return a.window > 0 ? max(position - reach, 0) : 0;
+}
+
+__device__ __forceinline__ int last_visible(const AttentionArgs& a, int position, int context) {
+    if (!a.both_ways) return position;
+    return a.window > 0 ? min(position + a.window / 2, context - 1) : context - 1;
 }
 
 // The positions that the two rows of this thread see: rows lane / 4 and lane / 4 + 8 from `row` on, and for rows behind
@@ -73,8 +82,9 @@ struct VisibleRange {
         const int group = a.q_heads / a.kv_heads, num_rows = seq.num_queries * group;
         for (int i = 0; i < 2; i++) {
             const int r = min(row + (int)(threadIdx.x & 31) / 4 + 8 * i, num_rows - 1);
-            last[i] = seq.first_position() + r / group;
-            first[i] = first_visible(a, last[i]);
+            const int position = seq.first_position() + r / group;
+            last[i] = last_visible(a, position, seq.context);
+            first[i] = first_visible(a, position);
         }
     }
 };
@@ -86,16 +96,18 @@ __device__ __forceinline__ void load_queries(bf16* to, const AttentionArgs& a, c
     for (int r = threadIdx.x / 8; r < M; r += ATTENTION_THREADS / 8) {
         const int packed = min(row + r, num_rows - 1);
         const bf16* from = a.q + (size_t)(seq.query_start + packed / group) * a.q_stride + (kv_head * group + packed % group) * D;
-        for (int c = threadIdx.x % 8; c < D / 8; c += 8) cp_async16(to + r * HeadShape<D>::STRIDE + 8 * c, from + 8 * c);
+        for (int c = threadIdx.x % 8; c < HeadShape<D>::PADDED / 8; c += 8)
+            cp_async16(to + r * HeadShape<D>::STRIDE + 8 * c, from + 8 * c, 8 * c < D);
     }
 }
 
-// Copies `N` channels of a token into a row of a tile; e4m3 into the end of the room that they take as bf16, where
-// `widen_tile` finds them. Eight lanes a row.
-template <int N, class Page> __device__ __forceinline__ void load_token(bf16* row, const Page* from, bool inside) {
+// Copies `channels` of a token into a row of a tile of N, whose padding is zeros; e4m3 into the end of the room that they take
+// as bf16, where `widen_tile` finds them. Eight lanes a row.
+template <int N, class Page> __device__ __forceinline__ void load_token(bf16* row, const Page* from, bool inside, int channels = N) {
+    static_assert(sizeof(Page) == sizeof(bf16) || HeadShape<N>::PADDED == N, "eight bits have no padding");
     unsigned char* to = (unsigned char*)row + N * (sizeof(bf16) - sizeof(Page));
-    for (int c = threadIdx.x % 8; c < N * (int)sizeof(Page) / 16; c += 8)
-        cp_async16(to + 16 * c, (const unsigned char*)from + 16 * c, inside);
+    for (int c = threadIdx.x % 8; c < HeadShape<N>::PADDED * (int)sizeof(Page) / 16; c += 8)
+        cp_async16(to + 16 * c, (const unsigned char*)from + 16 * c, inside && 16 * c < channels * (int)sizeof(Page));
 }
 
 // Makes bf16 of the tokens that this warp has copied and waited for; the others' are the other warps' to do.
@@ -138,7 +150,8 @@ __device__ __forceinline__ void load_tile(bf16* keys, bf16* values, const Attent
             at = ((block * a.kv_heads + kv_head) * a.block_size + token % a.block_size) * D;
         }
         if (keys) load_token<D>(keys + r * HeadShape<D>::STRIDE, (const Page*)a.keys + at, inside);
-        if (values) load_token<WIDTH>(values + r * HeadShape<WIDTH>::STRIDE, (const Page*)a.values + at + (inside ? column : 0), inside);
+        const Page* value = (const Page*)a.values + at + (inside ? column : 0);
+        if (values) load_token<WIDTH>(values + r * HeadShape<WIDTH>::STRIDE, value, inside, D < WIDTH ? D : WIDTH);
     }
 }
 

@@ -1,6 +1,8 @@
 //! Shapes that test and time `attention`.
 
-use super::{AttentionBatch, AttentionSpec, CUDA_HEAD_DIMS, attention, reference};
+use super::{
+    AttentionBatch, AttentionSpec, CUDA_HEAD_DIMS, CUDA_LATENT_DIMS, attention, reference,
+};
 use crate::cases::{
     BF16_TOLERANCE, Case, Input, Kind, NO_CUDA_KERNEL, Work, in_place, random_activations,
     random_f32,
@@ -16,6 +18,7 @@ pub(super) type Lengths = (usize, usize);
 const MIXED: &[Lengths] = &[(1, 1), (5, 5), (63, 2), (64, 17), (65, 1), (129, 129), (1100, 1)];
 const LONG: &[Lengths] = &[(1100, 17), (2100, 1), (1030, 7)];
 const ALL: &[Lengths] = &[(1100, 1100), (65, 65)];
+const SHORT: &[Lengths] = &[(1, 1), (70, 6), (33, 33), (600, 2)];
 const DECODE: &[Lengths] = &[(1024, 1); 32];
 const PREFILL: &[Lengths] = &[(512, 512)];
 /// The name of shapes whose queries see what follows them, too.
@@ -27,6 +30,8 @@ struct Shape {
     spec: AttentionSpec,
     block_size: usize,
     dtype: DType,
+    /// Values are the keys, of which channels from this one on are compared.
+    values_from: Option<usize>,
 }
 
 pub fn cases() -> Vec<Case> {
@@ -61,6 +66,9 @@ pub fn cases() -> Vec<Case> {
         (BOTH, ALL, (2, 1, 32), 16, F32, (Some(1), None, Some(2.0))),
         (BOTH, ALL, (4, 4, 64), 16, F32, (Some(128), None, None)),
         (BOTH, ALL, (3, 3, 80), 32, BF16, none),
+        (BOTH, LONG, (4, 2, 64), 16, BF16, (Some(600), None, None)),
+        ("mixed", MIXED, (6, 2, 24), 16, BF16, (Some(100), None, None)),
+        ("mixed", SHORT, (2, 1, 512), 16, BF16, none),
     ]
     .into_iter()
     .map(|(name, lengths, (num_q_heads, num_kv_heads, head_dim), block_size, dtype, limits)| {
@@ -77,17 +85,49 @@ pub fn cases() -> Vec<Case> {
             chunk,
             softcap,
         };
-        case(&Shape { name, lengths, spec, block_size, dtype })
+        case(&Shape { name, lengths, spec, block_size, dtype, values_from: None })
     })
+    .chain(latent_cases())
     .collect()
 }
 
+/// Heads, rank, rotated channels.
+fn latent_cases() -> impl Iterator<Item = Case> {
+    [
+        ("latent mixed", MIXED, (4, 32, 8), 16, DType::BF16),
+        ("latent long", LONG, (5, 32, 8), 8, DType::BF16),
+        ("latent all", ALL, (3, 32, 8), 64, DType::BF16),
+        ("latent", SHORT, (11, 512, 64), 16, DType::BF16),
+        ("latent", SHORT, (20, 256, 64), 32, DType::BF16),
+    ]
+    .into_iter()
+    .map(|(name, lengths, (num_q_heads, rank, rope_dim), block_size, dtype)| {
+        let head_dim = rank + rope_dim;
+        let (scale, limit) = (6.0 / (head_dim as f32).sqrt(), None);
+        let spec = AttentionSpec {
+            num_q_heads,
+            num_kv_heads: 1,
+            head_dim,
+            scale,
+            causal: true,
+            window: limit,
+            chunk: limit,
+            softcap: None,
+        };
+        case(&Shape { name, lengths, spec, block_size, dtype, values_from: Some(rope_dim) })
+    })
+}
+
 fn case(shape: &Shape) -> Case {
-    let &Shape { lengths, spec, block_size, dtype, .. } = shape;
+    let &Shape { lengths, spec, block_size, dtype, values_from, .. } = shape;
     let (q_cols, kv_cols) = (spec.num_q_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim);
     let num_rows = lengths.iter().map(|&(_, queries)| queries).sum::<usize>();
-    let (queries, keys, values) = inputs(lengths, &spec);
-    let pages = Pages::filled(lengths, &spec, block_size, dtype);
+    let (queries, keys, mut values) = inputs(lengths, &spec);
+    let mut pages = Pages::new(lengths, &spec, block_size, dtype);
+    if values_from.is_some() {
+        values.clone_from(&keys);
+    }
+    pages.fill(&spec, &keys, &values);
     let (visible, positions) = amounts(lengths, &spec);
     let margin = margin(&spec);
     let mut q = Input::new(Kind::Activations, queries.clone(), num_rows, q_cols + 2 * margin);
@@ -114,7 +154,7 @@ fn case(shape: &Shape) -> Case {
             operations: (4 * visible * q_cols) as u64,
         },
         tolerance: 1e-5,
-        cuda_tolerance: match spec.causal && CUDA_HEAD_DIMS.contains(&spec.head_dim) {
+        cuda_tolerance: match has_cuda_kernel(&spec) {
             true => BF16_TOLERANCE,
             false => NO_CUDA_KERNEL,
         },
@@ -123,22 +163,40 @@ fn case(shape: &Shape) -> Case {
             let q = q.view(device).columns(margin..margin + q_cols);
             let sinks = sink_input.as_mut().map(|sinks| sinks.on(device));
             let kv = match device {
-                Device::Cuda(_) => kv_on_cuda.get_or_insert_with(|| pages.kv.copied_to(device)),
+                Device::Cuda(_) => {
+                    kv_on_cuda.get_or_insert_with(|| pages.kv.copied_to(device, values_from))
+                }
                 _ => &pages.kv,
             };
             in_place(device, Kind::Activations, output, (num_rows, q_cols), |out| {
                 attention(device, out, q, kv, &pages.batch(), &spec, sinks);
             });
+            forget_before(values_from, output, spec.head_dim);
         }),
         reference: Box::new(move || {
-            expected(lengths, &spec, &queries, &keys, &values, dtype, sinks.as_deref())
+            let sinks = sinks.as_deref();
+            let mut out = expected(lengths, &spec, &queries, &keys, &values, dtype, sinks);
+            forget_before(values_from, &mut out, spec.head_dim);
+            out
         }),
+    }
+}
+
+pub(super) fn has_cuda_kernel(spec: &AttentionSpec) -> bool {
+    let is_latent = |&(rank, rope_dim): &(usize, usize)| rank + rope_dim == spec.head_dim;
+    CUDA_HEAD_DIMS.contains(&spec.head_dim) || CUDA_LATENT_DIMS.iter().any(is_latent)
+}
+
+/// Zeros in place of the channels of each head that are not compared.
+pub(super) fn forget_before(values_from: Option<usize>, out: &mut [f32], head_dim: usize) {
+    for head in out.chunks_mut(head_dim) {
+        head[..values_from.unwrap_or(0)].fill(0.0);
     }
 }
 
 /// Columns before and after the queries, which are a slice of something wider: odd where only the CPU meets them.
 pub(super) fn margin(spec: &AttentionSpec) -> usize {
-    if CUDA_HEAD_DIMS.contains(&spec.head_dim) { 8 } else { 3 }
+    if has_cuda_kernel(spec) { 8 } else { 3 }
 }
 
 /// Queries `[rows][margin + q_cols + margin]`, keys and values `[positions][kv_cols]`.
@@ -179,6 +237,7 @@ pub(super) struct Pages {
 
 impl Pages {
     /// With the keys and values of `inputs`.
+    #[cfg(test)]
     pub(super) fn filled(
         lengths: &[Lengths],
         spec: &AttentionSpec,
@@ -191,7 +250,12 @@ impl Pages {
         pages
     }
 
-    fn new(lengths: &[Lengths], spec: &AttentionSpec, block_size: usize, dtype: DType) -> Self {
+    pub(super) fn new(
+        lengths: &[Lengths],
+        spec: &AttentionSpec,
+        block_size: usize,
+        dtype: DType,
+    ) -> Self {
         let num_seqs = lengths.len();
         let longest = lengths.iter().map(|&(context, _)| context).max().expect("a sequence");
         let max_blocks_per_seq = longest.div_ceil(block_size) + 1;
@@ -233,7 +297,7 @@ impl Pages {
     }
 
     /// Writes every position that a query sees; NaN everywhere else, which must never be read.
-    fn fill(&mut self, spec: &AttentionSpec, keys: &[f32], values: &[f32]) {
+    pub(super) fn fill(&mut self, spec: &AttentionSpec, keys: &[f32], values: &[f32]) {
         let (block_size, num_blocks) = (self.kv.block_size(), self.kv.num_blocks());
         let cols = spec.num_kv_heads * spec.head_dim;
         let mut slots: Vec<u32> = (0..(num_blocks * block_size) as u32).collect();

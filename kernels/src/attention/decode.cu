@@ -50,6 +50,11 @@ template <int D> struct DecodeWarp {
     // Whether this warp has channels 2n and 2n + 1 of its own; the same for all its lanes.
     __device__ __forceinline__ static bool has_group(int group, int warp) { return warp + NUM_WARPS * group < Shape::STEPS; }
 
+    // Whether there are its channels n and n + 1; else they are padding.
+    __device__ __forceinline__ static bool has_channel(int n, int warp, int lane) {
+        return has_group(n / 2, warp) && (D % 16 == 0 || channel(n, warp, lane) < D);
+    }
+
     __device__ __forceinline__ void start_split() {
 #pragma unroll
         for (int n = 0; n < 2 * GROUPS; n++)
@@ -137,7 +142,7 @@ template <int D> struct DecodeWarp {
             bf16* out = output_row<D>(a, unit.seq, unit.kv_head, row);
 #pragma unroll
             for (int n = 0; n < 2 * GROUPS; n++)
-                if (has_group(n / 2, warp))
+                if (has_channel(n, warp, lane))
                     *(uint32_t*)(out + channel(n, warp, lane)) = pack_bf16(before[n][2 * i] * factor, before[n][2 * i + 1] * factor);
         }
     }
@@ -150,7 +155,7 @@ template <int D> struct DecodeWarp {
             if (unit.row + row >= unit.seq.num_queries * (a.q_heads / a.kv_heads)) continue;
 #pragma unroll
             for (int n = 0; n < 2 * GROUPS; n++)
-                if (has_group(n / 2, warp))
+                if (has_channel(n, warp, lane))
                     *(float2*)(part + row * D + channel(n, warp, lane)) = make_float2(o[n][2 * i], o[n][2 * i + 1]);
             if (warp == 0 && lane % 4 == 0) *(float2*)(part + DECODE_ROWS * D + 2 * row) = make_float2(largest[i], sum[2 * i]);
         }
@@ -247,6 +252,7 @@ template <int D, class Page> __device__ __forceinline__ void decode_body(const A
     ATTENTION_DECODE_OF(D, bf16, attention_decode_d##D) \
     ATTENTION_DECODE_OF(D, e4m3, attention_decode_fp8_d##D)
 ATTENTION_DECODE(16)
+ATTENTION_DECODE_OF(24, bf16, attention_decode_d24)
 ATTENTION_DECODE(32)
 ATTENTION_DECODE(64)
 ATTENTION_DECODE(80)

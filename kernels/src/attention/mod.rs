@@ -22,7 +22,7 @@ mod portable;
 pub mod reference;
 mod tile;
 
-pub use cuda::CUDA_HEAD_DIMS;
+pub use cuda::{CUDA_CHOSEN_DIMS, CUDA_HEAD_DIMS, CUDA_LATENT_DIMS, cuda_shared_bytes};
 
 use crate::device::Device;
 use crate::indices::Indices;
@@ -90,7 +90,8 @@ impl AttentionSpec {
 
 /// `out`, `q`: `[rows, num_q_heads · head_dim]` activations, `q` rotated; `sinks`: `[1, num_q_heads]` F32. Heads
 /// `g·h..g·(h + 1)` read KV head `h`, with
-/// g = num_q_heads / num_kv_heads.
+/// g = num_q_heads / num_kv_heads. Where the cache keeps keys alone, each head of `out` is written from the first channel of the
+/// values on.
 pub fn attention(
     device: &Device,
     out: ViewMut,
@@ -115,7 +116,8 @@ pub fn attention(
 }
 
 /// As `attention`, of each row over the positions alone that it has in `chosen`: U32 `[at least rows, most]`, of which row r
-/// has `min(most, position + 1)`, ascending, as `choose_positions` leaves them. No window, chunk or sink.
+/// has `min(most, position + 1)`, ascending, as `choose_positions` leaves them. No window, chunk or sink. On CUDA only of
+/// a cache that keeps keys alone.
 pub fn attention_to(
     device: &Device,
     out: ViewMut,
@@ -131,7 +133,7 @@ pub fn attention_to(
     assert!(chosen.dtype() == DType::U32 && chosen.rows() >= q.rows(), "chosen");
     match device {
         Device::Cpu(cpu) => cpu::attention_to(cpu, &out, q, kv, batch, spec, chosen),
-        Device::Cuda(_) => crate::cuda::missing("attention_to"),
+        Device::Cuda(cuda) => cuda::attention_to(cuda, &out, &q, kv, batch, spec, chosen),
         Device::Trace(log) => {
             let line = trace_line(&q, kv, batch, spec, false);
             log.push(format!("{line}, to {}", chosen.cols()));

@@ -10,7 +10,7 @@ constexpr int PREFILL_ROWS = 16 * NUM_WARPS;
 // Dynamic shared memory; `PREFILL_SHARED_BYTES` in cuda.rs.
 template <int D> struct PrefillShared {
     static constexpr bool QUERIES_IN_REGISTERS = D <= 128;
-    static constexpr int WIDTH = D <= 128 ? D : 128;  // channels of the output that a block computes
+    static constexpr int WIDTH = D <= 128 ? HeadShape<D>::PADDED : 128;  // channels of the output that a block computes
     bf16 keys[TILE * HeadShape<D>::STRIDE];
     bf16 values[TILE * HeadShape<WIDTH>::STRIDE];
     float4 merged[WIDTH / 8 * ATTENTION_THREADS];  // values of the splits before this one: each thread's own
@@ -148,7 +148,7 @@ template <int D> struct PrefillWarp {
             const float factor = merged[i].normalizer(a.sinks, tile.kv_head * group + row % group);
             uint32_t* out = (uint32_t*)(output_row<D>(a, seq, tile.kv_head, row) + tile.column * WIDTH);
 #pragma unroll
-            for (int n = 0; n < WIDTH / 8; n++) out[n * 4 + lane % 4] = pack_bf16(o[n][2 * i] * factor, o[n][2 * i + 1] * factor);
+            for (int n = 0; n < min(WIDTH, D) / 8; n++) out[n * 4 + lane % 4] = pack_bf16(o[n][2 * i] * factor, o[n][2 * i + 1] * factor);
         }
     }
 };
@@ -157,11 +157,11 @@ template <int D, class Page> __device__ __forceinline__ void prefill_body(const 
     constexpr int WIDTH = PrefillShared<D>::WIDTH;
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, group = a.q_heads / a.kv_heads;
     PrefillTile tile;
-    if (!find_prefill_tile(tile, a, blockIdx.x, D / WIDTH, lane)) return;
+    if (!find_prefill_tile(tile, a, blockIdx.x, (D + WIDTH - 1) / WIDTH, lane)) return;
     const AttentionSeq seq = load_seq(a, tile.seq);
     const int last_row = min(tile.row + PREFILL_ROWS, seq.num_queries * group) - 1;
     const int first = first_visible(a, seq.first_position() + tile.row / group);
-    const int end = seq.first_position() + last_row / group + 1;
+    const int end = last_visible(a, seq.first_position() + last_row / group, seq.context) + 1;
     const VisibleRange sees(a, seq, tile.row + warp * 16);
     const int last_tile = (end - 1) / TILE;
     load_queries<D, PREFILL_ROWS>(shared.query_tile(), a, seq, tile.kv_head, tile.row);
@@ -205,9 +205,11 @@ template <int D, class Page> __device__ __forceinline__ void prefill_body(const 
     ATTENTION_PREFILL_OF(D, bf16, attention_prefill_d##D) \
     ATTENTION_PREFILL_OF(D, e4m3, attention_prefill_fp8_d##D)
 ATTENTION_PREFILL(16)
+ATTENTION_PREFILL_OF(24, bf16, attention_prefill_d24)
 ATTENTION_PREFILL(32)
 ATTENTION_PREFILL(64)
 ATTENTION_PREFILL(80)
 ATTENTION_PREFILL(96)
 ATTENTION_PREFILL(128)
 ATTENTION_PREFILL(256)
+ATTENTION_PREFILL_OF(512, bf16, attention_prefill_d512)

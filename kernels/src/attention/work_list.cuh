@@ -4,10 +4,11 @@
 #pragma once
 #include "attention.cuh"
 
-// Packed rows of a unit, positions of a tile, tiles of a split, threads of a block.
-template <int ROWS_, int TILE_, int TILES_PER_SPLIT_, int THREADS_> struct WorkShape {
+// Packed rows of a unit, positions of a tile, tiles of a split, threads of a block, and what a sequence is.
+template <int ROWS_, int TILE_, int TILES_PER_SPLIT_, int THREADS_, bool CHOSEN_ = false> struct WorkShape {
     static constexpr int ROWS = ROWS_, TILE_TOKENS = TILE_, SPLIT_TILES = TILES_PER_SPLIT_, SPLIT_TOKENS = TILE_ * TILES_PER_SPLIT_;
     static constexpr int THREADS = THREADS_;
+    static constexpr bool CHOSEN = CHOSEN_;  // each query is a sequence of its own, whose positions were chosen for it
 };
 
 // For each sequence its first unit, and its first part or NOT_SPLIT.
@@ -16,6 +17,23 @@ struct WorkList {
     uint32_t* part_start;  // [num_seqs]
 };
 constexpr uint32_t NOT_SPLIT = ~0u;
+
+// Sequence `i` of the list.
+template <class Shape> __device__ __forceinline__ AttentionSeq load_listed(const AttentionArgs& a, int i) {
+    if constexpr (!Shape::CHOSEN) {
+        return load_seq(a, i);
+    } else {
+        const int row = a.first_row + i;
+        int low = 0, high = a.batch_seqs;  // query_start_loc[low] <= row < query_start_loc[high]
+        if (row >= (int)a.query_start_loc[high]) return {row, 0, 0, a.block_tables};
+        while (high - low > 1) {
+            const int middle = (low + high) / 2;
+            if ((int)a.query_start_loc[middle] <= row) low = middle; else high = middle;
+        }
+        const AttentionSeq seq = load_seq(a, low);
+        return {row, 1, min(a.top_k, seq.first_position() + row - seq.query_start + 1), seq.table};
+    }
+}
 
 template <class Shape> __device__ __forceinline__ int first_split(const AttentionArgs& a, const AttentionSeq& seq) {
     return first_visible(a, seq.first_position()) / Shape::SPLIT_TOKENS;
@@ -41,7 +59,7 @@ __device__ __forceinline__ uint32_t warp_prefix_sum(uint32_t v, int lane) {
 template <class Shape> __device__ __forceinline__ void make_work_list(const WorkList& plan, const AttentionArgs& a) {
     const int lane = threadIdx.x & 31;
     for (int i = threadIdx.x; i < a.num_seqs; i += Shape::THREADS) {
-        const AttentionSeq seq = load_seq(a, i);
+        const AttentionSeq seq = load_listed<Shape>(a, i);
         const bool decodes = seq.num_queries > 0 && seq.num_queries <= a.decode_queries;
         plan.unit_start[i + 1] = decodes ? num_row_tiles<Shape>(a, seq) * a.kv_heads : 0;
         plan.part_start[i] = decodes ? num_splits<Shape>(a, seq) : 0;
@@ -89,7 +107,7 @@ template <class Shape> struct WorkUnit {
             const int middle = (low + high) / 2;
             if ((int)plan.unit_start[middle] <= index) low = middle; else high = middle;
         }
-        seq = load_seq(a, low);
+        seq = load_listed<Shape>(a, low);
         splits = num_splits<Shape>(a, seq);
         part = NOT_SPLIT;
         int row_tile = index - (int)plan.unit_start[low], split = 0;
@@ -107,7 +125,7 @@ template <class Shape> struct WorkUnit {
     __device__ __forceinline__ void find_tiles(const AttentionArgs& a, int split) {
         const int group = a.q_heads / a.kv_heads, last_row = min(row + Shape::ROWS, seq.num_queries * group) - 1;
         first = first_visible(a, seq.first_position());
-        end = part == NOT_SPLIT ? seq.first_position() + last_row / group + 1 : seq.context;
+        end = part == NOT_SPLIT ? last_visible(a, seq.first_position() + last_row / group, seq.context) + 1 : seq.context;
         first_tile = first / Shape::TILE_TOKENS, last_tile = (end - 1) / Shape::TILE_TOKENS;
         if (part != NOT_SPLIT) {
             first_tile = max(first_tile, split * Shape::SPLIT_TILES);

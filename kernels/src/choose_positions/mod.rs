@@ -3,7 +3,10 @@
 
 pub mod cases;
 mod cpu;
+mod cuda;
 pub mod reference;
+
+pub use cuda::index_shared_bytes;
 
 use crate::attention::AttentionBatch;
 use crate::device::Device;
@@ -20,7 +23,7 @@ pub struct IndexSpec {
 }
 
 /// `out`: U32 `[at least rows, top_k]`: row r gets `min(top_k, position + 1)` positions, ascending; what follows them may be
-/// anything. `queries`: `[rows, num_heads · head_dim]`, rotated; `weights`: `[rows, num_heads]`; both F32. The blocks of
+/// anything. `queries`: `[rows, num_heads · head_dim]` activations, rotated; `weights`: `[rows, num_heads]` F32. The blocks of
 /// `batch` are those of `keys`, where this step's keys are already.
 pub fn choose_positions(
     device: &Device,
@@ -35,14 +38,16 @@ pub fn choose_positions(
     let rows = queries.rows();
     assert_eq!(queries.cols(), num_heads * head_dim, "queries");
     assert_eq!((weights.rows(), weights.cols()), (rows, num_heads), "weights");
-    assert!(queries.dtype() == DType::F32 && weights.dtype() == DType::F32);
+    assert_eq!((queries.dtype(), weights.dtype()), (device.activation_dtype(), DType::F32));
     assert_eq!((out.dtype(), out.cols()), (DType::U32, top_k), "out");
     assert!(out.rows() >= rows && top_k > 0, "out");
     assert_eq!(keys.head_dim(), head_dim, "keys");
     batch.check(rows, (keys.num_blocks(), keys.block_size()), |_| 0);
     match device {
         Device::Cpu(cpu) => cpu::choose_positions(cpu, out, queries, weights, keys, batch, spec),
-        Device::Cuda(_) => crate::cuda::missing("choose_positions"),
+        Device::Cuda(cuda) => {
+            cuda::choose_positions(cuda, out, (&queries, &weights), keys, batch, spec);
+        }
         Device::Trace(log) => log.push(format!(
             "choose_positions {top_k} for {rows} rows of {} sequences, {num_heads} heads of {head_dim}, {:?}",
             batch.context_lens.len(),

@@ -8,8 +8,8 @@ use cudarc::cublaslt::sys::{
     self, cublasComputeType_t as Compute, cublasLtEpilogue_t as Epilogue, cublasLtHandle_t,
     cublasLtMatmulAlgo_t as Algorithm, cublasLtMatmulDesc_t,
     cublasLtMatmulDescAttributes_t as DescAttribute, cublasLtMatmulHeuristicResult_t,
-    cublasLtMatmulPreferenceAttributes_t as Preference, cublasLtMatrixLayout_t, cublasStatus_t,
-    cudaDataType,
+    cublasLtMatmulPreferenceAttributes_t as Preference, cublasLtMatrixLayout_t,
+    cublasLtMatrixLayoutAttribute_t as LayoutAttribute, cublasStatus_t, cudaDataType,
 };
 use parking_lot::Mutex;
 
@@ -34,6 +34,16 @@ pub(crate) struct Product {
     pub rows: usize,
     pub out_features: usize,
     pub in_features: usize,
+    /// As many products at once, whose weights lie end to end.
+    pub heads: Option<Heads>,
+}
+
+/// Columns from one head to the next of x and of the output.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Heads {
+    pub count: usize,
+    pub x: usize,
+    pub out: usize,
 }
 
 /// What descriptors depend on.
@@ -46,6 +56,7 @@ struct Shape {
     x_stride: usize,
     out_dtype: DType,
     has_bias: bool,
+    heads: Option<Heads>,
     /// Bytes that weight, x and out are aligned to, at most 256.
     alignments: [u32; 3],
 }
@@ -142,6 +153,7 @@ impl Drop for CublasLt {
 
 impl Product {
     fn shape(&self) -> Shape {
+        let (x_step, out_step) = self.heads.map_or((0, 0), |heads| (heads.x, heads.out));
         Shape {
             rows: self.rows,
             out_features: self.out_features,
@@ -150,10 +162,11 @@ impl Product {
             x_stride: self.x_stride,
             out_dtype: self.out_dtype,
             has_bias: self.bias.is_some(),
+            heads: self.heads,
             alignments: [
-                alignment(self.weight, self.in_features, DType::BF16),
-                alignment(self.x, self.x_stride, DType::BF16),
-                alignment(self.out, self.out_stride, self.out_dtype),
+                alignment(self.weight, [self.in_features, 0], DType::BF16),
+                alignment(self.x, [self.x_stride, x_step], DType::BF16),
+                alignment(self.out, [self.out_stride, out_step], self.out_dtype),
             ],
         }
     }
@@ -203,6 +216,11 @@ impl Plan {
             out: layout(out_type, out_features, rows, out_stride)?,
             algorithm: Algorithm { data: [0; 8] },
         };
+        if let Some(Heads { count, x, out }) = shape.heads {
+            repeat(plan.weight, count, in_features * out_features)?;
+            repeat(plan.x, count, x)?;
+            repeat(plan.out, count, out)?;
+        }
         plan.algorithm = plan.best_algorithm(handle, shape.alignments)?;
         Ok(plan)
     }
@@ -292,6 +310,22 @@ fn layout(
     Ok(layout)
 }
 
+/// So many matrices, each `step` elements behind the one before.
+fn repeat(layout: cublasLtMatrixLayout_t, count: usize, step: usize) -> Result<(), DeviceError> {
+    let (count, step) = (count as i32, step as i64);
+    // SAFETY: the library copies so many bytes.
+    unsafe {
+        let attribute = LayoutAttribute::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT;
+        let value = (&raw const count).cast();
+        let status = sys::cublasLtMatrixLayoutSetAttribute(layout, attribute, value, 4);
+        check("cublasLtMatrixLayoutSetAttribute", status)?;
+        let attribute = LayoutAttribute::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET;
+        let value = (&raw const step).cast();
+        let status = sys::cublasLtMatrixLayoutSetAttribute(layout, attribute, value, 8);
+        check("cublasLtMatrixLayoutSetAttribute", status)
+    }
+}
+
 fn set<T>(
     operation: cublasLtMatmulDesc_t,
     attribute: DescAttribute,
@@ -305,8 +339,8 @@ fn set<T>(
 }
 
 /// What the beginning of every row is a multiple of, in bytes, at most 256.
-fn alignment(pointer: Pointer, stride: usize, dtype: DType) -> u32 {
-    let bits = pointer.0 | (stride * dtype.size()) as u64 | 256;
+fn alignment(pointer: Pointer, strides: [usize; 2], dtype: DType) -> u32 {
+    let bits = pointer.0 | ((strides[0] | strides[1]) * dtype.size()) as u64 | 256;
     1 << bits.trailing_zeros()
 }
 

@@ -18,7 +18,7 @@ mod timer;
 
 pub(crate) use arguments::{Argument, Pointer, Structure, bytes_of, word_bytes};
 pub(crate) use context::{Context, Limits};
-pub(crate) use cublaslt::Product;
+pub(crate) use cublaslt::{Heads, Product};
 pub use graph::Graph;
 pub use images::{IS_BUILT, PTXAS_REPORT};
 pub(crate) use launch::Grid;
@@ -31,23 +31,6 @@ use std::sync::Arc;
 
 use crate::device::DeviceError;
 use launch::Kernel;
-
-/// Ops that have no kernel yet: until this list is empty no model can start on a GPU.
-pub const MISSING: &[&str] = &[
-    "activate",
-    "add_rows",
-    "attention_to",
-    "choose_positions",
-    "head_linear",
-    "index_keys",
-    "layer_norm",
-    "mean_rows",
-];
-
-/// What an op of that list does: nothing reaches it, since the engine asks the list first.
-pub(crate) fn missing(op: &str) -> ! {
-    panic!("{op} has no CUDA kernel yet")
-}
 
 /// One GPU: all ops of a model run on its one stream, in order.
 pub struct CudaDevice {
@@ -69,6 +52,8 @@ pub struct GpuInfo {
     pub name: String,
     pub free_memory: u64,
     pub total_memory: u64,
+    /// Of a block, at most.
+    pub shared_bytes: usize,
 }
 
 /// Looks at GPU number `ordinal`: an error says why it cannot be used.
@@ -76,7 +61,8 @@ pub fn probe(ordinal: usize) -> Result<GpuInfo, DeviceError> {
     let context = Context::open(ordinal)?;
     launch::load_kernels(&context)?;
     let (free_memory, total_memory) = context.memory();
-    Ok(GpuInfo { name: context.name().to_owned(), free_memory, total_memory })
+    let (name, shared_bytes) = (context.name().to_owned(), context.limits().shared_bytes);
+    Ok(GpuInfo { name, free_memory, total_memory, shared_bytes })
 }
 
 /// Bytes of memory that an op may use while it runs, and that the next op writes over.

@@ -13,7 +13,7 @@ pub(super) fn index_keys(cpu: &CpuDevice, layer: &mut IndexLayer, x: View, args:
     let head_dim = layer.head_dim();
     let mut key = [0.0; MAX_HEAD_DIM];
     let key = &mut key[..head_dim];
-    for row in 0..x.rows() {
+    for row in (0..x.rows()).filter(|&row| args.slot_mapping[row] != u32::MAX) {
         normalise(key, x.row_f32(row), args);
         rotate_head(cpu.simd, key, args.rope, args.positions[row]);
         layer.write(args.slot_mapping[row], key);

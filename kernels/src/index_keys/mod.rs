@@ -3,6 +3,7 @@
 
 pub mod cases;
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use crate::device::Device;
@@ -20,7 +21,7 @@ pub struct IndexKeysArgs<'a> {
     pub eps: f32,
     /// Position of each row; below `rope.num_positions()`.
     pub positions: Indices<'a>,
-    /// block · block_size + offset of each row.
+    /// block · block_size + offset of each row; u32::MAX writes nothing.
     pub slot_mapping: Indices<'a>,
     pub rope: &'a RopeTable,
 }
@@ -37,10 +38,11 @@ pub fn index_keys(device: &Device, layer: &mut IndexLayer, x: View, args: &Index
     assert!(args.rope.rotary_dim <= head_dim, "rotary_dim {} of {head_dim}", args.rope.rotary_dim);
     let (end, num_slots) = (args.rope.num_positions(), layer.num_blocks() * layer.block_size());
     assert!(args.positions.iter().all(|&p| (p as usize) < end), "beyond the rope table");
-    assert!(args.slot_mapping.iter().all(|&slot| (slot as usize) < num_slots), "a slot too high");
+    let is_slot = |&slot: &u32| slot == u32::MAX || (slot as usize) < num_slots;
+    assert!(args.slot_mapping.iter().all(is_slot), "a slot too high");
     match device {
         Device::Cpu(cpu) => cpu::index_keys(cpu, layer, x, args),
-        Device::Cuda(_) => crate::cuda::missing("index_keys"),
+        Device::Cuda(cuda) => cuda::index_keys(cuda, layer, &x, args),
         Device::Trace(log) => {
             let (rows, rope) = (x.rows(), args.rope);
             let (style, rotary_dim, dtype) = (rope.style, rope.rotary_dim, layer.dtype());

@@ -4,38 +4,32 @@
     reason = "a body takes the instruction set of the function it is inlined into"
 )]
 
-use super::LayerNorm;
+use super::{Kept, LayerNorm};
 use crate::cpu::SimdLevel;
 use crate::cpu::math::{inverse_root_mean_square, mul_add, per_simd_level, sum};
 use crate::device::CpuDevice;
 use crate::tensor::{View, ViewMut};
 
-pub(super) fn layer_norm(cpu: &CpuDevice, out: &ViewMut, x: View, norm: LayerNorm) {
-    cpu.pool.run_ranges(x.rows(), smallest_task(x.cols()), &|rows| {
-        for row in rows {
-            // SAFETY: each task writes its own rows.
-            let out = unsafe { out.row_f32_shared(row) };
-            out.copy_from_slice(x.row_f32(row));
-            normalise_row(cpu.simd, out, norm);
-        }
-    });
-}
-
-pub(super) fn add_layer_norm(
+pub(super) fn layer_norm(
     cpu: &CpuDevice,
-    out: &ViewMut,
-    residual: &ViewMut,
-    x: View,
+    (out, residual): (&ViewMut, &ViewMut),
+    x: Option<View>,
     norm: LayerNorm,
+    kept: Kept,
 ) {
-    cpu.pool.run_ranges(x.rows(), smallest_task(x.cols()), &|rows| {
+    cpu.pool.run_ranges(out.rows(), smallest_task(out.cols()), &|rows| {
         for row in rows {
             // SAFETY: each task writes its own rows of either matrix.
             let (out, residual) =
                 unsafe { (out.row_f32_shared(row), residual.row_f32_shared(row)) };
-            residual.iter_mut().zip(x.row_f32(row)).for_each(|(r, &x)| *r += x);
+            if let Some(x) = &x {
+                residual.iter_mut().zip(x.row_f32(row)).for_each(|(r, &x)| *r += x);
+            }
             out.copy_from_slice(residual);
             normalise_row(cpu.simd, out, norm);
+            if kept == Kept::Norm {
+                residual.copy_from_slice(out);
+            }
         }
     });
 }

@@ -1,4 +1,4 @@
-//! Layer normalisation, alone or fused with the residual add.
+//! Layer normalisation of the residual stream, alone or fused with the residual add.
 //!
 //! `out[r][i] = (x[r][i] − mean_j(x[r][j])) / sqrt(var_j(x[r][j]) + eps) · weight[i] + bias[i]` (Ba et al. 2016), in
 //! float32.
@@ -6,6 +6,7 @@
 
 pub mod cases;
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use crate::device::Device;
@@ -21,33 +22,53 @@ pub struct LayerNorm<'a> {
     pub eps: f32,
 }
 
-/// `out = norm(x)`. `out`, `x`: `[rows, cols]` F32.
-pub fn layer_norm(device: &Device, out: ViewMut, x: View, norm: LayerNorm) {
-    check(&out, &x, norm);
-    match device {
-        Device::Cpu(cpu) => cpu::layer_norm(cpu, &out, x, norm),
-        Device::Cuda(_) => crate::cuda::missing("layer_norm"),
-        Device::Trace(log) => log.push(format!("layer_norm {}x{}", x.rows(), x.cols())),
-    }
+/// What the residual stream holds afterwards.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    /// What was normalised.
+    Sum,
+    Norm,
 }
 
-/// `residual += x; out = norm(residual)`: one pass over the residual stream. All `[rows, cols]` F32.
+/// `residual = norm(residual); out = residual`. `out`: `[rows, cols]` activations; `residual`: the same in F32.
+pub fn layer_norm(device: &Device, out: ViewMut, residual: ViewMut, norm: LayerNorm) {
+    run(device, "layer_norm", (out, residual), None, norm, Kept::Norm);
+}
+
+/// `residual += x; out = norm(residual)`: one pass over the residual stream, whose norm comes before a block. `out`, `x`:
+/// `[rows, cols]` activations; `residual`: the same in F32.
 pub fn add_layer_norm(device: &Device, out: ViewMut, residual: ViewMut, x: View, norm: LayerNorm) {
-    check(&out, &x, norm);
-    assert_eq!((residual.rows(), residual.cols()), (x.rows(), x.cols()), "residual");
-    assert_eq!(residual.dtype(), DType::F32, "residual");
-    match device {
-        Device::Cpu(cpu) => cpu::add_layer_norm(cpu, &out, &residual, x, norm),
-        Device::Cuda(_) => crate::cuda::missing("layer_norm"),
-        Device::Trace(log) => log.push(format!("add_layer_norm {}x{}", x.rows(), x.cols())),
-    }
+    run(device, "add_layer_norm", (out, residual), Some(x), norm, Kept::Sum);
 }
 
-fn check(out: &ViewMut, x: &View, norm: LayerNorm) {
-    assert_eq!((out.rows(), out.cols()), (x.rows(), x.cols()), "out");
-    assert!(out.dtype() == DType::F32 && x.dtype() == DType::F32);
+/// `residual = norm(residual + x); out = residual`: as `add_layer_norm`, where the norm comes behind a block.
+pub fn post_layer_norm(device: &Device, out: ViewMut, residual: ViewMut, x: View, norm: LayerNorm) {
+    run(device, "post_layer_norm", (out, residual), Some(x), norm, Kept::Norm);
+}
+
+fn run(
+    device: &Device,
+    name: &str,
+    (out, residual): (ViewMut, ViewMut),
+    x: Option<View>,
+    norm: LayerNorm,
+    kept: Kept,
+) {
+    let (rows, cols) = (out.rows(), out.cols());
+    assert_eq!((residual.rows(), residual.cols()), (rows, cols), "residual");
+    assert_eq!(out.dtype(), device.activation_dtype(), "out");
+    assert_eq!(residual.dtype(), DType::F32, "residual");
+    if let Some(x) = &x {
+        assert_eq!((x.rows(), x.cols()), (rows, cols), "x");
+        assert_eq!(x.dtype(), device.activation_dtype(), "x");
+    }
     for vector in [Some(norm.weight), norm.bias].into_iter().flatten() {
-        assert_eq!((vector.rows(), vector.cols()), (1, x.cols()), "weight or bias");
+        assert_eq!((vector.rows(), vector.cols()), (1, cols), "weight or bias");
         assert_eq!(vector.dtype(), DType::F32, "weight or bias");
+    }
+    match device {
+        Device::Cpu(cpu) => cpu::layer_norm(cpu, (&out, &residual), x, norm, kept),
+        Device::Cuda(cuda) => cuda::layer_norm(cuda, (&out, &residual), x.as_ref(), norm, kept),
+        Device::Trace(log) => log.push(format!("{name} {rows}x{cols}")),
     }
 }

@@ -1,8 +1,8 @@
 //! Shapes that test and time `linear`, and random weights for other tests.
 
 use super::{
-    ActivationPrecision, ExpertInput, ExpertWeights, LinearWeight, WeightFormat, WeightPolicy,
-    dequantize_row, expert_linear, linear, reference,
+    ActivationPrecision, ExpertInput, ExpertWeights, HeadStrides, HeadWeights, LinearWeight,
+    WeightFormat, WeightPolicy, dequantize_row, expert_linear, head_linear, linear, reference,
 };
 use crate::cases::{
     BF16_TOLERANCE, Case, F32_TOLERANCE, Input, Kind, NO_CUDA_KERNEL, Work, in_place,
@@ -269,6 +269,64 @@ fn expert_case(shape: ExpertShape, formats: &[WeightFormat], mode: Mode) -> Case
                     let row = if of_step { routing.rows()[place] as usize } else { place };
                     let bias = bias.as_ref().map(|bias| &bias[expert * features..][..features]);
                     out.extend(reference::linear_row(&x[row * k..][..k], &weights, bias));
+                }
+            }
+            out
+        }),
+    }
+}
+
+/// Rows, heads, features, k, columns from head to head of x and of the output.
+type HeadShape = (usize, usize, usize, usize, [usize; 2]);
+
+const HEAD_SHAPES: [HeadShape; 6] = [
+    (1, 1, 5, 7, [9, 6]),
+    (3, 4, 33, 16, [24, 40]),
+    (16, 3, 200, 40, [48, 208]),
+    (17, 2, 24, 32, [40, 24]),
+    (70, 5, 19, 64, [64, 21]),
+    (5, 2, 512, 128, [192, 576]),
+];
+
+/// `head_linear` with a matrix for each head.
+pub fn head_cases() -> Vec<Case> {
+    HEAD_SHAPES.into_iter().map(head_case).collect()
+}
+
+fn head_case((n, heads, features, k, [x_head, out_head]): HeadShape) -> Case {
+    let strides = HeadStrides { x: x_head, out: out_head };
+    let (x_cols, out_cols) = ((heads - 1) * x_head + k, (heads - 1) * out_head + features);
+    let x: Vec<f32> = random_activations(8, n * x_cols);
+    let bytes = random_weight_bytes(WeightFormat::BF16, heads * features, k, 10);
+    let mut weights = vec![0.0; heads * features * k];
+    dequantize_row(WeightFormat::BF16, &bytes, &mut weights);
+    let mut input = Input::new(Kind::Activations, x.clone(), n, x_cols);
+    Case {
+        op: "head_linear",
+        name: format!("{n} rows, {heads} heads of {k} -> {features}"),
+        work: Work {
+            bytes: (2 * weights.len() + 4 * n * (x_cols + out_cols)) as u64,
+            operations: (2 * n * weights.len()) as u64,
+        },
+        tolerance: 1e-4,
+        cuda_tolerance: crate::cases::BF16_TOLERANCE,
+        output_len: n * out_cols,
+        run: Box::new(move |device, output| {
+            let load =
+                |bytes: &[u8]| Mode::Float32.load(device, (WeightFormat::BF16, features), bytes, k);
+            let weights = bytes.chunks(2 * features * k).map(load).collect();
+            let weights = HeadWeights::new(weights).expect("small weights");
+            output.fill(0.0);
+            in_place(device, Kind::Activations, output, (n, out_cols), |out| {
+                head_linear(device, out, input.view(device), strides, &weights);
+            });
+        }),
+        reference: Box::new(move || {
+            let mut out = vec![0.0; n * out_cols];
+            for (x, out) in x.chunks(x_cols).zip(out.chunks_mut(out_cols)) {
+                for (head, weights) in weights.chunks(features * k).enumerate() {
+                    let row = reference::linear_row(&x[head * x_head..][..k], weights, None);
+                    out[head * out_head..][..features].copy_from_slice(&row);
                 }
             }
             out

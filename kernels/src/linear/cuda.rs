@@ -143,6 +143,7 @@ impl Call<'_> {
             rows: self.x.rows(),
             out_features: features.len(),
             in_features: self.x.cols(),
+            heads: None,
         });
     }
 

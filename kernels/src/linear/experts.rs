@@ -3,13 +3,14 @@
 use std::ops::Range;
 
 use super::cuda_experts::{self, ExpertTable};
+use super::heads::HeadStrides;
 use super::weight::{LinearWeight, Part};
 use super::{LinearError, cpu, dense, packed};
 use crate::cpu::SimdLevel;
 use crate::device::{CpuDevice, Device};
 use crate::gated_mul::{Gated, gated_mul};
 use crate::route_experts::ExpertRouting;
-use crate::tensor::{DType, Tensor, View, ViewMut};
+use crate::tensor::{Tensor, View, ViewMut};
 
 /// The same projection of each expert, all of one shape.
 #[derive(Debug)]
@@ -141,41 +142,17 @@ pub fn expert_linear(
     }
 }
 
-/// Columns from one head to the next; the first begins at column 0.
-#[derive(Clone, Copy, Debug)]
-pub struct HeadStrides {
-    pub x: usize,
-    pub out: usize,
-}
-
-/// `out[r][h · out + o] = Σ_k x[r][h · x + k] · weights[h][o][k]`: a matrix for each head, in one pass over all. `out`, `x`:
-/// F32, with columns up to the end of the last head at least.
-pub fn head_linear(
-    device: &Device,
-    out: ViewMut,
+/// As `head_linear`.
+pub(super) fn run_heads(
+    cpu: &CpuDevice,
+    out: &ViewMut,
     x: View,
     strides: HeadStrides,
     weights: &ExpertWeights,
 ) {
-    let num_heads = weights.num_experts();
-    let end = |stride: usize, width: usize| (num_heads - 1) * stride + width;
-    assert_eq!(out.rows(), x.rows(), "rows");
-    assert!(strides.out >= weights.out_features(), "heads of {strides:?} overlap");
-    assert!(out.cols() >= end(strides.out, weights.out_features()), "out: {strides:?}");
-    assert!(x.cols() >= end(strides.x, weights.in_features()), "x: {strides:?}");
-    assert!(out.dtype() == DType::F32 && x.dtype() == DType::F32);
     assert!(weights.bias.is_none(), "heads have no biases");
-    match device {
-        Device::Cpu(cpu) => {
-            let rows = JobRows::Heads { num_rows: x.rows(), strides };
-            run(cpu, &ExpertJob { out: &out, x, gated: None, rows, weights });
-        }
-        Device::Cuda(_) => crate::cuda::missing("head_linear"),
-        Device::Trace(log) => {
-            let (cols, features) = (weights.in_features(), weights.out_features());
-            log.push(format!("head_linear {}x{cols} -> {features}, {num_heads} heads", x.rows()));
-        }
-    }
+    let rows = JobRows::Heads { num_rows: x.rows(), strides };
+    run(cpu, &ExpertJob { out, x, gated: None, rows, weights });
 }
 
 fn run(cpu: &CpuDevice, job: &ExpertJob) {

@@ -20,6 +20,7 @@ mod float16;
 mod float32;
 mod format;
 mod grouped;
+mod heads;
 mod input;
 mod iq;
 mod iq1_m;
@@ -55,11 +56,12 @@ mod tq2_0;
 mod weight;
 
 pub(crate) use cuda::gather as gather_on_cuda;
-pub use experts::{ExpertInput, ExpertWeights, HeadStrides, expert_linear, head_linear};
+pub use experts::{ExpertInput, ExpertWeights, expert_linear};
 pub use format::{WeightFormat, dequantize_row};
 pub use grouped::{
     GroupScales, GroupedPart, GroupedWeight, Numbers, ScaleKind, WordLayout, ZeroLayout, Zeros,
 };
+pub use heads::{HeadStrides, HeadWeights, head_linear};
 pub use input::Input;
 pub use packed::ActivationPrecision;
 pub use weight::{LinearError, LinearWeight, WeightPolicy};

@@ -1,7 +1,7 @@
 //! Shapes that test and time `mean_rows`.
 
 use super::{mean_rows, reference};
-use crate::cases::{Case, Input, Kind, NO_CUDA_KERNEL, Work, in_place, random_f32};
+use crate::cases::{BF16_TOLERANCE, Case, Input, Kind, Work, in_place, random_activations};
 
 /// Columns, and the lengths of the runs of rows.
 const SHAPES: [(usize, &[usize]); 4] =
@@ -19,19 +19,19 @@ fn case(cols: usize, lengths: &'static [usize]) -> Case {
     let ends: Vec<u32> =
         starts.iter().zip(lengths).map(|(start, &len)| start + len as u32).collect();
     let num_rows = lengths.iter().sum::<usize>() + lengths.len();
-    let x = random_f32(43, num_rows * cols);
-    let mut input = Input::new(Kind::Numbers, x.clone(), num_rows, cols);
+    let x = random_activations(43, num_rows * cols);
+    let mut input = Input::new(Kind::Activations, x.clone(), num_rows, cols);
     let runs: Vec<(u32, u32)> = starts.iter().copied().zip(ends.iter().copied()).collect();
     Case {
         op: "mean_rows",
         name: format!("{} of {num_rows}x{cols}", lengths.len()),
         work: Work { bytes: 4 * (num_rows * cols) as u64, operations: (num_rows * cols) as u64 },
         tolerance: 2e-6,
-        cuda_tolerance: NO_CUDA_KERNEL,
+        cuda_tolerance: BF16_TOLERANCE,
         output_len: lengths.len() * cols,
         run: Box::new(move |device, output| {
             let x = input.view(device);
-            in_place(device, Kind::Numbers, output, (lengths.len(), cols), |out| {
+            in_place(device, Kind::Activations, output, (lengths.len(), cols), |out| {
                 mean_rows(device, out, x, (&starts).into(), (&ends).into());
             });
         }),

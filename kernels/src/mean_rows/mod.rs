@@ -4,22 +4,23 @@
 
 pub mod cases;
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use crate::device::Device;
 use crate::indices::Indices;
-use crate::tensor::{DType, View, ViewMut};
+use crate::tensor::{View, ViewMut};
 
-/// `out`: `[starts.len(), cols]` F32; `x`: `[any, cols]` F32; `starts[s] < ends[s] <= x.rows()`. Rows are added in order.
+/// `out`: `[starts.len(), cols]`, `x`: `[any, cols]`; activations; `starts[s] < ends[s] <= x.rows()`. Rows are added in order.
 pub fn mean_rows(device: &Device, out: ViewMut, x: View, starts: Indices, ends: Indices) {
     assert_eq!((out.rows(), out.cols()), (starts.len(), x.cols()), "out");
     assert_eq!(starts.len(), ends.len(), "ends");
-    assert!(out.dtype() == DType::F32 && x.dtype() == DType::F32);
+    assert_eq!([out.dtype(), x.dtype()], [device.activation_dtype(); 2], "out, x");
     let is_range = |(&start, &end): (&u32, &u32)| start < end && end as usize <= x.rows();
     assert!(starts.iter().zip(ends.iter()).all(is_range), "no rows, or rows beyond {}", x.rows());
     match device {
         Device::Cpu(cpu) => cpu::mean_rows(cpu, &out, x, starts.host(), ends.host()),
-        Device::Cuda(_) => crate::cuda::missing("mean_rows"),
+        Device::Cuda(cuda) => cuda::mean_rows(cuda, &out, &x, starts, ends),
         Device::Trace(log) => {
             log.push(format!("mean_rows {} of {}x{}", starts.len(), x.rows(), x.cols()));
         }

@@ -11,6 +11,7 @@ pub mod reference;
 
 pub(crate) use cpu::rotate_head;
 
+use crate::cuda::Pointer;
 use crate::device::{Device, DeviceError};
 use crate::indices::Indices;
 use crate::kv_layer::KvLayer;
@@ -73,6 +74,11 @@ impl RopeTable {
 
     pub fn num_positions(&self) -> usize {
         self.cos.rows()
+    }
+
+    /// Where cosines and sines begin in the memory of a GPU.
+    pub(crate) fn pointers(&self) -> [Pointer; 2] {
+        [self.cos.view().pointer(), self.sin.view().pointer()]
     }
 }
 

@@ -68,6 +68,7 @@ extern "C" __global__ void __launch_bounds__(128)
     }
     unsigned slot = slots[row];
     if (slot == ~0u) return;
+    if (is_v && !values) return;  // keys are all that is kept
     int kv_head = index - q_heads - (is_v ? kv_heads : 0);
     size_t page = (size_t)(slot / block_size) * kv_heads + kv_head;
     size_t at = (page * block_size + slot % block_size) * head_dim;
