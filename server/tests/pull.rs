@@ -54,6 +54,19 @@ fn a_whole_file_arrives_under_its_name() {
 }
 
 #[test]
+fn a_repository_without_gguf_arrives_as_a_directory() {
+    let (hub, models) = (Hub::start(), Models::new("directory"));
+    let output = models.pull(&hub, "org/directory");
+    assert!(output.status.success(), "{}", stderr(&output));
+    let mut files = models.files();
+    files.sort();
+    let expected = ["config.json", "model.safetensors", "tokenizer.json"];
+    assert_eq!(files, expected.map(|name| format!("org/directory/{name}")));
+    assert_eq!(models.read("org/directory/model.safetensors"), content());
+    assert!(stdout(&output).trim_end().ends_with("org/directory"), "{}", stdout(&output));
+}
+
+#[test]
 fn a_redirect_is_followed_and_the_token_stays_at_home() {
     let (hub, models) = (Hub::start(), Models::new("redirect"));
     let output = models.pull(&hub, "org/redirect");
@@ -192,7 +205,13 @@ async fn describe(UrlPath((_, repo, _)): UrlPath<(String, String, String)>) -> R
         "wrong-etag" => String::new(),
         _ => format!(r#","lfs":{{"sha256":"{sha256}","size":{size}}}"#),
     };
-    let siblings = format!(r#"[{{"rfilename":"README.md"}},{{"rfilename":"{file}"{lfs}}}]"#);
+    let mut siblings = format!(r#"[{{"rfilename":"README.md"}},{{"rfilename":"{file}"{lfs}}}]"#);
+    if repo == "directory" {
+        let weights = format!(r#"{{"rfilename":"model.safetensors"{lfs}}}"#);
+        let texts = ["config.json", "tokenizer.json", "modeling.py"]
+            .map(|name| format!(r#"{{"rfilename":"{name}","size":{size}}}"#));
+        siblings = format!("[{weights},{}]", texts.join(","));
+    }
     let body = format!(r#"{{"sha":"{COMMIT}","siblings":{siblings}}}"#);
     Response::builder().status(status).body(body.into()).unwrap()
 }

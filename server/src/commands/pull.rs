@@ -11,6 +11,7 @@ use crate::args::{CommonOptions, Environment, PullArgs};
 use quire_engine::plan::human_bytes;
 
 mod choice;
+mod directory;
 mod download;
 mod hub;
 mod name;
@@ -39,7 +40,8 @@ pub(crate) fn run(
     }
     let first = paths.first().context("the choice of files is never empty")?;
     let num_bytes: u64 = paths.iter().filter_map(|path| Some(path.metadata().ok()?.len())).sum();
-    println!("{} ({})", first.display(), human_bytes(num_bytes));
-    println!("serve it with: quire serve {}", first.display());
+    let model = if first.extension().is_some_and(|it| it == "gguf") { first } else { &folder };
+    println!("{} ({})", model.display(), human_bytes(num_bytes));
+    println!("serve it with: quire serve {}", model.display());
     Ok(())
 }

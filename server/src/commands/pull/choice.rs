@@ -3,13 +3,18 @@
 use anyhow::{Result, bail};
 use quire_engine::weights::gguf::SplitName;
 
+use super::directory::directory_files;
 use super::hub::HubFile;
 use super::name::{ModelName, Selector};
 
-/// The files of one model: one, or all parts of a split one in their order.
+/// The files of one model: one, or all parts of a split one in their order; of a repository without GGUF, those of a
+/// directory with safetensors.
 pub(crate) fn choose_files<'a>(name: &ModelName, files: &'a [HubFile]) -> Result<Vec<&'a HubFile>> {
     let models = group_models(files);
     if models.is_empty() {
+        if name.selector == Selector::Only {
+            return directory_files(name, files);
+        }
         bail!("{} has no GGUF file; look for a repository with GGUF in its name", name.id());
     }
     let fits = |model: &&Model| match &name.selector {

@@ -166,7 +166,10 @@ impl Part {
                 );
             }
             Some(_) => {}
-            None => tracing::warn!("the hub names no sha256; only the length was verified"),
+            None => tracing::warn!(
+                "{}: the hub names no sha256; only the length was verified",
+                path.display()
+            ),
         }
         self.file.sync_all()?;
         std::fs::rename(&self.path, path)
