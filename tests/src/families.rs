@@ -137,9 +137,9 @@ pub const FAMILIES: &[Family] = &[
 
 /// Those that make embeddings.
 pub const ENCODERS: &[Family] = &[
-    Family { name: "bert", directory: Home::Committed, ..BESIDE },
-    Family { name: "modernbert", ..GGUF },
-    Family { name: "xlm_roberta", ..DIRECTORY_ONLY },
+    Family { name: "bert", architecture: "bert", directory: Home::Committed, ..BESIDE },
+    Family { name: "modernbert", architecture: "modern-bert", ..GGUF },
+    Family { name: "xlm_roberta", architecture: "bert", ..DIRECTORY_ONLY },
 ];
 
 const COMMITTED: &str = "tests/data/conformance";

@@ -5,6 +5,7 @@ pub mod families;
 pub mod gguf_keys;
 pub mod heads;
 pub mod layers;
+pub mod random_models;
 pub mod requests;
 pub mod safetensors;
 pub mod windows;

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::fs;
 
 use quire_engine::models::{Supported, supported};
-use quire_tests::families::{FAMILIES, Family, Home};
+use quire_tests::families::{ENCODERS, FAMILIES, Family, Home};
 use quire_tests::repository;
 
 const BEGIN: &str = "<!-- Written by tests/tests/readme.rs. -->\n";
@@ -34,7 +34,14 @@ const NAMES: &[(&str, &str)] = &[
     ("phi3", "Phi-3, Phi-4-mini"),
     ("smollm3", "SmolLM3"),
     ("mistral3", "Ministral 3"),
+    ("bert", "Embeddings: BERT, MiniLM, BGE, E5, (XLM-)RoBERTa"),
+    ("modern-bert", "Embeddings: ModernBERT"),
+    ("nomic-bert", "Embeddings: Nomic"),
 ];
+
+fn families() -> impl Iterator<Item = &'static Family> {
+    FAMILIES.iter().chain(ENCODERS)
+}
 
 fn name_of(architecture: &'static str) -> &'static str {
     let found = NAMES.iter().find(|(name, _)| *name == architecture);
@@ -48,7 +55,7 @@ fn table() -> String {
          |---|---|---|---|---|\n",
     );
     for Supported { architecture, has_gguf, model_types } in supported() {
-        let of_it = || FAMILIES.iter().filter(|family| family.architecture == architecture);
+        let of_it = || families().filter(|family| family.architecture == architecture);
         let list = |home: fn(&Family) -> Home| {
             let tested = of_it().filter(|family| home(family) != Home::Nowhere);
             tested.map(|family| family.name).collect::<Vec<_>>().join(", ")
@@ -80,7 +87,7 @@ fn the_table_of_families_is_up_to_date() {
 /// What the table claims is what the files say, where they are.
 #[test]
 fn families_are_of_the_architecture_that_the_table_says() {
-    for family in FAMILIES {
+    for family in families() {
         if let Some(files) = family.open_gguf() {
             assert_eq!(files.architecture(), Some(family.architecture), "{}", family.name);
         }

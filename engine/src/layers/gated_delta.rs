@@ -8,7 +8,7 @@ use quire_kernels::{
 };
 
 use super::{BlockNorm, OutputProjection};
-use crate::models::spec::{DecoderSpec, RecurrentSpec};
+use crate::models::spec::{DecoderSpec, ProjectionRows, RecurrentSpec};
 use crate::step_input::StepInput;
 use crate::weights::{Shard, WeightLoader};
 use crate::workspace::Workspace;
@@ -142,56 +142,68 @@ impl OwnHeads {
         let values = values.map(|range| before + range.start..before + range.end);
         [of_keys(0), of_keys(num_key_heads)].into_iter().chain(values).collect()
     }
+
+    /// Of a tensor that has a group of `size` rows for each key head, rows `part` of each.
+    fn rows_of_groups(
+        &self,
+        size: usize,
+        part: Range<usize>,
+    ) -> impl Iterator<Item = Range<usize>> + use<> {
+        self.keys.clone().map(move |head| head * size + part.start..head * size + part.end)
+    }
 }
 
+/// q, k, v, z, b and a of a rank, in that order.
 fn projections(
     recurrent: &RecurrentSpec,
     own: &OwnHeads,
     hidden: usize,
     loader: &WeightLoader,
 ) -> anyhow::Result<LinearWeight> {
-    let (heads, file) = (&recurrent.heads, &own.file);
-    let value_heads = heads.num_value_heads;
-    if !recurrent.is_fused && loader.shard().is_whole() {
-        return Ok(LinearWeight::stack(vec![
-            loader.linear("attn_qkv.weight", heads.qkv_size(), hidden)?,
-            loader.linear("attn_gate.weight", heads.value_size(), hidden)?,
-            loader.linear("ssm_beta.weight", value_heads, hidden)?,
-            loader.linear("ssm_alpha.weight", value_heads, hidden)?,
-        ]));
-    }
-    if !recurrent.is_fused {
-        let rows = |name, total, rows: Vec<Range<usize>>| {
-            loader.linear_of_rows(name, (total, hidden), rows.into_iter())
-        };
-        let of_heads = |name| rows(name, file.num_value_heads, own.values(1));
-        return Ok(LinearWeight::stack(vec![
-            rows("attn_qkv.weight", file.qkv_size(), own.qkv())?,
-            rows("attn_gate.weight", file.value_size(), own.values(heads.value_dim))?,
-            of_heads("ssm_beta.weight")?,
-            of_heads("ssm_alpha.weight")?,
-        ]));
-    }
-    // A group of rows for each key head: q, k, and v and z of its value heads; b and a of these.
-    let key_dim = heads.key_dim;
-    let shared = value_heads / heads.num_key_heads;
-    let group = 2 * key_dim + 2 * shared * heads.value_dim;
-    let of_groups = |group: usize, first: usize, len: usize| {
-        own.keys.clone().map(move |head| {
-            let start = head * group + first;
-            start..start + len
-        })
+    let file = &own.file;
+    let load = |name, total: usize, rows: Vec<Range<usize>>| match loader.shard().is_whole() {
+        true => loader.linear(name, total, hidden),
+        false => loader.linear_of_rows(name, (total, hidden), rows.into_iter()),
     };
-    let values = shared * heads.value_dim;
-    let rows = of_groups(group, 0, key_dim)
-        .chain(of_groups(group, key_dim, key_dim))
-        .chain(of_groups(group, 2 * key_dim, values))
-        .chain(of_groups(group, 2 * key_dim + values, values));
-    let qkvz_size = file.qkv_size() + file.value_size();
-    let qkvz = loader.linear_of_rows("ssm_qkvz.weight", (qkvz_size, hidden), rows)?;
-    let rows = of_groups(2 * shared, 0, shared).chain(of_groups(2 * shared, shared, shared));
-    let ba = loader.linear_of_rows("ssm_ba.weight", (2 * file.num_value_heads, hidden), rows)?;
-    Ok(LinearWeight::stack(vec![qkvz, ba]))
+    let mut parts = match recurrent.rows {
+        ProjectionRows::Apart | ProjectionRows::GroupedGates => vec![
+            load("attn_qkv.weight", file.qkv_size(), own.qkv())?,
+            load("attn_gate.weight", file.value_size(), own.values(file.value_dim))?,
+        ],
+        ProjectionRows::Grouped => vec![grouped_qkvz(own, hidden, loader)?],
+    };
+    match recurrent.rows {
+        ProjectionRows::Apart => {
+            for name in ["ssm_beta.weight", "ssm_alpha.weight"] {
+                parts.push(load(name, file.num_value_heads, own.values(1))?);
+            }
+        }
+        ProjectionRows::GroupedGates | ProjectionRows::Grouped => {
+            let shared = file.num_value_heads / file.num_key_heads;
+            let rows = [0, shared].into_iter();
+            let rows = rows.flat_map(|first| own.rows_of_groups(2 * shared, first..first + shared));
+            let shape = (2 * file.num_value_heads, hidden);
+            parts.push(loader.linear_of_rows("ssm_ba.weight", shape, rows)?);
+        }
+    }
+    Ok(LinearWeight::stack(parts))
+}
+
+/// q, k, v and z of a tensor that has a group of rows for each key head: its q, its k, and v and z of its value heads.
+fn grouped_qkvz(
+    own: &OwnHeads,
+    hidden: usize,
+    loader: &WeightLoader,
+) -> anyhow::Result<LinearWeight> {
+    let file = &own.file;
+    let key_dim = file.key_dim;
+    let values = file.num_value_heads / file.num_key_heads * file.value_dim;
+    let group = 2 * key_dim + 2 * values;
+    let parts =
+        [0..key_dim, key_dim..2 * key_dim, 2 * key_dim..group - values, group - values..group];
+    let rows = parts.into_iter().flat_map(|part| own.rows_of_groups(group, part));
+    let size = file.qkv_size() + file.value_size();
+    loader.linear_of_rows("ssm_in.weight", (size, hidden), rows)
 }
 
 #[cfg(test)]

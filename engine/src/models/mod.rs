@@ -64,13 +64,14 @@ type SpecReader = fn(&Keys) -> anyhow::Result<DecoderSpec>;
 type ConfigReader = fn(&ConfigKeys) -> anyhow::Result<DecoderSpec>;
 
 /// `general.architecture` → how to read its spec.
-const ARCHITECTURES: [(&str, SpecReader); 20] = [
+const ARCHITECTURES: [(&str, SpecReader); 21] = [
     ("llama", llama::spec),
     ("llama4", llama4::spec),
     ("qwen2", qwen2::spec),
     ("qwen2moe", qwen2moe::spec),
     ("qwen3", qwen3::spec),
     ("qwen3moe", qwen3moe::spec),
+    ("qwen3next", qwen35::next),
     ("qwen35", qwen35::spec),
     ("qwen35moe", qwen35::spec_with_experts),
     ("gemma2", gemma2::spec),
@@ -155,15 +156,20 @@ pub fn supported() -> Vec<Supported> {
             names.push(name);
         }
     }
-    let of_name = |architecture| {
+    let decoders = names.into_iter().map(|architecture| {
         let types = MODEL_TYPES.iter().filter(|(_, name, _)| *name == architecture);
         Supported {
             architecture,
             has_gguf: ARCHITECTURES.iter().any(|(name, _)| *name == architecture),
             model_types: types.map(|(model_type, ..)| *model_type).collect(),
         }
-    };
-    names.into_iter().map(of_name).collect()
+    });
+    let encoders = ENCODERS.iter().map(|&(architecture, _)| {
+        let types = ENCODER_TYPES.iter().filter(|(_, name, _)| *name == architecture);
+        let model_types = types.map(|(model_type, ..)| *model_type).collect();
+        Supported { architecture, has_gguf: true, model_types }
+    });
+    decoders.chain(encoders).collect()
 }
 
 /// The spec of a model, or an error that names the architecture or key.

@@ -7,7 +7,7 @@ use quire_kernels::{GatedDeltaSpec, RopeStyle, RouterScores};
 use super::config_keys::ConfigKeys;
 use super::gguf_keys::Keys;
 use super::gguf_moe::RouterDefaults;
-use super::spec::{DecoderSpec, ExpertLayout, RecurrentSpec};
+use super::spec::{DecoderSpec, ExpertLayout, ProjectionRows, RecurrentSpec};
 
 /// All released models normalise the weights, and files do not say it.
 const ROUTER: RouterDefaults = RouterDefaults { scores: RouterScores::Softmax, normalises: true };
@@ -16,6 +16,24 @@ const ROUTER: RouterDefaults = RouterDefaults { scores: RouterScores::Softmax, n
 const DEFAULT_INTERVAL: usize = 4;
 
 pub(super) fn spec(keys: &Keys) -> anyhow::Result<DecoderSpec> {
+    of_gguf(keys, true, ProjectionRows::Apart)
+}
+
+pub(super) fn spec_with_experts(keys: &Keys) -> anyhow::Result<DecoderSpec> {
+    keys.with_experts(spec(keys)?, ROUTER)
+}
+
+/// Converters of Qwen3-Next leave the order of heads, and at first left q, k, v and z together.
+pub(super) fn next(keys: &Keys) -> anyhow::Result<DecoderSpec> {
+    let rows = match keys.has_tensor("blk.0.ssm_in.weight") {
+        true => ProjectionRows::Grouped,
+        false => ProjectionRows::GroupedGates,
+    };
+    keys.with_experts(of_gguf(keys, false, rows)?, ROUTER)
+}
+
+/// `is_tiled`: value heads lie in the order of key heads, again and again.
+fn of_gguf(keys: &Keys, is_tiled: bool, rows: ProjectionRows) -> anyhow::Result<DecoderSpec> {
     let mut spec = with_gates(keys.llama_like(RopeStyle::Neox)?);
     let has_attention = has_attention(keys, spec.num_layers())?;
     // The last ones draft tokens, which is not the model's text.
@@ -37,7 +55,7 @@ pub(super) fn spec(keys: &Keys) -> anyhow::Result<DecoderSpec> {
         num_value_heads,
         key_dim: keys.dimension("ssm.state_size")?,
         value_dim: inner_size / num_value_heads,
-        is_tiled: true,
+        is_tiled,
     };
     ensure!(
         inner_size.is_multiple_of(num_value_heads),
@@ -45,13 +63,8 @@ pub(super) fn spec(keys: &Keys) -> anyhow::Result<DecoderSpec> {
         keys.key("ssm.inner_size")
     );
     let taps = keys.dimension("ssm.conv_kernel")?;
-    spec.gated_delta =
-        Some(checked(RecurrentSpec { heads, taps, has_log_rates: false, is_fused: false })?);
+    spec.gated_delta = Some(checked(RecurrentSpec { heads, taps, has_log_rates: false, rows })?);
     Ok(spec)
-}
-
-pub(super) fn spec_with_experts(keys: &Keys) -> anyhow::Result<DecoderSpec> {
-    keys.with_experts(spec(keys)?, ROUTER)
 }
 
 /// Of each layer: a list in the file, or one in so many.
@@ -65,19 +78,19 @@ fn has_attention(keys: &Keys, num_layers: usize) -> anyhow::Result<Vec<bool>> {
 }
 
 pub(super) fn spec_of_config(keys: &ConfigKeys) -> anyhow::Result<DecoderSpec> {
-    of_config(keys, false)
+    of_config(keys, ProjectionRows::Apart)
 }
 
 pub(super) fn moe_of_config(keys: &ConfigKeys) -> anyhow::Result<DecoderSpec> {
-    keys.with_experts(of_config(keys, false)?, ROUTER, ExpertLayout::Rows)
+    keys.with_experts(of_config(keys, ProjectionRows::Apart)?, ROUTER, ExpertLayout::Rows)
 }
 
 /// Qwen3-Next has the projections of Gated DeltaNet in two tensors.
 pub(super) fn next_of_config(keys: &ConfigKeys) -> anyhow::Result<DecoderSpec> {
-    keys.with_experts(of_config(keys, true)?, ROUTER, ExpertLayout::Rows)
+    keys.with_experts(of_config(keys, ProjectionRows::Grouped)?, ROUTER, ExpertLayout::Rows)
 }
 
-fn of_config(keys: &ConfigKeys, is_fused: bool) -> anyhow::Result<DecoderSpec> {
+fn of_config(keys: &ConfigKeys, rows: ProjectionRows) -> anyhow::Result<DecoderSpec> {
     let mut spec = with_gates(keys.llama_like()?);
     spec.zero_centred_norms = true;
     let text = keys.text();
@@ -96,7 +109,7 @@ fn of_config(keys: &ConfigKeys, is_fused: bool) -> anyhow::Result<DecoderSpec> {
         is_tiled: false,
     };
     let taps = text.dimension("linear_conv_kernel_dim")?;
-    spec.gated_delta = Some(checked(RecurrentSpec { heads, taps, has_log_rates: true, is_fused })?);
+    spec.gated_delta = Some(checked(RecurrentSpec { heads, taps, has_log_rates: true, rows })?);
     Ok(spec)
 }
 

@@ -110,8 +110,18 @@ pub struct RecurrentSpec {
     pub taps: usize,
     /// Files have the logarithm of the rates, without sign.
     pub has_log_rates: bool,
-    /// Files have q, k, v and z of each key head together in one tensor, b and a in another.
-    pub is_fused: bool,
+    pub rows: ProjectionRows,
+}
+
+/// How files have the rows of Gated DeltaNet's projections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProjectionRows {
+    /// q, k and v after one another; z, b and a in tensors of their own.
+    Apart,
+    /// As `Apart`, but b and a of each key head together in one tensor.
+    GroupedGates,
+    /// q, k, v and z of each key head together in one tensor, b and a in another.
+    Grouped,
 }
 
 impl RecurrentSpec {

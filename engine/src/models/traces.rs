@@ -10,7 +10,7 @@ use super::Decoder;
 use super::rope::{RopeScaling, RopeSpec};
 use super::spec::{
     AttentionDims, DecoderSpec, ExpertLayout, FfnSpec, IndexerSpec, LatentSpec, LayerSpec, MoeSpec,
-    QueryScale, Reach, RecurrentSpec, SharedExpertSpec,
+    ProjectionRows, QueryScale, Reach, RecurrentSpec, SharedExpertSpec,
 };
 use crate::cache_layout::CacheLayout;
 use crate::kv_cache::KvCache;
@@ -632,7 +632,8 @@ fn qwen35_has_gated_delta_net_and_gated_attention() {
         value_dim: 8,
         is_tiled: true,
     };
-    let recurrent = RecurrentSpec { heads, taps: 4, has_log_rates: false, is_fused: false };
+    let recurrent =
+        RecurrentSpec { heads, taps: 4, has_log_rates: false, rows: ProjectionRows::Apart };
     let layer = spec().layers[0];
     check(
         DecoderSpec {

@@ -85,7 +85,7 @@ const LAYER_PARTS: &[(&str, &str)] = &[
     ("attn_gate.weight", "linear_attn.in_proj_z.weight"),
     ("ssm_beta.weight", "linear_attn.in_proj_b.weight"),
     ("ssm_alpha.weight", "linear_attn.in_proj_a.weight"),
-    ("ssm_qkvz.weight", "linear_attn.in_proj_qkvz.weight"),
+    ("ssm_in.weight", "linear_attn.in_proj_qkvz.weight"),
     ("ssm_ba.weight", "linear_attn.in_proj_ba.weight"),
     ("ssm_conv1d.weight", "linear_attn.conv1d.weight"),
     ("ssm_a", "linear_attn.A_log"),
