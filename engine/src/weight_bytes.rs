@@ -35,6 +35,10 @@ pub(crate) fn weight_bytes(
             let bytes = match (place.gpu(), weights) {
                 (Some(_), _) => 2 * tensor.num_elements,
                 (None, Weights::Float32) => 4 * tensor.num_elements,
+                (None, Weights::Packed) if tensor.name.ends_with("attn_kv_b.weight") => {
+                    // Transposed, which floats alone can be.
+                    2 * tensor.num_elements
+                }
                 (None, Weights::Packed) => packed,
             };
             total = total.saturating_add(bytes);

@@ -69,9 +69,9 @@ pub use kv_layer::KvLayer;
 pub use layer_norm::{LayerNorm, add_layer_norm, layer_norm, post_layer_norm};
 pub use linear::{
     ActivationPrecision, ExpertInput, ExpertWeights, GroupScales, GroupedPart, GroupedWeight,
-    HeadStrides, HeadWeights, Input, LinearError, LinearWeight, Numbers, ScaleKind, WeightFormat,
-    WeightPolicy, WordLayout, ZeroLayout, Zeros, dequantize_row, expert_linear, head_linear,
-    linear,
+    HeadStrides, HeadWeights, Input, LinearError, LinearWeight, Numbers, ScaleKind, SelectedRows,
+    WeightFormat, WeightPolicy, WordLayout, ZeroLayout, Zeros, dequantize_row, expert_linear,
+    head_linear, linear,
 };
 pub use mapped_file::{FileBytes, MappedFile};
 pub use mean_rows::mean_rows;

@@ -4,8 +4,10 @@ use quire_kernels::cases::random_f32;
 use quire_kernels::cpu::SimdLevel;
 use quire_kernels::linear::reference::linear_row;
 use quire_kernels::{
-    ActivationPrecision, Device, GroupScales, GroupedWeight, LinearWeight, Numbers, ScaleKind,
-    Tensor, View, ViewMut, WeightPolicy, WordLayout, ZeroLayout, Zeros, embedding, linear,
+    ActivationPrecision, Device, ExpertInput, ExpertRouting, ExpertWeights, GroupScales,
+    GroupedWeight, LinearWeight, Numbers, RouteExperts, RouterScores, RouterSpec, ScaleKind,
+    Tensor, View, ViewMut, WeightPolicy, WordLayout, ZeroLayout, Zeros, embedding, expert_linear,
+    linear, route_experts,
 };
 
 const OUT: usize = 40;
@@ -361,6 +363,69 @@ fn parts_have_the_values_of_the_whole_or_say_which_border_is_in_the_way() {
                 part.dequantize_row(feature, &mut values);
                 let expected = &whole[row * IN..][columns.clone()];
                 assert_eq!(values, expected, "{layout:?}, row {row}, {columns:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn selected_rows_are_those_of_the_weight() {
+    let order: Vec<usize> = (0..OUT).rev().step_by(3).chain([5, 5]).collect();
+    let device = Device::cpu(1);
+    for layout in layouts() {
+        let data = layout.data();
+        let weight = layout.weight(&data);
+        let selected = weight.select(&order).expect("whole words");
+        let rows = selected.weight();
+        let (mut got, mut want) = (vec![f32::NAN; IN], vec![f32::NAN; IN]);
+        for (place, &row) in order.iter().enumerate() {
+            rows.dequantize_row(place, &mut got);
+            weight.dequantize_row(row, &mut want);
+            assert_eq!(got, want, "{layout:?}: row {row}");
+        }
+        let loaded = LinearWeight::from_groups(&device, &rows, WeightPolicy::Packed);
+        assert_eq!(loaded.expect("it loads").out_features(), order.len(), "{layout:?}");
+    }
+}
+
+#[test]
+fn each_expert_may_have_an_order_of_its_own() {
+    let all = layouts();
+    let ordered = all.iter().filter(|layout| layout.act_order);
+    let plain = all.iter().find(|layout| layout.transposed && !layout.act_order);
+    let layouts: Vec<&Layout> = ordered.chain(plain).collect();
+    let (num_experts, num_chosen, n) = (layouts.len(), 2, 19);
+    assert_eq!(num_experts, 3);
+    let spec = RouterSpec {
+        num_experts,
+        num_chosen,
+        scores: RouterScores::Softmax,
+        groups: None,
+        normalises: true,
+        scale: 1.0,
+    };
+    let (x, logits) = (random_f32(7, n * IN), random_f32(8, n * num_experts));
+    for simd in SimdLevel::available() {
+        let device = Device::cpu_with(3, simd);
+        let load = |layout: &&Layout| {
+            let data = layout.data();
+            LinearWeight::from_groups(&device, &layout.weight(&data), WeightPolicy::Packed).unwrap()
+        };
+        let single: Vec<LinearWeight> = layouts.iter().map(load).collect();
+        let weights = ExpertWeights::new(layouts.iter().map(load).collect(), None).unwrap();
+        let mut routing = ExpertRouting::new(&device, n, num_experts, num_chosen).unwrap();
+        let args = RouteExperts { spec: &spec, choice_bias: None, expert_scales: None };
+        route_experts(&device, &mut routing, View::from_f32(&logits, n, num_experts), &args);
+        let places = n * num_chosen;
+        let mut out = vec![f32::NAN; places * OUT];
+        let view = ViewMut::from_f32(&mut out, places, OUT);
+        let input = ExpertInput::Rows(View::from_f32(&x, n, IN));
+        expert_linear(&device, view, input, &weights, &routing);
+        for (expert, weight) in single.iter().enumerate() {
+            for place in routing.places_of_expert(expert) {
+                let row = routing.rows()[place] as usize;
+                let expected = run(&device, weight, &x[row * IN..][..IN]);
+                assert_eq!(out[place * OUT..][..OUT], expected, "{simd:?}, expert {expert}");
             }
         }
     }

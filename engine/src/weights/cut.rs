@@ -110,6 +110,10 @@ impl WeightLoader<'_> {
         let (shape, expected) =
             ((weight.out_features, weight.in_features), (cut.out_features, cut.in_features));
         ensure!(shape == expected, "is {shape:?}, but the model's keys ask for {expected:?}");
+        if cut.rows.len() > 1 && matches!(cut.columns, [columns] if columns.len() == shape.1) {
+            let rows = weight.select(&cut.rows.iter().cloned().flatten().collect::<Vec<_>>())?;
+            return Ok(self.pack_groups(name, &rows.weight())?);
+        }
         let [columns] = cut.columns else {
             bail!("columns of several runs cannot be cut out of a quantized weight")
         };
@@ -117,8 +121,7 @@ impl WeightLoader<'_> {
             let part = weight
                 .part(rows.clone(), columns.clone())
                 .context("choose another --tensor-parallel-size")?;
-            let weight = LinearWeight::from_groups(self.device(), &part.weight(), self.policy())?;
-            Ok(weight.with_activations(self.activations_of(name)))
+            Ok(self.pack_groups(name, &part.weight())?)
         };
         let mut parts = cut.rows.iter().map(part).collect::<anyhow::Result<Vec<_>>>()?;
         Ok(match parts.len() {

@@ -3,13 +3,14 @@
 use std::ops::Range;
 
 use anyhow::{Context, bail, ensure};
+use half::f16;
 use quire_kernels::{
-    Device, ExpertWeights, HeadWeights, LinearWeight, Tensor, WeightFormat, WeightPolicy,
-    dequantize_row,
+    Device, ExpertWeights, FileBytes, GroupedWeight, HeadWeights, LinearWeight, Tensor,
+    WeightFormat, WeightPolicy, dequantize_row,
 };
 
 use super::cut::{Cut, CutBytes, whole};
-use super::loader::{HostTensor, WeightLoader, factors_beside, find};
+use super::loader::{HostTensor, WeightLoader, ensure_shape, factors_beside, find};
 use crate::models::spec::{ExpertLayout, LatentSpec, MoeSpec};
 
 /// A projection of all experts as the file has it, and what this rank has of it.
@@ -50,7 +51,7 @@ impl WeightLoader<'_> {
             let gates = self.projection(["ffn_gate_exps.weight", "ffn_gate"], &half)?;
             let ups = self.projection(["ffn_up_exps.weight", "ffn_up"], &half)?;
             let pairs = gates.into_iter().zip(ups);
-            pairs.map(|(gate, up)| LinearWeight::stack(vec![gate, up])).collect()
+            pairs.map(|(gate, up)| self.one_order(vec![gate, up])).collect::<anyhow::Result<_>>()?
         };
         let down_layout = match moe.layout {
             ExpertLayout::Rows => ExpertLayout::Rows,
@@ -108,28 +109,67 @@ impl WeightLoader<'_> {
             return Ok((HeadWeights::new(keys)?, HeadWeights::new(values)?));
         }
         let source = self.source().context("only files have weights")?;
-        let tensor = find(source, &self.full_name(name), heads * (nope_dim + value_dim), rank)?;
+        let (full_name, shape) = (self.full_name(name), (heads * (nope_dim + value_dim), rank));
+        let floats;
+        let (format, bytes): (_, FileBytes) = if let Some(weight) = source.quantized(&full_name)? {
+            let found = (weight.out_features, weight.in_features);
+            ensure_shape(source, &full_name, found, shape)?;
+            floats = self.as_floats(&weight);
+            (floats.0, (&floats.1).into())
+        } else {
+            let tensor = find(source, &full_name, shape.0, shape.1)?;
+            (tensor.format, tensor.bytes)
+        };
         ensure!(
-            tensor.format.block_elements() == 1,
-            "tensor \"{}\" is {}, which cannot be transposed",
-            source.name_in_file(&self.full_name(name)),
-            tensor.format
+            format.block_elements() == 1,
+            "tensor \"{}\" is {format}, which cannot be transposed",
+            source.name_in_file(&full_name)
         );
-        let element = tensor.format.block_bytes();
+        let element = format.block_bytes();
         let row_bytes = rank * element;
         let (mut keys, mut values) = (Vec::new(), Vec::new());
         for head in own {
             let first = head * (nope_dim + value_dim);
             let rows = |from: usize, count: usize| {
-                let bytes = from * row_bytes..(from + count) * row_bytes;
-                tensor.bytes.slice(bytes).expect("checked")
+                let range = from * row_bytes..(from + count) * row_bytes;
+                bytes.slice(range).expect("checked")
             };
             let key = columns_as_rows(&rows(first, nope_dim), element, rank, (0..rank).collect());
-            keys.push(self.pack(name, tensor.format, (&key).into(), rank, nope_dim)?);
+            keys.push(self.pack(name, format, (&key).into(), rank, nope_dim)?);
             let value = rows(first + nope_dim, value_dim);
-            values.push(self.pack(name, tensor.format, value, value_dim, rank)?);
+            values.push(self.pack(name, format, value, value_dim, rank)?);
         }
         Ok((HeadWeights::new(keys)?, HeadWeights::new(values)?))
+    }
+
+    /// The numbers of a quantized weight as floats of 16 bits, or of 32 where all weights are.
+    fn as_floats(&self, weight: &GroupedWeight) -> (WeightFormat, Vec<u8>) {
+        let mut row = vec![0.0_f32; weight.in_features];
+        let mut bytes = Vec::new();
+        for feature in 0..weight.out_features {
+            weight.dequantize_row(feature, &mut row);
+            match self.policy() {
+                WeightPolicy::Float32 => bytes.extend(row.iter().flat_map(|x| x.to_le_bytes())),
+                WeightPolicy::Packed => {
+                    bytes.extend(row.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()));
+                }
+            }
+        }
+        match self.policy() {
+            WeightPolicy::Float32 => (WeightFormat::F32, bytes),
+            WeightPolicy::Packed => (WeightFormat::F16, bytes),
+        }
+    }
+
+    /// The gate and up of an expert, stacked.
+    fn one_order(&self, gate_up: Vec<LinearWeight>) -> anyhow::Result<LinearWeight> {
+        let both = LinearWeight::stack(gate_up);
+        ensure!(
+            both.has_one_order(),
+            "\"{}\": gate and up of an expert that have act-orders of their own are not supported",
+            self.full_name("ffn_gate_exps.weight")
+        );
+        Ok(both)
     }
 
     /// The weight of each expert: of the tensor of all of them, or of `<one>.<expert>.weight`.
@@ -154,16 +194,7 @@ impl WeightLoader<'_> {
         let Some(tensor) = source.tensor(&full_name)? else {
             ensure!(is_split(), "the file has no tensor \"{}\"", source.name_in_file(&full_name));
             let names = experts.map(|expert| format!("{one}.{expert}.weight"));
-            let load = |name: String| {
-                let weight = self.linear(&name, out_features, in_features)?;
-                ensure!(
-                    !weight.has_order(),
-                    "\"{}\": experts with act-order are not supported",
-                    source.name_in_file(&self.full_name(&name))
-                );
-                Ok(weight)
-            };
-            return names.map(load).collect();
+            return names.map(|name| self.linear(&name, out_features, in_features)).collect();
         };
         let shown = source.name_in_file(&full_name);
         let len = projection.check(&tensor).with_context(|| format!("tensor \"{shown}\""))?;

@@ -191,8 +191,8 @@ impl<'a> WeightLoader<'a> {
         if let Some(weight) = source.quantized(&full_name)? {
             let shape = (weight.out_features, weight.in_features);
             ensure_shape(source, &full_name, shape, (out_features, in_features))?;
-            return LinearWeight::from_groups(self.device, &weight, self.policy)
-                .map(|weight| weight.with_activations(self.activations.of_tensor(name)))
+            return self
+                .pack_groups(name, &weight)
                 .with_context(|| format!("weight \"{}\"", source.name_in_file(&full_name)));
         }
         let tensor = find(source, &full_name, out_features, in_features)?;
@@ -204,6 +204,16 @@ impl<'a> WeightLoader<'a> {
                 }
                 _ => Ok(weight),
             })
+    }
+
+    /// A matrix of those numbers, multiplied with rows of the precision that `name` has.
+    pub(super) fn pack_groups(
+        &self,
+        name: &str,
+        weight: &GroupedWeight,
+    ) -> Result<LinearWeight, LinearError> {
+        LinearWeight::from_groups(self.device, weight, self.policy)
+            .map(|weight| weight.with_activations(self.activations.of_tensor(name)))
     }
 
     /// A matrix of those bytes, multiplied with rows of the precision that `name` has.
@@ -352,7 +362,8 @@ pub(super) fn factors_beside(
     Ok(factors)
 }
 
-fn ensure_shape(
+/// Fails when `shape` is not what the model's keys say, with both.
+pub(super) fn ensure_shape(
     source: &dyn WeightSource,
     name: &str,
     shape: (usize, usize),

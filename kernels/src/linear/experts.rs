@@ -23,11 +23,13 @@ pub struct ExpertWeights {
 }
 
 impl ExpertWeights {
-    /// At least one expert, all of one shape; `bias` is `[num_experts, out_features]` in the device's type for activations.
+    /// At least one expert, all of one shape, each with one order (`LinearWeight::has_one_order`); `bias` is `[num_experts,
+    /// out_features]` in the device's type for activations.
     pub fn new(mut experts: Vec<LinearWeight>, bias: Option<Tensor>) -> Result<Self, LinearError> {
         let shape = |expert: &LinearWeight| (expert.out_features(), expert.in_features());
         let first = shape(experts.first().expect("there are experts"));
         assert!(experts.iter().all(|expert| shape(expert) == first), "shapes of experts differ");
+        assert!(experts.iter().all(LinearWeight::has_one_order), "orders inside an expert differ");
         if let Some(bias) = &bias {
             assert_eq!((bias.rows(), bias.cols()), (experts.len(), first.0), "bias");
         }

@@ -59,7 +59,8 @@ pub(crate) use cuda::gather as gather_on_cuda;
 pub use experts::{ExpertInput, ExpertWeights, expert_linear};
 pub use format::{WeightFormat, dequantize_row};
 pub use grouped::{
-    GroupScales, GroupedPart, GroupedWeight, Numbers, ScaleKind, WordLayout, ZeroLayout, Zeros,
+    GroupScales, GroupedPart, GroupedWeight, Numbers, ScaleKind, SelectedRows, WordLayout,
+    ZeroLayout, Zeros,
 };
 pub use heads::{HeadStrides, HeadWeights, head_linear};
 pub use input::Input;

@@ -250,10 +250,28 @@ impl LinearWeight {
         std::ptr::null()..std::ptr::null()
     }
 
-    /// Whether weights along k lie in an order of their own, which `expert_linear` does not know.
-    pub fn has_order(&self) -> bool {
-        let ordered = |part: &Part| matches!(part, Part::Packed(part) if part.order.is_some());
-        self.parts.iter().any(ordered)
+    /// Whether weights along k lie in an order of their own.
+    pub(super) fn has_order(&self) -> bool {
+        self.orders().any(|order| order.is_some())
+    }
+
+    /// Whether all packed parts have their weights along k in the same order: `expert_linear` knows one for each expert.
+    pub fn has_one_order(&self) -> bool {
+        let mut orders = self.orders();
+        let first = orders.next();
+        orders.all(|order| Some(order) == first)
+    }
+
+    /// Which k comes where in an expert's packed weights, when it is not the order of x.
+    pub(super) fn order(&self) -> Option<&[u32]> {
+        self.orders().next().flatten()
+    }
+
+    fn orders(&self) -> impl Iterator<Item = Option<&[u32]>> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Packed(part) => Some(part.order.as_deref()),
+            Part::Dense(_) | Part::Cuda(_) => None,
+        })
     }
 
     pub fn out_features(&self) -> usize {

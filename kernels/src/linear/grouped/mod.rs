@@ -1,17 +1,19 @@
 //! Weights whose numbers and scales lie in tensors of their own, as most quantized safetensors have them:
 //! `weight[o][k] = (number[o][k] − zero[o][group]) · scale[o][group] · factor`.
 //!
-//! `numbers` reads the numbers, `scales` the scales and zeros, `part` cuts some out for a rank, `load` packs them: integers
-//! and 4-bit floats into tiles for integer dot products, 8-bit floats as they are. Packed numbers have the values that
-//! `dequantize_row` gives.
+//! `numbers` reads the numbers, `scales` the scales and zeros, `part` cuts some out for a rank, `rows` takes single rows,
+//! `load` packs them: integers and 4-bit floats into tiles for integer dot products, 8-bit floats as they are. Packed numbers
+//! have the values that `dequantize_row` gives.
 
 mod load;
 mod numbers;
 mod part;
+mod rows;
 mod scales;
 
 pub use numbers::{Numbers, WordLayout};
 pub use part::GroupedPart;
+pub use rows::SelectedRows;
 pub use scales::{GroupScales, ScaleKind, ZeroLayout, Zeros};
 
 use super::LinearError;

@@ -79,7 +79,12 @@ impl Numbers<'_> {
     }
 
     /// The number as it is packed.
-    fn code(&self, (out_features, in_features): (usize, usize), feature: usize, k: usize) -> u8 {
+    pub(super) fn code(
+        &self,
+        (out_features, in_features): (usize, usize),
+        feature: usize,
+        k: usize,
+    ) -> u8 {
         match self {
             Self::Float8(bytes) => bytes[feature * in_features + k],
             Self::Int8(bytes) => bytes[feature * in_features + k] ^ 0x80,

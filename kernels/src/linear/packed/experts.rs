@@ -115,6 +115,21 @@ impl ExpertProduct<'_> {
             unsafe { self.job.make_row(self.cpu.simd, row) };
         }
         let rows = rows.map(|row| self.job.x_row(segment.expert, row));
+        let Some(order) = self.job.weight(segment.expert).order() else {
+            return self.quantize_rows(panel, rows);
+        };
+        thread_local! {
+            static ORDERED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+        }
+        ORDERED.with_borrow_mut(|ordered| {
+            ordered.clear();
+            ordered.reserve(PANEL * order.len());
+            ordered.extend(rows.flat_map(|row| order.iter().map(|&k| row[k as usize])));
+            self.quantize_rows(panel, ordered.chunks_exact(order.len()));
+        });
+    }
+
+    fn quantize_rows<'x>(&self, panel: usize, rows: impl Iterator<Item = &'x [f32]> + Clone) {
         for activations in self.activations.iter().flatten() {
             // SAFETY: each panel is one task's.
             unsafe { activations.quantize_panel(self.cpu.simd, panel, rows.clone()) };
