@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use quire_engine::models::rope::RopeScaling;
 use serde_json::{Value, json};
 
+use crate::log::with_log;
 use crate::support::{Model, file_of, with_header};
 
 /// The error of a model that `spoil` spoilt.
@@ -35,7 +36,11 @@ fn what_is_not_text_is_left_out() {
     model.tensor("vision_tower.patch_conv.weight", &[4, 3, 2, 2]);
     model.tensor("multi_modal_projector.linear_1.weight", &[8, 8]);
     model.write_all();
-    assert_eq!(model.load(), Ok(()));
+    let (loaded, lines) = with_log(|| model.load());
+    assert_eq!(loaded, Ok(()));
+    let said = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
+    assert_eq!(said("2 tensors for images, sound or drafts are left out"), 1, "{lines:?}");
+    assert_eq!(said("Python code (auto_map) is ignored"), 1, "{lines:?}");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod directories;
 mod encoders;
 mod fuzz;
+mod log;
 mod malformed;
 mod quantized;
 mod support;
