@@ -85,7 +85,7 @@ impl MemoryPlan {
         let limits = BatchLimits::new(options, default_tokens(options, &place))?;
         let BatchLimits { max_num_seqs, max_num_batched_tokens } = limits;
         let (block_size, compute) = (block_size(options)?, compute(options, machine, &place)?);
-        let head = eagle::plan((files, &spec), options, &place)?;
+        let head = eagle::plan((files, &spec), options, &place, limits)?;
         let kept = head.as_ref().map_or_else(|| rank.clone(), |head| head.beside(&rank));
         let weight_bytes = weight_bytes(files, spec.tied_embeddings, options, &place)?;
         let workspace_bytes = num_ranks as u64 * workspace_bytes(&rank, options, limits, &place);

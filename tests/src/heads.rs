@@ -1,4 +1,5 @@
-//! The committed EAGLE-3 head, as it is and changed into others.
+//! The committed EAGLE-3 head, as it is and changed into others. The drafts of the others in its golden.json were computed in
+//! NumPy from the formulas.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -64,6 +65,46 @@ impl Head {
             .collect();
         self.config.remove("draft_vocab_size");
         self.config.remove("eagle_config");
+        self
+    }
+
+    /// A DFlash drafter of two layers of parts of the same weights, with blocks of 6 tokens.
+    #[must_use]
+    pub fn as_dflash(mut self) -> Self {
+        for name in ["d2t", "t2d", "lm_head.weight"] {
+            self.tensors.remove(name);
+        }
+        for name in ["q", "k", "v"] {
+            self.keep_columns(&format!("midlayer.self_attn.{name}_proj.weight"), 64);
+        }
+        let tensors = std::mem::take(&mut self.tensors);
+        let state_norm = tensors["midlayer.hidden_norm.weight"].clone();
+        let (dtype, _, bytes) = tensors["midlayer.input_layernorm.weight"].clone();
+        let head_norm = (dtype, vec![16], bytes[..32].to_vec());
+        for layer in ["layers.0.", "layers.1."] {
+            for (name, tensor) in &tensors {
+                if let Some(part) =
+                    name.strip_prefix("midlayer.").filter(|p| *p != "hidden_norm.weight")
+                {
+                    self.tensors.insert(format!("{layer}{part}"), tensor.clone());
+                }
+            }
+            for name in ["q", "k"] {
+                self.tensors
+                    .insert(format!("{layer}self_attn.{name}_norm.weight"), head_norm.clone());
+            }
+        }
+        self.tensors.insert("layers.1.input_layernorm.weight".into(), state_norm.clone());
+        self.tensors.insert("hidden_norm.weight".into(), state_norm);
+        for name in ["fc.weight", "norm.weight"] {
+            self.tensors.insert(name.into(), tensors[name].clone());
+        }
+        self.config.remove("draft_vocab_size");
+        self.config.remove("eagle_config");
+        self.config.insert("num_hidden_layers".into(), 2.into());
+        self.config.insert("block_size".into(), 6.into());
+        let own = json!({"mask_token_id": 7, "target_layer_ids": [0, 1, 2]});
+        self.config.insert("dflash_config".into(), own);
         self
     }
 

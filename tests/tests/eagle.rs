@@ -1,4 +1,4 @@
-//! EAGLE heads: the golden drafts, and that guessing changes no bit of an answer.
+//! EAGLE heads and DFlash drafters: the golden drafts, and that guessing changes no bit of an answer.
 
 use std::path::Path;
 
@@ -58,8 +58,29 @@ fn golden_drafts_are_reproduced() {
     check_golden(&committed_head(), "drafts", chunked.clone());
     Head::committed().as_eagle1().written("eagle1", |head| {
         check_golden(head, "eagle1_drafts", options());
-        check_golden(head, "eagle1_drafts", chunked);
+        check_golden(head, "eagle1_drafts", chunked.clone());
     });
+    Head::committed().as_dflash().written("dflash", |head| {
+        check_golden(head, "dflash_drafts", options());
+        check_golden(head, "dflash_drafts", chunked);
+    });
+}
+
+/// The published layout with heads of other sizes, and a block of 8; where its file is there.
+#[test]
+fn golden_drafts_of_a_drafter_are_reproduced() {
+    let drafter = repository("../shared/data/conformance/speculative/dflash_qwen3");
+    let Ok(text) = std::fs::read_to_string(drafter.join("golden.json")) else { return };
+    let golden: Value = serde_json::from_str(&text).expect("JSON");
+    let prompts = Safetensors::open(&repository("tests/data/conformance/qwen3.safetensors"));
+    let files = ModelFiles::open(&tiny_model("qwen3")).expect("committed");
+    let options = EngineOptions { weights: Weights::Float32, ..options() };
+    let mut trial = DraftTrial::new(&files, &with_head(&drafter, 7, options)).expect("it starts");
+    for (index, entry) in golden["prompts"].as_array().expect("prompts").iter().enumerate() {
+        let prompt = prompts.ids(&format!("p{index}.input_ids"));
+        let (_, drafts) = trial.ask(&prompt, 7).expect("it guesses");
+        assert_eq!(serde_json::json!(drafts), entry["drafts"], "{} tokens", prompt.len());
+    }
 }
 
 /// A fifth of them allows no other tokens than the head of the tests guesses.
@@ -77,14 +98,23 @@ fn guessable(max_prompt: u32, max_tokens: u32) -> Vec<Request> {
 #[test]
 fn answers_are_those_without_a_head() {
     let third = Head::committed().guessing(&[20, 21, 22]);
-    let first = Head::committed().as_eagle1();
-    for (family, is_third) in
-        [("llama3", true), ("llama3", false), ("gemma3", true), ("qwen35_vl", true)]
-    {
-        let head = if is_third { &third } else { &first };
+    let (first, block) = (Head::committed().as_eagle1(), Head::committed().as_dflash());
+    for (family, kind) in [
+        ("llama3", "EAGLE-3"),
+        ("llama3", "EAGLE-1"),
+        ("llama3", "DFlash"),
+        ("gemma3", "EAGLE-3"),
+        ("qwen35_vl", "EAGLE-3"),
+    ] {
+        let is_third = kind == "EAGLE-3";
+        let head = match kind {
+            "EAGLE-3" => &third,
+            "EAGLE-1" => &first,
+            _ => &block,
+        };
         let (model, requests) = (tiny_model(family), guessable(50, 24));
         let expected = one_by_one(&start(&model, &uncached(), &[3]), &requests);
-        head.written(&format!("{family}-{is_third}"), |head| {
+        head.written(&format!("{family}-{kind}"), |head| {
             let handle = start(&model, &with_head(head, 5, uncached()), &[3]);
             assert_equal("alone", &expected[..8], &one_by_one(&handle, &requests[..8]));
             assert_equal("together", &expected, &together(&handle, &requests));

@@ -1,4 +1,4 @@
-//! Guessing with an EAGLE head: it follows each step of its model, and goes on alone from there when it is asked.
+//! Guessing with a head of the model, an EAGLE head or a DFlash drafter: it follows each step of its model, and goes on alone from there when it is asked.
 //!
 //! The head's keys and values are one more layer of the cache: the scheduler's blocks, cached prefixes and preemptions are
 //! theirs too. Of a cached prefix that other tokens follow, the key of its last position knows the token that followed
@@ -15,7 +15,8 @@ use quire_scheduler::{Row, SchedulerOutput, SequenceId};
 use crate::config::{EngineConfig, MAX_DRAFTS};
 use crate::kv_cache::KvCache;
 use crate::models::draft_head::HeadWorkspace;
-use crate::models::{Decoder, DraftHead, Features};
+use crate::models::head_spec::BlockSpec;
+use crate::models::{Decoder, DraftHead, Features, HeadSpec};
 use crate::sequence_table::SequenceTable;
 use crate::speculative::{Ask, Guess};
 use crate::step_input::{GroupInputs, StepBuffers, StepInput};
@@ -24,7 +25,7 @@ use crate::workspace::MAX_LOGITS_ROWS;
 /// A head with its memory.
 pub struct Drafting {
     head: DraftHead,
-    /// The head's layer of the cache.
+    /// The head's first layer of the cache.
     layer: usize,
     group: usize,
     block_size: usize,
@@ -41,6 +42,7 @@ pub struct Drafting {
     first_block: usize,
     tables: Vec<u32>,
     max_blocks_per_seq: usize,
+    max_model_len: usize,
     /// Who gets drafts now.
     asked_for: Vec<DraftingRow>,
 }
@@ -73,9 +75,11 @@ impl Drafting {
         let (num_seqs, block_size) = (config.max_num_seqs as usize, config.block_size as usize);
         let layer = model.spec().num_layers();
         let first_block = kv.layer_mut(layer).num_blocks();
-        let num_at_once = num_drafting(num_seqs);
-        kv.add_blocks(device, layer, num_at_once * blocks_per_draft(block_size))?;
         let max_tokens = config.max_num_batched_tokens as usize;
+        let num_at_once = num_drafting(spec, num_seqs, max_tokens);
+        for layer in layer..layer + spec.decoder.num_layers() {
+            kv.add_blocks(device, layer, num_at_once * blocks_per_draft(spec, block_size))?;
+        }
         let workspace = HeadWorkspace::new(device, spec, max_tokens, num_at_once)?;
         let max_blocks_per_seq = (config.max_model_len as usize).div_ceil(block_size);
         Ok(Self {
@@ -95,14 +99,22 @@ impl Drafting {
             first_block,
             tables: vec![0; num_at_once * max_blocks_per_seq],
             max_blocks_per_seq,
+            max_model_len: config.max_model_len as usize,
             asked_for: Vec::with_capacity(num_at_once),
             head,
         })
     }
 
     /// Bytes of the head's own blocks, for planning.
-    pub fn scratch_bytes(bytes_per_token: u64, max_num_seqs: u32, block_size: u32) -> u64 {
-        let blocks = num_drafting(max_num_seqs as usize) * blocks_per_draft(block_size as usize);
+    pub fn scratch_bytes(
+        head: &HeadSpec,
+        bytes_per_token: u64,
+        (max_num_seqs, max_num_batched_tokens): (u32, u32),
+        block_size: u32,
+    ) -> u64 {
+        let rows = (max_num_seqs as usize, max_num_batched_tokens as usize);
+        let blocks =
+            num_drafting(head, rows.0, rows.1) * blocks_per_draft(head, block_size as usize);
         blocks as u64 * u64::from(block_size) * bytes_per_token
     }
 
@@ -165,10 +177,9 @@ impl Drafting {
         if num_kept == 0 {
             return;
         }
-        self.head.fuse(at.0, &mut self.workspace, num_kept);
         let tables = &table.block_tables()[self.group];
         let step = self.rows.input(tables, table.max_blocks_per_seq());
-        self.head.forward(at, &mut self.workspace, kv.layer_mut(self.layer), &step);
+        self.head.follow(at, &mut self.workspace, (kv, self.layer), &step);
         self.keep_states(output, table);
     }
 
@@ -241,13 +252,62 @@ impl Drafting {
         guesses: &mut [Guess],
     ) {
         self.enter_tables(at.0, kv, table);
+        match self.head.spec().block {
+            Some(block) => self.draft_block(at, kv, table, (block, guesses)),
+            None => self.draft_chain(at, kv, guesses),
+        }
+    }
+
+    /// All drafts in one pass.
+    fn draft_block(
+        &mut self,
+        at: (&Device, &Decoder),
+        kv: &mut KvCache,
+        table: &SequenceTable,
+        (block, guesses): (BlockSpec, &mut [Guess]),
+    ) {
+        self.rows.clear();
+        let mut wanted = Vec::new();
+        for (index, drafting) in self.asked_for.iter().enumerate() {
+            let first = index * self.max_blocks_per_seq;
+            let blocks = &self.tables[first..first + self.max_blocks_per_seq];
+            let (start, known) = (drafting.num_tokens - 1, &table.row(drafting.row).tokens);
+            // At the end of the context the block is shorter.
+            let end = (start + block.size).min(self.max_model_len);
+            for position in start..end {
+                let token = if position == start { known[start] } else { block.mask_token };
+                self.rows.push(token, position, blocks, self.block_size);
+            }
+            let row = self.rows.query_start_loc.last().copied().unwrap_or(0);
+            let most = drafting.most.min(end - start - 1) as u32;
+            wanted.extend((1..=most).map(|place| (drafting.ask, row + place)));
+            self.rows.end_sequence(end as u32, index as u32);
+        }
+        let step = self.rows.input(&self.tables, self.max_blocks_per_seq);
+        if let DraftHead::Block(head) = &self.head {
+            head.forward(at, &mut self.workspace, (kv, self.layer), &step);
+        }
+        for wanted in wanted.chunks(self.sampled.len()) {
+            let rows: Vec<u32> = wanted.iter().map(|(_, row)| *row).collect();
+            let HeadWorkspace { states, layer, .. } = &mut self.workspace;
+            let gathered = layer.gathered.first_rows_mut(rows.len());
+            gather_rows(at.0, gathered, states.view(), (&rows[..]).into());
+            if !self.guess(at, wanted.iter().map(|(ask, _)| *ask), guesses) {
+                return;
+            }
+        }
+    }
+
+    /// One draft after the other.
+    fn draft_chain(&mut self, at: (&Device, &Decoder), kv: &mut KvCache, guesses: &mut [Guess]) {
         let rows: Vec<u32> = self.asked_for.iter().map(|drafting| drafting.row.0).collect();
         let states = self.workspace.states.first_rows_mut(rows.len());
         gather_rows(at.0, states, self.states.view(), (&rows[..]).into());
         for depth in 0..self.asked_for.first().map_or(0, |drafting| drafting.most) {
             let wanting = |more: usize| move |row: &&DraftingRow| row.most > depth + more;
             let n = self.asked_for.iter().take_while(wanting(0)).count();
-            if !self.guess(at, n, guesses) {
+            let asks: Vec<usize> = self.asked_for[..n].iter().map(|row| row.ask).collect();
+            if !self.guess(at, asks.iter().copied(), guesses) {
                 return;
             }
             let n = self.asked_for.iter().take_while(wanting(1)).count();
@@ -264,31 +324,40 @@ impl Drafting {
                 self.rows.end_sequence(position as u32 + 1, index as u32);
             }
             let step = self.rows.input(&self.tables, self.max_blocks_per_seq);
-            self.head.forward(at, &mut self.workspace, kv.layer_mut(self.layer), &step);
+            if let DraftHead::Eagle(head) = &self.head {
+                head.forward(at, &mut self.workspace, kv.layer_mut(self.layer), &step);
+            }
             let HeadWorkspace { states, layer, .. } = &mut self.workspace;
             let columns = states.cols();
             states.f32_mut()[..n * columns].copy_from_slice(&layer.residual.f32()[..n * columns]);
         }
     }
 
-    /// One more draft of each of the first `n` rows; `false`: the head's numbers are none.
-    fn guess(&mut self, at: (&Device, &Decoder), n: usize, guesses: &mut [Guess]) -> bool {
+    /// One more draft for each of those asks, whose rows come first; `false`: the head's numbers are none.
+    fn guess(
+        &mut self,
+        at: (&Device, &Decoder),
+        asks: impl ExactSizeIterator<Item = usize>,
+        guesses: &mut [Guess],
+    ) -> bool {
+        let n = asks.len();
         self.head.logits(at, &mut self.workspace, n);
         let greedy = [SampleRow::default(); MAX_LOGITS_ROWS];
         let logits = self.workspace.layer.logits.first_rows_mut(n);
         sample(at.0, &mut self.sampled[..n], logits, &greedy[..n]);
-        for (drafting, sampled) in self.asked_for.iter().zip(&self.sampled[..n]) {
+        for (ask, sampled) in asks.zip(&self.sampled[..n]) {
             if !sampled.finite {
                 return false;
             }
-            guesses[drafting.ask].drafts.push(self.head.to_target(sampled.token));
+            guesses[ask].drafts.push(self.head.to_target(sampled.token));
         }
         true
     }
 
     /// A block table for each row that gets drafts: its own, up to the block where drafts begin.
     fn enter_tables(&mut self, device: &Device, kv: &mut KvCache, table: &SequenceTable) {
-        let size = blocks_per_draft(self.block_size);
+        let size = blocks_per_draft(self.head.spec(), self.block_size);
+        let layers = self.layer..self.layer + self.head.spec().decoder.num_layers();
         for (index, drafting) in self.asked_for.iter().enumerate() {
             let own = self.first_block + index * size;
             let (start, most) = (drafting.num_tokens - 1, self.max_blocks_per_seq);
@@ -300,20 +369,24 @@ impl Drafting {
                 *entry = (own + place) as u32;
             }
             if !start.is_multiple_of(self.block_size) {
-                copy_blocks(device, kv.layer_mut(self.layer), &[(blocks[shared], own as u32)]);
+                for layer in layers.clone() {
+                    copy_blocks(device, kv.layer_mut(layer), &[(blocks[shared], own as u32)]);
+                }
             }
         }
     }
 }
 
 /// Sequences that get drafts at once.
-fn num_drafting(max_num_seqs: usize) -> usize {
-    max_num_seqs.clamp(1, MAX_LOGITS_ROWS)
+fn num_drafting(head: &HeadSpec, max_num_seqs: usize, max_num_batched_tokens: usize) -> usize {
+    let most = max_num_batched_tokens / head.block.map_or(1, |block| block.size);
+    max_num_seqs.min(most).clamp(1, MAX_LOGITS_ROWS)
 }
 
 /// Blocks that drafts of a sequence may reach into, with the one that they begin in.
-fn blocks_per_draft(block_size: usize) -> usize {
-    (block_size + MAX_DRAFTS as usize).div_ceil(block_size)
+fn blocks_per_draft(head: &HeadSpec, block_size: usize) -> usize {
+    let most = head.block.map_or(0, |block| block.size).max(MAX_DRAFTS as usize);
+    (block_size + most).div_ceil(block_size)
 }
 
 /// The arrays of one forward pass of the head; see `StepInput`.

@@ -1,40 +1,22 @@
-//! An EAGLE head: one layer that goes on from the states of a model, a token ahead of them.
-//!
-//! Row p is given the state of position p and the token of position p + 1, and leaves the state of position p + 1 as it
-//! guesses it: the head's vocabulary says which token follows, and row p + 1 goes on from that state and that token.
+//! What guesses from the hidden states of a model: an EAGLE head, or a DFlash drafter. Both have layers of their own in the
+//! model's cache, and follow each of its steps.
 
-use anyhow::ensure;
-use quire_kernels::{
-    DType, Device, DeviceError, KvLayer, LinearWeight, Tensor, View, ViewMut, embedding, linear,
-    rms_norm,
-};
+use quire_kernels::{DType, Device, DeviceError, Tensor, View, ViewMut};
 
 use super::Decoder;
-use super::head_spec::{Features, HeadSpec};
-use crate::layers::{Attention, Before, BlockNorm, Mlp, Norm, Positions};
+use super::block_head::BlockHead;
+use super::eagle_head::EagleHead;
+use super::head_spec::HeadSpec;
+use crate::kv_cache::KvCache;
 use crate::step_input::StepInput;
 use crate::weights::WeightLoader;
 use crate::workspace::Workspace;
 
-/// Weights of a head.
-pub struct DraftHead {
-    spec: HeadSpec,
-    fc: LinearWeight,
-    fc_bias: Option<Tensor>,
-    /// `None`: that of the model.
-    embedding: Option<LinearWeight>,
-    /// Before the layer: of the embedding (EAGLE-3), or of the whole row.
-    input_norm: Option<Norm>,
-    state_norm: Option<Norm>,
-    attention: Attention,
-    mlp_norm: Norm,
-    mlp: Mlp,
-    /// `None`: states go into `lm_head` as they are.
-    norm: Option<Norm>,
-    ones: Norm,
-    /// `None`: that of the model.
-    lm_head: Option<LinearWeight>,
-    positions: Positions,
+/// The weights of either.
+#[expect(clippy::large_enum_variant, reason = "one a process")]
+pub enum DraftHead {
+    Eagle(EagleHead),
+    Block(BlockHead),
 }
 
 /// Buffers of a head; n = rows, all F32.
@@ -43,8 +25,8 @@ pub struct HeadWorkspace {
     pub features: Tensor,
     /// `[n, hidden_size]`: what rows go on from.
     pub states: Tensor,
-    embedded: Tensor, // [n, hidden_size]
-    inputs: Tensor,   // [n, 2 hidden_size]
+    pub embedded: Tensor, // [n, hidden_size]
+    pub inputs: Tensor,   // [n, 2 hidden_size]
     /// `residual` has what the rows leave.
     pub layer: Workspace,
 }
@@ -87,168 +69,60 @@ impl DraftHead {
         loader: &WeightLoader,
         max_model_len: usize,
     ) -> anyhow::Result<Self> {
-        let (decoder, scope) = (&spec.decoder, loader.scope("blk.0.".to_owned()));
-        let (hidden, vocab_size) = (decoder.hidden_size, decoder.vocab_size);
-        let norm = |loader: &WeightLoader, name: &str| {
-            let found = loader.has(name).then(|| loader.norm(name, hidden, false)).transpose()?;
-            anyhow::Ok(found.map(|weight| Norm { weight, eps: decoder.norm_eps }))
-        };
-        let is_third = spec.features != Features::Last;
-        let (width, fc_width) = match is_third {
-            true => (2 * hidden, spec.feature_size()),
-            false => (hidden, 2 * hidden),
-        };
-        let own = |name: &str, rows: usize| {
-            let load = || loader.linear(name, rows, hidden);
-            loader.has(name).then(load).transpose()
-        };
-        let lm_head = own("output.weight", vocab_size)?;
-        ensure!(
-            lm_head.is_some() || spec.to_target.is_none(),
-            "the head has tokens of its own (d2t), but no lm_head.weight"
-        );
         // It has been read with the specification.
         loader.leave_out("d2t");
-        let layer = &decoder.layers[0];
-        Ok(Self {
-            fc: loader.linear("fc.weight", hidden, fc_width)?,
-            fc_bias: loader.has("fc.bias").then(|| loader.bias("fc.bias", hidden)).transpose()?,
-            embedding: own("token_embd.weight", spec.target_vocab_size)?,
-            input_norm: norm(&scope, "attn_norm.weight")?,
-            state_norm: norm(&scope, "hidden_norm.weight")?,
-            attention: Attention::load_of((decoder, layer), width, &scope)?,
-            mlp_norm: Norm {
-                weight: scope.norm("ffn_norm.weight", hidden, false)?,
-                eps: decoder.norm_eps,
-            },
-            mlp: Mlp::load(decoder, decoder.intermediate_size(), &scope)?,
-            norm: norm(loader, "output_norm.weight")?,
-            ones: Norm { weight: loader.ones(hidden)?, eps: decoder.norm_eps },
-            lm_head,
-            positions: Positions::new(decoder, max_model_len, loader.device())?,
-            spec,
-        })
+        match spec.block {
+            Some(_) => BlockHead::load(spec, loader, max_model_len).map(Self::Block),
+            None => EagleHead::load(spec, loader, max_model_len).map(Self::Eagle),
+        }
     }
 
     pub fn spec(&self) -> &HeadSpec {
-        &self.spec
-    }
-
-    /// `ws.states` of the first `n` rows from `ws.features`.
-    pub fn fuse(&self, device: &Device, ws: &mut HeadWorkspace, n: usize) {
-        let (features, states) = (ws.features.first_rows(n), ws.states.first_rows_mut(n));
-        match self.spec.features {
-            Features::Inputs(_) => {
-                linear(device, states, features, &self.fc, self.fc_bias.as_ref());
-            }
-            Features::Last => copy_rows(states, features),
+        match self {
+            Self::Eagle(head) => head.spec(),
+            Self::Block(head) => head.spec(),
         }
     }
 
-    /// All rows of `step`, from `ws.states` and its tokens; what they leave is in `ws.layer.residual`.
-    pub fn forward(
+    /// After a step of the model: the rows of `step`, from `ws.features`. The layers of the head lie from `first_layer` of
+    /// `kv` on.
+    pub fn follow(
         &self,
-        (device, target): (&Device, &Decoder),
+        at: (&Device, &Decoder),
         ws: &mut HeadWorkspace,
-        cache: &mut KvLayer,
+        (kv, first_layer): (&mut KvCache, usize),
         step: &StepInput,
     ) {
-        let n = step.num_tokens();
-        match &self.embedding {
-            Some(table) => {
-                let embedded = ws.embedded.first_rows_mut(n);
-                embedding(device, embedded, step.token_ids, (table, 0), 1.0);
+        match self {
+            Self::Eagle(head) => {
+                head.fuse(at.0, ws, step.num_tokens());
+                head.forward(at, ws, kv.layer_mut(first_layer), step);
             }
-            None => target.embed(device, ws.embedded.first_rows_mut(n), step.token_ids),
+            Self::Block(head) => head.follow(at.0, ws, (kv, first_layer), step),
         }
-        let at = (step, &self.positions);
-        match self.spec.features {
-            Features::Inputs(_) => {
-                self.normalise(device, ws, n);
-                let x = ws.inputs.first_rows(n);
-                self.attention.attend_rows(device, &mut ws.layer, x, cache, at);
+    }
+
+    /// The first `n` rows of `ws.states`, a drafter's of `ws.layer.gathered` → logits over the head's vocabulary, in
+    /// `ws.layer.logits`.
+    pub fn logits(&self, at: (&Device, &Decoder), ws: &mut HeadWorkspace, n: usize) {
+        match self {
+            Self::Eagle(head) => head.logits(at, ws, n),
+            Self::Block(_) => {
+                let Workspace { gathered, logits, .. } = &mut ws.layer;
+                let (out, x) = (logits.first_rows_mut(n), gathered.first_rows(n));
+                at.1.project_to_vocabulary(at.0, out, x);
             }
-            Features::Last => {
-                self.combine(device, ws, n);
-                let x = ws.states.first_rows(n);
-                self.attention.attend_rows(device, &mut ws.layer, x, cache, at);
-            }
-        }
-        self.attention.output.project(device, &mut ws.layer, n);
-        let before = Before::Block;
-        self.mlp.forward(
-            device,
-            &mut ws.layer,
-            n,
-            Some(BlockNorm { norm: &self.mlp_norm, before }),
-        );
-        // Only the sum is of use.
-        BlockNorm { norm: &self.ones, before }.apply(device, &mut ws.layer, n);
-    }
-
-    /// EAGLE-3: embedding and state, each after its norm, side by side → `ws.inputs`; the state goes on.
-    fn normalise(&self, device: &Device, ws: &mut HeadWorkspace, n: usize) {
-        let hidden = self.spec.decoder.hidden_size;
-        let (first, second) = (0..hidden, hidden..2 * hidden);
-        let HeadWorkspace { states, embedded, inputs, layer, .. } = ws;
-        put(
-            device,
-            inputs.first_rows_mut(n).columns(first),
-            embedded.first_rows(n),
-            self.input_norm.as_ref(),
-        );
-        let out = inputs.first_rows_mut(n).columns(second.clone());
-        put(device, out, states.first_rows(n), self.state_norm.as_ref());
-        let kept = match self.spec.norm_before_residual {
-            true => inputs.first_rows(n).columns(second),
-            false => states.first_rows(n),
-        };
-        copy_rows(layer.residual.first_rows_mut(n), kept);
-    }
-
-    /// EAGLE-1 and 2: one row of embedding and state, which goes on and → `ws.states` after its norm, if it has one.
-    fn combine(&self, device: &Device, ws: &mut HeadWorkspace, n: usize) {
-        let hidden = self.spec.decoder.hidden_size;
-        let HeadWorkspace { states, embedded, inputs, layer, .. } = ws;
-        copy_rows(inputs.first_rows_mut(n).columns(0..hidden), embedded.first_rows(n));
-        copy_rows(inputs.first_rows_mut(n).columns(hidden..2 * hidden), states.first_rows(n));
-        let residual = layer.residual.first_rows_mut(n);
-        linear(device, residual, inputs.first_rows(n), &self.fc, self.fc_bias.as_ref());
-        put(
-            device,
-            states.first_rows_mut(n),
-            layer.residual.first_rows(n),
-            self.input_norm.as_ref(),
-        );
-    }
-
-    /// The first `n` rows of `ws.states` → logits over the head's vocabulary, in `ws.layer.logits`.
-    pub fn logits(&self, (device, target): (&Device, &Decoder), ws: &mut HeadWorkspace, n: usize) {
-        let Workspace { gathered, logits, .. } = &mut ws.layer;
-        put(device, gathered.first_rows_mut(n), ws.states.first_rows(n), self.norm.as_ref());
-        let (out, x) = (logits.first_rows_mut(n), gathered.first_rows(n));
-        match &self.lm_head {
-            Some(head) => linear(device, out, x, head, None),
-            None => target.project_to_vocabulary(device, out, x),
         }
     }
 
     /// The model's id of a token of the head.
     pub fn to_target(&self, token: u32) -> u32 {
-        self.spec.to_target.as_ref().map_or(token, |map| map[token as usize])
-    }
-}
-
-/// `out = norm(x)`, or x.
-fn put(device: &Device, out: ViewMut, x: View, norm: Option<&Norm>) {
-    match norm {
-        Some(Norm { weight, eps }) => rms_norm(device, out, x, weight, *eps),
-        None => copy_rows(out, x),
+        self.spec().to_target.as_ref().map_or(token, |map| map[token as usize])
     }
 }
 
 /// On the CPU, where heads run.
-fn copy_rows(mut out: ViewMut, x: View) {
+pub(super) fn copy_rows(mut out: ViewMut, x: View) {
     for row in 0..x.rows() {
         out.row_f32_mut(row).copy_from_slice(x.row_f32(row));
     }

@@ -1,4 +1,4 @@
-//! What an EAGLE head is: read from its config.json and tensors, and checked against the model that it guesses for.
+//! What an EAGLE head or a DFlash drafter is: read from its config.json and tensors, and checked against the model that it guesses for.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,11 +10,14 @@ use super::spec::DecoderSpec;
 use crate::weights::ModelFiles;
 use crate::weights::directory::ModelDirectory;
 
-/// A head of one layer.
+/// Largest block of a drafter.
+const MAX_BLOCK: usize = 64;
+
+/// A head of one layer, or a drafter of some.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HeadSpec {
     pub path: PathBuf,
-    /// Its layer, on the hidden size of the model. The vocabulary is that of its guesses.
+    /// Its layers, on the hidden size of the model. The vocabulary is that of its guesses.
     pub decoder: DecoderSpec,
     /// Tokens of the model.
     pub target_vocab_size: usize,
@@ -23,8 +26,19 @@ pub struct HeadSpec {
     pub norm_before_residual: bool,
     /// For each of its tokens the model's; `None`: the same.
     pub to_target: Option<Arc<[u32]>>,
+    /// It guesses blocks (DFlash).
+    pub block: Option<BlockSpec>,
     /// Bytes of its files.
     pub num_bytes: u64,
+}
+
+/// A block of guesses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockSpec {
+    /// Tokens, the known first one counted.
+    pub size: usize,
+    /// Stands for tokens that are not known.
+    pub mask_token: u32,
 }
 
 /// What of the model's forward pass a head is given.
@@ -32,7 +46,7 @@ pub struct HeadSpec {
 pub enum Features {
     /// What the model's last norm leaves: EAGLE-1 and 2 (Li et al. 2024, arXiv 2401.15077 and 2406.16858).
     Last,
-    /// What these layers are given, side by side: EAGLE-3 (Li et al. 2025, arXiv 2503.01840).
+    /// What these layers are given, side by side: EAGLE-3 (Li et al. 2025, arXiv 2503.01840), and DFlash.
     Inputs(Vec<usize>),
 }
 
@@ -45,14 +59,23 @@ impl HeadSpec {
         let name = files.path().display();
         let directory = match files {
             ModelFiles::Directory(directory) if directory.is_draft_head() => directory,
-            _ => bail!("{name} is no directory with an EAGLE head (fc.weight is missing)"),
+            _ => bail!("{name} is no directory with an EAGLE head or a DFlash drafter"),
         };
         if let Some(tensor) = directory.unknown_tensor() {
-            bail!("{name}: tensor {tensor:?} has no place in an EAGLE head");
+            bail!("{name}: tensor {tensor:?} has no place in a head that guesses");
         }
         let mut decoder = ConfigKeys::new(directory, "eagle").llama_like()?;
+        decoder.qk_norm = directory.has_tensor("blk.0.attn_q_norm.weight");
+        let block = block(directory, target.vocab_size)?;
         let target_name = target_files.path();
         ensure_fits(files.path(), &decoder, (target, target_name))?;
+        ensure!(
+            block.is_some() || decoder.num_layers() == 1,
+            "{name} has {} layers; a head has one",
+            decoder.num_layers()
+        );
+        let has_windows = decoder.layers.iter().any(|layer| layer.window.is_some());
+        ensure!(block.is_none() || !has_windows, "{name}: drafters with windows are not supported");
         let features = features(directory, (target, target_name))?;
         let draft_vocab_size = directory.config().top().optional_dimension("draft_vocab_size")?;
         decoder.vocab_size = draft_vocab_size.unwrap_or(decoder.vocab_size);
@@ -71,6 +94,7 @@ impl HeadSpec {
             features,
             norm_before_residual: flag(directory, "norm_before_residual")?,
             to_target,
+            block,
             num_bytes: directory.num_bytes(),
         })
     }
@@ -97,7 +121,6 @@ fn ensure_fits(
     (target, target_path): (&DecoderSpec, &Path),
 ) -> anyhow::Result<()> {
     let (name, target_name) = (path.display(), target_path.display());
-    ensure!(head.num_layers() == 1, "{name} has {} layers; a head has one", head.num_layers());
     ensure!(
         head.hidden_size == target.hidden_size,
         "the head {name} has {} channels, the model {target_name} has {}",
@@ -132,9 +155,14 @@ fn features(
         Some(&[_, width]) => width as usize,
         _ => bail!("{name}: fc.weight is no matrix"),
     };
-    let (hidden, is_third) = (target.hidden_size, directory.has_tensor("blk.0.hidden_norm.weight"));
-    let layers = if is_third { inputs(directory, (target, target_path))? } else { Vec::new() };
-    let (what, expected) = match is_third {
+    let hidden = target.hidden_size;
+    let has_norm = |name: &str| directory.has_tensor(name);
+    let sees_layers = has_norm("blk.0.hidden_norm.weight") || has_norm("hidden_norm.weight");
+    let layers = match sees_layers {
+        true => inputs(directory, (target, target_path))?,
+        false => Vec::new(),
+    };
+    let (what, expected) = match sees_layers {
         true => (format!("{} layers", layers.len()), layers.len() * hidden),
         false => ("an embedding and a state".to_owned(), 2 * hidden),
     };
@@ -143,17 +171,20 @@ fn features(
         "the head {name} takes {width} channels (fc.weight), but {what} of the model {} have {expected}",
         target_path.display()
     );
-    Ok(if is_third { Features::Inputs(layers) } else { Features::Last })
+    Ok(if sees_layers { Features::Inputs(layers) } else { Features::Last })
 }
 
-/// The layers whose inputs an EAGLE-3 head is given. In `eagle_config` heads name layers by their outputs, as SpecForge and
-/// SGLang do; at the first level of config.json by their inputs, as vLLM does, whose defaults count too.
+/// The layers whose inputs a head is given. In `eagle_config` heads name layers by their outputs, as SpecForge and SGLang do,
+/// and so do drafters; at the first level of config.json by their inputs, as vLLM does, whose defaults count too.
 fn inputs(
     directory: &ModelDirectory,
     (target, target_path): (&DecoderSpec, &Path),
 ) -> anyhow::Result<Vec<usize>> {
     let (top, key) = (directory.config().top(), "eagle_aux_hidden_state_layer_ids");
-    let nested = top.section("eagle_config")?.map(|section| section.counts(key));
+    let nested = match top.section("dflash_config")? {
+        Some(section) => Some(section.counts("target_layer_ids")),
+        None => top.section("eagle_config")?.map(|section| section.counts(key)),
+    };
     let num_layers = target.num_layers() as u64;
     let inputs: Vec<u64> = match (nested.transpose()?.flatten(), top.counts(key)?) {
         (Some(outputs), _) => outputs.iter().map(|output| output.saturating_add(1)).collect(),
@@ -170,6 +201,22 @@ fn inputs(
         );
     }
     Ok(inputs.into_iter().map(|input| input as usize).collect())
+}
+
+/// The block of a DFlash drafter.
+fn block(directory: &ModelDirectory, vocab_size: usize) -> anyhow::Result<Option<BlockSpec>> {
+    let top = directory.config().top();
+    let Some(section) = top.section("dflash_config")? else { return Ok(None) };
+    let name = directory.path().display();
+    let size = top.dimension("block_size")?;
+    ensure!((2..=MAX_BLOCK).contains(&size), "{name}: block_size {size} is not in 2..={MAX_BLOCK}");
+    // 0 is a token, too.
+    let mask_token = section.number("mask_token_id")?.filter(|&id| id >= 0.0);
+    let mask_token = mask_token.filter(|&id| id.fract() == 0.0 && id < vocab_size as f64);
+    let mask_token = mask_token.with_context(|| {
+        format!("{name}: mask_token_id is none of the model's {vocab_size} tokens")
+    })?;
+    Ok(Some(BlockSpec { size, mask_token: mask_token as u32 }))
 }
 
 /// d2t has for each token of the head how far the model's id lies behind it.

@@ -1,6 +1,7 @@
 //! The registry: one small file an architecture, mapping a file's keys to a `DecoderSpec`.
 
 mod bert;
+mod block_head;
 mod config_keys;
 mod config_moe;
 mod config_rope;
@@ -8,6 +9,7 @@ pub mod decoder;
 mod deepseek2;
 mod deepseek32;
 pub mod draft_head;
+mod eagle_head;
 pub mod encoder;
 mod encoder_keys;
 pub mod encoder_spec;
@@ -22,7 +24,7 @@ mod gguf_moe;
 mod gguf_rope;
 mod glm4moe;
 mod gpt_oss;
-mod head_spec;
+pub mod head_spec;
 mod llama;
 mod llama4;
 mod mistral3;

@@ -1,5 +1,5 @@
-//! Drafts by an EAGLE head (Li et al. 2024, 2025): a layer of its own that goes on from the model's hidden states, where the
-//! model keeps them. So the runner drafts (`model_runner/drafting.rs`), and this asks it to.
+//! Drafts by an EAGLE head (Li et al. 2024, 2025) or a DFlash drafter: layers of their own that go on from the model's hidden
+//! states, where the model keeps them. So the runner drafts (`model_runner/drafting.rs`), and this asks it to.
 
 use std::time::Instant;
 
@@ -50,6 +50,7 @@ pub fn plan(
     (files, spec): (&ModelFiles, &DecoderSpec),
     options: &EngineOptions,
     place: &Place,
+    limits: BatchLimits,
 ) -> anyhow::Result<Option<HeadSpec>> {
     let Some(method) = options.speculative.as_ref().map(|own| &own.method) else { return Ok(None) };
     let SpeculativeMethod::Eagle(path) = method else { return Ok(None) };
@@ -62,7 +63,14 @@ pub fn plan(
     );
     ensure!(num_ranks == 1, "{}: not with --tensor-parallel-size {num_ranks} yet", flag());
     let head = ModelFiles::open(path).with_context(flag)?;
-    HeadSpec::read(&head, (spec, files)).map(Some).with_context(flag)
+    let head = HeadSpec::read(&head, (spec, files)).with_context(flag)?;
+    let (size, most) = (head.block.map_or(1, |block| block.size), limits.max_num_batched_tokens);
+    ensure!(
+        size <= most as usize,
+        "{}: a block has {size} tokens, a step {most} (--max-num-batched-tokens)",
+        flag()
+    );
+    Ok(Some(head))
 }
 
 /// Bytes of the weights of a head, if there is one, buffers and own blocks; its keys and values are counted with the model's.
@@ -81,7 +89,12 @@ pub fn num_bytes(
     };
     let rows = (max_num_batched_tokens as usize, max_num_seqs as usize);
     let bytes_per_token = KvCache::bytes_per_token(&head.decoder, kv_dtype, false);
-    weights
-        .saturating_add(HeadWorkspace::num_bytes(head, rows.0, rows.1))
-        .saturating_add(Drafting::scratch_bytes(bytes_per_token, max_num_seqs, block_size))
+    weights.saturating_add(HeadWorkspace::num_bytes(head, rows.0, rows.1)).saturating_add(
+        Drafting::scratch_bytes(
+            head,
+            bytes_per_token,
+            (max_num_seqs, max_num_batched_tokens),
+            block_size,
+        ),
+    )
 }

@@ -114,7 +114,8 @@ pub(crate) struct EngineArgs {
     batch_invariant: bool,
 
     /// Guess tokens and verify several in one step, which changes no answer: ngram guesses what followed the same tokens
-    /// earlier in the text, draft:PATH asks a smaller model with the same vocabulary, eagle:PATH an EAGLE head of the model,
+    /// earlier in the text, draft:PATH asks a smaller model with the same vocabulary, eagle:PATH an EAGLE head of the model
+    /// or a DFlash drafter,
     /// skip:4-8 the model without its layers 4 to 8
     #[arg(long, value_name = "METHOD")]
     speculative: Option<SpeculativeMethod>,

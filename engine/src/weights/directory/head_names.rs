@@ -1,4 +1,4 @@
-//! What the tensors of an EAGLE head's checkpoint are to the loader, which uses the names of GGUF.
+//! What the tensors of an EAGLE head or a DFlash drafter are to the loader, which uses the names of GGUF.
 
 use super::names::{Meaning, Prefixes, layer_part};
 
@@ -10,11 +10,12 @@ pub(super) struct HeadNames {
 
 const PREFIXES: [&str; 2] = ["", "model."];
 
-/// The one layer of EAGLE-3, and of EAGLE-1 and 2.
-const LAYERS: [&str; 2] = ["midlayer.", "layers.0."];
+/// What the one layer of EAGLE-3 is called, and the first of other heads.
+const FIRST_LAYERS: [&str; 2] = ["midlayer.", "layers.0."];
 
 /// The loader's name, and the checkpoint's after its prefix.
-const PARTS: [(&str, &str); 6] = [
+const PARTS: [(&str, &str); 7] = [
+    ("hidden_norm.weight", "hidden_norm.weight"),
     ("fc.weight", "fc.weight"),
     ("fc.bias", "fc.bias"),
     ("d2t", "d2t"),
@@ -29,7 +30,7 @@ const STATE_NORM: (&str, &str) = ("blk.0.hidden_norm.weight", "hidden_norm.weigh
 impl HeadNames {
     /// `None`: the checkpoint is no head.
     pub(super) fn find(has_tensor: impl Fn(&str) -> bool) -> Option<Self> {
-        let all = PREFIXES.iter().flat_map(|prefix| LAYERS.map(|layer| (*prefix, layer)));
+        let all = PREFIXES.iter().flat_map(|prefix| FIRST_LAYERS.map(|layer| (*prefix, layer)));
         let mut found = all.filter(|(prefix, layer)| {
             has_tensor(&format!("{prefix}fc.weight"))
                 && has_tensor(&format!("{prefix}{layer}self_attn.q_proj.weight"))
@@ -46,11 +47,14 @@ impl HeadNames {
         if name == "t2d" {
             return Meaning::Nothing;
         }
-        let Some(part) = name.strip_prefix(self.layer) else { return Meaning::Unknown };
-        if part == STATE_NORM.1 {
-            return Meaning::Layer { index: 0, name: STATE_NORM.0.to_owned() };
-        }
-        layer_part(&format!("layers.0.{part}"), false).unwrap_or(Meaning::Unknown)
+        let plain = match name.strip_prefix(self.layer) {
+            Some(part) if part == STATE_NORM.1 => {
+                return Meaning::Layer { index: 0, name: STATE_NORM.0.to_owned() };
+            }
+            Some(part) => format!("{}{part}", FIRST_LAYERS[1]),
+            None => name.to_owned(),
+        };
+        layer_part(&plain, false).unwrap_or(Meaning::Unknown)
     }
 
     pub(super) fn name_in_file(&self, name: &str) -> String {
@@ -62,9 +66,9 @@ impl HeadNames {
             return format!("{prefix}{layer}{}", STATE_NORM.1);
         }
         let plain = Prefixes::find(|name| name == "embed_tokens.weight").name_in_file(name);
-        match plain.strip_prefix("layers.0.") {
+        match plain.strip_prefix(FIRST_LAYERS[1]) {
             Some(part) => format!("{prefix}{layer}{part}"),
-            None => plain,
+            None => format!("{prefix}{plain}"),
         }
     }
 }
