@@ -9,8 +9,8 @@ const VOCABULARY: usize = 23;
 const HIDDEN: usize = 512;
 
 pub fn cases() -> Vec<Case> {
-    let formats = [WeightFormat::F32, WeightFormat::BF16, WeightFormat::Q8_0, WeightFormat::Q6K];
-    formats.iter().flat_map(|&format| [case(1, format, 1.0), case(40, format, 24.5)]).collect()
+    let formats = WeightFormat::ALL.iter();
+    formats.flat_map(|&format| [case(1, format, 1.0), case(40, format, 24.5)]).collect()
 }
 
 /// Half of the table has the given format, the rest is Q4_1.

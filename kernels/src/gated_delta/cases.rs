@@ -15,6 +15,8 @@ pub fn cases() -> Vec<Case> {
         ("mixed", MIXED, (2, 4, 16, 16), true),
         ("mixed", MIXED, (3, 3, 18, 87), false),
         ("long", &[&[300, 1]], (1, 2, 32, 64), true),
+        ("wide", MIXED, (1, 2, 64, 40), false),
+        ("wide", MIXED, (1, 1, 200, 24), false),
         ("decode", &[&[1][..]; 8], (16, 32, 128, 128), false),
         ("prefill", &[&[256]], (16, 16, 128, 128), false),
     ]

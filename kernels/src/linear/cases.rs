@@ -168,11 +168,13 @@ fn logits_case(n: usize, k: usize, out_features: usize) -> Case {
 /// Rows, experts, experts of a row, features, k.
 type ExpertShape = (usize, usize, usize, usize, usize);
 
-const EXPERT_SHAPES: [ExpertShape; 5] = [
+const EXPERT_SHAPES: [ExpertShape; 7] = [
     (1, 1, 1, 5, 32),
     (1, 8, 2, 33, 64),
     (5, 4, 3, 50, 96),
+    (3, 4, 1, 9, 256),
     (40, 6, 2, 70, 256),
+    (99, 3, 1, 9, 256),
     (300, 3, 1, 33, 256),
 ];
 
