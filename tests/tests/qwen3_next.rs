@@ -24,6 +24,7 @@ type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 const NAMES: &[(&str, &str)] = &[
     ("model.embed_tokens", "token_embd"),
     ("model.norm", "output_norm"),
+    ("lm_head", "output"),
     ("model.layers", "blk"),
     ("linear_attn.A_log", "ssm_a"),
     ("linear_attn.dt_bias", "ssm_dt.bias"),
