@@ -345,7 +345,10 @@ impl Loop {
             }
         }
         let now = Instant::now();
-        for event in self.scheduler.update(&result.output) {
+        let events = self.scheduler.update(&result.output);
+        // Before the events: who has read an answer's end finds its step counted.
+        self.queue.publish(self.scheduler.stats());
+        for event in events {
             let index = event.index_in_step.map(|index| index as usize);
             let logprobs = index.map_or(&[][..], |index| &result.logprobs[index]);
             let Some(live) = self.live.get_mut(&event.id) else { continue };
