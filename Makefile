@@ -6,7 +6,7 @@ PYTHON ?= python3
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build model tokenizers cuda-toolchain serve test mutations clients check fmt clean
+.PHONY: help build model tokenizers cuda-toolchain serve test test-deploy mutations clients check fmt clean
 
 help: ## Print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1@\2/p' $(MAKEFILE_LIST) | while IFS=@ read name text; do printf '  make %-22s %s\n' "$$name" "$$text"; done
@@ -29,6 +29,10 @@ serve: build model ## Build, get the default model, serve it on 127.0.0.1:8000
 test: model tokenizers cuda-toolchain ## Run every test: Rust, then the Python clients
 	$(CARGO) test --release --locked --workspace
 	@$(MAKE) --no-print-directory clients
+
+test-deploy: build model ## Check deploy/ with the real tools (ARGS="-m 'not long'": in a minute; gets 82 MB from PyPI and Debian)
+	@$(PYTHON) deploy/tests/tools.py
+	PYTHONPATH=deploy/.tools/site $(PYTHON) -m pytest -q -p no:cacheprovider deploy/tests $(ARGS)
 
 mutations: ## Plant every bug of the mutation test in the CUDA kernels (minutes; PART=attention: those of some files)
 	QUIRE_ALL_MUTATIONS=$(or $(PART),1) $(CARGO) test --release --locked --package quire-kernels --test cuda_mutations -- --nocapture
