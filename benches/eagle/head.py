@@ -27,11 +27,25 @@ class Head(nn.Module):
             "midlayer.mlp.up_proj": (target.intermediate_size, hidden),
             "midlayer.mlp.down_proj": (hidden, target.intermediate_size),
         }
+        sizes["lm_head"] = (len(vocabulary), hidden)
         matrices = {name: nn.Parameter(torch.randn(shape) * shape[1] ** -0.5) for name, shape in sizes.items()}
-        # It begins with what the target says of the same tokens.
-        matrices["lm_head"] = nn.Parameter(target.lm_head[vocabulary].clone())
         norms = ["midlayer.input_layernorm", "midlayer.hidden_norm", "midlayer.post_attention_layernorm", "norm"]
         ones = {name: nn.Parameter(torch.ones(hidden)) for name in norms}
+        # It begins near what the target makes of its deepest features: its last MLP, norm and output layer.
+        matrices["fc"].data[:, : 2 * hidden] *= 0.1
+        matrices["fc"].data[:, 2 * hidden :] = torch.eye(hidden)
+        matrices["midlayer.self_attn.o_proj"].data *= 0.1
+        last = f"blk.{target.num_layers - 1}."
+        copied = {
+            "midlayer.mlp.gate_proj": last + "ffn_gate",
+            "midlayer.mlp.up_proj": last + "ffn_up",
+            "midlayer.mlp.down_proj": last + "ffn_down",
+            "midlayer.post_attention_layernorm": last + "ffn_norm",
+            "norm": "output_norm",
+        }
+        for name, source in copied.items():
+            {**matrices, **ones}[name].data = target.weights[f"{source}.weight"].clone()
+        matrices["lm_head"].data = target.lm_head[vocabulary].clone()
         self.weights = nn.ParameterDict({name.replace(".", "/"): value for name, value in {**matrices, **ones}.items()})
 
     def weight(self, name):

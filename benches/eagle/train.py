@@ -20,6 +20,8 @@ STEP_WEIGHT = 0.8
 LENGTH = 192
 BATCH = 6
 HELD_OUT = 16
+# The head so far is written this often.
+SECONDS_TO_SAVE = 120
 
 
 def main():
@@ -121,7 +123,7 @@ def train(head, examples, args):
     start, end = time.monotonic(), time.monotonic() + 60 * args.minutes
     optimizer = torch.optim.AdamW(head.parameters(), lr=args_rate(0), betas=(0.9, 0.95), weight_decay=0.01)
     generator = torch.Generator().manual_seed(1)
-    number, mean = 0, None
+    number, mean, saved = 0, None, start
     while time.monotonic() < end:
         part = (time.monotonic() - start) / (end - start)
         optimizer.param_groups[0]["lr"] = args_rate(part)
@@ -138,6 +140,9 @@ def train(head, examples, args):
         number += 1
         if number % 20 == 0:
             say(f"step {number}, loss {mean:.3f}")
+        if time.monotonic() - saved > SECONDS_TO_SAVE:
+            head.save(args.head)
+            saved = time.monotonic()
 
 
 def args_rate(part):

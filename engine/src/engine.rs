@@ -21,7 +21,7 @@ use crate::model_runner::{MAX_END_TOKENS, StepJob, StepResult};
 use crate::plan::MemoryPlan;
 use crate::pooling::PoolingKind;
 use crate::ranks::Ranks;
-use crate::request::FinishReason;
+use crate::request::{DraftCount, FinishReason};
 use crate::sequence_table::{RowInit, RowSampling};
 use crate::speculative::{Speculation, proposer_of};
 use crate::step_runner::{Reply, StepRunner};
@@ -358,7 +358,9 @@ impl Loop {
                     live.emit_embedding(embedding, now, &self.metrics);
                 }
             } else {
-                live.emit_tokens(&event.new_tokens, logprobs, now, &self.metrics);
+                let (num_tokens, num_right) = (event.num_drafts, event.num_right_drafts);
+                let tokens = (&event.new_tokens[..], DraftCount { num_tokens, num_right });
+                live.emit_tokens(tokens, logprobs, now, &self.metrics);
                 if let Some(speculation) = &mut self.speculation {
                     speculation.learn(event.id, &event.new_tokens);
                 }

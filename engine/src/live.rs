@@ -8,7 +8,7 @@ use quire_scheduler as scheduler;
 use crate::handle::EventSender;
 use crate::metrics::{EngineMetrics, RequestTimes};
 use crate::request::{
-    FinishReason, Finished, Started, StreamEvent, TokenId, TokenLogprobs, TokenOutput,
+    DraftCount, FinishReason, Finished, Started, StreamEvent, TokenId, TokenLogprobs, TokenOutput,
 };
 use crate::sequence_table::RowSampling;
 
@@ -87,11 +87,11 @@ impl Live {
         self.events.send(StreamEvent::Embedding(embedding));
     }
 
-    /// Sends tokens that the scheduler accepted in one step, with their log probabilities where there are any.
+    /// Sends tokens that the scheduler accepted in one step, after its drafts, with their log probabilities where there are any.
     /// `false`: the client has gone.
     pub fn emit_tokens(
         &mut self,
-        tokens: &[TokenId],
+        (tokens, drafts): (&[TokenId], DraftCount),
         logprobs: &[TokenLogprobs],
         now: Instant,
         metrics: &EngineMetrics,
@@ -102,6 +102,9 @@ impl Live {
         self.observe(now, metrics);
         self.num_output_tokens += tokens.len() as u32;
         metrics.generated(tokens.len() as u32);
+        if drafts.num_tokens > 0 {
+            self.events.send(StreamEvent::Drafts(drafts));
+        }
         let output = |(index, &token): (usize, &TokenId)| {
             let logprobs = logprobs.get(index).cloned();
             self.events.send(StreamEvent::Token(TokenOutput { token, logprobs }))

@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::pooling::PoolingParams;
 use crate::validate::InvalidRequest;
 
-pub use quire_scheduler::TokenId;
+pub use quire_scheduler::{DraftStats, TokenId};
 
 /// One prompt to continue once. A front-end that wants `n` answers submits `n` requests; they share the prompt's
 /// blocks through the prefix cache.
@@ -110,10 +110,12 @@ pub struct TokenLogprobs {
     pub top: Vec<(TokenId, f32)>,
 }
 
-/// What a `TokenStream` yields: `Started` once, then tokens or an embedding, then `Finished` once, then nothing.
+/// What a `TokenStream` yields: `Started` once, then tokens (each step's after what became of its drafts, if it had any) or an
+/// embedding, then `Finished` once, then nothing.
 #[derive(Clone, Debug, PartialEq)]
 pub enum StreamEvent {
     Started(Started),
+    Drafts(DraftCount),
     Token(TokenOutput),
     /// As `PoolingParams` want it.
     Embedding(Vec<f32>),
@@ -127,6 +129,14 @@ pub struct Started {
     pub num_cached_tokens: u32,
     /// One entry a prompt token, the first `None`; empty when not asked for.
     pub prompt_logprobs: Vec<Option<TokenLogprobs>>,
+}
+
+/// Guesses of the next tokens that one step verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DraftCount {
+    pub num_tokens: u32,
+    /// The first ones of these.
+    pub num_right: u32,
 }
 
 /// One generated token. An end token is part of the stream: front-ends that hide it look at `Finished`.

@@ -142,6 +142,9 @@ pub struct SequenceEvent {
     /// Accepted tokens; those after a stop are cut off, the stopping one is kept.
     pub new_tokens: TokenList,
     pub finish: Option<FinishReason>,
+    /// Guesses that the step verified, and how many of them were right.
+    pub num_drafts: u32,
+    pub num_right_drafts: u32,
 }
 
 /// The most tokens that a step can add to a sequence: one sample and seven drafts.
@@ -220,7 +223,7 @@ pub struct SchedulerStats {
     pub drafts: DraftStats,
 }
 
-/// What became of drafts; only grows.
+/// What became of drafts, of all sequences or of one; only grows.
 #[derive(Copy, Clone, Eq, PartialEq, Default, Debug)]
 pub struct DraftStats {
     /// Times that a step verified drafts of a sequence.
@@ -232,9 +235,9 @@ pub struct DraftStats {
 }
 
 impl DraftStats {
-    /// One sequence's drafts, of which the first `num_right` are right.
-    pub(crate) fn count(&mut self, num_drafts: u32, num_right: u32) {
-        self.num_verified += 1;
+    /// One sequence's drafts in a step, of which the first `num_right` are right. None: nothing.
+    pub fn count(&mut self, num_drafts: u32, num_right: u32) {
+        self.num_verified += u64::from(num_drafts > 0);
         self.num_tokens += u64::from(num_drafts);
         self.num_right[..num_right as usize].iter_mut().for_each(|count| *count += 1);
     }

@@ -43,6 +43,8 @@ impl Scheduler {
                     index_in_step: None,
                     new_tokens: TokenList::EMPTY,
                     finish: Some(FinishReason::Error),
+                    num_drafts: 0,
+                    num_right_drafts: 0,
                 });
                 self.retire(slot);
             } else {

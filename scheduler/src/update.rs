@@ -51,13 +51,19 @@ impl Scheduler {
         let sequence = &mut self.sequences[slot];
         sequence.num_computed_tokens += num_tokens;
         let id = sequence.id;
-        let event = |new_tokens, finish| {
-            Some(SequenceEvent { id, index_in_step: Some(index), new_tokens, finish })
-        };
+        let index_in_step = Some(index);
         if sampled.failed {
             self.forget_blocks(slot);
             self.retire(slot);
-            return event(TokenList::EMPTY, Some(FinishReason::Error));
+            let (new_tokens, finish) = (TokenList::EMPTY, Some(FinishReason::Error));
+            return Some(SequenceEvent {
+                id,
+                index_in_step,
+                new_tokens,
+                finish,
+                num_drafts: 0,
+                num_right_drafts: 0,
+            });
         }
         if !samples {
             return None;
@@ -67,7 +73,8 @@ impl Scheduler {
             (1..=1 + num_drafts).contains(&num_sampled),
             "a step that samples returns the right drafts and a token"
         );
-        let num_wrong = 1 + num_drafts - num_sampled;
+        let num_right_drafts = num_sampled - 1;
+        let num_wrong = num_drafts - num_right_drafts;
         sequence.num_scheduled_tokens -= num_wrong;
         sequence.num_computed_tokens -= num_wrong;
         sequence.num_drafts_in_flight = 0;
@@ -76,15 +83,15 @@ impl Scheduler {
         sequence.num_pending_tokens -= 1 + num_drafts;
         let (new_tokens, finish) = sequence.accept(&sampled.tokens);
         if num_drafts > 0 {
-            self.draft_stats.count(num_drafts, num_drafts - num_wrong);
-            self.settle_drafts(slot, num_drafts - num_wrong);
+            self.draft_stats.count(num_drafts, num_right_drafts);
+            self.settle_drafts(slot, num_right_drafts);
         }
         self.publish_blocks(slot);
         self.publish_states(slot);
         if finish.is_some() {
             self.retire(slot);
         }
-        event(new_tokens, finish)
+        Some(SequenceEvent { id, index_in_step, new_tokens, finish, num_drafts, num_right_drafts })
     }
 }
 

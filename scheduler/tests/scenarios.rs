@@ -429,6 +429,8 @@ fn finished(id: u64, token: TokenId, reason: FinishReason) -> SequenceEvent {
         index_in_step: Some(0),
         new_tokens: TokenList::one(token),
         finish: Some(reason),
+        num_drafts: 0,
+        num_right_drafts: 0,
     }
 }
 

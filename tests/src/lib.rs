@@ -89,6 +89,8 @@ pub fn collect(mut stream: TokenStream) -> Answer {
     loop {
         match stream.blocking_next() {
             Some(StreamEvent::Token(output)) => tokens.push(output),
+            // Answers are compared with those that were not guessed.
+            Some(StreamEvent::Drafts(_)) => {}
             Some(StreamEvent::Finished(finished)) => {
                 assert_eq!(stream.blocking_next(), None, "nothing follows Finished");
                 return Answer { started, tokens, finished };

@@ -2,7 +2,7 @@
 
 use quire_engine::config::{Faults, Speculative, SpeculativeMethod};
 use quire_engine::handle::SchedulerStats;
-use quire_engine::request::FinishReason;
+use quire_engine::request::{DraftCount, DraftStats, FinishReason, StreamEvent};
 use quire_engine::{
     EngineHandle, EngineOptions, Machine, MemoryPlan, ModelFiles, Request, SamplingParams,
 };
@@ -118,6 +118,44 @@ fn a_text_that_repeats_itself_takes_fewer_steps() {
     assert_eq!(answer.tokens.len(), 60);
     let drafts = handle.stats().drafts;
     assert!(drafts.num_right.iter().sum::<u64>() > 30, "{drafts:?}");
+}
+
+/// What one request's stream says of its drafts.
+fn drafts_of(handle: &EngineHandle, request: &Request) -> DraftStats {
+    let mut stream = handle.generate(request.clone()).expect("the request is valid");
+    let (mut drafts, mut num_tokens, mut promised) = (DraftStats::default(), 0, 0);
+    loop {
+        match stream.blocking_next().expect("an end comes first") {
+            StreamEvent::Drafts(DraftCount { num_tokens: guessed, num_right }) => {
+                assert!(num_tokens >= promised, "a step gives its right drafts and one token");
+                promised = num_tokens + num_right + 1;
+                drafts.count(guessed, num_right);
+            }
+            StreamEvent::Token(_) => num_tokens += 1,
+            StreamEvent::Finished(finished) => {
+                assert_eq!(finished.num_output_tokens, num_tokens);
+                return drafts;
+            }
+            StreamEvent::Started(_) | StreamEvent::Embedding(_) => {}
+        }
+    }
+}
+
+#[test]
+fn requests_are_told_of_their_drafts() {
+    let handle = start(&tiny_model("llama3"), &always(5, options()), &[3]);
+    let mut sum = DraftStats::default();
+    for request in &repetitive(40, 24)[..6] {
+        let own = drafts_of(&handle, request);
+        sum.num_verified += own.num_verified;
+        sum.num_tokens += own.num_tokens;
+        sum.num_right.iter_mut().zip(own.num_right).for_each(|(sum, own)| *sum += own);
+    }
+    assert!(sum.num_tokens > 0);
+    assert_eq!(sum, handle.stats().drafts);
+    // Without speculation nobody says anything of drafts.
+    let handle = start(&tiny_model("llama3"), &options(), &[3]);
+    assert_eq!(drafts_of(&handle, &repetitive(40, 24)[1]), DraftStats::default());
 }
 
 const BAD_TOKEN: u32 = 333;

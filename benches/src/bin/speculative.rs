@@ -260,7 +260,9 @@ fn run(handle: &EngineHandle, requests: &[Request]) -> anyhow::Result<f64> {
                     start.get_or_insert_with(Instant::now);
                     num_tokens += 1;
                 }
-                Some(StreamEvent::Started(_) | StreamEvent::Embedding(_)) => {}
+                Some(
+                    StreamEvent::Started(_) | StreamEvent::Drafts(_) | StreamEvent::Embedding(_),
+                ) => {}
                 Some(StreamEvent::Finished(_)) => break,
                 None => bail!("the engine has stopped"),
             }

@@ -6,7 +6,9 @@ use std::task::{Context, Poll, ready};
 
 use futures_util::{Stream, StreamExt};
 use quire_engine::TokenStream;
-use quire_engine::request::{FinishReason, Finished, Started, StreamEvent, TokenId, TokenOutput};
+use quire_engine::request::{
+    DraftStats, FinishReason, Finished, Started, StreamEvent, TokenId, TokenOutput,
+};
 use serde::Serialize;
 
 use super::{GenerationSpec, TextOptions};
@@ -28,6 +30,8 @@ pub(crate) enum ChoiceEvent {
 pub(crate) struct Delta {
     pub text: String,
     pub tokens: Vec<TokenOutput>,
+    /// What became of guesses since then.
+    pub drafts: DraftStats,
     pub finish: Option<Finish>,
 }
 
@@ -103,6 +107,10 @@ impl Choice {
         match event {
             Some(StreamEvent::Started(started)) => Some(ChoiceEvent::Started(started)),
             Some(StreamEvent::Token(token)) => self.take_token(token),
+            Some(StreamEvent::Drafts(drafts)) => {
+                self.delta.drafts.count(drafts.num_tokens, drafts.num_right);
+                None
+            }
             // Nobody asked for one.
             Some(StreamEvent::Embedding(_)) => None,
             Some(StreamEvent::Finished(finished)) => Some(self.take_finished(finished)),

@@ -112,7 +112,7 @@ async fn embedding_of(mut events: TokenStream) -> Result<Vec<f32>, ApiError> {
                 }
                 break;
             }
-            StreamEvent::Started(_) | StreamEvent::Token(_) => {}
+            StreamEvent::Started(_) | StreamEvent::Drafts(_) | StreamEvent::Token(_) => {}
         }
     }
     embedding.ok_or_else(ApiError::engine_stopped)

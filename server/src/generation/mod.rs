@@ -75,6 +75,9 @@ pub(crate) struct UsageCount {
     pub completion: u64,
     /// Of the prompt tokens, those that came from the prefix cache.
     pub cached: u64,
+    /// Guesses of completion tokens that steps verified (`--speculative`), and how many of them were right.
+    pub drafts: u64,
+    pub right_drafts: u64,
 }
 
 /// OpenAI's usage object.
@@ -84,11 +87,20 @@ pub(crate) struct Usage {
     total_tokens: u64,
     completion_tokens: u64,
     prompt_tokens_details: PromptTokensDetails,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    completion_tokens_details: Option<CompletionTokensDetails>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
 struct PromptTokensDetails {
     cached_tokens: u64,
+}
+
+/// Of guessed tokens, where some were verified. Those that were wrong are no completion tokens.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct CompletionTokensDetails {
+    accepted_prediction_tokens: u64,
+    rejected_prediction_tokens: u64,
 }
 
 impl From<UsageCount> for Usage {
@@ -98,6 +110,10 @@ impl From<UsageCount> for Usage {
             total_tokens: count.prompt + count.completion,
             completion_tokens: count.completion,
             prompt_tokens_details: PromptTokensDetails { cached_tokens: count.cached },
+            completion_tokens_details: (count.drafts > 0).then(|| CompletionTokensDetails {
+                accepted_prediction_tokens: count.right_drafts,
+                rejected_prediction_tokens: count.drafts - count.right_drafts,
+            }),
         }
     }
 }
@@ -227,6 +243,8 @@ impl Generation {
             ChoiceEvent::Started(_) => {}
             ChoiceEvent::Delta(delta) => {
                 self.usage.completion += delta.tokens.len() as u64;
+                self.usage.drafts += delta.drafts.num_tokens;
+                self.usage.right_drafts += delta.drafts.num_right.iter().sum::<u64>();
                 if delta.finish.is_some() {
                     self.state.drain_rate.record(Instant::now());
                 }

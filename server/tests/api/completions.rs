@@ -2,9 +2,10 @@
 
 use axum::http::StatusCode;
 use expect_test::expect;
+use quire_engine::request::{DraftCount, FinishReason, Finished, StreamEvent};
 use serde_json::{Value, json};
 
-use crate::support::{Reply, TestServer, answer, text_of};
+use crate::support::{Reply, TestServer, answer, started, text_of, token};
 
 const PATH: &str = "/v1/completions";
 
@@ -71,6 +72,43 @@ async fn a_stream_with_usage() {
         {"id":"cmpl-ID","object":"text_completion","created":0,"model":"tiny","system_fingerprint":"quire-0.1.0","choices":[{"index":0,"text":"","logprobs":null,"finish_reason":"length","stop_reason":null}]}
         {"id":"cmpl-ID","object":"text_completion","created":0,"model":"tiny","system_fingerprint":"quire-0.1.0","choices":[],"usage":{"prompt_tokens":2,"total_tokens":4,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":2}}}
     "#]].assert_eq(&complete(&hello(), fields).await.stable_chunks());
+}
+
+/// Two steps with drafts: one of three was right, then both of two.
+fn guessed() -> TestServer {
+    TestServer::scripted(|_| {
+        let drafts =
+            |num_tokens, num_right| StreamEvent::Drafts(DraftCount { num_tokens, num_right });
+        let mut events = vec![started(), token(72), drafts(3, 1), token(105), token(46)];
+        events.extend([drafts(2, 2), token(46), token(46), token(33)]);
+        events.push(StreamEvent::Finished(Finished {
+            reason: FinishReason::Length,
+            num_prompt_tokens: 1,
+            num_output_tokens: 6,
+            num_cached_tokens: 0,
+        }));
+        events
+    })
+}
+
+#[tokio::test]
+async fn guessed_tokens_are_in_the_usage() {
+    let of = |accepted: u64, rejected: u64| {
+        json!({
+            "accepted_prediction_tokens": accepted,
+            "rejected_prediction_tokens": rejected,
+        })
+    };
+    let reply = complete(&guessed(), json!({"n": 2})).await.json();
+    assert_eq!(reply["choices"][0]["text"], "Hi...!");
+    assert_eq!(reply["usage"]["completion_tokens_details"], of(6, 4));
+    // Where a stop string ends the answer, what was guessed before counts.
+    let reply = complete(&guessed(), json!({"stop": "."})).await.json();
+    assert_eq!(reply["usage"]["completion_tokens_details"], of(1, 2));
+    let fields = json!({"stream": true, "stream_options": {"include_usage": true}});
+    let chunks = complete(&guessed(), fields).await.chunks();
+    let last = chunks.last().unwrap();
+    assert_eq!(last["usage"]["completion_tokens_details"], of(3, 2));
 }
 
 #[tokio::test]
