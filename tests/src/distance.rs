@@ -33,7 +33,7 @@ pub fn prompts() -> Vec<String> {
     (0..6).map(|index| format!("p{index}")).collect()
 }
 
-/// Prompt log probabilities, 16 greedy tokens and the whole distribution at each, against the golden ones.
+/// Prompt log probabilities, the greedy tokens and the whole distribution at each, against the golden ones.
 /// Where the golden logits of the two likeliest lie within `min_gap`, the token may differ, and the rest is skipped.
 /// Says at which greedy step another token was chosen.
 pub fn first_difference(
@@ -43,10 +43,11 @@ pub fn first_difference(
     min_gap: f32,
     distance: &mut Distance,
 ) -> Option<usize> {
+    let greedy_ids = golden.ids(&format!("{prompt}.greedy_ids"));
     let params = SamplingParams {
         logprobs: Some(VOCAB_SIZE),
         prompt_logprobs: Some(0),
-        ..SamplingParams::greedy(16)
+        ..SamplingParams::greedy(greedy_ids.len() as u32)
     };
     let answer = ask(handle, &golden.ids(&format!("{prompt}.input_ids")), params);
     let next = match golden.contains(&format!("{prompt}.next_logprob")) {
@@ -57,7 +58,6 @@ pub fn first_difference(
     assert_eq!(computed.clone().count(), next.len(), "{prompt}: prompt log probabilities");
     computed.zip(&next).for_each(|(entry, &want)| distance.add(entry.logprob, want));
 
-    let greedy_ids = golden.ids(&format!("{prompt}.greedy_ids"));
     let greedy_logits = golden.f32(&format!("{prompt}.greedy_logits"));
     assert_eq!(answer.tokens.len(), greedy_ids.len());
     let steps = greedy_logits.chunks(VOCAB_SIZE as usize).zip(&answer.tokens).zip(&greedy_ids);

@@ -54,6 +54,7 @@ const BESIDE: Family = Family {
 const GGUF: Family = Family { gguf: Home::Committed, ..BESIDE };
 const BOTH: Family = Family { directory: Home::Committed, ..GGUF };
 const DIRECTORY_ONLY: Family = Family { gguf: Home::Nowhere, ..BESIDE };
+const DIRECTORY_COMMITTED: Family = Family { directory: Home::Committed, ..DIRECTORY_ONLY };
 const BESIDE_EXPERTS: Family = Family { chooses: true, ..BESIDE };
 const GGUF_EXPERTS: Family = Family { chooses: true, ..GGUF };
 
@@ -90,6 +91,12 @@ pub const FAMILIES: &[Family] = &[
     Family { name: "qwen35_moe", architecture: "qwen35moe", chooses: true, ..DIRECTORY_ONLY },
     Family { name: "qwen35_moe_vl", architecture: "qwen35moe", ..BESIDE_EXPERTS },
     Family { name: "qwen3_next", architecture: "qwen3next", chooses: true, ..DIRECTORY_ONLY },
+    Family {
+        name: "qwen3_next_small",
+        architecture: "qwen3next",
+        chooses: true,
+        ..DIRECTORY_COMMITTED
+    },
     Family { name: "gemma4_31b", architecture: "gemma4", ..BESIDE },
     Family { name: "mixtral", architecture: "llama", ..BESIDE_EXPERTS },
     Family { name: "qwen3_moe", architecture: "qwen3moe", ..BESIDE_EXPERTS },
@@ -139,10 +146,23 @@ pub const FAMILIES: &[Family] = &[
 pub const ENCODERS: &[Family] = &[
     Family { name: "bert", architecture: "bert", directory: Home::Committed, ..BESIDE },
     Family { name: "modernbert", architecture: "modern-bert", ..GGUF },
+    Family { name: "nomic_bert", architecture: "nomic-bert", ..DIRECTORY_COMMITTED },
     Family { name: "xlm_roberta", architecture: "bert", ..DIRECTORY_ONLY },
 ];
 
 const COMMITTED: &str = "tests/data/conformance";
+
+/// Every decoder that is here, with its files.
+#[expect(clippy::print_stdout, reason = "a test says what it leaves out")]
+pub fn families_here() -> impl Iterator<Item = (&'static Family, ModelFiles)> {
+    FAMILIES.iter().filter_map(|family| {
+        let files = family.open();
+        if files.is_none() {
+            println!("{}: not run, for it is not beside the repository", family.name);
+        }
+        Some((family, files?))
+    })
+}
 
 /// The folder of all tiny models: `QUIRE_CONFORMANCE`, or beside the repository.
 fn all() -> PathBuf {
@@ -168,6 +188,12 @@ impl Family {
             others.retain(|prompt| !rounded.contains(prompt));
         }
         others
+    }
+
+    /// The model in one of its forms, GGUF first; `None`: it is not here.
+    pub fn open(&self) -> Option<ModelFiles> {
+        let directory = || self.directory().map(|path| ModelFiles::open(&path).expect("it opens"));
+        self.open_gguf().or_else(directory)
     }
 
     /// The model as GGUF; `None`: there is none, or it is not here.

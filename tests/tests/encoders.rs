@@ -1,5 +1,7 @@
 //! Embeddings: golden hidden states of encoders and decoders, the same bits in any company, and what is refused.
 
+use std::fs;
+
 use quire_engine::config::{Faults, Weights};
 use quire_engine::request::{FinishReason, StreamEvent, SubmitError};
 use quire_engine::weights::safetensors::SafetensorsFile;
@@ -8,7 +10,9 @@ use quire_engine::{
     TokenStream,
 };
 use quire_tests::families::{ENCODERS, FAMILIES, Family};
+use quire_tests::random_models::{Stored, stored, write_directory};
 use quire_tests::{ask, options, start, start_files, tiny_model};
+use serde_json::{Value, json};
 
 /// As the last layer left it.
 const RAW: PoolingParams = PoolingParams { dimensions: None, normalize: Some(false) };
@@ -58,7 +62,7 @@ fn largest_difference(got: &[f32], want: &[f32]) -> f32 {
 
 #[test]
 fn encoders_reproduce_the_golden_numbers() {
-    for family in ["bert", "modernbert"].map(family) {
+    for family in ["bert", "modernbert", "nomic_bert"].map(family) {
         let (golden, homes) = (family.golden(), homes(family));
         assert!(!homes.is_empty(), "{} is committed", family.name);
         for files in homes {
@@ -75,7 +79,7 @@ fn encoders_reproduce_the_golden_numbers() {
                     let want = match kind {
                         PoolingKind::Cls => tensor("cls"),
                         PoolingKind::Mean => tensor("mean"),
-                        PoolingKind::Last => last(tensor("last_hidden"), 64),
+                        PoolingKind::Last => last(tensor("last_hidden"), tensor("mean").len()),
                     };
                     let ids = golden.ids(&format!("{prompt}.input_ids"));
                     let distance = largest_difference(&embed(&handle, &ids, RAW), &want);
@@ -129,6 +133,84 @@ fn roberta_counts_positions_behind_the_padding() {
     }
 }
 
+/// An engine of a committed encoder's directory that was rewritten.
+fn rewritten(name: &str, rewrite: impl FnOnce(&mut Value, &mut Vec<Stored>)) -> EngineHandle {
+    let path = family(name).directory().expect("committed");
+    let config = fs::read(path.join("config.json")).expect("readable");
+    let mut config = serde_json::from_slice(&config).expect("JSON");
+    let file = SafetensorsFile::open(&path.join("model.safetensors")).expect("readable");
+    let tensors = file.tensors().iter().map(|tensor| {
+        assert_eq!(tensor.dtype, "BF16", "{}", tensor.name);
+        let shape: Vec<usize> = tensor.shape.iter().map(|&dim| dim as usize).collect();
+        stored(&tensor.name, "BF16", &shape, file.tensor_bytes(tensor).to_vec())
+    });
+    let mut tensors = tensors.collect();
+    rewrite(&mut config, &mut tensors);
+    let folder = std::env::temp_dir().join(format!("quire-{name}-{}", std::process::id()));
+    write_directory(&folder, &config, &tensors);
+    let handle =
+        start(&folder, &EngineOptions { pooling: Some(PoolingKind::Mean), ..options() }, &[]);
+    fs::remove_dir_all(&folder).expect("made above");
+    handle
+}
+
+fn set(config: &mut Value, keys: Value) {
+    let Value::Object(keys) = keys else { panic!("keys are an object") };
+    config.as_object_mut().expect("a configuration is one").extend(keys);
+}
+
+/// Means of the golden prompts, to the bit.
+fn means(handle: &EngineHandle, name: &str) -> Vec<Vec<u32>> {
+    let golden = family(name).golden();
+    let ids = |prompt: &str| golden.ids(&format!("{prompt}.input_ids"));
+    ["p0", "p1", "p2", "p3"].map(|prompt| bits(&embed(handle, &ids(prompt), RAW))).to_vec()
+}
+
+/// As RoBERTa a BERT has rows for the padding before its positions, and another prefix.
+#[test]
+fn bert_as_roberta_gives_the_same_embeddings() {
+    let plain = means(&rewritten("bert", |_, _| ()), "bert");
+    for (padding, prefix) in [(0, ""), (1, "roberta."), (5, "roberta.")] {
+        let as_roberta = rewritten("bert", |config, tensors| {
+            let first_row = padding + 1;
+            set(config, json!({"model_type": "roberta", "architectures": ["RobertaModel"]}));
+            set(
+                config,
+                json!({"pad_token_id": padding, "max_position_embeddings": 320 + first_row}),
+            );
+            for tensor in tensors {
+                if tensor.name.contains("position_embeddings") {
+                    tensor.shape[0] += first_row;
+                    // 128.0, which would be seen.
+                    let before = [0, 0x43].repeat(first_row * tensor.shape[1]);
+                    tensor.bytes.splice(0..0, before);
+                }
+                tensor.name.insert_str(0, prefix);
+            }
+        });
+        assert_eq!(means(&as_roberta, "bert"), plain, "padding {padding}");
+    }
+}
+
+/// transformers 5 writes the names of other encoders into config.json, beside the published names of tensors.
+#[test]
+fn nomic_is_read_in_its_published_keys_and_in_those_of_transformers() {
+    let published = means(&rewritten("nomic_bert", |_, _| ()), "nomic_bert");
+    let with_theta = |theta: f64| {
+        let handle = rewritten("nomic_bert", |config, _| {
+            *config = json!({
+                "model_type": "nomic_bert", "architectures": ["NomicBertModel"], "vocab_size": 64,
+                "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48,
+                "max_position_embeddings": 512, "type_vocab_size": 2, "hidden_act": "silu",
+                "layer_norm_eps": 1e-12, "rope_parameters": {"rope_theta": theta, "rope_type": "default"},
+            });
+        });
+        means(&handle, "nomic_bert")
+    };
+    assert_eq!(with_theta(700.0), published);
+    assert!(with_theta(1000.0) != published, "the base of the rotation is of no consequence");
+}
+
 #[test]
 fn decoders_give_their_last_hidden_state() {
     let golden = family("llama3").golden();
@@ -150,7 +232,7 @@ fn decoders_give_their_last_hidden_state() {
 fn texts() -> Vec<Vec<u32>> {
     let lengths = [1, 200, 3, 64, 65, 17, 129, 300, 2, 40];
     let ids =
-        |(text, &len): (usize, &u32)| (0..len).map(move |i| 4 + (i * 37 + text as u32 * 11) % 500);
+        |(text, &len): (usize, &u32)| (0..len).map(move |i| 4 + (i * 37 + text as u32 * 11) % 60);
     lengths.iter().enumerate().map(|text| ids(text).collect()).collect()
 }
 
@@ -160,7 +242,7 @@ fn bits(embedding: &[f32]) -> Vec<u32> {
 
 #[test]
 fn company_changes_no_bit() {
-    for files in ["bert", "modernbert", "qwen3"].map(home) {
+    for files in ["bert", "modernbert", "nomic_bert", "qwen3"].map(home) {
         let one = EngineOptions { threads: Some(1), max_num_seqs: Some(1), ..options() };
         let handle = start_files(&files, &one, &[]);
         let alone: Vec<Vec<u32>> =

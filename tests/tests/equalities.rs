@@ -1,119 +1,142 @@
-//! What must not change a single bit of an answer: neighbours, chunks, the cache, preemption, overlap, threads.
+//! What must not change a single bit of an answer, of any family: neighbours, chunks, the cache, preemption, overlap, threads.
+//! That ranks answer alike is in `tensor_parallel.rs`.
 
-use quire_engine::config::SimdLevel;
-use quire_engine::{EngineOptions, Request};
+use quire_engine::config::{SimdLevel, Weights};
+use quire_engine::weights::ModelFiles;
+use quire_engine::{EngineOptions, Machine, MemoryPlan, Request};
+use quire_tests::families::{Family, families_here};
 use quire_tests::requests::{assert_equal, one_by_one, requests, together};
-use quire_tests::{default_model, options, start, tiny_model};
+use quire_tests::{Answer, default_model, options, start, start_files, tiny_model};
 
-fn uncached() -> EngineOptions {
-    EngineOptions { enable_prefix_caching: false, ..options() }
+/// Of the longest prompt of `growing`.
+const NUM_PROMPT_TOKENS: u32 = 12;
+
+fn uncached(options: EngineOptions) -> EngineOptions {
+    EngineOptions { enable_prefix_caching: false, ..options }
+}
+
+/// Of many shapes.
+fn some_requests() -> Vec<Request> {
+    requests(512, 90).into_iter().take(12).collect()
+}
+
+/// Each alone, uncached, with the defaults.
+fn alone(family: &Family, files: &ModelFiles, requests: &[Request]) -> Vec<Answer> {
+    let options = uncached(family.options(Weights::Packed));
+    one_by_one(&start_files(files, &options, &[3]), requests)
 }
 
 #[test]
 fn answers_do_not_depend_on_how_they_are_computed() {
-    for family in [
-        "llama3",
-        "qwen3",
-        "gemma3",
-        "gpt_oss_mxfp4",
-        "llama4_scout",
-        "deepseek_v3",
-        "qwen35_vl",
-        "gemma4_e2b",
-        "glm5_shared",
-    ] {
-        let model = tiny_model(family);
-        let requests = requests(512, 90);
-        let expected = one_by_one(&start(&model, &uncached(), &[3]), &requests);
-
-        let handle = start(&model, &uncached(), &[3]);
-        assert_equal("batch = single", &expected, &together(&handle, &requests));
-
+    let requests = some_requests();
+    for (family, files) in families_here() {
+        let (name, expected) = (family.name, alone(family, &files, &requests));
+        let check = |what: &str, options: EngineOptions| {
+            let handle = start_files(&files, &options, &[3]);
+            assert_equal(&format!("{name}, {what}"), &expected, &together(&handle, &requests));
+        };
+        let plain = || uncached(family.options(Weights::Packed));
+        check("batch = single", plain());
         for max_num_batched_tokens in [1, 7, 33] {
             // and so many sequences at once
             let budget = Some(max_num_batched_tokens);
-            let options = EngineOptions { max_num_batched_tokens: budget, ..uncached() };
-            let handle = start(&model, &options, &[3]);
-            assert_equal("chunked = whole", &expected, &together(&handle, &requests));
+            let options = EngineOptions { max_num_batched_tokens: budget, ..plain() };
+            check(&format!("chunks of {max_num_batched_tokens} = whole"), options);
         }
-        let options = EngineOptions { async_scheduling: Some(true), ..uncached() };
-        let handle = start(&model, &options, &[3]);
-        assert_equal("a step in flight = none", &expected, &together(&handle, &requests));
-
+        let overlapped = EngineOptions { async_scheduling: Some(true), ..plain() };
+        check("a step in flight = none", overlapped);
         for (threads, block_size) in [(1, 16), (3, 8), (2, 32)] {
             let (threads, block_size) = (Some(threads), Some(block_size));
-            let options = EngineOptions { threads, block_size, ..uncached() };
-            let handle = start(&model, &options, &[3]);
-            assert_equal("any threads and blocks", &expected, &together(&handle, &requests));
+            let options = EngineOptions { threads, block_size, ..plain() };
+            check("any threads and blocks", options);
         }
     }
 }
 
 #[test]
 fn the_prefix_cache_changes_nothing_but_the_work() {
-    let families = [
-        "llama3",
-        "gemma3",
-        "gpt_oss_mxfp4",
-        "gemma4_26b",
-        "deepseek_v3",
-        "qwen35_vl",
-        "gemma4_e2b",
-        "glm5_shared",
-    ];
-    for family in families {
-        let model = tiny_model(family);
-        let requests = requests(512, 90);
-        let expected = one_by_one(&start(&model, &uncached(), &[3]), &requests);
-        // Snapshots of states are large beside the weights of a tiny model, which limit the cache by default.
-        let prefix_cache_memory = (family == "qwen35_vl").then_some(64 << 20);
-        let options = EngineOptions { prefix_cache_memory, ..options() };
-        let handle = start(&model, &options, &[3]);
-        assert_equal("first time", &expected, &together(&handle, &requests));
-        let again = together(&handle, &requests);
-        assert_equal("cached = uncached", &expected, &again);
-        let cached: u32 = again.iter().map(|answer| answer.started.num_cached_tokens).sum();
-        assert!(cached > 500, "{family}: only {cached} tokens came from the cache");
+    let requests = some_requests();
+    for (family, files) in families_here() {
+        let (name, expected) = (family.name, alone(family, &files, &requests));
+        for async_scheduling in [false, true] {
+            let options = EngineOptions {
+                // Snapshots of states are large beside the weights of a tiny model, which limit the cache by default.
+                prefix_cache_memory: Some(64 << 20),
+                async_scheduling: Some(async_scheduling),
+                ..family.options(Weights::Packed)
+            };
+            let handle = start_files(&files, &options, &[3]);
+            assert_equal(&format!("{name}, first"), &expected, &together(&handle, &requests));
+            let again = together(&handle, &requests);
+            assert_equal(&format!("{name}, cached = uncached"), &expected, &again);
+            let cached: u32 = again.iter().map(|answer| answer.started.num_cached_tokens).sum();
+            assert!(cached > 200, "{name}: only {cached} tokens came from the cache");
+        }
     }
+}
+
+/// Prompts of few tokens, whose answers grow far: what the scheduler admits by its estimate outgrows a small pool.
+fn growing(num_output_tokens: u32) -> Vec<Request> {
+    let mut requests = requests(512, NUM_PROMPT_TOKENS);
+    requests.retain(|request| request.prompt.len() <= NUM_PROMPT_TOKENS as usize);
+    for request in &mut requests {
+        request.params.max_tokens = Some(num_output_tokens);
+        request.params.min_tokens = num_output_tokens;
+    }
+    requests
+}
+
+/// How far answers grow, and the bytes of a KV cache that is too small for them.
+fn too_small_a_cache(files: &ModelFiles, options: &EngineOptions) -> (u32, u64) {
+    let plan = MemoryPlan::new(files, options, &Machine::detect()).expect("it fits");
+    let (layout, config) = (&plan.cache_layout, &plan.config);
+    let bytes = layout.bytes_per_block(config.kv_dtype, config.block_size);
+    let state_bytes = layout.state_bytes(&bytes);
+    if state_bytes > 0 {
+        // States take half of it and limit who runs: the rest shall be too small for these, which takes long answers.
+        return (110, 18 * state_bytes);
+    }
+    // Two or three whole sequences. Longer ones would not grow in a window, which the scheduler knows.
+    let num_output_tokens = 40;
+    let lengths = (config.max_num_batched_tokens, config.block_size);
+    let held = layout.blocks_held(NUM_PROMPT_TOKENS + num_output_tokens, lengths.0, lengths.1);
+    let of_sequence: u64 = held.iter().zip(bytes).map(|(blocks, bytes)| blocks * bytes).sum();
+    (num_output_tokens, of_sequence * 5 / 2)
 }
 
 #[test]
 fn preemption_changes_nothing() {
-    // Short prompts that grow far: what the scheduler admits by its estimate outgrows the pool.
-    let mut requests = requests(512, 12);
-    requests.iter_mut().for_each(|request| request.params.max_tokens = Some(100));
-    // 4 layers x 2 heads x 16 channels of float16 for keys and values: 512 bytes a token, room for 320 tokens. Windows
-    // need less. Of a hybrid 9 states of 17 kB, and as much for pages.
-    for (family, async_scheduling, bytes) in [
-        ("llama3", false, 320 * 512),
-        ("llama3", true, 320 * 512),
-        ("gemma3", true, 200 * 512),
-        ("gpt_oss_mxfp4", false, 320 * 512),
-        ("gemma4_e2b", false, 200 * 512),
-        ("glm5_shared", false, 320 * 704),
-        ("qwen35_vl", false, 304 << 10),
-        ("qwen35_vl", true, 304 << 10),
-    ] {
-        let model = tiny_model(family);
-        let expected = one_by_one(&start(&model, &uncached(), &[3]), &requests);
+    for (family, files) in families_here() {
         let options = EngineOptions {
-            kv_cache_memory: Some(bytes),
-            async_scheduling: Some(async_scheduling),
-            ..options()
+            max_model_len: Some(NUM_PROMPT_TOKENS + 110),
+            // A sequence keeps as many tokens more than its window.
+            max_num_batched_tokens: Some(16),
+            block_size: Some(8),
+            ..family.options(Weights::Packed)
         };
-        let handle = start(&model, &options, &[3]);
-        assert_equal("preempted = not", &expected, &together(&handle, &requests));
-        assert!(
-            handle.stats().num_preemptions > 0,
-            "{family}: the pool is too large for this test"
-        );
+        let (num_output_tokens, bytes) = too_small_a_cache(&files, &options);
+        let requests = growing(num_output_tokens);
+        let (name, expected) = (family.name, alone(family, &files, &requests));
+        for async_scheduling in [false, true] {
+            let options = EngineOptions {
+                kv_cache_memory: Some(bytes),
+                max_model_len: Some(NUM_PROMPT_TOKENS + num_output_tokens),
+                async_scheduling: Some(async_scheduling),
+                ..options.clone()
+            };
+            let handle = start_files(&files, &options, &[3]);
+            assert_equal(&format!("{name}, preempted"), &expected, &together(&handle, &requests));
+            let num_preemptions = handle.stats().num_preemptions;
+            println!("{name}: {num_preemptions} preemptions");
+            assert!(num_preemptions > 0, "{name}: the pool is too large for this test");
+        }
     }
 }
 
 #[test]
 fn a_real_model_answers_alike_alone_and_among_neighbours() {
     let requests: Vec<Request> = requests(49152, 60).into_iter().take(12).collect();
-    let handle = start(&default_model(), &uncached(), &[2]);
+    let handle = start(&default_model(), &uncached(options()), &[2]);
     let expected = one_by_one(&handle, &requests);
     assert_equal("batch = single", &expected, &together(&handle, &requests));
     let options = EngineOptions {
@@ -137,7 +160,7 @@ fn every_instruction_set_answers_alike_alone_and_among_neighbours() {
         })
         .collect();
     for level in SimdLevel::available() {
-        let options = EngineOptions { cpu_isa: Some(level), ..uncached() };
+        let options = EngineOptions { cpu_isa: Some(level), ..uncached(options()) };
         for (model, requests) in [
             (tiny_model("llama3"), &long),
             (tiny_model("gemma3"), &long),

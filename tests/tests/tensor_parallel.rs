@@ -11,7 +11,8 @@ use quire_engine::{
     Engine, EngineOptions, MemoryPlan, ModelFiles, Request, SamplingParams, TokenStream,
 };
 use quire_tests::distance::{Distance, check_prompt, prompts};
-use quire_tests::families::{FAMILIES, Family};
+use quire_tests::families::{FAMILIES, Family, families_here};
+use quire_tests::requests::{assert_equal, one_by_one, requests, together};
 use quire_tests::windows::{ids, number, read};
 use quire_tests::{
     ask, collect, default_model, options, repository, start, start_files, tiny_model,
@@ -47,12 +48,7 @@ fn check_golden(family: &Family, files: &ModelFiles, tensor_parallel_size: usize
 
 #[test]
 fn two_ranks_give_the_golden_numbers_of_every_family() {
-    for family in FAMILIES {
-        let directory = || family.directory().map(|path| open(&path));
-        if let Some(files) = family.open_gguf().or_else(directory) {
-            check_golden(family, &files, 2);
-        }
-    }
+    families_here().for_each(|(family, files)| check_golden(family, &files, 2));
     // Where directories have weights in another order than GGUF.
     for name in ["qwen35_vl", "gpt_oss_mxfp4"] {
         let family = FAMILIES.iter().find(|family| family.name == name).expect("a family");
@@ -73,21 +69,26 @@ fn ranks_that_are_more_than_kv_heads_share_them() {
     }
 }
 
+/// Two ranks sum in another order than one, but always in the same.
 #[test]
-fn chunks_and_neighbours_change_nothing_on_ranks() {
-    let float32 = EngineOptions { weights: Weights::Float32, ..options() };
-    for family in ["llama3", "gemma4_26b", "deepseek_v3", "qwen35_vl", "gemma4_e2b"] {
-        let model = tiny_model(family);
-        let on_ranks = |max_num_batched_tokens| {
-            let options = EngineOptions {
-                tensor_parallel_size: 2,
-                max_num_batched_tokens,
-                max_num_seqs: Some(5),
-                ..float32.clone()
-            };
-            answers(&options, &model)
+fn every_equality_holds_on_ranks_too() {
+    let requests: Vec<Request> = requests(512, 60).into_iter().take(6).collect();
+    for (family, files) in families_here() {
+        let on_ranks = EngineOptions { tensor_parallel_size: 2, ..family.options(Weights::Packed) };
+        let alone = EngineOptions { enable_prefix_caching: false, ..on_ranks.clone() };
+        let expected = one_by_one(&start_files(&files, &alone, &[3]), &requests);
+        let options = EngineOptions {
+            max_num_batched_tokens: Some(33),
+            async_scheduling: Some(true),
+            prefix_cache_memory: Some(64 << 20),
+            block_size: Some(8),
+            ..on_ranks
         };
-        assert_eq!(on_ranks(None), on_ranks(Some(7)), "{family}");
+        let handle = start_files(&files, &options, &[3]);
+        for time in ["first", "cached"] {
+            let what = format!("{}, in chunks, a step ahead, {time}", family.name);
+            assert_equal(&what, &expected, &together(&handle, &requests));
+        }
     }
 }
 

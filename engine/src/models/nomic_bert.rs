@@ -26,6 +26,11 @@ pub(super) fn spec_of_config(keys: &ConfigKeys) -> anyhow::Result<EncoderSpec> {
         let is_on = text.bool(key)?.unwrap_or(false);
         ensure!(!is_on, "{} is true, which is not supported", text.name_of(key));
     }
+    if text.section("rope_parameters")?.is_some() {
+        // As transformers has written it since its version 5.
+        let rope = keys.rope(spec.attention.head_dim, "full_attention")?;
+        return Ok(rotated(spec, rope));
+    }
     let fraction = text.positive("rotary_emb_fraction")?.unwrap_or(1.0);
     let head_dim = spec.attention.head_dim;
     let rotary_dim = (head_dim as f32 * fraction) as usize;
