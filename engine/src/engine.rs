@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use quire_kernels::DeviceHealth;
 use quire_scheduler::{
@@ -213,7 +213,17 @@ impl Loop {
             let stats = self.scheduler.stats();
             self.queue.publish(stats);
             self.metrics.scheduler(stats);
+            self.metrics.oldest_waiting(self.oldest_waiting(stats.num_waiting));
         }
+    }
+
+    /// How long the request that waits longest for its first step does.
+    fn oldest_waiting(&self, num_waiting: u32) -> Duration {
+        if num_waiting == 0 {
+            return Duration::ZERO;
+        }
+        let oldest = self.live.values().filter_map(Live::waiting_since).min();
+        oldest.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Takes every queued request; sleeps when there is nothing to do. `false`: the end.
@@ -295,7 +305,9 @@ impl Loop {
         self.scheduler.cancel(id);
         self.speculation.iter_mut().for_each(|own| own.forget(id));
         if let Some(live) = self.live.remove(&id) {
-            live.finish(FinishReason::Aborted, Instant::now(), &self.metrics);
+            let is_whole = live.is_satisfied();
+            let reason = if is_whole { FinishReason::EndToken } else { FinishReason::Aborted };
+            live.finish(reason, Instant::now(), &self.metrics);
         }
     }
 

@@ -76,6 +76,7 @@ pub struct Submission {
 /// The engine's end of one request's stream.
 pub struct EventSender {
     sender: UnboundedSender<StreamEvent>,
+    is_satisfied: Arc<AtomicBool>,
     shared: Arc<Shared>,
 }
 
@@ -83,6 +84,8 @@ pub struct EventSender {
 pub struct TokenStream {
     // Bounded by the model: a request has at most max_model_len tokens.
     receiver: UnboundedReceiver<StreamEvent>,
+    /// What came is all that was wanted.
+    is_satisfied: Arc<AtomicBool>,
 }
 
 /// How the engine thread is.
@@ -219,9 +222,11 @@ impl Replica {
         }
         shared.num_unfinished.fetch_add(1, Ordering::AcqRel);
         let (sender, receiver) = unbounded();
-        let events = EventSender { sender, shared: Arc::clone(shared) };
+        let is_satisfied = Arc::new(AtomicBool::new(false));
+        let stream = TokenStream { receiver, is_satisfied: Arc::clone(&is_satisfied) };
+        let events = EventSender { sender, is_satisfied, shared: Arc::clone(shared) };
         match self.queue.send(Submission { request, events }) {
-            Ok(()) => Ok(TokenStream { receiver }),
+            Ok(()) => Ok(stream),
             Err(_) => Err(SubmitError::Stopped),
         }
     }
@@ -301,6 +306,11 @@ impl EventSender {
     pub fn is_closed(&self) -> bool {
         self.sender.is_closed()
     }
+
+    /// Whether it went with all that it wanted.
+    pub fn is_satisfied(&self) -> bool {
+        self.is_satisfied.load(Ordering::Acquire)
+    }
 }
 
 impl Drop for EventSender {
@@ -310,6 +320,11 @@ impl Drop for EventSender {
 }
 
 impl TokenStream {
+    /// Ends the request where it is because its answer is whole, as after a stop string: it counts as stopped, not aborted.
+    pub fn satisfied(self) {
+        self.is_satisfied.store(true, Ordering::Release);
+    }
+
     /// The next event, waiting for it on this thread. `None` after `Finished`, or when the engine has stopped.
     pub fn blocking_next(&mut self) -> Option<StreamEvent> {
         futures_executor::block_on(std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)))

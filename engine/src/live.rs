@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use quire_scheduler as scheduler;
 
 use crate::handle::EventSender;
-use crate::metrics::{EngineMetrics, RequestTimes};
+use crate::metrics::{EngineMetrics, RequestCounts, RequestTimes};
 use crate::request::{
     DraftCount, FinishReason, Finished, Started, StreamEvent, TokenId, TokenLogprobs, TokenOutput,
 };
@@ -20,6 +20,8 @@ pub struct Live {
     pub cache_salt: u64,
     num_output_tokens: u32,
     num_cached_tokens: u32,
+    /// Times that it got a row: one more than it was preempted.
+    num_admissions: u32,
     /// Filled as chunks of the prompt are computed, until the first token is sent.
     prompt_logprobs: Vec<Option<TokenLogprobs>>,
     arrival: Instant,
@@ -44,6 +46,7 @@ impl Live {
             cache_salt,
             num_output_tokens: 0,
             num_cached_tokens: 0,
+            num_admissions: 0,
             prompt_logprobs,
             arrival,
             first_scheduled: None,
@@ -57,8 +60,19 @@ impl Live {
         self.events.is_closed()
     }
 
+    /// Whether a client that has gone has all that it wanted.
+    pub fn is_satisfied(&self) -> bool {
+        self.events.is_satisfied()
+    }
+
+    /// Since when it waits for its first step, if it does.
+    pub fn waiting_since(&self) -> Option<Instant> {
+        self.first_scheduled.is_none().then_some(self.arrival)
+    }
+
     /// The sequence got a row; only the first time counts for what the client is told.
     pub fn admitted(&mut self, num_cached_tokens: u32, now: Instant) {
+        self.num_admissions += 1;
         if self.first_scheduled.is_none() {
             self.first_scheduled = Some(now);
             self.num_cached_tokens = num_cached_tokens;
@@ -139,15 +153,23 @@ impl Live {
             let started = self.started();
             self.events.send(started);
         }
-        let counts = (self.num_prompt_tokens, self.num_output_tokens);
-        let max_tokens = self.sampling.params.max_tokens.filter(|_| !self.is_pooled());
-        metrics.finish(&reason, &self.times(now), counts, max_tokens);
+        metrics.finish(&reason, &self.times(now), &self.counts());
         self.events.send(StreamEvent::Finished(Finished {
             reason,
             num_prompt_tokens: self.num_prompt_tokens,
             num_output_tokens: self.num_output_tokens,
             num_cached_tokens: self.num_cached_tokens,
         }));
+    }
+
+    fn counts(&self) -> RequestCounts {
+        RequestCounts {
+            prompt: self.num_prompt_tokens,
+            cached: self.num_cached_tokens,
+            output: self.num_output_tokens,
+            preemptions: self.num_admissions.saturating_sub(1),
+            max_tokens: self.sampling.params.max_tokens.filter(|_| !self.is_pooled()),
+        }
     }
 
     fn times(&self, now: Instant) -> RequestTimes {

@@ -12,10 +12,13 @@ pub struct EngineMetrics {
     num_requests_running: Gauge,
     num_requests_waiting: Gauge,
     num_waiting_capacity: Gauge,
+    oldest_waiting: Gauge,
     kv_cache_usage: Gauge,
+    kv_blocks: [Gauge; 3], // by BLOCK_STATES
     num_preemptions: Counter,
     prompt_tokens: Counter,
     prompt_tokens_cached: Counter,
+    prompt_tokens_cached_device: Counter,
     prompt_tokens_computed: Counter,
     prompt_tokens_hit: Counter,
     generation_tokens: Counter,
@@ -37,7 +40,9 @@ pub struct EngineMetrics {
     decode_time: Histogram,
     request_prompt_tokens: Histogram,
     request_generation_tokens: Histogram,
+    request_prefill_computed: Histogram,
     request_params_max_tokens: Histogram,
+    request_num_preemptions: Histogram,
     drafts: Option<DraftMetrics>,
     last: SchedulerStats,
 }
@@ -80,6 +85,19 @@ impl DraftMetrics {
 
 const FINISHED_REASONS: [&str; 4] = ["stop", "length", "abort", "error"];
 
+const BLOCK_STATES: [&str; 3] = ["used", "cached", "free"];
+
+/// Tokens and preemptions of one request.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RequestCounts {
+    pub prompt: u32,
+    /// Of the prompt, those that were found in the prefix cache.
+    pub cached: u32,
+    pub output: u32,
+    pub preemptions: u32,
+    pub max_tokens: Option<u32>,
+}
+
 /// Times of one request, from its arrival to its end.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RequestTimes {
@@ -97,6 +115,11 @@ impl EngineMetrics {
             let [model, engine] = labels.clone();
             [model, engine, (key, value.to_string())]
         };
+        // What this engine never does reads 0, not absent.
+        gauge!("vllm:num_requests_waiting_by_reason", &with("reason", "deferred")).set(0.0);
+        for (state, value) in [("awake", 1.0), ("weights_offloaded", 0.0), ("discard_all", 0.0)] {
+            gauge!("vllm:engine_sleep_state", &with("sleep_state", state)).set(value);
+        }
         Self {
             num_requests_running: gauge!("vllm:num_requests_running", &labels),
             num_requests_waiting: gauge!("vllm:num_requests_waiting", &labels),
@@ -104,10 +127,16 @@ impl EngineMetrics {
                 "vllm:num_requests_waiting_by_reason",
                 &with("reason", "capacity")
             ),
+            oldest_waiting: gauge!("quire_oldest_waiting_seconds", &labels),
             kv_cache_usage: gauge!("vllm:kv_cache_usage_perc", &labels),
+            kv_blocks: BLOCK_STATES.map(|state| gauge!("quire_kv_blocks", &with("state", state))),
             num_preemptions: counter!("vllm:num_preemptions_total", &labels),
             prompt_tokens: counter!("vllm:prompt_tokens_total", &labels),
             prompt_tokens_cached: counter!("vllm:prompt_tokens_cached_total", &labels),
+            prompt_tokens_cached_device: counter!(
+                "vllm:prompt_tokens_cached_by_source_total",
+                &with("source", "device")
+            ),
             prompt_tokens_computed: counter!(
                 "vllm:prompt_tokens_by_source_total",
                 &with("source", "local_compute")
@@ -140,7 +169,12 @@ impl EngineMetrics {
             decode_time: histogram!("vllm:request_decode_time_seconds", &labels),
             request_prompt_tokens: histogram!("vllm:request_prompt_tokens", &labels),
             request_generation_tokens: histogram!("vllm:request_generation_tokens", &labels),
+            request_prefill_computed: histogram!(
+                "vllm:request_prefill_kv_computed_tokens",
+                &labels
+            ),
             request_params_max_tokens: histogram!("vllm:request_params_max_tokens", &labels),
+            request_num_preemptions: histogram!("vllm:request_num_preemptions", &labels),
             drafts: num_speculative_tokens.map(|num_tokens| DraftMetrics::new(&labels, num_tokens)),
             last: SchedulerStats::default(),
         }
@@ -164,6 +198,12 @@ impl EngineMetrics {
         self.num_waiting_capacity.set(f64::from(stats.num_waiting));
         let used = f64::from(stats.num_used_blocks) / f64::from(stats.num_blocks.max(1));
         self.kv_cache_usage.set(used);
+        let idle = stats.num_blocks.saturating_sub(stats.num_used_blocks);
+        let cached = stats.num_cached_free_blocks;
+        let blocks = [stats.num_used_blocks, cached, idle.saturating_sub(cached)];
+        for (gauge, count) in self.kv_blocks.iter().zip(blocks) {
+            gauge.set(f64::from(count));
+        }
         self.num_preemptions.increment(stats.num_preemptions - self.last.num_preemptions);
         self.prefix_cache_queries
             .increment(stats.prefix_cache_queries - self.last.prefix_cache_queries);
@@ -174,10 +214,16 @@ impl EngineMetrics {
         self.last = stats;
     }
 
+    /// How long the request that waits longest for its first step does.
+    pub fn oldest_waiting(&self, time: Duration) {
+        self.oldest_waiting.set(time.as_secs_f64());
+    }
+
     /// A request's prompt is computed, all but `num_cached` tokens of it now.
     pub fn prompt(&self, num_prompt_tokens: u32, num_cached: u32) {
         self.prompt_tokens.increment(u64::from(num_prompt_tokens));
         self.prompt_tokens_cached.increment(u64::from(num_cached));
+        self.prompt_tokens_cached_device.increment(u64::from(num_cached));
         self.prompt_tokens_hit.increment(u64::from(num_cached));
         self.prompt_tokens_computed.increment(u64::from(num_prompt_tokens - num_cached));
     }
@@ -187,13 +233,7 @@ impl EngineMetrics {
     }
 
     /// A request ended.
-    pub fn finish(
-        &self,
-        reason: &FinishReason,
-        times: &RequestTimes,
-        (num_prompt_tokens, num_output_tokens): (u32, u32),
-        max_tokens: Option<u32>,
-    ) {
+    pub fn finish(&self, reason: &FinishReason, times: &RequestTimes, counts: &RequestCounts) {
         let index = match reason {
             FinishReason::EndToken | FinishReason::StopToken(_) | FinishReason::Embedded => 0,
             FinishReason::Length => 1,
@@ -209,13 +249,15 @@ impl EngineMetrics {
         self.inference_time.record((times.prefill + times.decode).as_secs_f64());
         self.prefill_time.record(times.prefill.as_secs_f64());
         self.decode_time.record(times.decode.as_secs_f64());
-        self.request_prompt_tokens.record(f64::from(num_prompt_tokens));
-        self.request_generation_tokens.record(f64::from(num_output_tokens));
-        if let Some(max_tokens) = max_tokens {
+        self.request_prompt_tokens.record(f64::from(counts.prompt));
+        self.request_generation_tokens.record(f64::from(counts.output));
+        self.request_prefill_computed.record(f64::from(counts.prompt - counts.cached));
+        self.request_num_preemptions.record(f64::from(counts.preemptions));
+        if let Some(max_tokens) = counts.max_tokens {
             self.request_params_max_tokens.record(f64::from(max_tokens));
         }
-        if num_output_tokens > 1 {
-            let per_token = times.decode.as_secs_f64() / f64::from(num_output_tokens - 1);
+        if counts.output > 1 {
+            let per_token = times.decode.as_secs_f64() / f64::from(counts.output - 1);
             self.time_per_output_token.record(per_token);
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::http::{Method, StatusCode};
@@ -13,14 +13,13 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::error::ApiError;
 use crate::http::auth::{self, ApiKey};
-use crate::http::{cors, host, observe};
+use crate::http::{cors, host, observe, signs};
 use crate::limits::ServerLimits;
-use crate::metrics::Metrics;
+use crate::metrics::{self, Metrics};
 use crate::model::ServedModel;
 use crate::retry::DrainRate;
 use crate::routes::{
-    chat_completions, completions, detokenize, embeddings, health, metrics, models, tokenize,
-    version,
+    self, chat_completions, completions, detokenize, embeddings, health, models, tokenize, version,
 };
 
 /// What every handler is given.
@@ -33,7 +32,7 @@ pub const ROUTES: &[Route] = &[
     Route::get("/readyz", Access::Open, || get(health::readyz)),
     Route::get("/health", Access::Open, || get(health::readyz)),
     Route::get("/ping", Access::Open, || get(health::readyz)),
-    Route::get("/metrics", Access::Metrics, || get(metrics::metrics)),
+    Route::get("/metrics", Access::Metrics, || get(routes::metrics::metrics)),
     Route::get("/version", Access::Key, || get(version::version)),
     Route::get("/v1/models", Access::Key, || get(models::list)),
     Route::get("/v1/models/{id}", Access::Key, || get(models::one)),
@@ -79,7 +78,9 @@ pub struct ServerConfig {
     pub limits: ServerLimits,
     /// A turn of the engine loop that takes longer counts as a hang.
     pub engine_hang_timeout: Duration,
-    /// How long requests may run on after the signal to stop.
+    /// After the signal to stop: how long requests are still taken while readiness is red already.
+    pub shutdown_delay: Duration,
+    /// How long requests may run on then.
     pub shutdown_timeout: Duration,
     /// A comment is sent on a silent stream this often; `None`: never.
     pub sse_keep_alive_interval: Option<Duration>,
@@ -95,6 +96,7 @@ impl Default for ServerConfig {
             allowed_origins: Vec::new(),
             limits: ServerLimits::default(),
             engine_hang_timeout: Duration::from_secs(120),
+            shutdown_delay: Duration::ZERO,
             shutdown_timeout: Duration::from_secs(30),
             sse_keep_alive_interval: Some(Duration::from_secs(15)),
         }
@@ -109,7 +111,10 @@ pub struct AppState {
     /// Templates and tokenizations of long prompts that may run at once.
     tokenize_slots: Arc<Semaphore>,
     model: OnceLock<Arc<ServedModel>>,
+    /// Readiness is red.
+    leaving: AtomicBool,
     draining: AtomicBool,
+    began: Instant,
     /// Requests whose answers are not finished.
     in_flight: watch::Sender<usize>,
     /// `true` once answers must end unfinished.
@@ -125,6 +130,17 @@ pub enum Health {
     /// The engine loop is in one turn for longer than `--engine-hang-timeout`.
     Hung,
     Stopped,
+}
+
+impl Health {
+    /// Every state and its name in metrics.
+    pub const NAMES: [(Self, &str); 5] = [
+        (Self::Loading, "loading"),
+        (Self::Ready, "ready"),
+        (Self::Draining, "draining"),
+        (Self::Hung, "hung"),
+        (Self::Stopped, "stopped"),
+    ];
 }
 
 /// The router over `ROUTES`. `check_hosts`: bound to loopback, refuse requests meant for other hosts.
@@ -151,6 +167,7 @@ fn router_of(
         .method_not_allowed_fallback(async || {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "this route has other methods")
         })
+        .layer(from_fn_with_state(Arc::clone(&state), signs::sign))
         .layer(from_fn_with_state(Arc::clone(&state), auth::check));
     if let Some(cors) = cors::layer(&state.config.allowed_origins) {
         router = router.layer(cors);
@@ -195,7 +212,9 @@ impl AppState {
             drain_rate: DrainRate::default(),
             tokenize_slots,
             model: OnceLock::new(),
+            leaving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            began: Instant::now(),
             in_flight: watch::Sender::new(0),
             aborting: watch::Sender::new(false),
         })
@@ -211,6 +230,7 @@ impl AppState {
         if self.model.set(Arc::new(model)).is_err() {
             tracing::warn!("a model is served already");
         }
+        metrics::record_model_load(self.began.elapsed());
     }
 
     /// The loaded model, or the 503 to answer with.
@@ -236,7 +256,7 @@ impl AppState {
 
     pub fn health(&self) -> Health {
         let Some(model) = self.model.get() else {
-            return if self.is_draining() { Health::Draining } else { Health::Loading };
+            return if self.is_leaving() { Health::Draining } else { Health::Loading };
         };
         let hang = self.config.engine_hang_timeout;
         match model.engine.health() {
@@ -245,13 +265,23 @@ impl AppState {
                 Health::Hung
             }
             EngineHealth::Draining { .. } => Health::Draining,
-            EngineHealth::Alive { .. } if self.is_draining() => Health::Draining,
+            EngineHealth::Alive { .. } if self.is_leaving() => Health::Draining,
             EngineHealth::Alive { .. } => Health::Ready,
         }
     }
 
+    /// Readiness goes red; requests are still taken, until routers have seen it.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Release);
+    }
+
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
+    }
+
     /// Readiness goes red, new requests are refused, those taken run on.
     pub fn drain(&self) {
+        self.leave();
         self.draining.store(true, Ordering::Release);
         if let Some(model) = self.model.get() {
             model.engine.drain();
@@ -260,6 +290,16 @@ impl AppState {
 
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
+    }
+
+    /// Records how the server is, for a scrape.
+    pub(crate) fn record(&self) {
+        let turn = self.model.get().map(|model| model.engine.health());
+        let turn = match turn {
+            Some(EngineHealth::Alive { turn } | EngineHealth::Draining { turn }) => turn,
+            Some(EngineHealth::Stopped) | None => Duration::ZERO,
+        };
+        metrics::record_state(self.health(), turn, *self.in_flight.borrow());
     }
 
     /// Returns once every answer is finished.

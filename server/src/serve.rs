@@ -29,8 +29,8 @@ struct Door {
     connections: Connections,
 }
 
-/// Serves `listeners` until `shutdown` is done, then drains: readiness goes red, new requests get 503, running ones
-/// have `shutdown_timeout` to finish. Bound to loopback, HTTP requests for other hosts are refused.
+/// Serves `listeners` until `shutdown` is done, then drains: readiness goes red, after `shutdown_delay` new requests get
+/// 503, running ones have `shutdown_timeout` to finish. Bound to loopback, HTTP requests for other hosts are refused.
 pub async fn serve(
     listeners: Listeners,
     state: SharedState,
@@ -40,6 +40,11 @@ pub async fn serve(
     let upkeep = tokio::spawn(upkeep(state.clone()));
 
     accept(&mut doors, shutdown).await;
+    state.leave();
+    if !state.config.shutdown_delay.is_zero() {
+        tracing::info!("readiness is red; requests are taken until routers have seen it");
+        accept(&mut doors, tokio::time::sleep(state.config.shutdown_delay)).await;
+    }
     state.drain();
     tracing::info!("draining");
     let deadline = Instant::now() + state.config.shutdown_timeout;

@@ -81,7 +81,11 @@ struct NetworkArgs {
     #[arg(long, value_delimiter = ',', value_name = "HOST")]
     allowed_hosts: Vec<String>,
 
-    /// How long running requests may go on after SIGTERM
+    /// After SIGTERM: take requests for so long with readiness red, so that routers see it before anyone is refused
+    #[arg(long, default_value = "0s", value_parser = units::seconds, value_name = "TIME")]
+    shutdown_delay: Duration,
+
+    /// How long running requests may go on after SIGTERM, and after --shutdown-delay
     #[arg(long, default_value = "30s", value_parser = units::seconds, value_name = "TIME")]
     shutdown_timeout: Duration,
 
@@ -128,6 +132,7 @@ impl ServeArgs {
             allowed_origins: network.allowed_origins.clone(),
             limits: self.limits.resolve(),
             engine_hang_timeout: network.engine_hang_timeout,
+            shutdown_delay: network.shutdown_delay,
             shutdown_timeout: network.shutdown_timeout,
             sse_keep_alive_interval: Some(network.sse_keep_alive_interval)
                 .filter(|interval| !interval.is_zero()),

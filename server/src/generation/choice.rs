@@ -201,7 +201,10 @@ impl Choice {
 
     /// The last delta. The request is cancelled if it is not over.
     fn finish(&mut self, reason: &'static str, stop_reason: Option<StopReason>) -> ChoiceEvent {
-        self.stream = None;
+        // A stop string ends what the engine would go on with.
+        if let Some(stream) = self.stream.take().filter(|_| reason == "stop") {
+            stream.satisfied();
+        }
         let mut delta = std::mem::take(&mut self.delta);
         delta.finish = Some(Finish { reason, stop_reason });
         ChoiceEvent::Delta(delta)

@@ -52,6 +52,8 @@ pub(crate) struct Generation {
     choices: SelectAll<Choice>,
     num_choices: usize,
     n: usize,
+    /// Tokens of each answer.
+    lengths: Vec<u32>,
     usage: UsageCount,
     aborting: watch::Receiver<bool>,
     state: SharedState,
@@ -164,6 +166,7 @@ impl Generation {
         let num_prompt_tokens = spec.prompts.iter().map(|prompt| prompt.len() as u64).sum();
         Ok(Self {
             num_choices: choices.len(),
+            lengths: vec![0; choices.len()],
             choices,
             n: spec.n as usize,
             usage: UsageCount { prompt: num_prompt_tokens, ..UsageCount::default() },
@@ -245,11 +248,21 @@ impl Generation {
                 self.usage.completion += delta.tokens.len() as u64;
                 self.usage.drafts += delta.drafts.num_tokens;
                 self.usage.right_drafts += delta.drafts.num_right.iter().sum::<u64>();
+                self.lengths[index] += delta.tokens.len() as u32;
                 if delta.finish.is_some() {
                     self.state.drain_rate.record(Instant::now());
                 }
             }
             ChoiceEvent::Failed(_) => self.choices = SelectAll::new(),
+        }
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        for answers in self.lengths.chunks(self.n.max(1)) {
+            let longest = answers.iter().copied().max().unwrap_or(0);
+            metrics::record_longest_answer(self.state.model_name(), longest);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What lies between the socket and the routes: bodies, keys, hosts, logs, connections.
+//! What lies between the socket and the routes: bodies, keys, hosts, logs, connections, signs for routers.
 
 pub mod auth;
 pub mod body;
@@ -7,6 +7,7 @@ pub mod cors;
 pub mod fields;
 pub mod host;
 pub mod observe;
+pub mod signs;
 pub mod stall;
 
 use axum::body::Body;

@@ -183,6 +183,14 @@ async fn metrics_have_fixed_labels_and_start_at_zero() {
         "process_resident_memory_bytes ",
         "process_cpu_seconds_total ",
         "process_open_fds ",
+        "process_max_fds ",
+        "process_virtual_memory_bytes ",
+        r#"quire_state{state="ready"} 1"#,
+        r#"quire_state{state="draining"} 0"#,
+        "quire_engine_turn_seconds ",
+        "quire_requests_in_flight 0",
+        "quire_model_load_seconds ",
+        "# HELP http_requests_total ",
         "process_start_time_seconds ",
     ] {
         assert!(before.body.contains(series), "{series} in\n{}", before.body);
@@ -200,6 +208,31 @@ async fn metrics_have_fixed_labels_and_start_at_zero() {
         "{after}"
     );
     assert!(!after.contains("secret-path"));
+}
+
+#[tokio::test]
+async fn answers_say_the_load_to_routers_that_ask() {
+    let server = with_keys(true);
+    for (format, value) in [
+        ("TEXT", "TEXT named_metrics.kv_cache_usage_perc=0, named_metrics.num_requests_waiting=0"),
+        ("json", r#"JSON {"named_metrics":{"kv_cache_usage_perc":0.0,"num_requests_waiting":0}}"#),
+        ("BINARY", ""),
+    ] {
+        let request = |path: &str, key: &str| {
+            json_request(Method::GET, path)
+                .header("endpoint-load-metrics-format", format)
+                .header("authorization", key)
+                .body(Body::empty())
+                .unwrap()
+        };
+        let reply = server.send(request("/v1/models", "Bearer first")).await;
+        assert_eq!(reply.header("endpoint-load-metrics"), value, "{format}");
+        for (path, key) in [("/readyz", "Bearer first"), ("/v1/models", "Bearer wrong")] {
+            let reply = server.send(request(path, key)).await;
+            assert_eq!(reply.header("endpoint-load-metrics"), "", "{path} {key}");
+        }
+    }
+    assert_eq!(with_keys(true).get("/v1/models").await.header("endpoint-load-metrics"), "");
 }
 
 #[tokio::test]

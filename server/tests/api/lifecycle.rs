@@ -125,7 +125,7 @@ async fn dropping_the_response_cancels() {
     assert!(frame.data_ref().unwrap().starts_with(b"data: "));
     assert!(!submission.events.is_closed());
     drop(body);
-    assert!(submission.events.is_closed());
+    assert!(submission.events.is_closed() && !submission.events.is_satisfied());
 }
 
 #[tokio::test]
@@ -137,6 +137,8 @@ async fn a_stop_string_cancels_the_rest() {
             assert!(submission.events.send(event));
         }
         wait_until(|| submission.events.is_closed());
+        // For the engine it is a stop, not a client that went away.
+        assert!(submission.events.is_satisfied());
     });
     let reply = server.post("/v1/completions", &json!({"prompt": "a", "stop": "STOP"})).await;
     assert_eq!(reply.json()["choices"][0]["text"], "never ");
@@ -187,6 +189,28 @@ async fn shutting_down_lets_running_answers_finish() {
     let whole = client.await.unwrap();
     assert!(whole.starts_with("HTTP/1.1 200") && whole.contains("\"done\""), "{whole}");
     running.done.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readiness_is_red_before_anyone_is_refused() {
+    let delay = Duration::from_secs(2);
+    let (running, queue) = run(ServerConfig { shutdown_delay: delay, ..config() }).await;
+    assert_eq!(running.server.get("/v1/models").await.header("connection"), "");
+    running.stop.send(()).unwrap();
+    wait_until(|| running.server.state.is_leaving());
+    assert_eq!(probes(&running.server).await, ([200, 200, 503, 503], "draining".into()));
+    let engine = thread::spawn(move || {
+        let submission = queue.recv().unwrap();
+        let events = answer(&submission.request, "late but whole");
+        events.into_iter().for_each(|event| assert!(submission.events.send(event)));
+        queue
+    });
+    let reply = running.server.post("/v1/completions", &json!({"prompt": "a"})).await;
+    assert_eq!((reply.status, reply.header("connection")), (StatusCode::OK, "close"));
+    assert!(!running.server.state.is_draining(), "the machine was too slow for this test");
+    running.done.await.unwrap().unwrap();
+    assert!(running.server.state.is_draining());
+    drop(engine.join().unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
