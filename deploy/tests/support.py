@@ -54,12 +54,15 @@ class Process:
 
 
 class Quire(Process):
-    """A server with the default model; `flags` go to `quire serve`. The same port may be asked for again."""
+    """A server with the default model; `flags` go to `quire serve`. The same port may be asked for again.
 
-    def __init__(self, *flags, port=None, health_port=None):
+    `program`: what is run, with what runs it before, and the model, where they are not the usual ones.
+    """
+
+    def __init__(self, *flags, port=None, health_port=None, program=(BINARY,), model=MODEL):
         self.port, self.health_port = port or free_port(), health_port or free_port()
         ports = ["--port", str(self.port), "--health-port", str(self.health_port)]
-        super().__init__(BINARY, "serve", MODEL, "--device", "cpu", *ports, *flags)
+        super().__init__(*program, "serve", model, "--device", "cpu", *ports, *flags)
 
     def wait_until_ready(self):
         def is_ready():
