@@ -13,6 +13,7 @@ use quire_scheduler::{
 };
 
 use crate::config::{EngineConfig, SchedulingPolicy};
+use crate::constraint::Guide;
 use crate::handle::{Disconnected, EngineHandle, EngineInfo, EngineQueue, Submission};
 use crate::live::{Live, finish_reason};
 use crate::load::load_ranks;
@@ -266,10 +267,11 @@ impl Loop {
                 } else {
                     params.max_tokens.unwrap_or(u32::MAX)
                 },
-                min_tokens: params.min_tokens,
+                // What must follow a grammar ends where that says so.
+                min_tokens: if params.constraint.is_some() { 0 } else { params.min_tokens },
                 eos_token_ids: Arc::clone(&self.end_tokens),
                 stop_token_ids: params.stop_token_ids.as_slice().into(),
-                ignore_eos: params.ignore_eos || pooling.is_some(),
+                ignore_eos: params.ignore_eos && params.constraint.is_none() || pooling.is_some(),
             },
             priority: request.priority,
             cache_salt: self.hasher.hash_one(&request.cache_salt),
@@ -282,6 +284,11 @@ impl Loop {
             None => RowSampling::new(params, seed, &self.end_tokens, self.vocab_size),
         };
         let live = Live::new(events, Arc::new(sampling), lengths, request.arrival);
+        if live.sampling.guide().is_some() && self.runner.runs_ahead() {
+            let reason =
+                "structured output is not available with --device cuda without --speculative";
+            return live.finish(FinishReason::Error(reason.into()), Instant::now(), &self.metrics);
+        }
         match self.scheduler.add(sequence) {
             Ok(()) => drop(self.live.insert(id, live)),
             Err(rejected) => self.reject(live, &rejected),
@@ -387,7 +394,8 @@ impl Loop {
             && let Some(live) = self.live.remove(&event.id)
         {
             self.speculation.iter_mut().for_each(|own| own.forget(event.id));
-            let reason = match finish_reason(reason, error) {
+            let failure = live.sampling.guide().and_then(Guide::failure);
+            let reason = match finish_reason(reason, failure.as_deref().unwrap_or(error)) {
                 FinishReason::Length if live.is_pooled() => FinishReason::Embedded,
                 reason => reason,
             };
@@ -421,6 +429,8 @@ impl Loop {
             self.num_in_flight -= 1;
         }
         self.runner.reset();
+        let guides = self.live.values().filter_map(|live| live.sampling.guide());
+        guides.for_each(Guide::restart);
         let now = Instant::now();
         for event in self.scheduler.abort_in_flight() {
             self.finish(&event, "an internal error stopped this request", now);

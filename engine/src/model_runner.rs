@@ -14,6 +14,7 @@ use quire_scheduler::{
 
 use crate::config::{EngineConfig, Faults, RankFault};
 use crate::kv_cache::KvCache;
+use crate::masks::StepMasks;
 use crate::models::{DraftHead, Model, ModelSpec};
 use crate::pooling::{Pooler, PoolingSpec};
 use crate::request::TokenLogprobs;
@@ -84,6 +85,7 @@ pub struct ModelRunner {
     table: SequenceTable,
     buffers: StepBuffers,
     sampler: Sampler,
+    masks: StepMasks,
     tasks: Vec<SampleTask>,
     gpu: Option<GpuSteps>,
     drafting: Option<Drafting>,
@@ -132,6 +134,7 @@ impl ModelRunner {
         };
         Ok(Self {
             sampler: Sampler::new(workspace.logits.rows()),
+            masks: StepMasks::new(spec.vocab_size()),
             workspace,
             kv_cache,
             table: new_table(config, &buffers),
@@ -169,7 +172,10 @@ impl ModelRunner {
     /// One step: rows, forward pass, sampling. `result` is filled anew.
     pub fn run(&mut self, job: &mut StepJob, result: &mut StepResult) {
         let output = &job.output;
-        self.compute(output, job.rows.drain(..));
+        self.enter(output, job.rows.drain(..));
+        self.enter_drafts(output);
+        self.masks.begin(output, &self.table);
+        self.compute(output);
         self.prompt_logprobs(output, result);
         self.sample(output, result);
         self.embed(output, result);
@@ -190,7 +196,9 @@ impl ModelRunner {
     /// The part that a rank other than the first has in a step: everything but sampling.
     pub fn follow(&mut self, output: &SchedulerOutput, rows: &[RowInit]) {
         plant_rank_fault(&self.config.faults, output);
-        self.compute(output, rows.iter().cloned());
+        self.enter(output, rows.iter().cloned());
+        self.enter_drafts(output);
+        self.compute(output);
         let Model::Decoder(model) = &self.model else { return };
         let (logits, ws) = ((&self.device, model), &mut self.workspace);
         for (rows, _) in prompt_rows(output, self.buffers.output_start_loc(), &self.table) {
@@ -240,10 +248,8 @@ impl ModelRunner {
         }
     }
 
-    /// Rows and forward pass.
-    fn compute(&mut self, output: &SchedulerOutput, rows: impl Iterator<Item = RowInit>) {
-        self.enter(output, rows);
-        self.enter_drafts(output);
+    /// The forward pass.
+    fn compute(&mut self, output: &SchedulerOutput) {
         let input = self.buffers.gather(&self.device, output, &self.table);
         plant_panic(&self.config.faults, input.token_ids.host());
         let (device, ws, kv) = (&self.device, &mut self.workspace, &mut self.kv_cache);
@@ -327,6 +333,7 @@ impl ModelRunner {
         enter_tasks(&mut self.tasks, output, &self.table);
         result.clear(output);
         let Model::Decoder(model) = &self.model else { return };
+        self.masks.wait();
         let (sequences, table) = (&output.sequences, &self.table);
         let nan_on_token = self.config.faults.nan_on_token;
         let is_poisoned = |sequence: &ScheduledSequence, position: u32| {
@@ -337,7 +344,7 @@ impl ModelRunner {
             (&self.device, model),
             &mut self.workspace,
             (&self.tasks, self.buffers.sample_rows(), output),
-            table,
+            (table, &self.masks),
             is_poisoned,
             |task, sampled| {
                 let index = task.index as usize;

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crate::constraint::Constraint;
 use crate::pooling::PoolingParams;
 use crate::validate::InvalidRequest;
 
@@ -67,6 +68,9 @@ pub struct SamplingParams {
     pub logprobs: Option<u32>,
     /// The same for each prompt token after the first.
     pub prompt_logprobs: Option<u32>,
+    /// What the answer must follow. It ends where this says so: `min_tokens` and `ignore_eos` count only as long as another
+    /// token may come.
+    pub constraint: Option<Constraint>,
 }
 
 impl Default for SamplingParams {
@@ -89,6 +93,7 @@ impl Default for SamplingParams {
             banned_token_ids: Vec::new(),
             logprobs: None,
             prompt_logprobs: None,
+            constraint: None,
         }
     }
 }

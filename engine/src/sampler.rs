@@ -5,6 +5,7 @@ use std::ops::Range;
 use quire_kernels::{Device, Drafts, Indices, SampleRow, Sampled, logprobs, verify_drafts};
 use quire_scheduler::{ScheduledSequence, SchedulerOutput, TokenId};
 
+use crate::masks::StepMasks;
 use crate::models::Decoder;
 use crate::request::TokenLogprobs;
 use crate::sequence_table::{SequenceTable, TableRow};
@@ -56,7 +57,7 @@ impl Sampler {
         (device, model): (&Device, &Decoder),
         ws: &mut Workspace,
         (tasks, hidden_rows, output): (&[SampleTask], Indices, &SchedulerOutput),
-        table: &SequenceTable,
+        (table, masks): (&SequenceTable, &StepMasks),
         is_poisoned: impl Fn(&ScheduledSequence, u32) -> bool,
         mut take: impl FnMut(SampleTask, &[Sampled]),
     ) {
@@ -74,6 +75,10 @@ impl Sampler {
                 let known = sequence.start + sequence.num_tokens - task.num_drafts;
                 for num_tokens in known..=known + task.num_drafts {
                     rows[row] = sample_row(table.row(sequence.row), num_tokens as usize);
+                    if let Some(mask) = masks.mask(task.index, num_tokens - known) {
+                        // It knows what is banned.
+                        (rows[row].allowed, rows[row].banned) = (Some(mask), &[]);
+                    }
                     if is_poisoned(sequence, num_tokens - 1) {
                         let start = row * ws.logits.cols() * size_of::<f32>();
                         ws.logits.write_bytes(start, &f32::NAN.to_le_bytes());

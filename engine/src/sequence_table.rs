@@ -5,11 +5,12 @@ use std::sync::Arc;
 use quire_kernels::{BansBefore, TableChange};
 use quire_scheduler::{NewBlock, Row, TokenId};
 
+use crate::constraint::Guide;
 use crate::pooling::PoolingParams;
 use crate::request::SamplingParams;
 
 /// What the sampler needs of a request, prepared once when it is admitted.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct RowSampling {
     pub params: SamplingParams,
     /// The sequence is not sampled from, but pooled.
@@ -18,8 +19,12 @@ pub struct RowSampling {
     /// `params.banned_token_ids`, then every token that may end the answer.
     banned: Vec<TokenId>,
     num_always_banned: usize,
+    /// Before this many output tokens all of `banned` are.
+    bans_before: u32,
     /// Bitmask over the vocabulary.
     allowed: Option<Vec<u32>>,
+    /// Where a constrained answer stands.
+    guide: Option<Guide>,
 }
 
 impl RowSampling {
@@ -27,7 +32,10 @@ impl RowSampling {
     pub fn new(params: SamplingParams, seed: u64, end_tokens: &[TokenId], vocab_size: u32) -> Self {
         let mut banned = params.banned_token_ids.clone();
         let num_always_banned = banned.len();
-        if params.min_tokens > 0 {
+        let guide = params.constraint.clone().map(Guide::new);
+        let never_ends = params.ignore_eos && guide.is_some();
+        let bans_before = if never_ends { u32::MAX } else { params.min_tokens };
+        if bans_before > 0 {
             banned.extend_from_slice(end_tokens);
             banned.extend_from_slice(&params.stop_token_ids);
         }
@@ -36,7 +44,7 @@ impl RowSampling {
             ids.iter().for_each(|id| mask[(id / 32) as usize] |= 1 << (id % 32));
             mask
         });
-        Self { params, pooling: None, seed, banned, num_always_banned, allowed }
+        Self { params, pooling: None, seed, banned, num_always_banned, bans_before, allowed, guide }
     }
 
     /// Of a sequence that is pooled.
@@ -48,8 +56,23 @@ impl RowSampling {
     /// The same without log probabilities, for drafts of the row by a model of so many tokens.
     #[must_use]
     pub fn for_drafts(&self, vocab_size: u32) -> Self {
-        let mut own = self.clone();
-        (own.params.logprobs, own.params.prompt_logprobs) = (None, None);
+        let params = SamplingParams {
+            logprobs: None,
+            prompt_logprobs: None,
+            // What a draft model guesses against the grammar is cut before the step.
+            constraint: None,
+            ..self.params.clone()
+        };
+        let mut own = Self {
+            params,
+            pooling: self.pooling,
+            seed: self.seed,
+            banned: self.banned.clone(),
+            num_always_banned: self.num_always_banned,
+            bans_before: self.bans_before,
+            allowed: self.allowed.clone(),
+            guide: None,
+        };
         own.params.logit_bias.retain(|&(token, _)| token < vocab_size);
         let is_known = |token: &TokenId| *token < vocab_size;
         let always = own.banned[..own.num_always_banned].iter();
@@ -66,18 +89,48 @@ impl RowSampling {
 
     /// Tokens that must not follow `num_output_tokens` tokens.
     pub fn banned(&self, num_output_tokens: u32) -> &[TokenId] {
-        let before_minimum = num_output_tokens < self.params.min_tokens;
+        let before_minimum = num_output_tokens < self.bans_before;
         if before_minimum { &self.banned } else { &self.banned[..self.num_always_banned] }
     }
 
     /// Which of what is banned at first is not banned later.
     pub fn bans(&self) -> BansBefore {
-        BansBefore { position: self.params.min_tokens, num_always: self.num_always_banned as u32 }
+        BansBefore { position: self.bans_before, num_always: self.num_always_banned as u32 }
     }
 
     pub fn allowed(&self) -> Option<&[u32]> {
         self.allowed.as_deref()
     }
+
+    /// Of an answer that must follow something.
+    pub fn guide(&self) -> Option<&Guide> {
+        self.guide.as_ref()
+    }
+
+    /// Takes from a mask what must not follow `num_output_tokens` tokens; end tokens only if something else is left.
+    pub fn narrow(&self, mask: &mut [u32], num_output_tokens: usize) -> Result<(), String> {
+        if let Some(allowed) = &self.allowed {
+            mask.iter_mut().zip(allowed).for_each(|(word, allowed)| *word &= allowed);
+        }
+        let banned = self.banned(u32::try_from(num_output_tokens).unwrap_or(u32::MAX));
+        let (always, ends) = banned.split_at(self.num_always_banned);
+        clear(mask, always);
+        if mask.iter().all(|&word| word == 0) {
+            let message = "the grammar allows no token here that bad_words and allowed_token_ids do not forbid";
+            return Err(message.into());
+        }
+        let end_bits: Vec<u32> = ends.iter().map(|&token| mask[token as usize / 32]).collect();
+        clear(mask, ends);
+        if mask.iter().all(|&word| word == 0) {
+            let words = ends.iter().zip(end_bits);
+            words.for_each(|(&token, word)| mask[token as usize / 32] = word);
+        }
+        Ok(())
+    }
+}
+
+fn clear(mask: &mut [u32], tokens: &[TokenId]) {
+    tokens.iter().for_each(|&token| mask[token as usize / 32] &= !(1 << (token % 32)));
 }
 
 /// A sequence that takes a row: new, or resumed after a preemption.

@@ -11,4 +11,5 @@ pub mod model;
 mod retry;
 mod routes;
 pub mod serve;
+mod structured;
 pub mod text;

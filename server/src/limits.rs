@@ -35,6 +35,14 @@ pub struct ServerLimits {
     pub max_stop_len: usize,
     /// Templates and tokenizations of long prompts that run at once (`--max-tokenize-jobs`).
     pub max_tokenize_jobs: usize,
+    /// Bytes of a schema, a regular expression or a grammar (`--max-grammar-bytes`).
+    pub max_grammar_bytes: usize,
+    /// For compiling one, its turn included (`--grammar-timeout`).
+    pub grammar_timeout: Duration,
+    /// Of them that are compiled at once (`--max-grammar-jobs`).
+    pub max_grammar_jobs: usize,
+    /// Compiled ones that are kept for the next request (`--max-cached-grammars`).
+    pub max_cached_grammars: usize,
 }
 
 impl Default for ServerLimits {
@@ -55,6 +63,10 @@ impl Default for ServerLimits {
             max_stop_strings: 32,
             max_stop_len: 1024,
             max_tokenize_jobs: 2,
+            max_grammar_bytes: 256 << 10,
+            grammar_timeout: Duration::from_secs(10),
+            max_grammar_jobs: 2,
+            max_cached_grammars: 64,
         }
     }
 }

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::app::unix_time;
 use crate::error::ApiError;
+use crate::structured::GrammarCompiler;
 use crate::text::{ChatInput, Detokenizer, TemplateError, TextPipeline};
 
 /// A loaded model.
@@ -21,6 +22,7 @@ pub struct ServedModel {
     /// Where its files are, for routers that read the tokenizer themselves; empty where unknown.
     pub source: PathBuf,
     text: Arc<TextPipeline>,
+    pub(crate) grammars: Arc<GrammarCompiler>,
 }
 
 /// What a request that does not say gets: the model's own recommendation where it has one.
@@ -95,7 +97,8 @@ impl ServedModel {
         sampling_defaults: SamplingDefaults,
     ) -> Self {
         let source = PathBuf::new();
-        Self { engine, sampling_defaults, created: unix_time(), source, text }
+        let grammars = GrammarCompiler::new(Arc::clone(&text));
+        Self { engine, sampling_defaults, created: unix_time(), source, text, grammars }
     }
 
     pub(crate) fn encode(&self, text: &str, add_special: bool) -> Vec<TokenId> {

@@ -71,6 +71,18 @@ pub struct Guess {
     pub evidence: u32,
 }
 
+impl Guess {
+    /// Takes away the drafts that the answer's grammar forbids, and those after them.
+    fn cut(&mut self, ask: &Ask) {
+        let Some(guide) = ask.sampling.guide() else { return };
+        if !self.drafts.is_empty() {
+            let output = &ask.tokens[ask.num_prompt_tokens as usize..];
+            let num_allowed = guide.num_allowed(output, &self.drafts);
+            self.drafts = self.drafts[..num_allowed].iter().copied().collect();
+        }
+    }
+}
+
 /// The loop's side of speculation.
 pub struct Speculation {
     proposer: Box<dyn Proposer>,
@@ -140,6 +152,7 @@ impl Speculation {
             chosen.for_each(|(index, ask)| ask.most = self.choice.num_chosen(index));
         }
         self.proposer.propose(target, &asks, &mut self.guesses);
+        asks.iter().zip(&mut self.guesses).for_each(|(ask, guess)| guess.cut(ask));
         if is_adaptive && !takes_time {
             let guesses = std::mem::take(&mut self.guesses);
             let offers = draftable.iter().zip(&guesses);

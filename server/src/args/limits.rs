@@ -69,6 +69,22 @@ pub(crate) struct LimitArgs {
     /// Long prompts that are turned into tokens at once
     #[arg(long, default_value_t = 2, value_name = "COUNT")]
     max_tokenize_threads: usize,
+
+    /// The largest schema, regular expression or grammar of structured output
+    #[arg(long, default_value = "256KiB", value_parser = units::bytes, value_name = "BYTES")]
+    max_grammar_bytes: u64,
+
+    /// How long compiling a grammar may take, its turn included
+    #[arg(long, default_value = "10s", value_parser = units::seconds, value_name = "TIME")]
+    grammar_timeout: Duration,
+
+    /// Grammars that are compiled at once
+    #[arg(long, default_value_t = 2, value_name = "COUNT")]
+    max_grammar_jobs: usize,
+
+    /// Compiled grammars that are kept for later requests
+    #[arg(long, default_value_t = 64, value_name = "COUNT")]
+    max_cached_grammars: usize,
 }
 
 impl LimitArgs {
@@ -89,6 +105,10 @@ impl LimitArgs {
             max_stop_strings: self.max_stop_strings,
             max_stop_len: self.max_stop_len,
             max_tokenize_jobs: self.max_tokenize_threads,
+            max_grammar_bytes: self.max_grammar_bytes as usize,
+            grammar_timeout: self.grammar_timeout,
+            max_grammar_jobs: self.max_grammar_jobs,
+            max_cached_grammars: self.max_cached_grammars,
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::app::{InFlight, SharedState};
 use crate::error::ApiError;
 use crate::metrics;
 use crate::model::ServedModel;
+use crate::structured::StructuredOutput;
 use choice::Choice;
 
 /// `n` answers to each prompt. The answer `k` to prompt `i` has the index `i * n + k`.
@@ -29,7 +30,9 @@ use choice::Choice;
 pub(crate) struct GenerationSpec {
     pub prompts: Vec<Vec<TokenId>>,
     pub n: u32,
+    /// Without a constraint, which `submit` makes of `structured_output`.
     pub params: SamplingParams,
+    pub structured_output: Option<StructuredOutput>,
     pub text: TextOptions,
     pub priority: i32,
     pub cache_salt: Option<String>,
@@ -122,7 +125,7 @@ impl From<UsageCount> for Usage {
 
 impl Generation {
     /// Queues every request, or none: after a refusal those taken before are cancelled.
-    pub(crate) fn submit(
+    pub(crate) async fn submit(
         state: &SharedState,
         model: &Arc<ServedModel>,
         spec: &GenerationSpec,
@@ -138,10 +141,15 @@ impl Generation {
             return Err(ApiError::invalid("n", message));
         }
         let in_flight = InFlight::new(Arc::clone(state));
+        let constraint = match &spec.structured_output {
+            Some(asked) => Some(model.grammars.compile(asked, &state.config.limits).await?),
+            None => None,
+        };
         let mut choices = SelectAll::new();
         for prompt in &spec.prompts {
             for answer in 0..spec.n {
                 let mut params = spec.params.clone();
+                params.constraint.clone_from(&constraint);
                 params.seed = params.seed.map(|seed| seed.wrapping_add(u64::from(answer)));
                 let request = Request {
                     prompt: prompt.clone(),

@@ -63,6 +63,7 @@ impl SamplingFields {
             banned_token_ids: banned_tokens(&self.bad_words, model)?,
             logprobs: self.logprobs,
             prompt_logprobs: self.prompt_logprobs,
+            constraint: None,
         })
     }
 }

@@ -58,6 +58,7 @@ pub(super) fn generation_spec(
         prompts: vec![prompt],
         n,
         params,
+        structured_output: None,
         text,
         priority: request.priority,
         cache_salt: Some(request.cache_salt).filter(|salt| !salt.is_empty()),

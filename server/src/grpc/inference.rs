@@ -50,7 +50,7 @@ impl Service {
         let work =
             move || convert::generation_spec(request, &served, &state.config.limits, arrival);
         let mut spec = self.state.prepare(size, work).await?;
-        let generation = Generation::submit(&self.state, &model, &spec)?;
+        let generation = Generation::submit(&self.state, &model, &spec).await?;
         let num_output_tokens = vec![0; generation.num_choices()];
         let prompt = spec.prompts.pop().unwrap_or_default();
         Ok(Call { answers: Answers::new(generation, place), prompt, num_output_tokens })

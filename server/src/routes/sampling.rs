@@ -11,6 +11,7 @@ use crate::generation::sampling::{SamplingFields, check_cache_salt, check_n};
 use crate::http::fields::{Fields, NeutralOnly};
 use crate::limits::ServerLimits;
 use crate::model::ServedModel;
+use crate::structured::{self, StructuredOutput};
 
 /// What the shared fields came to.
 #[derive(Debug)]
@@ -18,6 +19,7 @@ pub(crate) struct CommonFields {
     pub n: u32,
     /// Without `max_tokens` and the log probabilities, which the two routes name differently.
     pub params: SamplingParams,
+    pub structured_output: Option<StructuredOutput>,
     pub text: TextOptions,
     pub stream: bool,
     pub stream_options: StreamOptions,
@@ -42,12 +44,6 @@ pub(crate) const UNSUPPORTED: &[NeutralOnly] = &[
     NeutralOnly("use_beam_search", &["false"]),
     NeutralOnly("length_penalty", &["1", "1.0"]),
     NeutralOnly("early_stopping", &["false"]),
-    NeutralOnly("response_format", &[r#"{"type": "text"}"#]),
-    NeutralOnly("structured_outputs", &[]),
-    NeutralOnly("guided_json", &[]),
-    NeutralOnly("guided_regex", &[]),
-    NeutralOnly("guided_choice", &[]),
-    NeutralOnly("guided_grammar", &[]),
     NeutralOnly("logprob_token_ids", &[]),
     NeutralOnly("spaces_between_special_tokens", &["true"]),
     NeutralOnly("truncate_prompt_tokens", &[]),
@@ -95,6 +91,7 @@ impl CommonFields {
         Ok(Self {
             n,
             params,
+            structured_output: structured::fields::take(fields)?,
             text: take_text_options(fields, limits)?,
             stream,
             stream_options,

@@ -10,6 +10,7 @@ mod tokenizer;
 
 pub use detokenizer::Detokenizer;
 pub use directory::{DirectoryError, TextFiles};
+pub(crate) use guard::guarded;
 pub use pipeline::{TextError, TextPipeline, tokenizer_of};
 pub use stop::{StopError, StopEvent, StopLimits, StopMatcher};
 pub use template::{

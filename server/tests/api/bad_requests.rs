@@ -87,9 +87,6 @@ fn shared_cases() -> Vec<(&'static str, Vec<Value>)> {
         ("cache_salt", vec![json!(""), json!("a/b"), json!("x".repeat(129)), json!(5)]),
         ("request_id", vec![json!("a b"), json!(""), json!("x".repeat(129)), json!(7)]),
         ("user", vec![json!({})]),
-        ("response_format", vec![json!({"type": "json_object"}), json!("text")]),
-        ("structured_outputs", vec![json!({"regex": "a"})]),
-        ("guided_json", vec![json!({})]),
         ("best_of", vec![json!(2)]),
         ("use_beam_search", vec![json!(true)]),
         ("truncate_prompt_tokens", vec![json!(5)]),
@@ -98,12 +95,54 @@ fn shared_cases() -> Vec<(&'static str, Vec<Value>)> {
     ]
 }
 
+/// What no answer can be made to look like.
+fn structured_cases() -> Vec<(&'static str, Vec<Value>)> {
+    vec![
+        (
+            "response_format",
+            vec![
+                json!("text"),
+                json!({"type": "xml"}),
+                json!({"type": "json_schema"}),
+                json!({"type": "json_schema", "json_schema": {"name": "a"}}),
+                json!({"type": "json_schema", "json_schema": {"schema": 5}}),
+                json!({"type": "json_schema", "json_schema": {"schema": {"type": "x"}}}),
+                json!({"type": "json_schema", "json_schema": {"schema": {"not": {}}}}),
+            ],
+        ),
+        (
+            "structured_outputs",
+            vec![
+                json!({}),
+                json!({"regex": "a", "json": {}}),
+                json!({"regex": ""}),
+                json!({"regex": "("}),
+                json!({"regex": 5}),
+                json!({"choice": []}),
+                json!({"choice": [""]}),
+                json!({"choice": "a"}),
+                json!({"json": "{"}),
+                json!({"json": []}),
+                json!({"json_object": 1}),
+                json!({"json_object": false}),
+                json!({"grammar": "start: ("}),
+                json!({"grammar": "a".repeat(5000)}),
+                json!({"backend": "x", "regex": "a"}),
+            ],
+        ),
+        ("guided_json", vec![json!("x"), json!(5), json!({"type": 5})]),
+        ("guided_regex", vec![json!(5), json!("[")]),
+        ("guided_choice", vec![json!([1]), json!({}), json!([])]),
+        ("guided_grammar", vec![json!({}), json!("?")]),
+    ]
+}
+
 #[tokio::test]
 async fn both_routes_blame_the_field() {
     let server = server();
     let routes = [("/v1/chat/completions", chat_body()), ("/v1/completions", completion_body())];
     for (path, body) in routes {
-        for (field, values) in shared_cases() {
+        for (field, values) in shared_cases().into_iter().chain(structured_cases()) {
             for value in values {
                 let request = with(body.clone(), &json!({ field: value }));
                 let case = format!("{path} {field}: {value}");

@@ -379,6 +379,7 @@ async fn fields_reach_the_engine() {
             prompt_logprobs: Some(
                 2,
             ),
+            constraint: None,
         } -4 Some("s")
     "#]]
     .assert_eq(&format!("{:#?} {} {:?}\n", request.params, request.priority, request.cache_salt));

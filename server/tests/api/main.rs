@@ -10,4 +10,5 @@ mod connections;
 mod embeddings;
 mod grpc;
 mod lifecycle;
+mod structured;
 mod support;

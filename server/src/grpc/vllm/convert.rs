@@ -97,7 +97,17 @@ pub(super) fn generation_spec(
     let cache_salt = cache_salt(request.kv.unwrap_or_default())?;
     let priority = request.priority;
     let prompts = vec![prompt];
-    let spec = GenerationSpec { prompts, n, params, text, priority, cache_salt, arrival };
+    let structured_output = None;
+    let spec = GenerationSpec {
+        prompts,
+        n,
+        params,
+        structured_output,
+        text,
+        priority,
+        cache_salt,
+        arrival,
+    };
     Ok((spec, options))
 }
 

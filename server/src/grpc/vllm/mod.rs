@@ -53,7 +53,7 @@ impl Service {
         let work =
             move || convert::generation_spec(request, &served, &state.config.limits, arrival);
         let (spec, wanted) = self.state.prepare(size, work).await?;
-        let generation = Generation::submit(&self.state, &model, &spec)?;
+        let generation = Generation::submit(&self.state, &model, &spec).await?;
         let wanted = Wanted::new(wanted, spec, generation.num_choices());
         Ok(Call { answers: Answers::new(generation, place), wanted })
     }

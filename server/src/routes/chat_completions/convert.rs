@@ -26,6 +26,7 @@ pub(super) fn convert(incoming: &Incoming) -> Result<(Frame, GenerationSpec), Ap
     let spec = GenerationSpec {
         n: common.n,
         params,
+        structured_output: common.structured_output.clone(),
         text,
         priority: common.priority,
         cache_salt: common.cache_salt.clone(),

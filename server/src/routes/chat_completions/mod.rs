@@ -30,6 +30,7 @@ pub(crate) async fn chat_completions(
 ) -> Result<Response, ApiError> {
     let (frame, spec) = prepare(&state, request, convert::convert).await?;
     let generation = Generation::submit(&state, &frame.model, &spec)
+        .await
         .map_err(|error| frame.request.blame(error))?;
     if frame.request.common.stream {
         return Ok(frame.stream(&state, generation));

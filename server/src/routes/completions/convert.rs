@@ -37,6 +37,7 @@ pub(super) fn convert(incoming: &Incoming) -> Result<(Frame, GenerationSpec), Ap
         prompts: prompts.clone(),
         n: common.n,
         params,
+        structured_output: common.structured_output.clone(),
         text,
         priority: common.priority,
         cache_salt: common.cache_salt.clone(),

@@ -29,7 +29,7 @@ pub(crate) async fn completions(
     request: Request,
 ) -> Result<Response, ApiError> {
     let (frame, spec) = prepare(&state, request, convert::convert).await?;
-    let generation = Generation::submit(&state, &frame.model, &spec)?;
+    let generation = Generation::submit(&state, &frame.model, &spec).await?;
     if frame.request.common.stream {
         return Ok(frame.stream(&state, generation));
     }
