@@ -109,6 +109,25 @@ __device__ __forceinline__ uint4 ld_stream(const void* p) {
 #endif
 }
 
+// A word that other GPUs and the host see, with all that was written before it.
+__device__ __forceinline__ void st_release_system(unsigned* p, unsigned value) {
+#ifdef QUIRE_EMULATED
+    __atomic_store_n(p, value, __ATOMIC_SEQ_CST);
+#else
+    asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(p), "r"(value) : "memory");
+#endif
+}
+
+__device__ __forceinline__ unsigned ld_acquire_system(const unsigned* p) {
+#ifdef QUIRE_EMULATED
+    return __atomic_load_n(p, __ATOMIC_SEQ_CST);
+#else
+    unsigned value;
+    asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(value) : "l"(p) : "memory");
+    return value;
+#endif
+}
+
 #ifdef QUIRE_EMULATED
 using sim::shared_offset;
 __device__ __forceinline__ uint32_t smem_u32(const void* p) { return shared_offset(p); }

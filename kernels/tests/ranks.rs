@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use quire_kernels::cases::{random_activations, random_f32};
@@ -85,7 +86,7 @@ fn reduce_and_panic(device: &Device, group: &RankGroup) -> Option<String> {
 
 #[test]
 fn a_rank_that_fails_stops_the_others_and_all_can_go_on() {
-    let again = std::sync::Barrier::new(2);
+    let again = Barrier::new(2);
     let found = on_ranks(2, LONG, |device, group| {
         let text = if group.rank() == 0 {
             reduce_and_panic(device, group)
@@ -106,7 +107,7 @@ fn a_rank_that_fails_stops_the_others_and_all_can_go_on() {
 
 #[test]
 fn after_a_failure_nobody_meets_before_the_reset() {
-    let again = std::sync::Barrier::new(2);
+    let again = Barrier::new(2);
     let found = on_ranks(2, Duration::from_millis(50), |device, group| {
         // The first rank waits in vain; the second comes late.
         let first = (group.rank() == 0).then(|| reduce_and_panic(device, group));
@@ -163,14 +164,23 @@ fn ranks_with_shares_of_a_table_add_up_to_the_embedding() {
     assert!(found.iter().all(|found| found == of_rows(&Device::cpu(1), 0..23).f32()));
 }
 
-/// On GPUs of their own, in every schedule of the emulator.
+/// On GPUs of their own.
 fn on_gpus<T: Send>(num_ranks: usize, work: impl Fn(&Device, &RankGroup) -> T + Sync) -> Vec<T> {
+    on_prepared_gpus(num_ranks, |_| {}, work)
+}
+
+fn on_prepared_gpus<T: Send>(
+    num_ranks: usize,
+    prepare: impl Fn(&mut Device) + Sync,
+    work: impl Fn(&Device, &RankGroup) -> T + Sync,
+) -> Vec<T> {
     let id = GroupId::new().expect("the emulator has NCCL");
     std::thread::scope(|scope| {
         let run = |group: RankGroup| {
-            let work = &work;
+            let (prepare, work) = (&prepare, &work);
             scope.spawn(move || {
-                let device = Device::cuda(group.rank()).expect("a GPU for each rank");
+                let mut device = Device::cuda(group.rank()).expect("a GPU for each rank");
+                prepare(&mut device);
                 let group = group.on_gpu(&device, id).expect("all ranks come");
                 work(&device, &group)
             })
@@ -180,45 +190,92 @@ fn on_gpus<T: Send>(num_ranks: usize, work: impl Fn(&Device, &RankGroup) -> T + 
     })
 }
 
+/// What three GPUs make of random numbers, added up once, and twice by a graph; next to what it should be.
+fn three_gpus_add_up(dtype: DType, cols: usize, round_each_sum: bool) {
+    let rows = 5;
+    let of_rank = |rank: usize, call: u64| random_activations(7 * call + rank as u64, rows * cols);
+    let found = on_gpus(3, |device, group| {
+        let Device::Cuda(cuda) = device else { unreachable!("it was opened as one") };
+        let of_call = |call| {
+            let values = of_rank(group.rank(), call);
+            device.tensor(dtype, &values, rows, cols).expect("small")
+        };
+        let mut x = of_call(0);
+        all_reduce(device, group, x.view_mut());
+        let once = x.read_f32();
+        let mut x = of_call(1);
+        let graph = cuda.record(|| all_reduce(device, group, x.view_mut()));
+        graph.launch();
+        graph.launch();
+        let twice = x.read_f32();
+        assert_eq!(group.check_gpu(), Ok(()));
+        [once, twice]
+    });
+    let round = |x: f32| if dtype == DType::BF16 { half::bf16::from_f32(x).to_f32() } else { x };
+    let sum_of = |ranks: [Vec<f32>; 3]| -> Vec<f32> {
+        let [a, b, c] = ranks;
+        let of_two = |sum: f32| if round_each_sum { round(sum) } else { sum };
+        (0..rows * cols).map(|i| round(of_two(a[i] + b[i]) + c[i])).collect()
+    };
+    let once = sum_of([0, 1, 2].map(|rank| of_rank(rank, 0)));
+    let sum = sum_of([0, 1, 2].map(|rank| of_rank(rank, 1)));
+    let twice = sum_of([sum.clone(), sum.clone(), sum]);
+    assert!(found.iter().all(|found| *found == [once.clone(), twice.clone()]), "{dtype:?} {cols}");
+}
+
 #[test]
 fn gpus_add_up_at_once_and_in_graphs() {
     let emulator = quire_sim::load();
     emulator.plug_in(3);
-    let (rows, cols) = (5, 130);
-    let of_rank = |rank: usize, call: u64| random_activations(7 * call + rank as u64, rows * cols);
     for (schedule, dtype) in
         SCHEDULES.into_iter().zip([DType::F32, DType::BF16].into_iter().cycle())
     {
         emulator.run_as(schedule);
         emulator.run_streams(Some(schedule.1));
-        let found = on_gpus(3, |device, group| {
-            let Device::Cuda(cuda) = device else { unreachable!("it was opened as one") };
-            let of_call = |call| {
-                let values = of_rank(group.rank(), call);
-                device.tensor(dtype, &values, rows, cols).expect("small")
-            };
-            let mut x = of_call(0);
-            all_reduce(device, group, x.view_mut());
-            let once = x.read_f32();
-            let mut x = of_call(1);
-            let graph = cuda.record(|| all_reduce(device, group, x.view_mut()));
-            graph.launch();
-            graph.launch();
-            let twice = x.read_f32();
-            assert_eq!(group.check_gpu(), Ok(()));
-            [once, twice]
-        });
-        let round =
-            |x: f32| if dtype == DType::BF16 { half::bf16::from_f32(x).to_f32() } else { x };
-        let sum_of = |ranks: [Vec<f32>; 3]| -> Vec<f32> {
-            let [a, b, c] = ranks;
-            (0..rows * cols).map(|i| round(round(a[i] + b[i]) + c[i])).collect()
-        };
-        let once = sum_of([0, 1, 2].map(|rank| of_rank(rank, 0)));
-        let sum = sum_of([0, 1, 2].map(|rank| of_rank(rank, 1)));
-        let twice = sum_of([sum.clone(), sum.clone(), sum]);
-        assert!(found.iter().all(|found| *found == [once.clone(), twice.clone()]), "{dtype:?}");
+        // Not a multiple of 16 bytes, so NCCL's; then in one launch.
+        three_gpus_add_up(dtype, 130, true);
+        let before = (emulator.num_sums(), emulator.num_launches_together());
+        three_gpus_add_up(dtype, 136, false);
+        let after = (emulator.num_sums(), emulator.num_launches_together());
+        assert_eq!(after, (before.0, before.1 + 6), "two sums of three ranks");
     }
+}
+
+#[test]
+fn gpus_that_do_not_reach_each_other_add_up_all_the_same() {
+    let emulator = quire_sim::load();
+    emulator.plug_in(3);
+    emulator.connect(false);
+    let before = emulator.num_launches_together();
+    three_gpus_add_up(DType::BF16, 136, true);
+    assert_eq!(emulator.num_launches_together(), before);
+}
+
+/// Three, so a sum is not the same in another order; and more than one launch takes.
+#[test]
+fn a_long_sum_has_the_order_of_a_short_one_where_batches_must_not_matter() {
+    let emulator = quire_sim::load();
+    emulator.plug_in(3);
+    let (rows, cols) = (3, 50_000);
+    let of_rank = |rank: usize| {
+        let scale = 10.0_f32.powi(3 * rank as i32);
+        let values = random_f32(rank as u64 + 1, rows * cols);
+        values.into_iter().map(|x| x * scale).collect::<Vec<_>>()
+    };
+    let expected = quire_kernels::all_reduce::reference::all_reduce(&[0, 1, 2].map(of_rank));
+    let before = emulator.num_sums();
+    let prepare = |device: &mut Device| match device {
+        Device::Cuda(cuda) => cuda.set_batch_invariant(),
+        _ => unreachable!("it was opened as one"),
+    };
+    let found = on_prepared_gpus(3, prepare, |device, group| {
+        let values = of_rank(group.rank());
+        let mut x = device.tensor(DType::F32, &values, rows, cols).expect("small");
+        all_reduce(device, group, x.view_mut());
+        x.read_f32()
+    });
+    assert!(found.iter().all(|found| *found == expected));
+    assert_eq!(emulator.num_sums(), before, "none by NCCL");
 }
 
 #[test]
@@ -241,20 +298,27 @@ fn every_gpu_gets_the_columns_of_all() {
 fn a_gpu_that_waits_in_vain_is_called_off() {
     let emulator = quire_sim::load();
     emulator.plug_in(2);
-    let found = on_gpus(2, |device, group| {
-        if group.rank() == 1 {
-            group.fail("planted");
-            return None;
-        }
-        let mut x = device.tensor(DType::F32, &[1.0; 5], 1, 5).expect("small");
-        let step = AssertUnwindSafe(|| {
-            all_reduce(device, group, x.view_mut());
-            x.read_f32()
+    // By NCCL, and in a launch.
+    for cols in [5, 8] {
+        let waits = Barrier::new(2);
+        let found = on_gpus(2, |device, group| {
+            if group.rank() == 1 {
+                waits.wait();
+                std::thread::sleep(Duration::from_millis(20));
+                group.fail("planted");
+                return None;
+            }
+            let mut x = device.tensor(DType::F32, &vec![1.0; cols], 1, cols).expect("small");
+            let step = AssertUnwindSafe(|| {
+                all_reduce(device, group, x.view_mut());
+                waits.wait();
+                x.read_f32()
+            });
+            let _ = catch_unwind(step);
+            group.check_gpu().err()
         });
-        let _ = catch_unwind(step);
-        group.check_gpu().err()
-    });
-    assert_eq!(found[0].as_deref(), Some("rank 1: planted"));
+        assert_eq!(found[0].as_deref(), Some("rank 1: planted"));
+    }
 }
 
 #[test]

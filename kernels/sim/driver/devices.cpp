@@ -59,6 +59,18 @@ API Result cuCtxSetCurrent(void* context) {
     current_context = (Context*)context;
     return SUCCESS;
 }
+// Whether devices are without a way to each other's memory.
+static std::atomic<bool> is_apart{false};
+
+// Memory of every device is memory of the host: all reach each other, as on a board with NVLink.
+API Result cuDeviceCanAccessPeer(int* can_access, int device, int peer) {
+    *can_access = device != peer && !is_apart;
+    return SUCCESS;
+}
+API Result cuCtxEnablePeerAccess(void* context, unsigned flags) {
+    if (!current_context || context == current_context || flags) return INVALID_VALUE;
+    return SUCCESS;
+}
 API Result cuCtxSynchronize() {
     drain(stream_of(nullptr));
     return sticky_error;
@@ -83,3 +95,6 @@ API void quire_sim_configure(int order, uint64_t seed, int lazy) {
 
 // For tests: so many devices from now on; 0: as the environment says.
 API void quire_sim_plug_in(int devices) { plugged_in = devices; }
+
+// For tests: whether devices that are opened from now on reach each other's memory.
+API void quire_sim_connect(int connected) { is_apart = !connected; }

@@ -3,7 +3,7 @@
 
 namespace {
 
-std::atomic<long> launches{0};
+std::atomic<long> launches{0}, launches_together{0};
 
 // For each kernel whether it has run.
 std::vector<std::atomic<bool>>& have_run() {
@@ -152,6 +152,7 @@ API Result cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, un
 }
 API Result cuLaunchCooperativeKernel(void* function, unsigned x, unsigned y, unsigned z, unsigned tx, unsigned ty,
                                      unsigned tz, unsigned shared, void* stream, void** arguments) {
+    launches_together++;
     return launch(function, {dim3(x, y, z), dim3(tx, ty, tz), shared, true}, stream, arguments);
 }
 
@@ -183,6 +184,8 @@ API Result cuTensorMapEncodeTiled(CUtensorMap* map, int type, unsigned rank, voi
 
 // For tests: kernels that have run, how often and, from `index` on in the list of all, which one has not; null: each has.
 API long quire_sim_launches() { return launches; }
+// Launches whose blocks may wait for each other; one that is replayed counts when it is recorded.
+API long quire_sim_launches_together() { return launches_together; }
 API const char* quire_sim_has_not_run(size_t* index) {
     for (; *index < have_run().size(); ++*index)
         if (!have_run()[*index]) return sim::kernels()[(*index)++].name;

@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 #include <utility>
+#include <vector>
 
 #include "schedule.h"
 
@@ -48,7 +49,7 @@ struct Grid {
     bool cooperative;  // blocks may wait for one another
 };
 
-// What a thread of the host keeps from launch to launch.
+// What a thread of the host keeps from launch to launch, and leaves to others.
 struct Worker {
     unsigned char* stacks;
     unsigned char* shared;
@@ -59,15 +60,32 @@ struct Worker {
         stacks = (unsigned char*)mmap(nullptr, MAX_THREADS * STACK_BYTES, PROT_READ | PROT_WRITE, flags, -1, 0);
         shared = (unsigned char*)aligned_alloc(1024, (MAX_SHARED_BYTES + 2047) / 1024 * 1024);
     }
-    ~Worker() {
-        munmap(stacks, MAX_THREADS * STACK_BYTES);
-        free(shared);
+};
+
+// A thread's worker: one that another thread has left, if there is one, since its memory is slow to get.
+class Lease {
+  public:
+    Lease() {
+        std::lock_guard<std::mutex> lock(mutex);
+        if (left.empty()) left.push_back(new Worker);
+        worker = left.back();
+        left.pop_back();
     }
+    ~Lease() {
+        std::lock_guard<std::mutex> lock(mutex);
+        left.push_back(worker);
+    }
+    Worker* operator->() const { return worker; }
+
+  private:
+    Worker* worker;
+    // Outlive the last thread.
+    static inline auto& mutex = *new std::mutex;
+    static inline auto& left = *new std::vector<Worker*>;
 };
 
 inline void run_one_block(const Grid& grid, size_t index, void (*body)(void**), void** arguments) {
-    static thread_local std::unique_ptr<Worker> worker;
-    if (!worker) worker = std::make_unique<Worker>();
+    static thread_local Lease worker;
     Block& block = worker->block;
     block.grid = grid.blocks;
     block.size = grid.threads;

@@ -1,6 +1,7 @@
 // Runs the threads of one block in turn until all are done, or none can go on.
 #pragma once
 #include <algorithm>
+#include <chrono>
 #include <thread>
 
 #include "barriers.h"
@@ -112,6 +113,14 @@ inline bool is_polling(const Block& block) {
                        [](const Fiber& fiber) { return !fiber.done && fiber.spun && !fiber.word; });
 }
 
+// A block that polls waits for another thread of the host, which may need this one's processor: some minutes at most.
+constexpr long MAX_POLLS = 2000000;
+
+inline void rest(long idle) {
+    if (idle < 1000) std::this_thread::yield();
+    else std::this_thread::sleep_for(std::chrono::microseconds(50));
+}
+
 inline void run_block(Block& block) {
     reset_block(block);
     int count = (block.threads + 31) / 32, warps[MAX_WARPS];
@@ -123,7 +132,7 @@ inline void run_block(Block& block) {
         if (settings().order == RANDOM && next_random(block.random) % 2) progress |= run_load(block);
         if (progress) idle = 0;
         else if (run_load(block)) continue;
-        else if (is_polling(block) && ++idle < 20000000) std::this_thread::yield();
+        else if (is_polling(block) && ++idle < MAX_POLLS) rest(idle);
         else if (!block.failed) report_deadlock(block);
     }
 }

@@ -78,6 +78,7 @@ pub fn load_from(folder: &Path) -> Emulator {
     let emulator = Emulator { driver, nccl, _turn: TURN.lock() };
     emulator.run_as(SCHEDULES[0]);
     emulator.plug_in(0);
+    emulator.connect(true);
     emulator.run_streams(None);
     emulator.plant_in_recordings(c"");
     emulator
@@ -125,6 +126,15 @@ impl Emulator {
         }
     }
 
+    /// Whether GPUs that are opened from now on reach each other's memory.
+    pub fn connect(&self, connected: bool) {
+        // SAFETY: the signature of the function in driver/devices.cpp.
+        unsafe {
+            let set = self.driver.get::<unsafe extern "C" fn(i32)>(b"quire_sim_connect");
+            set.expect("the stand-in driver exports it")(i32::from(connected));
+        }
+    }
+
     /// Sums over ranks that NCCL was asked for in this process; one that is replayed counts when it is recorded.
     pub fn num_sums(&self) -> u64 {
         // SAFETY: the signature of the counter in driver/nccl.cpp.
@@ -137,6 +147,11 @@ impl Emulator {
     /// Kernels that have run in this process.
     pub fn num_launches(&self) -> u64 {
         self.count(b"quire_sim_launches")
+    }
+
+    /// Launches in this process whose blocks may wait for each other; one that is replayed counts when it is recorded.
+    pub fn num_launches_together(&self) -> u64 {
+        self.count(b"quire_sim_launches_together")
     }
 
     /// Names of the kernels that have not run in this process.

@@ -1,4 +1,4 @@
-//! On GPUs, by NCCL: launched on the device's stream like every op, so a step with it can be recorded.
+//! On GPUs, in one launch or by NCCL, on the device's stream like every op: so a step with it can be recorded.
 
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use cudarc::nccl::sys::{self, ncclDataType_t, ncclRedOp_t, ncclResult_t};
 use parking_lot::Mutex;
 
-use super::RankGroup;
+use super::{RankGroup, one_shot};
 use crate::cuda::{Context, CudaDevice, clear_columns};
 use crate::device::DeviceError;
 use crate::tensor::{DType, ViewMut};
@@ -120,14 +120,17 @@ pub(super) fn abort_all(ranks: &[Arc<Nccl>]) {
 }
 
 /// Sums of two numbers are the same in each order; of more NCCL has one order for all ranks.
-pub(super) fn all_reduce(group: &RankGroup, x: &ViewMut) {
+pub(super) fn all_reduce(cuda: &CudaDevice, group: &RankGroup, x: &ViewMut) {
     assert!(x.row_stride() == x.cols() || x.rows() < 2, "there are gaps between rows");
+    group.stop_if_failed();
+    if let Some(desks) = group.desks().filter(|_| one_shot::takes(cuda, x)) {
+        return one_shot::sum(cuda, desks, group.rank(), x);
+    }
     let dtype = match x.dtype() {
         DType::F32 => ncclDataType_t::ncclFloat32,
         DType::BF16 => ncclDataType_t::ncclBfloat16,
         dtype => panic!("{dtype:?} is not added up"),
     };
-    group.stop_if_failed();
     group.nccl().sum(x.pointer().0, x.rows() * x.cols(), dtype);
 }
 
@@ -144,7 +147,7 @@ pub(super) fn gather_columns(
     };
     clear(0..columns.start);
     clear(columns.end..x.cols());
-    all_reduce(group, x);
+    all_reduce(cuda, group, x);
 }
 
 fn check(what: &str, result: ncclResult_t) -> Result<(), DeviceError> {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 
 use super::cuda::{GroupId, Nccl, abort_all};
+use super::one_shot::Desk;
 use crate::device::{Device, DeviceError};
 use crate::tensor::ViewMut;
 
@@ -20,6 +21,8 @@ pub struct RankGroup {
     rank: usize,
     /// Of a rank on a GPU.
     nccl: Option<Arc<Nccl>>,
+    /// Of all ranks, where their GPUs reach each other's memory.
+    desks: Option<Arc<[Arc<Desk>]>>,
 }
 
 struct Shared {
@@ -34,11 +37,22 @@ struct Shared {
     deadline: Duration,
     /// Of all ranks, where they are on GPUs.
     gpus: Mutex<Vec<Arc<Nccl>>>,
+    desks: Mutex<Vec<Option<Arc<Desk>>>>,
+    /// Some GPU does not reach the memory of all others.
+    is_apart: AtomicBool,
+}
+
+impl Shared {
+    /// Ends all sums of GPUs that wait for a rank.
+    fn abort(&self) {
+        self.desks.lock().iter().flatten().for_each(|desk| desk.call_off());
+        abort_all(&self.gpus.lock());
+    }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        abort_all(self.gpus.get_mut());
+        self.abort();
     }
 }
 
@@ -53,17 +67,28 @@ impl RankGroup {
             failure: Mutex::new(None),
             deadline,
             gpus: Mutex::default(),
+            desks: Mutex::new(vec![None; num_ranks]),
+            is_apart: AtomicBool::new(false),
         });
-        let of_rank = |rank| Self { shared: Arc::clone(&shared), rank, nccl: None };
+        let of_rank = |rank| Self { shared: Arc::clone(&shared), rank, nccl: None, desks: None };
         (0..num_ranks).map(of_rank).collect()
     }
 
     /// This rank's place, on the GPU `device`; returns when all ranks have called it with the same `id`.
     pub fn on_gpu(self, device: &Device, id: GroupId) -> Result<Self, DeviceError> {
         let Device::Cuda(cuda) = device else { return Ok(self) };
+        let desk = Arc::new(Desk::new(cuda)?);
+        self.shared.desks.lock()[self.rank] = Some(Arc::clone(&desk));
         let nccl = Arc::new(Nccl::join(cuda, id, (self.rank, self.num_ranks()))?);
         self.shared.gpus.lock().push(Arc::clone(&nccl));
-        Ok(Self { nccl: Some(nccl), ..self })
+        // All have joined, so all desks are there.
+        let desks: Arc<[_]> = self.shared.desks.lock().iter().flatten().cloned().collect();
+        if !desk.reaches(&desks)? {
+            self.shared.is_apart.store(true, Ordering::Release);
+        }
+        self.wait();
+        let desks = (!self.shared.is_apart.load(Ordering::Acquire)).then_some(desks);
+        Ok(Self { nccl: Some(nccl), desks, ..self })
     }
 
     pub fn rank(&self) -> usize {
@@ -86,7 +111,7 @@ impl RankGroup {
         failure.get_or_insert_with(|| format!("rank {}: {why}", self.rank));
         self.shared.has_failed.store(true, Ordering::Release);
         drop(failure);
-        abort_all(&self.shared.gpus.lock());
+        self.shared.abort();
     }
 
     /// Why the group failed, if it did.
@@ -105,6 +130,10 @@ impl RankGroup {
 
     pub(super) fn nccl(&self) -> &Nccl {
         self.nccl.as_ref().expect("ranks on GPUs have joined")
+    }
+
+    pub(super) fn desks(&self) -> Option<&[Arc<Desk>]> {
+        self.desks.as_deref()
     }
 
     /// Lets the ranks meet again after a failure. No rank is in a step.

@@ -1,13 +1,15 @@
 //! What the ranks of a tensor-parallel model tell each other (Shoeybi et al. 2019): `x = Σ_r x_r` on every rank, and the columns
 //! that each rank made side by side on the first.
 //!
-//! On CPUs sums are taken in the order of the ranks, on GPUs in an order of NCCL's: so all ranks have the same bits.
+//! On CPUs sums are taken in the order of the ranks, as small ones on GPUs that reach each other (`one_shot.cu`); others on GPUs in
+//! an order of NCCL's. So all ranks have the same bits.
 #![allow(clippy::needless_pass_by_value, reason = "an op takes the view that it writes")]
 
 pub mod cases;
 mod cpu;
 mod cuda;
 mod group;
+mod one_shot;
 pub mod reference;
 
 use std::ops::Range;
@@ -26,7 +28,7 @@ pub fn all_reduce(device: &Device, group: &RankGroup, x: ViewMut) {
     assert!(x.dtype() == DType::F32 || x.dtype() == device.activation_dtype(), "x");
     match device {
         Device::Cpu(cpu) => cpu::all_reduce(cpu, group, &x),
-        Device::Cuda(_) => cuda::all_reduce(group, &x),
+        Device::Cuda(cuda) => cuda::all_reduce(cuda, group, &x),
         Device::Trace(log) => log.push(format!("all_reduce {}x{}", x.rows(), x.cols())),
     }
 }

@@ -111,7 +111,28 @@ impl Context {
         (!is_well).then(|| name_of(result))
     }
 
-    pub(super) fn synchronize(&self) {
+    /// Whether kernels here may read and write the memory of `other` from now on.
+    pub(crate) fn reach(&self, other: &Self) -> Result<bool, DeviceError> {
+        if self.raw == other.raw {
+            return Ok(true);
+        }
+        self.bind();
+        let mut can_reach = 0;
+        // SAFETY: both devices exist, and the driver writes to the integer.
+        check("cuDeviceCanAccessPeer", unsafe {
+            sys::cuDeviceCanAccessPeer(&raw mut can_reach, self.device, other.device)
+        })?;
+        if can_reach == 0 {
+            return Ok(false);
+        }
+        // SAFETY: this context is current, the other lives as long as `other`.
+        match unsafe { sys::cuCtxEnablePeerAccess(other.raw, 0) } {
+            CUresult::CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED => Ok(true),
+            result => check("cuCtxEnablePeerAccess", result).map(|()| true),
+        }
+    }
+
+    pub(crate) fn synchronize(&self) {
         // SAFETY: a stream of the current context.
         expect("cuStreamSynchronize", unsafe { sys::cuStreamSynchronize(self.stream()) });
     }

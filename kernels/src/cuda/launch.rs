@@ -68,6 +68,15 @@ impl CudaDevice {
     ///
     /// Panics when there is no such kernel, or when the arguments have other sizes than its parameters.
     pub(crate) fn launch(&self, name: &str, grid: Grid, arguments: &[Argument]) {
+        self.launch_blocks(name, grid, arguments, false);
+    }
+
+    /// As `launch`: all blocks are on the GPU at the same time, so one may wait for another, or for a block of another GPU.
+    pub(crate) fn launch_together(&self, name: &str, grid: Grid, arguments: &[Argument]) {
+        self.launch_blocks(name, grid, arguments, true);
+    }
+
+    fn launch_blocks(&self, name: &str, grid: Grid, arguments: &[Argument], together: bool) {
         if grid.blocks.contains(&0) {
             return;
         }
@@ -82,30 +91,46 @@ impl CudaDevice {
         );
         let mut pointers = [std::ptr::null_mut(); MAX_ARGUMENTS];
         pointers.iter_mut().zip(arguments).for_each(|(to, argument)| *to = argument.address());
+        let pointers = pointers.as_mut_ptr();
         let [x, y, z] = grid.blocks.map(|count| u32::try_from(count).expect("a grid fits u32"));
         let (threads, shared_bytes) = (grid.threads as u32, grid.shared_bytes as u32);
-        let stream = self.context.stream();
+        let (function, stream) = (kernel.function, self.context.stream());
         // SAFETY: arguments have the sizes of the parameters, and the driver copies them before it returns. That the
         // kernel stays inside the memory it is given is the op's promise, which its cases check.
         let result = unsafe {
             if grid.shared_bytes > PLAIN_SHARED_BYTES {
                 let attribute = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-                let function = kernel.function;
                 expect(name, sys::cuFuncSetAttribute(function, attribute, shared_bytes as i32));
             }
-            sys::cuLaunchKernel(
-                kernel.function,
-                x,
-                y,
-                z,
-                threads,
-                1,
-                1,
-                shared_bytes,
-                stream,
-                pointers.as_mut_ptr(),
-                std::ptr::null_mut(),
-            )
+            if together {
+                sys::cuLaunchCooperativeKernel(
+                    function,
+                    x,
+                    y,
+                    z,
+                    threads,
+                    1,
+                    1,
+                    shared_bytes,
+                    stream,
+                    pointers,
+                )
+            } else {
+                let extra = std::ptr::null_mut();
+                sys::cuLaunchKernel(
+                    function,
+                    x,
+                    y,
+                    z,
+                    threads,
+                    1,
+                    1,
+                    shared_bytes,
+                    stream,
+                    pointers,
+                    extra,
+                )
+            }
         };
         expect(name, result);
     }

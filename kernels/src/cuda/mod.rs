@@ -23,7 +23,7 @@ pub use graph::Graph;
 pub use images::{IS_BUILT, PTXAS_REPORT};
 pub(crate) use launch::Grid;
 pub(crate) use memory::{DeviceBuffer, clear_columns};
-pub(crate) use pinned::PinnedBuffer;
+pub(crate) use pinned::{PinnedBuffer, PinnedWord};
 pub(crate) use tensor_map::{Swizzle, TensorMap};
 
 use std::collections::HashMap;
@@ -109,6 +109,10 @@ impl CudaDevice {
     /// rows there are.
     pub fn set_batch_invariant(&mut self) {
         self.few_rows = usize::MAX;
+    }
+
+    pub(crate) fn is_batch_invariant(&self) -> bool {
+        self.few_rows == usize::MAX
     }
 
     pub(crate) fn limits(&self) -> Limits {

@@ -1,11 +1,12 @@
 //! Memory of the host that a GPU reads and writes while the host goes on.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use cudarc::driver::sys::{self, CUevent, CUresult};
 
 use super::driver::{check, expect};
-use super::{Context, DeviceBuffer};
+use super::{Context, DeviceBuffer, Pointer};
 use crate::device::DeviceError;
 
 /// Pinned bytes, and an event behind the last copy from or to them.
@@ -141,6 +142,51 @@ impl Drop for PinnedBuffer {
         unsafe {
             let _ = sys::cuEventSynchronize(self.copied);
             let _ = sys::cuEventDestroy_v2(self.copied);
+            let _ = sys::cuMemFreeHost(self.address.cast());
+        }
+    }
+}
+
+/// A word of the host's memory that a kernel of this GPU reads while it runs; 0 at first.
+pub(crate) struct PinnedWord {
+    context: Arc<Context>,
+    address: *mut AtomicU32,
+}
+
+// SAFETY: the word is only used as an atomic.
+unsafe impl Send for PinnedWord {}
+// SAFETY: as above.
+unsafe impl Sync for PinnedWord {}
+
+impl PinnedWord {
+    pub(crate) fn new(context: &Arc<Context>) -> Result<Self, DeviceError> {
+        context.bind();
+        let mut address = std::ptr::null_mut();
+        // SAFETY: the context is current; the word, aligned to a page, is given back in `drop`.
+        unsafe {
+            let bytes = size_of::<AtomicU32>();
+            check("cuMemHostAlloc", sys::cuMemHostAlloc(&raw mut address, bytes, 0))?;
+            address.cast::<AtomicU32>().write(AtomicU32::new(0));
+        }
+        Ok(Self { context: Arc::clone(context), address: address.cast() })
+    }
+
+    pub(crate) fn set(&self, value: u32) {
+        // SAFETY: the word lives as long as `self`.
+        unsafe { &*self.address }.store(value, Ordering::Release);
+    }
+
+    /// Host and GPU have one address space.
+    pub(crate) fn pointer(&self) -> Pointer {
+        Pointer(self.address as u64)
+    }
+}
+
+impl Drop for PinnedWord {
+    fn drop(&mut self) {
+        self.context.bind();
+        // SAFETY: no kernel that reads it runs any more: who drops it has waited for them. Errors are of no use.
+        unsafe {
             let _ = sys::cuMemFreeHost(self.address.cast());
         }
     }
