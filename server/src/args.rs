@@ -15,7 +15,7 @@ pub(crate) mod units;
 pub(crate) use engine::{EngineArgs, LoadFormat};
 pub(crate) use environment::Environment;
 pub(crate) use serve::{ServeArgs, ServeOptions};
-pub(crate) use template::TemplateArgs;
+pub(crate) use template::{ParserNames, TemplateArgs};
 
 /// Quire serves language models: many requests at once, one process, one binary.
 #[derive(Debug, Parser)]

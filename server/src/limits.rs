@@ -29,6 +29,8 @@ pub struct ServerLimits {
     pub max_inputs: usize,
     /// Messages in one chat (`--max-messages`).
     pub max_messages: usize,
+    /// Tools in one request (`--max-tools`).
+    pub max_tools: usize,
     /// Stop strings of one request (`--max-stop-strings`).
     pub max_stop_strings: usize,
     /// Bytes of one stop string (`--max-stop-len`).
@@ -60,6 +62,7 @@ impl Default for ServerLimits {
             max_prompts: 256,
             max_inputs: 2048,
             max_messages: 4096,
+            max_tools: 512,
             max_stop_strings: 32,
             max_stop_len: 1024,
             max_tokenize_jobs: 2,

@@ -11,7 +11,10 @@ use serde_json::Value;
 use crate::app::unix_time;
 use crate::error::ApiError;
 use crate::structured::GrammarCompiler;
-use crate::text::{ChatInput, Detokenizer, TemplateError, TextPipeline};
+use crate::text::{
+    ChatInput, Detokenizer, OutputFormats, OutputOptions, RenderedPrompt, TemplateError,
+    TextPipeline, ToolRequest,
+};
 
 /// A loaded model.
 pub struct ServedModel {
@@ -21,6 +24,8 @@ pub struct ServedModel {
     pub created: u64,
     /// Where its files are, for routers that read the tokenizer themselves; empty where unknown.
     pub source: PathBuf,
+    /// How it writes reasoning and tool calls.
+    pub output_formats: OutputFormats,
     text: Arc<TextPipeline>,
     pub(crate) grammars: Arc<GrammarCompiler>,
 }
@@ -98,7 +103,9 @@ impl ServedModel {
     ) -> Self {
         let source = PathBuf::new();
         let grammars = GrammarCompiler::new(Arc::clone(&text));
-        Self { engine, sampling_defaults, created: unix_time(), source, text, grammars }
+        let output_formats = text.output_formats();
+        let created = unix_time();
+        Self { engine, sampling_defaults, created, source, output_formats, text, grammars }
     }
 
     pub(crate) fn encode(&self, text: &str, add_special: bool) -> Vec<TokenId> {
@@ -116,7 +123,24 @@ impl ServedModel {
     }
 
     pub(crate) fn encode_chat(&self, chat: &ChatInput) -> Result<Vec<TokenId>, ApiError> {
-        self.text.encode_chat(chat).map_err(|error| {
+        Ok(self.text.encode_rendered(&self.render_chat(chat)?))
+    }
+
+    /// The tokens of a conversation, and how to read the answer to it.
+    pub(crate) fn prepare_chat(
+        &self,
+        chat: &ChatInput,
+        tools: ToolRequest,
+    ) -> Result<(Vec<TokenId>, OutputOptions), ApiError> {
+        let prompt = self.render_chat(chat)?;
+        let is_continued = chat.continue_final_message;
+        let output = OutputOptions::new(self.output_formats, tools, &prompt.text, is_continued);
+        Ok((self.text.encode_rendered(&prompt), output))
+    }
+
+    fn render_chat(&self, chat: &ChatInput) -> Result<RenderedPrompt, ApiError> {
+        let told = self.output_formats.tells_tools.then(|| chat.with_told_tools());
+        self.text.render_chat(told.as_ref().unwrap_or(chat)).map_err(|error| {
             let param = match &error {
                 TemplateError::ReservedName(_) => "chat_template_kwargs",
                 TemplateError::ContinueAndGenerate | TemplateError::NothingToContinue => {
@@ -139,6 +163,17 @@ impl ServedModel {
     /// Decodes an answer, which goes on from its prompt.
     pub(crate) fn detokenizer(&self, skip_special: bool) -> Detokenizer {
         Detokenizer::continuing(self.text.tokenizer(), skip_special)
+    }
+
+    /// As `detokenizer`, with the control tokens that a parser must see.
+    pub(crate) fn parsed_detokenizer(
+        &self,
+        skip_special: bool,
+        output: &OutputOptions,
+    ) -> Detokenizer {
+        let tokenizer = self.text.tokenizer();
+        let ids = output.markers().filter_map(|marker| tokenizer.id_of(marker));
+        self.detokenizer(skip_special).showing(ids.collect())
     }
 
     /// What the token stands for; control tokens by their names.

@@ -58,6 +58,10 @@ pub(crate) struct LimitArgs {
     #[arg(long, default_value_t = 4096, value_name = "COUNT")]
     max_messages: usize,
 
+    /// Tools in one request
+    #[arg(long, default_value_t = 512, value_name = "COUNT")]
+    max_tools: usize,
+
     /// Stop strings of one request
     #[arg(long, default_value_t = 32, value_name = "COUNT")]
     max_stop_strings: usize,
@@ -102,6 +106,7 @@ impl LimitArgs {
             max_prompts: self.max_prompts,
             max_inputs: self.max_inputs,
             max_messages: self.max_messages,
+            max_tools: self.max_tools,
             max_stop_strings: self.max_stop_strings,
             max_stop_len: self.max_stop_len,
             max_tokenize_jobs: self.max_tokenize_threads,

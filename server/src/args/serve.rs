@@ -12,7 +12,7 @@ use quire_server::http::auth::ApiKey;
 use quire_server::text::TemplateOptions;
 
 use super::limits::LimitArgs;
-use super::template::TemplateArgs;
+use super::template::{ParserNames, TemplateArgs};
 use super::{EngineArgs, Environment, LoadFormat, units};
 
 #[derive(Debug, ClapArgs)]
@@ -109,6 +109,7 @@ pub(crate) struct ServeOptions {
     pub(crate) num_http_threads: usize,
     /// Its `served_model_names` are empty where the model file's name is to be used.
     pub(crate) template: TemplateOptions,
+    pub(crate) parsers: ParserNames,
     pub(crate) config: ServerConfig,
 }
 
@@ -146,6 +147,7 @@ impl ServeArgs {
             grpc_port: network.grpc_port,
             num_http_threads: usize::from(network.http_threads),
             template: self.template.resolve(),
+            parsers: self.template.parsers(),
             config,
         };
         Ok((engine, server))

@@ -1,7 +1,7 @@
 //! The flags of the chat template: how conversations become prompts.
 
 use clap::Args as ClapArgs;
-use quire_server::text::{TemplateLimits, TemplateOptions};
+use quire_server::text::{OutputFormats, TemplateLimits, TemplateOptions, UnknownFormat};
 
 use super::units;
 
@@ -11,6 +11,14 @@ pub(crate) struct TemplateArgs {
     /// Join messages of one role that follow each other, for templates that want roles to alternate
     #[arg(long)]
     merge_consecutive_roles: bool,
+
+    /// How the model writes tool calls: auto takes it from the chat template, none leaves them in the text; or a format's name, vLLM's names too
+    #[arg(long, default_value = "auto", value_parser = tool_format, value_name = "NAME")]
+    tool_call_parser: String,
+
+    /// How the model writes its reasoning: auto, none, or a format's name, as with --tool-call-parser
+    #[arg(long, default_value = "auto", value_parser = reasoning_format, value_name = "NAME")]
+    reasoning_parser: String,
 
     /// The longest template that a model may bring
     #[arg(long, default_value = "1MiB", value_parser = units::bytes, value_name = "BYTES")]
@@ -25,7 +33,28 @@ pub(crate) struct TemplateArgs {
     max_template_output_bytes: u64,
 }
 
+/// The formats that flags ask for.
+#[derive(Clone, Debug)]
+pub(crate) struct ParserNames {
+    tool_calls: String,
+    reasoning: String,
+}
+
+impl ParserNames {
+    /// What is asked for, and for the rest what the model's template says.
+    pub(crate) fn apply(&self, of_template: OutputFormats) -> Result<OutputFormats, UnknownFormat> {
+        of_template.with_tools(&self.tool_calls)?.with_reasoning(&self.reasoning)
+    }
+}
+
 impl TemplateArgs {
+    pub(crate) fn parsers(&self) -> ParserNames {
+        ParserNames {
+            tool_calls: self.tool_call_parser.clone(),
+            reasoning: self.reasoning_parser.clone(),
+        }
+    }
+
     pub(crate) fn resolve(&self) -> TemplateOptions {
         TemplateOptions {
             limits: TemplateLimits {
@@ -37,4 +66,12 @@ impl TemplateArgs {
             merge_consecutive_roles: self.merge_consecutive_roles,
         }
     }
+}
+
+fn tool_format(name: &str) -> Result<String, UnknownFormat> {
+    OutputFormats::default().with_tools(name).map(|_| name.to_owned())
+}
+
+fn reasoning_format(name: &str) -> Result<String, UnknownFormat> {
+    OutputFormats::default().with_reasoning(name).map(|_| name.to_owned())
 }

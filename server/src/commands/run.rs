@@ -38,7 +38,8 @@ pub(crate) fn run(args: &RunArgs, options: &CommonOptions) -> Result<()> {
         "{} makes embeddings and writes no text: `quire serve` it",
         path.display()
     );
-    let (model, _engine) = serve::load(&files, &plan, &args.template.resolve())?;
+    let (model, _engine) =
+        serve::load(&files, &plan, &args.template.resolve(), &args.template.parsers())?;
     let name = engine_options.served_model_name;
     let config = ServerConfig { served_model_names: vec![name], ..ServerConfig::default() };
     let state = AppState::new(config, Metrics::install());

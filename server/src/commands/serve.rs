@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::{model, plan};
-use crate::args::{CommonOptions, Environment, ServeArgs, ServeOptions};
+use crate::args::{CommonOptions, Environment, ParserNames, ServeArgs, ServeOptions};
 
 /// What a shell reports of a program that a second ctrl-C ended.
 const INTERRUPTED: i32 = 130;
@@ -79,7 +79,8 @@ async fn serve_until_signal(
 
     // Probes are answered while the model loads.
     let makes_embeddings = !plan.writes_text;
-    let loading = tokio::task::spawn_blocking(move || load(&files, &plan, &server.template));
+    let loading =
+        tokio::task::spawn_blocking(move || load(&files, &plan, &server.template, &server.parsers));
     let engine = tokio::select! {
         result = &mut serving => return Ok(result?),
         loaded = loading => {
@@ -127,6 +128,7 @@ pub(crate) fn load(
     files: &ModelFiles,
     plan: &MemoryPlan,
     template: &TemplateOptions,
+    parsers: &ParserNames,
 ) -> Result<(ServedModel, Vec<JoinHandle<()>>)> {
     let (text, defaults) = match files {
         ModelFiles::Gguf(file) => {
@@ -161,6 +163,10 @@ pub(crate) fn load(
     let handle = EngineHandle::of_replicas(&handles);
     let mut model = ServedModel::new(handle, Arc::new(text), defaults);
     model.source = files.path().into();
+    model.output_formats = parsers.apply(model.output_formats)?;
+    if plan.writes_text {
+        tracing::info!("{}", model.output_formats);
+    }
     Ok((model, threads))
 }
 

@@ -11,11 +11,12 @@ use quire_engine::request::{
 };
 use serde::Serialize;
 
+use super::answer_text::{AnswerText, Ending};
 use super::{GenerationSpec, TextOptions};
 use crate::error::ApiError;
 use crate::limits::ServerLimits;
 use crate::model::ServedModel;
-use crate::text::{Detokenizer, StopLimits, StopMatcher};
+use crate::text::{OutputEvent, OutputOptions};
 
 /// A step of one answer. `Started` comes first and once; a delta with `finish`, or `Failed`, comes last.
 #[derive(Debug)]
@@ -28,7 +29,12 @@ pub(crate) enum ChoiceEvent {
 /// Text that is sure to stay, and the tokens that came since the delta before.
 #[derive(Debug, Default)]
 pub(crate) struct Delta {
+    /// Of answers that are not parsed.
     pub text: String,
+    /// Of answers that are.
+    pub events: Vec<OutputEvent>,
+    /// Of `tokens` and earlier ones that were not counted yet.
+    pub num_reasoning_tokens: u64,
     pub tokens: Vec<TokenOutput>,
     /// What became of guesses since then.
     pub drafts: DraftStats,
@@ -38,7 +44,7 @@ pub(crate) struct Delta {
 /// How an answer ended.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Finish {
-    /// `stop`, `length` or `abort`.
+    /// `stop`, `length`, `tool_calls` or `abort`.
     pub reason: &'static str,
     pub stop_reason: Option<StopReason>,
 }
@@ -57,10 +63,9 @@ pub(super) struct Choice {
     /// `None` once the answer is over.
     stream: Option<TokenStream>,
     model: Arc<ServedModel>,
-    detokenizer: Detokenizer,
-    /// `None` without stop strings.
-    stop_matcher: Option<StopMatcher>,
+    text: AnswerText,
     text_options: TextOptions,
+    names_tool: bool,
     stop_token_ids: Vec<TokenId>,
     min_tokens: u32,
     num_tokens: u32,
@@ -82,8 +87,8 @@ impl Choice {
             index,
             stream: Some(stream),
             model: Arc::clone(model),
-            detokenizer: model.detokenizer(options.skip_special_tokens),
-            stop_matcher: stop_matcher(&options, limits)?,
+            text: AnswerText::new(model, spec, limits)?,
+            names_tool: spec.output.as_ref().is_some_and(OutputOptions::names_tool),
             text_options: options,
             stop_token_ids: spec.params.stop_token_ids.clone(),
             min_tokens: spec.params.min_tokens,
@@ -99,7 +104,7 @@ impl Choice {
 
     /// Ends the answer where it is.
     pub(super) fn abort(&mut self) -> ChoiceEvent {
-        self.finish("abort", None)
+        self.show_rest().unwrap_or_else(|| self.finish("abort", None))
     }
 
     /// `None` when the event shows nothing yet.
@@ -133,47 +138,32 @@ impl Choice {
         } else if let Some(end) = self.show(token) {
             return Some(end);
         }
-        let is_wanted = !self.delta.text.is_empty() || self.text_options.every_token;
+        let shows = !self.delta.text.is_empty() || !self.delta.events.is_empty();
+        let is_wanted = shows || self.text_options.every_token;
         is_wanted.then(|| ChoiceEvent::Delta(std::mem::take(&mut self.delta)))
     }
 
-    /// Adds the token's text; the last delta when a stop string is complete.
+    /// Adds the token's text; the last delta when the answer is over with it.
     fn show(&mut self, token: TokenId) -> Option<ChoiceEvent> {
         let is_early = self.num_tokens <= self.min_tokens && self.min_tokens > 0;
-        let text = self.detokenizer.push(token);
-        match &mut self.stop_matcher {
-            Some(matcher) if !is_early => {
-                let event = matcher.push(text);
-                self.delta.text.push_str(event.text);
-                let matched = event.matched?;
-                Some(self.stop_at(matched))
-            }
-            _ => {
-                self.delta.text.push_str(text);
-                None
-            }
-        }
+        let ending = self.text.push(token, is_early, &mut self.delta)?;
+        Some(self.end_with(ending))
     }
 
     /// Shows what was held back until the end.
     fn show_rest(&mut self) -> Option<ChoiceEvent> {
-        let text = self.detokenizer.finish();
-        let Some(matcher) = &mut self.stop_matcher else {
-            self.delta.text.push_str(text);
-            return None;
-        };
-        let event = matcher.push(text);
-        self.delta.text.push_str(event.text);
-        if let Some(matched) = event.matched {
-            return Some(self.stop_at(matched));
-        }
-        self.delta.text.push_str(matcher.finish());
-        None
+        let ending = self.text.finish(&mut self.delta)?;
+        Some(self.end_with(ending))
     }
 
-    fn stop_at(&mut self, matched: usize) -> ChoiceEvent {
-        let stop = self.text_options.stop[matched].clone();
-        self.finish("stop", Some(StopReason::Text(stop)))
+    fn end_with(&mut self, ending: Ending) -> ChoiceEvent {
+        let stop_reason = match ending {
+            Ending::Stop(matched) => {
+                Some(StopReason::Text(self.text_options.stop[matched].clone()))
+            }
+            Ending::Call => None,
+        };
+        self.finish("stop", stop_reason)
     }
 
     fn take_finished(&mut self, finished: Finished) -> ChoiceEvent {
@@ -205,24 +195,13 @@ impl Choice {
         if let Some(stream) = self.stream.take().filter(|_| reason == "stop") {
             stream.satisfied();
         }
+        // Who names the tool knows already that it is called.
+        let is_told = reason == "stop" && self.text.has_calls() && !self.names_tool;
+        let reason = if is_told { "tool_calls" } else { reason };
         let mut delta = std::mem::take(&mut self.delta);
         delta.finish = Some(Finish { reason, stop_reason });
         ChoiceEvent::Delta(delta)
     }
-}
-
-fn stop_matcher(
-    options: &TextOptions,
-    limits: &ServerLimits,
-) -> Result<Option<StopMatcher>, ApiError> {
-    if options.stop.is_empty() {
-        return Ok(None);
-    }
-    let limits =
-        StopLimits { max_strings: limits.max_stop_strings, max_bytes: limits.max_stop_len };
-    StopMatcher::new(options.stop.clone(), options.include_stop, &limits)
-        .map(Some)
-        .map_err(|error| ApiError::invalid("stop", error.to_string()))
 }
 
 impl Stream for Choice {

@@ -1,5 +1,6 @@
 //! From prompts of token ids to answers: the requests to the engine and the merged stream of what they yield.
 
+mod answer_text;
 mod choice;
 pub(crate) mod embed;
 pub(crate) mod logprobs;
@@ -23,6 +24,7 @@ use crate::error::ApiError;
 use crate::metrics;
 use crate::model::ServedModel;
 use crate::structured::StructuredOutput;
+use crate::text::{OutputOptions, ParsedMessage};
 use choice::Choice;
 
 /// `n` answers to each prompt. The answer `k` to prompt `i` has the index `i * n + k`.
@@ -34,6 +36,8 @@ pub(crate) struct GenerationSpec {
     pub params: SamplingParams,
     pub structured_output: Option<StructuredOutput>,
     pub text: TextOptions,
+    /// How to tell reasoning and calls from content; `None`: the text is shown as it is.
+    pub output: Option<OutputOptions>,
     pub priority: i32,
     pub cache_salt: Option<String>,
     pub arrival: Instant,
@@ -66,7 +70,10 @@ pub(crate) struct Generation {
 /// A finished answer.
 #[derive(Debug, Default)]
 pub(crate) struct Answer {
+    /// Of an answer that is not parsed.
     pub text: String,
+    /// Of one that is.
+    pub message: ParsedMessage,
     pub tokens: Vec<TokenOutput>,
     pub finish: Option<Finish>,
     pub prompt_logprobs: Vec<Option<TokenLogprobs>>,
@@ -83,6 +90,8 @@ pub(crate) struct UsageCount {
     /// Guesses of completion tokens that steps verified (`--speculative`), and how many of them were right.
     pub drafts: u64,
     pub right_drafts: u64,
+    /// Of the completion tokens, those of reasoning; `None` where it is not told apart.
+    pub reasoning: Option<u64>,
 }
 
 /// OpenAI's usage object.
@@ -101,11 +110,27 @@ struct PromptTokensDetails {
     cached_tokens: u64,
 }
 
-/// Of guessed tokens, where some were verified. Those that were wrong are no completion tokens.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct CompletionTokensDetails {
-    accepted_prediction_tokens: u64,
-    rejected_prediction_tokens: u64,
+    /// Where reasoning is told apart.
+    #[serde(rename = "reasoning_tokens", skip_serializing_if = "Option::is_none")]
+    reasoning: Option<u64>,
+    /// Of guessed tokens, where some were verified. Those that were wrong are no completion tokens.
+    #[serde(rename = "accepted_prediction_tokens", skip_serializing_if = "Option::is_none")]
+    accepted: Option<u64>,
+    #[serde(rename = "rejected_prediction_tokens", skip_serializing_if = "Option::is_none")]
+    rejected: Option<u64>,
+}
+
+impl CompletionTokensDetails {
+    fn of(count: UsageCount) -> Option<Self> {
+        let has_drafts = count.drafts > 0;
+        (has_drafts || count.reasoning.is_some()).then(|| Self {
+            reasoning: count.reasoning,
+            accepted: has_drafts.then_some(count.right_drafts),
+            rejected: has_drafts.then(|| count.drafts - count.right_drafts),
+        })
+    }
 }
 
 impl From<UsageCount> for Usage {
@@ -115,10 +140,7 @@ impl From<UsageCount> for Usage {
             total_tokens: count.prompt + count.completion,
             completion_tokens: count.completion,
             prompt_tokens_details: PromptTokensDetails { cached_tokens: count.cached },
-            completion_tokens_details: (count.drafts > 0).then(|| CompletionTokensDetails {
-                accepted_prediction_tokens: count.right_drafts,
-                rejected_prediction_tokens: count.drafts - count.right_drafts,
-            }),
+            completion_tokens_details: CompletionTokensDetails::of(count),
         }
     }
 }
@@ -171,13 +193,15 @@ impl Generation {
             }
         }
         metrics::record_num_choices(state.model_name(), spec.n);
+        let knows_reasoning = |output: &OutputOptions| output.formats.reasoning.is_some();
+        let reasoning = spec.output.as_ref().is_some_and(knows_reasoning).then_some(0);
         let num_prompt_tokens = spec.prompts.iter().map(|prompt| prompt.len() as u64).sum();
         Ok(Self {
             num_choices: choices.len(),
             lengths: vec![0; choices.len()],
             choices,
             n: spec.n as usize,
-            usage: UsageCount { prompt: num_prompt_tokens, ..UsageCount::default() },
+            usage: UsageCount { prompt: num_prompt_tokens, reasoning, ..UsageCount::default() },
             aborting: state.aborting(),
             state: Arc::clone(state),
             _in_flight: in_flight,
@@ -211,6 +235,7 @@ impl Generation {
                 ChoiceEvent::Started(started) => answer.prompt_logprobs = started.prompt_logprobs,
                 ChoiceEvent::Delta(delta) => {
                     answer.text.push_str(&delta.text);
+                    delta.events.into_iter().for_each(|event| answer.message.add(event));
                     answer.tokens.extend(delta.tokens);
                     answer.finish = delta.finish.or(answer.finish.take());
                 }
@@ -257,6 +282,9 @@ impl Generation {
                 self.usage.drafts += delta.drafts.num_tokens;
                 self.usage.right_drafts += delta.drafts.num_right.iter().sum::<u64>();
                 self.lengths[index] += delta.tokens.len() as u32;
+                if let Some(count) = &mut self.usage.reasoning {
+                    *count += delta.num_reasoning_tokens;
+                }
                 if delta.finish.is_some() {
                     self.state.drain_rate.record(Instant::now());
                 }

@@ -60,6 +60,7 @@ pub(super) fn generation_spec(
         params,
         structured_output: None,
         text,
+        output: None,
         priority: request.priority,
         cache_salt: Some(request.cache_salt).filter(|salt| !salt.is_empty()),
         arrival,

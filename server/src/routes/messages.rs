@@ -1,7 +1,7 @@
 //! The conversation fields that chat and `/tokenize` share.
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::app::unix_time;
 use crate::error::{ApiError, shortened};
@@ -9,7 +9,7 @@ use crate::http::fields::Fields;
 use crate::limits::ServerLimits;
 use crate::text::ChatInput;
 
-pub(crate) const REASONING_EFFORT: &str = "reasoning_effort";
+const REASONING_EFFORTS: &[&str] = &["none", "minimal", "low", "medium", "high", "xhigh", "max"];
 
 /// The conversation in `fields` and how its template is to be rendered.
 pub(crate) fn take_chat(
@@ -17,16 +17,60 @@ pub(crate) fn take_chat(
     limits: &ServerLimits,
 ) -> Result<ChatInput, ApiError> {
     let messages = take_messages(fields, limits)?;
+    let mut kwargs: Map<String, Value> =
+        fields.take("chat_template_kwargs", "an object")?.unwrap_or_default();
+    take_thinking(fields, &mut kwargs)?;
     // The model's BOS token is in front of every chat once, whether or not it is asked for.
     fields.take_bool("add_special_tokens")?;
     Ok(ChatInput {
         messages,
         add_generation_prompt: fields.take_bool("add_generation_prompt")?.unwrap_or(true),
         continue_final_message: fields.take_bool("continue_final_message")?.unwrap_or(false),
-        kwargs: fields.take("chat_template_kwargs", "an object")?.unwrap_or_default(),
+        kwargs,
         unix_seconds: unix_time() as i64,
         ..ChatInput::default()
     })
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Thinking {
+    Switch(bool),
+    Effort(String),
+}
+
+/// How much to think, in the ways that clients say it. What `chat_template_kwargs` names stays as it is.
+fn take_thinking(fields: &mut Fields<'_>, kwargs: &mut Map<String, Value>) -> Result<(), ApiError> {
+    let effort = fields.take_string("reasoning_effort")?;
+    let think = fields.take("think", "true, false or an effort")?;
+    if let Some(thinks) = fields.take_bool("enable_thinking")? {
+        switch_thinking(kwargs, thinks);
+    }
+    let (named, name) = match (effort, think) {
+        (Some(effort), _) => (Some(Thinking::Effort(effort)), "reasoning_effort"),
+        (None, think) => (think, "think"),
+    };
+    match named {
+        None => {}
+        Some(Thinking::Switch(thinks)) => switch_thinking(kwargs, thinks),
+        Some(Thinking::Effort(effort)) => {
+            if !REASONING_EFFORTS.contains(&effort.as_str()) {
+                let message = format!("{name} must be one of {}", REASONING_EFFORTS.join(", "));
+                return Err(ApiError::invalid(name, message));
+            }
+            switch_thinking(kwargs, effort != "none");
+            kwargs.entry("reasoning_effort").or_insert(Value::String(effort));
+        }
+    }
+    Ok(())
+}
+
+/// Templates have one of two names for it.
+fn switch_thinking(kwargs: &mut Map<String, Value>, thinks: bool) {
+    if ["enable_thinking", "thinking"].iter().all(|name| !kwargs.contains_key(*name)) {
+        kwargs.insert("enable_thinking".to_owned(), Value::Bool(thinks));
+        kwargs.insert("thinking".to_owned(), Value::Bool(thinks));
+    }
 }
 
 #[derive(Deserialize)]
@@ -37,8 +81,9 @@ struct RawMessage {
     name: Option<String>,
     tool_call_id: Option<String>,
     tool_calls: Option<Vec<Value>>,
-    #[serde(alias = "reasoning_content")]
     reasoning: Option<String>,
+    /// The older name; clients send back both.
+    reasoning_content: Option<String>,
 }
 
 fn take_messages(fields: &mut Fields<'_>, limits: &ServerLimits) -> Result<Vec<Value>, ApiError> {
@@ -86,13 +131,36 @@ fn convert(index: usize, message: Value) -> Result<Value, ApiError> {
     if let Some(id) = raw.tool_call_id {
         converted["tool_call_id"] = id.into();
     }
-    if let Some(reasoning) = raw.reasoning {
+    if let Some(reasoning) = raw.reasoning.or(raw.reasoning_content).filter(|text| !text.is_empty())
+    {
         converted["reasoning_content"] = reasoning.into();
     }
     if let Some(calls) = raw.tool_calls.filter(|calls| !calls.is_empty()) {
+        calls.iter().try_for_each(|call| check_call(index, call))?;
         converted["tool_calls"] = calls.into();
     }
     Ok(converted)
+}
+
+/// A call of an earlier turn: a name, and arguments as JSON text or as an object.
+fn check_call(index: usize, call: &Value) -> Result<(), ApiError> {
+    let function = &call["function"];
+    let arguments = &function["arguments"];
+    let is_object = |text: &str| {
+        text.trim().is_empty() || matches!(serde_json::from_str(text), Ok(Value::Object(_)))
+    };
+    let is_right = function["name"].as_str().is_some_and(|name| !name.is_empty())
+        && match arguments {
+            Value::String(text) => is_object(text),
+            Value::Object(_) | Value::Null => true,
+            _ => false,
+        };
+    if is_right {
+        return Ok(());
+    }
+    Err(invalid(format!(
+        "messages[{index}].tool_calls needs entries with a function of a name and of arguments, a JSON object as text"
+    )))
 }
 
 /// Text, or text parts joined by line feeds.

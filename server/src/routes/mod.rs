@@ -11,6 +11,7 @@ pub(crate) mod models;
 pub(crate) mod prepare;
 pub(crate) mod sampling;
 pub(crate) mod tokenize;
+pub(crate) mod tools;
 pub(crate) mod version;
 
 /// `system_fingerprint` of every answer.

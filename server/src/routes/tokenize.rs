@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 
 use super::messages;
 use super::prepare::{Incoming, prepare};
+use super::tools::take_tools;
 use crate::app::SharedState;
 use crate::error::ApiError;
 use crate::http;
 use crate::http::fields::NeutralOnly;
 
 const UNSUPPORTED: &[NeutralOnly] = &[
-    NeutralOnly("tools", &[]),
     NeutralOnly("chat_template", &[]),
     NeutralOnly("media_io_kwargs", &["{}"]),
     NeutralOnly("mm_processor_kwargs", &["{}"]),
@@ -34,7 +34,9 @@ fn answer(incoming: &Incoming) -> Result<Value, ApiError> {
         let add_special = fields.take_bool("add_special_tokens")?.unwrap_or(true);
         model.encode(&prompt, add_special)
     } else {
-        let chat = messages::take_chat(&mut fields, &incoming.state.config.limits)?;
+        let limits = &incoming.state.config.limits;
+        let mut chat = messages::take_chat(&mut fields, limits)?;
+        take_tools(&mut fields, &mut chat, limits)?;
         model.encode_chat(&chat)?
     };
     fields.finish();

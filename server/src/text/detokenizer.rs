@@ -11,6 +11,8 @@ use super::tokenizer::Tokenizer;
 pub struct Detokenizer {
     tokenizer: Arc<Tokenizer>,
     skip_special: bool,
+    /// Control tokens that are shown all the same.
+    shown: Vec<u32>,
     /// The vocabulary's leading space is still to be dropped.
     drops_space: bool,
     pending: Vec<u8>,
@@ -29,15 +31,21 @@ impl Detokenizer {
         Self {
             tokenizer: Arc::clone(tokenizer),
             skip_special,
+            shown: Vec::new(),
             drops_space: false,
             pending: Vec::new(),
             text: String::new(),
         }
     }
 
+    /// Shows these control tokens, whatever becomes of the others.
+    pub fn showing(self, shown: Vec<u32>) -> Self {
+        Self { shown, ..self }
+    }
+
     /// Takes a token and gives the text that is certain now, often empty.
     pub fn push(&mut self, token: u32) -> &str {
-        let mut bytes = if self.skip_special {
+        let mut bytes = if self.skip_special && !self.shown.contains(&token) {
             self.tokenizer.token_bytes(token)
         } else {
             self.tokenizer.token_bytes_with_special(token)

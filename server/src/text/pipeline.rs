@@ -7,6 +7,7 @@ use quire_engine::ModelFiles;
 use quire_engine::weights::gguf::{GgufError, Metadata};
 
 use super::directory::{DirectoryError, TextFiles};
+use super::output::OutputFormats;
 use super::template::{
     ChatInput, ChatTemplate, FALLBACK_TEMPLATE, RenderedPrompt, TemplateError, TemplateOptions,
     TemplateTokens,
@@ -114,6 +115,14 @@ impl TextPipeline {
     pub fn template_for(&self, input: &ChatInput) -> &ChatTemplate {
         let tool_use = self.named_templates.get(TOOL_USE).filter(|_| input.tools.is_some());
         tool_use.unwrap_or(&self.template)
+    }
+
+    /// The formats that the model writes: of the template for tools where it has one.
+    pub fn output_formats(&self) -> OutputFormats {
+        let default = OutputFormats::of_template(self.template.source());
+        let Some(tool_use) = self.named_templates.get(TOOL_USE) else { return default };
+        let formats = OutputFormats::of_template(tool_use.source());
+        OutputFormats { reasoning: default.reasoning, ..formats }
     }
 
     /// The template of a name; `default` is the model's own.

@@ -47,7 +47,8 @@ async fn a_whole_answer() {
                 "audio": null,
                 "function_call": null,
                 "tool_calls": [],
-                "reasoning": null
+                "reasoning": null,
+                "reasoning_content": null
               },
               "logprobs": null,
               "finish_reason": "stop",

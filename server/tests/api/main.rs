@@ -12,3 +12,4 @@ mod grpc;
 mod lifecycle;
 mod structured;
 mod support;
+mod tools;

@@ -104,6 +104,7 @@ pub(super) fn generation_spec(
         params,
         structured_output,
         text,
+        output: None,
         priority,
         cache_salt,
         arrival,

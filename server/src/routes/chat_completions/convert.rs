@@ -15,7 +15,7 @@ pub(super) fn convert(incoming: &Incoming) -> Result<(Frame, GenerationSpec), Ap
     let request = ChatRequest::take(&mut fields, &model, &incoming.state.config.limits)?;
     fields.finish();
 
-    let prompt = model.encode_chat(&request.chat)?;
+    let (prompt, output) = model.prepare_chat(&request.chat, request.tools.clone())?;
     let common = &request.common;
     let mut params = common.params.clone();
     params.max_tokens = request.max_tokens;
@@ -28,6 +28,7 @@ pub(super) fn convert(incoming: &Incoming) -> Result<(Frame, GenerationSpec), Ap
         params,
         structured_output: common.structured_output.clone(),
         text,
+        output: Some(output),
         priority: common.priority,
         cache_salt: common.cache_salt.clone(),
         arrival: incoming.arrival,

@@ -11,7 +11,10 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use quire_engine::request::{TokenId, TokenOutput};
 
-use types::{ChatCompletion, Choice, Chunk, ChunkChoice, DeltaMessage, Message};
+use types::{
+    ChatCompletion, Choice, Chunk, ChunkChoice, DeltaMessage, FunctionCall, Message,
+    ToolCallMessage,
+};
 use validate::ChatRequest;
 
 use super::FINGERPRINT;
@@ -23,6 +26,7 @@ use crate::generation::{Answer, ChoiceEvent, Delta, Generation, UsageCount};
 use crate::http;
 use crate::model::ServedModel;
 use crate::routes::prepare::prepare;
+use crate::text::{OutputEvent, ParsedMessage};
 
 pub(crate) async fn chat_completions(
     State(state): State<SharedState>,
@@ -76,18 +80,31 @@ impl Frame {
             index,
             logprobs: self.logprobs(&answer.tokens),
             token_ids: self.token_ids(&answer.tokens),
-            message: Message {
-                role: "assistant",
-                content: answer.text,
-                refusal: None,
-                annotations: None,
-                audio: None,
-                function_call: None,
-                tool_calls: [],
-                reasoning: None,
-            },
+            message: self.message(answer.message),
             finish_reason: finish.as_ref().map_or("abort", |finish| finish.reason),
             stop_reason: finish.and_then(|finish| finish.stop_reason),
+        }
+    }
+
+    fn message(&self, message: ParsedMessage) -> Message {
+        let reasoning = Some(message.reasoning)
+            .filter(|text| self.request.include_reasoning && !text.is_empty());
+        let is_silent = message.content.is_empty() && !message.tool_calls.is_empty();
+        let calls = message.tool_calls.into_iter().map(|call| ToolCallMessage {
+            id: call.id,
+            r#type: "function",
+            function: FunctionCall { name: call.name, arguments: call.arguments },
+        });
+        Message {
+            role: "assistant",
+            content: (!is_silent).then_some(message.content),
+            refusal: None,
+            annotations: None,
+            audio: None,
+            function_call: None,
+            tool_calls: calls.collect(),
+            reasoning_content: reasoning.clone(),
+            reasoning,
         }
     }
 
@@ -98,25 +115,20 @@ impl Frame {
             let usage_now = running.then(|| usage.into());
             match input {
                 SseInput::Event(index, ChoiceEvent::Started(_)) => {
-                    let delta = DeltaMessage { role: Some("assistant"), content: Some("") };
-                    let choice = ChunkChoice {
-                        index,
-                        delta,
-                        logprobs: None,
-                        finish_reason: None,
-                        stop_reason: None,
-                        token_ids: None,
-                    };
-                    let mut chunk = self.chunk(Some(choice));
+                    let role = Some("assistant");
+                    let delta = DeltaMessage { role, content: Some(""), ..DeltaMessage::default() };
+                    let mut chunk = self.chunk(Some(ChunkChoice::new(index, delta)));
                     chunk.prompt_token_ids =
                         self.request.common.return_token_ids.then_some(&self.prompt);
                     chunk.usage = usage_now;
                     out.push(&chunk);
                 }
                 SseInput::Event(index, ChoiceEvent::Delta(delta)) => {
-                    let mut chunk = self.chunk(Some(self.chunk_choice(index, &delta)));
-                    chunk.usage = usage_now;
-                    out.push(&chunk);
+                    for choice in self.chunk_choices(index, &delta) {
+                        let mut chunk = self.chunk(Some(choice));
+                        chunk.usage = usage_now;
+                        out.push(&chunk);
+                    }
                 }
                 SseInput::End if options.include_usage => {
                     let mut chunk = self.chunk(None);
@@ -142,17 +154,29 @@ impl Frame {
         }
     }
 
-    fn chunk_choice<'a>(&self, index: usize, delta: &'a Delta) -> ChunkChoice<'a> {
-        let is_silent = delta.text.is_empty() && delta.finish.is_some();
-        let content = (!is_silent).then_some(delta.text.as_str());
-        ChunkChoice {
-            index,
-            delta: DeltaMessage { role: None, content },
-            logprobs: self.logprobs(&delta.tokens),
-            finish_reason: delta.finish.as_ref().map(|finish| finish.reason),
-            stop_reason: delta.finish.as_ref().and_then(|finish| finish.stop_reason.clone()),
-            token_ids: self.token_ids(&delta.tokens),
+    /// A chunk for each event; the first one has what is said of the tokens, the last one how the answer ended.
+    fn chunk_choices<'a>(&self, index: usize, delta: &'a Delta) -> Vec<ChunkChoice<'a>> {
+        let is_shown = |event: &&OutputEvent| {
+            self.request.include_reasoning || !matches!(event, OutputEvent::Reasoning(_))
+        };
+        let events = delta.events.iter().filter(is_shown).map(DeltaMessage::of_event);
+        let mut choices: Vec<_> = events.map(|delta| ChunkChoice::new(index, delta)).collect();
+        let is_end = delta.finish.is_some();
+        let tells_tokens = self.request.logprobs.is_some() || self.request.common.return_token_ids;
+        if choices.is_empty() && (is_end || tells_tokens) {
+            let content = (!is_end).then_some("");
+            choices
+                .push(ChunkChoice::new(index, DeltaMessage { content, ..DeltaMessage::default() }));
         }
+        if let Some(first) = choices.first_mut() {
+            first.logprobs = self.logprobs(&delta.tokens);
+            first.token_ids = self.token_ids(&delta.tokens);
+        }
+        if let Some((last, finish)) = choices.last_mut().zip(delta.finish.as_ref()) {
+            last.finish_reason = Some(finish.reason);
+            last.stop_reason.clone_from(&finish.stop_reason);
+        }
+        choices
     }
 
     fn names(&self) -> TokenNames<'_> {

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use crate::generation::logprobs::{ChatLogprobs, PromptLogprobs};
 use crate::generation::{StopReason, Usage};
+use crate::text::OutputEvent;
 
 #[derive(Serialize)]
 pub(super) struct ChatCompletion<'a> {
@@ -34,13 +35,30 @@ pub(super) struct Choice {
 #[derive(Serialize)]
 pub(super) struct Message {
     pub role: &'static str,
-    pub content: String,
+    /// `null` where there are calls only.
+    pub content: Option<String>,
     pub refusal: Option<String>,
     pub(super) annotations: Option<()>,
     pub(super) audio: Option<()>,
     pub(super) function_call: Option<()>,
-    pub tool_calls: [(); 0],
+    pub tool_calls: Vec<ToolCallMessage>,
     pub reasoning: Option<String>,
+    /// The older name of the same.
+    pub reasoning_content: Option<String>,
+}
+
+#[derive(Serialize)]
+pub(super) struct ToolCallMessage {
+    pub id: String,
+    pub r#type: &'static str,
+    pub function: FunctionCall,
+}
+
+#[derive(Serialize)]
+pub(super) struct FunctionCall {
+    pub name: String,
+    /// JSON.
+    pub arguments: String,
 }
 
 #[derive(Serialize)]
@@ -70,10 +88,70 @@ pub(super) struct ChunkChoice<'a> {
     pub token_ids: Option<Vec<TokenId>>,
 }
 
+impl<'a> ChunkChoice<'a> {
+    pub(super) fn new(index: usize, delta: DeltaMessage<'a>) -> Self {
+        Self {
+            index,
+            delta,
+            logprobs: None,
+            finish_reason: None,
+            stop_reason: None,
+            token_ids: None,
+        }
+    }
+}
+
+/// A piece of one call: first with id and name, then with arguments.
+#[derive(Serialize)]
+pub(super) struct ToolCallDelta<'a> {
+    pub index: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub r#type: Option<&'static str>,
+    pub function: FunctionDelta<'a>,
+}
+
+#[derive(Serialize)]
+pub(super) struct FunctionDelta<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<&'a str>,
+    pub arguments: &'a str,
+}
+
 #[derive(Default, Serialize)]
 pub(super) struct DeltaMessage<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning: Option<&'a str>,
+    /// The older name of the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<[ToolCallDelta<'a>; 1]>,
+}
+
+impl<'a> DeltaMessage<'a> {
+    pub(super) fn of_event(event: &'a OutputEvent) -> Self {
+        let call = |index, id, name, arguments| {
+            let function = FunctionDelta { name, arguments };
+            Some([ToolCallDelta { index, id, r#type: id.map(|_| "function"), function }])
+        };
+        match event {
+            OutputEvent::Reasoning(text) => {
+                Self { reasoning: Some(text), reasoning_content: Some(text), ..Self::default() }
+            }
+            OutputEvent::Content(text) => Self { content: Some(text), ..Self::default() },
+            OutputEvent::ToolCallStart { index, id, name } => Self {
+                tool_calls: call(*index, Some(id.as_str()), Some(name.as_str()), ""),
+                ..Self::default()
+            },
+            OutputEvent::ToolCallArguments { index, delta } => {
+                Self { tool_calls: call(*index, None, None, delta), ..Self::default() }
+            }
+        }
+    }
 }

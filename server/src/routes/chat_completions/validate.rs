@@ -1,14 +1,13 @@
 //! Parses and checks the body of `POST /v1/chat/completions`.
 
-use serde_json::{Map, Value};
-
 use crate::error::ApiError;
 use crate::http::fields::{Fields, NeutralOnly};
 use crate::limits::ServerLimits;
 use crate::model::ServedModel;
 use crate::routes::messages;
 use crate::routes::sampling::{CommonFields, take_prompt_logprobs};
-use crate::text::ChatInput;
+use crate::routes::tools::take_tools;
+use crate::text::{ChatInput, ToolChoice, ToolRequest};
 
 /// A checked request.
 pub(super) struct ChatRequest {
@@ -19,24 +18,21 @@ pub(super) struct ChatRequest {
     pub max_tokens_name: &'static str,
     pub logprobs: Option<u32>,
     pub prompt_logprobs: Option<u32>,
+    pub tools: ToolRequest,
+    /// What the model thought is told.
+    pub include_reasoning: bool,
 }
 
 /// Chat fields without support, and the values that ask for nothing.
 const UNSUPPORTED: &[NeutralOnly] = &[
-    NeutralOnly("tools", &[]),
-    NeutralOnly("tool_choice", &[r#""none""#, r#""auto""#]),
-    NeutralOnly("parallel_tool_calls", &["true", "false"]),
     NeutralOnly("functions", &[]),
     NeutralOnly("function_call", &[r#""none""#, r#""auto""#]),
     NeutralOnly("modalities", &[r#"["text"]"#]),
     NeutralOnly("audio", &[]),
     NeutralOnly("documents", &["[]"]),
     NeutralOnly("chat_template", &[]),
-    NeutralOnly("include_reasoning", &["true", "false"]),
     NeutralOnly("echo", &["false"]),
 ];
-
-const REASONING_EFFORTS: &[&str] = &["none", "minimal", "low", "medium", "high", "xhigh", "max"];
 
 impl ChatRequest {
     pub(super) fn take(
@@ -46,7 +42,8 @@ impl ChatRequest {
     ) -> Result<Self, ApiError> {
         fields.reject_unsupported(UNSUPPORTED)?;
         let mut chat = messages::take_chat(fields, limits)?;
-        take_reasoning_effort(fields, &mut chat.kwargs)?;
+        let tools = take_tools(fields, &mut chat, limits)?;
+        reject_forced(&tools)?;
         let common = CommonFields::take(fields, model, limits)?;
         let deprecated = fields.take_u32("max_tokens")?;
         let newer = fields.take_u32("max_completion_tokens")?;
@@ -58,6 +55,8 @@ impl ChatRequest {
             max_tokens_name,
             logprobs: take_logprobs(fields)?,
             prompt_logprobs,
+            tools,
+            include_reasoning: fields.take_bool("include_reasoning")?.unwrap_or(true),
             common,
         })
     }
@@ -84,15 +83,12 @@ fn take_logprobs(fields: &mut Fields<'_>) -> Result<Option<u32>, ApiError> {
     Ok(is_wanted.then_some(top))
 }
 
-fn take_reasoning_effort(
-    fields: &mut Fields<'_>,
-    kwargs: &mut Map<String, Value>,
-) -> Result<(), ApiError> {
-    let Some(effort) = fields.take_string("reasoning_effort")? else { return Ok(()) };
-    if !REASONING_EFFORTS.contains(&effort.as_str()) {
-        let message = format!("reasoning_effort must be one of {}", REASONING_EFFORTS.join(", "));
-        return Err(ApiError::invalid("reasoning_effort", message));
+fn reject_forced(tools: &ToolRequest) -> Result<(), ApiError> {
+    match tools.choice {
+        ToolChoice::None | ToolChoice::Auto => Ok(()),
+        ToolChoice::Required | ToolChoice::Named(_) => {
+            let message = "tool_choice must be none or auto: others are not supported";
+            Err(ApiError::invalid("tool_choice", message))
+        }
     }
-    kwargs.entry(messages::REASONING_EFFORT).or_insert(Value::String(effort));
-    Ok(())
 }

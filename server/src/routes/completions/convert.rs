@@ -39,6 +39,7 @@ pub(super) fn convert(incoming: &Incoming) -> Result<(Frame, GenerationSpec), Ap
         params,
         structured_output: common.structured_output.clone(),
         text,
+        output: None,
         priority: common.priority,
         cache_salt: common.cache_salt.clone(),
         arrival: incoming.arrival,

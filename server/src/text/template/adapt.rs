@@ -1,6 +1,7 @@
 //! What a template can read, found by trying, and messages brought into that form.
 
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use super::{ChatInput, ChatTemplate};
 
@@ -13,11 +14,24 @@ pub(super) struct Capabilities {
     part_content: bool,
     /// The arguments of a tool call as an object; else as JSON text.
     object_arguments: bool,
+    /// Reasoning under the name `thinking`, and not beside the content of a call.
+    named_thinking: bool,
+    /// Reasoning as a part of the content.
+    part_thinking: bool,
+    /// Ids of calls have nine letters or digits.
+    nine_letter_ids: bool,
 }
 
 impl Default for Capabilities {
     fn default() -> Self {
-        Self { string_content: true, part_content: false, object_arguments: true }
+        Self {
+            string_content: true,
+            part_content: false,
+            object_arguments: true,
+            named_thinking: false,
+            part_thinking: false,
+            nine_letter_ids: false,
+        }
     }
 }
 
@@ -61,7 +75,15 @@ impl Capabilities {
             .iter()
             .flat_map(|content| [(true, call(content, &object)), (false, call(content, &string))]);
         let object_arguments = outcomes.find(|&(_, prints)| prints).is_none_or(|(is, _)| is);
-        Self { string_content: string_content || !part_content, part_content, object_arguments }
+        let source = template.source();
+        Self {
+            string_content: string_content || !part_content,
+            part_content,
+            object_arguments,
+            named_thinking: source.contains("message.thinking"),
+            part_thinking: source.contains("block['thinking']"),
+            nine_letter_ids: source.contains("length != 9") || source.contains("|length!=9"),
+        }
     }
 
     /// Brings messages into the form that the template reads.
@@ -70,13 +92,35 @@ impl Capabilities {
             if let Some(content) = message.get_mut("content") {
                 self.adapt_content(content);
             }
+            self.adapt_reasoning(message);
+            if let Some(id) = message.get_mut("tool_call_id").filter(|_| self.nine_letter_ids) {
+                shorten_id(id);
+            }
             let calls = message.get_mut("tool_calls").and_then(Value::as_array_mut);
             for call in calls.into_iter().flatten() {
+                if let Some(id) = call.get_mut("id").filter(|_| self.nine_letter_ids) {
+                    shorten_id(id);
+                }
                 let arguments = call.get_mut("function").and_then(|f| f.get_mut("arguments"));
                 if let Some(arguments) = arguments {
                     self.adapt_arguments(arguments);
                 }
             }
+        }
+    }
+
+    fn adapt_reasoning(self, message: &mut Value) {
+        let Some(reasoning) = message.get("reasoning_content").cloned() else { return };
+        let has_text = message["content"].as_str().is_some_and(|text| !text.is_empty());
+        let has_calls = message.get("tool_calls").is_some();
+        if self.named_thinking && !(has_text && has_calls) {
+            message["thinking"] = reasoning;
+        } else if self.part_thinking {
+            let mut parts = vec![json!({"type": "thinking", "thinking": reasoning})];
+            parts.extend(
+                parts_of(message["content"].take()).into_iter().filter(|part| part["text"] != ""),
+            );
+            message["content"] = Value::Array(parts);
         }
     }
 
@@ -108,6 +152,17 @@ impl Capabilities {
             _ => {}
         }
     }
+}
+
+/// Another id for the same call, wherever it is named.
+fn shorten_id(id: &mut Value) {
+    let Some(text) = id.as_str() else { return };
+    if text.len() == 9 && text.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return;
+    }
+    let digest = Sha256::digest(text.as_bytes());
+    let digits = digest.iter().map(|byte| char::from(b'a' + byte % 26));
+    *id = Value::String(digits.take(9).collect());
 }
 
 /// Joins the contents of messages that follow each other with the same role and nothing else, with an empty line between.

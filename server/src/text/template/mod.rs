@@ -13,6 +13,7 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value as TemplateValu
 use serde_json::{Map, Value};
 
 use super::tokenizer::ControlTexts;
+use super::tools;
 use adapt::Capabilities;
 use provenance::{Marks, Strength};
 
@@ -68,6 +69,15 @@ pub struct ChatInput {
     pub kwargs: Map<String, Value>,
     /// What `strftime_now` tells.
     pub unix_seconds: i64,
+}
+
+impl ChatInput {
+    /// With tools, calls and their results as text, for templates that do not know them.
+    pub fn with_told_tools(&self) -> Self {
+        let mut told = self.clone();
+        tools::tell(&mut told);
+        told
+    }
 }
 
 /// A prompt, and where no control token may span because a client wrote it.

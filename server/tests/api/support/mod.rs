@@ -21,7 +21,9 @@ use quire_server::serve::Listeners;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-pub(crate) use model::{END, START, bytes_as_tokens, served_model, text_of};
+pub(crate) use model::{
+    END, FIRST_CONTROL, START, bytes_as_tokens, model_with, served_model, text_of,
+};
 
 /// The router with its state; the engine behind it is a script, or the test itself.
 pub(crate) struct TestServer {
@@ -87,6 +89,22 @@ impl TestServer {
     /// Every request is answered by `script`.
     pub(crate) fn scripted(script: Script) -> Self {
         let (server, queue) = Self::with_queue(config(), engine_info());
+        thread::spawn(move || {
+            while let Ok(submission) = queue.recv() {
+                queue.publish(SchedulerStats::default());
+                run(&submission, script);
+            }
+        });
+        server
+    }
+
+    /// As [`Self::scripted`], of a model with another template and more control tokens, from [`FIRST_CONTROL`] on.
+    pub(crate) fn scripted_with(template: &str, control: &[&str], script: Script) -> Self {
+        let server = Self::loading(config());
+        let mut info = engine_info();
+        info.limits.max_model_len = 2000;
+        let (handle, queue) = EngineHandle::new(info);
+        server.state.set_model(model_with(handle, template, control));
         thread::spawn(move || {
             while let Ok(submission) = queue.recv() {
                 queue.publish(SchedulerStats::default());

@@ -13,6 +13,9 @@ pub(crate) const START: u32 = 256;
 /// `<|im_end|>`, the end token.
 pub(crate) const END: u32 = 257;
 
+/// The first of the control tokens that a test adds.
+pub(crate) const FIRST_CONTROL: u32 = 259;
+
 pub(super) const TEMPLATE: &str = "{% for message in messages %}<|im_start|>{{ message.role }}\n\
     {{ message.content }}<|im_end|>\n{% endfor %}\
     {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
@@ -23,10 +26,10 @@ pub(crate) fn bytes_as_tokens(text: &str) -> Vec<u32> {
 }
 
 pub(crate) fn text_of(tokens: &[u32]) -> String {
-    Detokenizer::decode(&tokenizer(), tokens, false)
+    Detokenizer::decode(&tokenizer(&[]), tokens, false)
 }
 
-fn tokenizer() -> Arc<Tokenizer> {
+fn tokenizer(more: &[&str]) -> Arc<Tokenizer> {
     let mut tokens: Vec<String> = byte_spellings();
     let mut token_types = vec![1; 256];
     for control in ["<|im_start|>", "<|im_end|>"] {
@@ -36,6 +39,10 @@ fn tokenizer() -> Arc<Tokenizer> {
     // The one token that is made by merging.
     tokens.push("he".into());
     token_types.push(1);
+    for control in more {
+        tokens.push((*control).to_owned());
+        token_types.push(3);
+    }
     let config = TokenizerConfig {
         model: "gpt2".into(),
         pre: Some("gpt-2".into()),
@@ -63,7 +70,11 @@ fn byte_spellings() -> Vec<String> {
 }
 
 pub(crate) fn served_model(handle: EngineHandle) -> ServedModel {
+    model_with(handle, TEMPLATE, &[])
+}
+
+pub(crate) fn model_with(handle: EngineHandle, template: &str, control: &[&str]) -> ServedModel {
     let limits = TemplateOptions::default();
-    let text = TextPipeline::new(tokenizer(), Some(TEMPLATE), &limits).unwrap();
+    let text = TextPipeline::new(tokenizer(control), Some(template), &limits).unwrap();
     ServedModel::new(handle, Arc::new(text), SamplingDefaults::default())
 }
