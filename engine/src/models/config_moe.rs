@@ -9,6 +9,8 @@ use super::spec::{DecoderSpec, ExpertLayout, MoeSpec, SharedExpertSpec};
 use crate::weights::directory::ConfigSection;
 
 const NUM_EXPERTS: [&str; 3] = ["num_local_experts", "num_experts", "n_routed_experts"];
+/// Numbers of a block of gpt-oss.
+const MXFP4_BLOCK: usize = 32;
 const NUM_CHOSEN: [&str; 2] = ["num_experts_per_tok", "top_k_experts"];
 
 impl ConfigKeys<'_> {
@@ -37,6 +39,8 @@ impl ConfigKeys<'_> {
         spec.moe = Some(MoeSpec {
             router: router(&text, defaults)?,
             intermediate_size,
+            num_channels: intermediate_size,
+            block_channels: if has("ffn_down_exps.blocks") { MXFP4_BLOCK } else { 1 },
             shared,
             router_bias: has("ffn_gate_inp.bias"),
             choice_bias: has("exp_probs_b.bias"),

@@ -1,7 +1,7 @@
 //! Reads the keys and tensors of experts.
 
 use anyhow::{Context, anyhow, bail, ensure};
-use quire_kernels::{ExpertGroups, RouterScores, RouterSpec};
+use quire_kernels::{ExpertGroups, RouterScores, RouterSpec, WeightFormat};
 
 use super::gguf_keys::Keys;
 use super::spec::{DecoderSpec, ExpertLayout, FfnSpec, MoeSpec, SharedExpertSpec};
@@ -57,6 +57,8 @@ impl Keys<'_> {
         spec.moe = Some(MoeSpec {
             router: self.router(defaults)?,
             intermediate_size,
+            num_channels: intermediate_size,
+            block_channels: self.block_elements(&format!("blk.{first}.ffn_down_exps.weight")),
             shared,
             router_bias: has("ffn_gate_inp.bias"),
             choice_bias: has("exp_probs_b.bias"),
@@ -66,6 +68,12 @@ impl Keys<'_> {
             layout: ExpertLayout::Rows,
         });
         Ok(spec)
+    }
+
+    /// Numbers of a block of that tensor.
+    fn block_elements(&self, name: &str) -> usize {
+        let format = self.file.tensor(name).and_then(|it| WeightFormat::from_ggml_id(it.ggml_type));
+        format.map_or(1, WeightFormat::block_elements)
     }
 
     /// Channels of the shared expert; several count as one that is as wide as all.

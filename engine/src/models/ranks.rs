@@ -2,7 +2,7 @@
 
 use anyhow::ensure;
 
-use super::spec::{AttentionDims, DecoderSpec, FfnSpec};
+use super::spec::{AttentionDims, DecoderSpec, FfnSpec, MoeSpec};
 use crate::weights::Shard;
 
 impl DecoderSpec {
@@ -22,7 +22,7 @@ impl DecoderSpec {
             }
         }
         if let Some(moe) = &mut spec.moe {
-            divide(&mut moe.intermediate_size, num_ranks, "the channels of an expert")?;
+            divide_experts(moe, shard)?;
             if let Some(shared) = &mut moe.shared {
                 let size = &mut shared.intermediate_size;
                 divide_channels(size, shard, "the channels of the shared expert")?;
@@ -43,6 +43,15 @@ fn divide_channels(size: &mut usize, shard: Shard, what: &str) -> anyhow::Result
         return divide(size, shard.num_ranks, what);
     }
     *size = shard.channels(*size).len();
+    Ok(())
+}
+
+/// Evenly, or where even shares would end inside blocks, in whole blocks.
+fn divide_experts(moe: &mut MoeSpec, shard: Shard) -> anyhow::Result<()> {
+    if moe.block_channels == 1 || !shard.divides_in(moe.num_channels, moe.block_channels) {
+        return divide(&mut moe.intermediate_size, shard.num_ranks, "the channels of an expert");
+    }
+    moe.intermediate_size = shard.expert_channels(moe).len();
     Ok(())
 }
 

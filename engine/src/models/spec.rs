@@ -186,6 +186,10 @@ pub struct MoeSpec {
     pub router: RouterSpec,
     /// Channels of an expert.
     pub intermediate_size: usize,
+    /// The same of all ranks together.
+    pub num_channels: usize,
+    /// Channels that lie in one block of the file, which ranks do not divide.
+    pub block_channels: usize,
     pub shared: Option<SharedExpertSpec>,
     /// A bias on the router's logits.
     pub router_bias: bool,

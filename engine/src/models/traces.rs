@@ -468,6 +468,8 @@ fn qwen2moe_has_experts_and_one_for_every_row() {
     let moe = MoeSpec {
         router,
         intermediate_size: 16,
+        num_channels: 16,
+        block_channels: 1,
         shared: Some(SharedExpertSpec { intermediate_size: 24, is_gated: true }),
         router_bias: false,
         choice_bias: false,

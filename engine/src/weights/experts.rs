@@ -34,8 +34,7 @@ impl WeightLoader<'_> {
     ) -> anyhow::Result<(ExpertWeights, ExpertWeights)> {
         // All experts lie on every rank, which has some channels of each.
         let (num_experts, shard) = (moe.router.num_experts, self.shard());
-        let size = moe.intermediate_size * shard.num_ranks;
-        let own = shard.range(size);
+        let (size, own) = (moe.num_channels, shard.expert_channels(moe));
         let projection = |out_features, in_features, layout| {
             Projection::new(num_experts, (out_features, in_features), layout)
         };
@@ -293,9 +292,8 @@ impl WeightLoader<'_> {
     /// `[num_experts, 2 · intermediate_size]` of this rank, the gate first.
     fn gate_up_bias(&self, moe: &MoeSpec) -> anyhow::Result<Tensor> {
         let num_experts = moe.router.num_experts;
-        let size = moe.intermediate_size * self.shard().num_ranks;
+        let (size, own) = (moe.num_channels, self.shard().expert_channels(moe));
         let both = self.all_gate_up_biases(moe, size)?;
-        let own = self.shard().range(size);
         let halves = both.chunks_exact(size);
         let own: Vec<f32> = halves.flat_map(|half| half[own.clone()].to_vec()).collect();
         self.biases(&own, num_experts, 2 * moe.intermediate_size)

@@ -9,6 +9,7 @@ use quire_kernels::LinearWeight;
 
 use super::cut::{Cut, whole};
 use super::loader::{WeightLoader, WeightSource, read_vector};
+use crate::models::spec::MoeSpec;
 
 /// A rank among those that share the weights of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,16 +37,33 @@ impl Shard {
     /// This rank's share of the channels of an MLP: where even shares would end inside blocks of 256 weights, the first ranks
     /// have a block more.
     pub fn channels(self, len: usize) -> Range<usize> {
-        if !self.divides_blocks(len) {
-            return self.range(len);
-        }
-        let border = |rank: usize| (rank * (len / CHANNELS)).div_ceil(self.num_ranks) * CHANNELS;
-        border(self.rank)..border(self.rank + 1)
+        if self.divides_blocks(len) { self.in_blocks(len, CHANNELS) } else { self.range(len) }
     }
 
     /// Whether there are whole blocks of channels for every rank.
     pub fn divides_blocks(self, len: usize) -> bool {
-        len.is_multiple_of(CHANNELS) && len / CHANNELS >= self.num_ranks
+        self.divides_in(len, CHANNELS)
+    }
+
+    /// This rank's share of the channels of each expert: even where no block is in the way, since ranks wait for the slowest.
+    pub fn expert_channels(self, moe: &MoeSpec) -> Range<usize> {
+        let (len, block) = (moe.num_channels, moe.block_channels);
+        let is_even = block == 1 || len.is_multiple_of(self.num_ranks * block);
+        match !is_even && self.divides_in(len, block) {
+            true => self.in_blocks(len, block),
+            false => self.range(len),
+        }
+    }
+
+    /// Whether there are whole blocks for every rank.
+    pub fn divides_in(self, len: usize, block: usize) -> bool {
+        len.is_multiple_of(block) && len / block >= self.num_ranks
+    }
+
+    /// Whole blocks, of which the first ranks have one more where they do not come out even.
+    fn in_blocks(self, len: usize, block: usize) -> Range<usize> {
+        let border = |rank: usize| (rank * (len / block)).div_ceil(self.num_ranks) * block;
+        border(self.rank)..border(self.rank + 1)
     }
 
     /// The same, if it is as long as the rank's spec says.
@@ -306,6 +324,7 @@ mod tests {
         assert_eq!(shares(2, 160), [80, 80], "no whole blocks");
         assert_eq!(shares(4, 512), [128; 4], "fewer blocks than ranks");
         let second = Shard { rank: 1, num_ranks: 2 };
+        assert_eq!(second.in_blocks(96, 32), 64..96);
         let both = fused_channels(second, &[256, 256], 2 * 768);
         assert_eq!(both, Some(vec![512..768, 1280..1536]));
         assert_eq!(fused_channels(second, &[256, 256], 768), None, "of up alone");
