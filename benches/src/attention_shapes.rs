@@ -72,6 +72,7 @@ fn case(
                 rows: (&rows).into(),
                 max_blocks_per_seq: blocks_per_seq,
                 replayed_with: None,
+                branches: None,
             };
             let q = View::from_f32(&q, num_rows, q_size);
             attention(

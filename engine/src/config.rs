@@ -1,9 +1,6 @@
 //! What the user asked for (`EngineOptions`) and what that came to (`EngineConfig`): decided once, never written again.
 
-use std::fmt;
 use std::ops::Range;
-use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 pub use crate::activations::{Activations, LinearKind};
@@ -12,6 +9,7 @@ pub use quire_kernels::cpu::SimdLevel;
 use quire_scheduler::{CacheGroup, CachePool, MAX_TOKENS_PER_STEP};
 
 use crate::pooling::PoolingKind;
+pub use crate::speculative::SpeculativeMethod;
 
 /// Where the model runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,64 +96,20 @@ pub struct Speculative {
     pub num_tokens: u32,
     /// Draft as many tokens as measured acceptance and cost of steps make worth while; else always `num_tokens`.
     pub is_adaptive: bool,
-}
-
-/// Who makes drafts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SpeculativeMethod {
-    /// What followed the same tokens earlier in the prompt or the output.
-    Ngram,
-    /// A smaller model of the same vocabulary: a GGUF file or a directory.
-    Draft(PathBuf),
-    /// An EAGLE head of the model: a directory.
-    Eagle(PathBuf),
-    /// The model itself without these layers.
-    Skip(Range<usize>),
-}
-
-impl fmt::Display for SpeculativeMethod {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Ngram => write!(f, "ngram"),
-            Self::Draft(path) => write!(f, "draft:{}", path.display()),
-            Self::Eagle(path) => write!(f, "eagle:{}", path.display()),
-            Self::Skip(layers) => write!(f, "skip:{}-{}", layers.start, layers.end - 1),
-        }
-    }
-}
-
-impl FromStr for SpeculativeMethod {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once(':') {
-            None if text == "ngram" => Ok(Self::Ngram),
-            Some(("draft", path)) if !path.is_empty() => Ok(Self::Draft(path.into())),
-            Some(("eagle", path)) if !path.is_empty() => Ok(Self::Eagle(path.into())),
-            Some(("skip", layers)) => parse_layers(layers).map(Self::Skip),
-            _ => Err("write ngram, draft:PATH, eagle:PATH or skip:FIRST-LAST".into()),
-        }
-    }
-}
-
-/// "4-8": the layers 4 to 8, counted from 0.
-fn parse_layers(text: &str) -> Result<Range<usize>, String> {
-    let numbers = text.split_once('-').map(|(first, last)| (first.parse(), last.parse::<u16>()));
-    match numbers {
-        Some((Ok(first), Ok(last))) if first <= usize::from(last) => {
-            Ok(first..usize::from(last) + 1)
-        }
-        _ => Err("write skip:FIRST-LAST, as skip:4-8 for the layers 4 to 8, counted from 0".into()),
-    }
+    /// Above 1: an EAGLE head makes a tree of drafts, and goes on from so many of its nodes at once: `--speculative-eagle-topk`.
+    pub eagle_topk: u32,
 }
 
 /// The most drafts of a sequence in a step.
 pub const MAX_DRAFTS: u32 = MAX_TOKENS_PER_STEP as u32 - 1;
 
+/// The most of `Speculative::eagle_topk`.
+pub const MAX_EAGLE_TOPK: u32 = 8;
+
 impl Speculative {
     /// With as many drafts as there may be, fewer where they do not pay.
     pub fn new(method: SpeculativeMethod) -> Self {
-        Self { method, num_tokens: MAX_DRAFTS, is_adaptive: true }
+        Self { method, num_tokens: MAX_DRAFTS, is_adaptive: true, eagle_topk: 1 }
     }
 }
 

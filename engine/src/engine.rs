@@ -76,7 +76,7 @@ impl Engine {
         }
         let speculation = match &config.speculative {
             Some(settings) => {
-                let proposer = proposer_of(&settings.method, files, plan.draft.as_deref())?;
+                let proposer = proposer_of(settings, files, plan.draft.as_deref())?;
                 Some(Speculation::new(settings, proposer))
             }
             None => None,

@@ -57,6 +57,7 @@ pub fn hidden_states(
         block_tables: (&blocks.tables[0]).into(),
         max_blocks_per_seq: blocks.per_sequence,
         replayed_with: None,
+        branches: None,
         groups: GroupInputs {
             slot_mappings: &blocks.slot_mappings,
             block_tables: &blocks.tables,

@@ -8,6 +8,7 @@
 //! also `ModelFiles` and `MemoryPlan`.
 
 mod activations;
+mod branches;
 mod cache_layout;
 mod compute;
 pub mod config;

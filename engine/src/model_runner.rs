@@ -7,7 +7,7 @@ mod on_gpu;
 use std::ops::Range;
 
 use quire_kernels::cpu::StayNear;
-use quire_kernels::{Device, DeviceError, DeviceHealth, GroupId, RankGroup, Tensor};
+use quire_kernels::{Device, DeviceError, DeviceHealth, GroupId, RankGroup, Tensor, copy_slots};
 use quire_scheduler::{
     SampledSequence, ScheduledSequence, SchedulerOutput, SequenceId, StepId, StepOutput, TokenId,
 };
@@ -18,7 +18,7 @@ use crate::masks::StepMasks;
 use crate::models::{DraftHead, Model, ModelSpec};
 use crate::pooling::{Pooler, PoolingSpec};
 use crate::request::TokenLogprobs;
-use crate::sampler::{SampleTask, Sampler, token_logprobs};
+use crate::sampler::{Path, SampleTask, Sampler, token_logprobs};
 use crate::sequence_table::{RowInit, SequenceTable};
 use crate::speculative::{Ask, Guess};
 use crate::step_input::StepBuffers;
@@ -89,6 +89,8 @@ pub struct ModelRunner {
     tasks: Vec<SampleTask>,
     gpu: Option<GpuSteps>,
     drafting: Option<Drafting>,
+    /// For each sequence of the step which of its drafts are right.
+    paths: Vec<Path>,
     pooler: Pooler,
     /// Index in the step, and rows of `workspace.hidden`, of each sequence that is pooled.
     pooled: Vec<usize>,
@@ -141,6 +143,7 @@ impl ModelRunner {
             buffers,
             gpu,
             drafting,
+            paths: Vec::with_capacity(max_num_seqs),
             tasks: Vec::with_capacity(max_num_seqs),
             pooling,
             pooler: Pooler::default(),
@@ -178,10 +181,13 @@ impl ModelRunner {
         self.compute(output);
         self.prompt_logprobs(output, result);
         self.sample(output, result);
+        if output.has_trees() {
+            self.move_right_drafts(output);
+        }
         self.embed(output, result);
         if let (Some(drafting), Model::Decoder(model)) = (&mut self.drafting, &self.model) {
             let step = (output, &self.buffers, &self.table);
-            drafting.follow((&self.device, model), &mut self.kv_cache, step);
+            drafting.follow((&self.device, model), &mut self.kv_cache, step, &self.paths);
         }
     }
 
@@ -331,6 +337,8 @@ impl ModelRunner {
 
     fn sample(&mut self, output: &SchedulerOutput, result: &mut StepResult) {
         enter_tasks(&mut self.tasks, output, &self.table);
+        self.paths.clear();
+        self.paths.resize(output.sequences.len(), Path::default());
         result.clear(output);
         let Model::Decoder(model) = &self.model else { return };
         self.masks.wait();
@@ -340,14 +348,16 @@ impl ModelRunner {
             nan_on_token == Some(table.row(sequence.row).tokens[position as usize])
         };
         let (sampled_out, logprobs) = (&mut result.output.sequences, &mut result.logprobs);
+        let paths = &mut self.paths;
         self.sampler.sample(
             (&self.device, model),
             &mut self.workspace,
             (&self.tasks, self.buffers.sample_rows(), output),
             (table, &self.masks),
             is_poisoned,
-            |task, sampled| {
+            |task, sampled, path| {
                 let index = task.index as usize;
+                paths[index] = path;
                 sampled_out[index].failed = !sampled[0].finite;
                 sampled_out[index].tokens = sampled.iter().map(|sampled| sampled.token).collect();
                 if table.row(sequences[index].row).sampling.params.logprobs.is_some() {
@@ -359,6 +369,32 @@ impl ModelRunner {
             let index = task.index as usize;
             let tokens = &result.output.sequences[index].tokens;
             self.table.row_mut(sequences[index].row).take(task.num_drafts, tokens);
+        }
+    }
+
+    /// Drafts of a tree have a place each. The keys and values of the right ones go to where a chain has them.
+    fn move_right_drafts(&mut self, output: &SchedulerOutput) {
+        let Model::Decoder(model) = &self.model else { return };
+        let mut copies = Vec::new();
+        for (layer, spec) in model.spec().layers.iter().enumerate() {
+            if spec.is_recurrent || spec.kv_of.is_some() {
+                continue;
+            }
+            let group = self.kv_cache.group(layer);
+            copies.clear();
+            for (sequence, path) in output.sequences.iter().zip(&self.paths) {
+                let first = sequence.start + sequence.num_tokens - sequence.num_drafts;
+                let (blocks, size) =
+                    (self.table.blocks(sequence.row, group), self.config.block_size);
+                let slot = |draft: u32| {
+                    let position = first + draft;
+                    blocks[(position / size) as usize] * size + position % size
+                };
+                let right = (0..path.num_right).map(|index| (path.draft(index), index as u32));
+                let moved = right.filter(|(from, to)| from != to);
+                copies.extend(moved.map(|(from, to)| (slot(from), slot(to))));
+            }
+            copy_slots(&self.device, self.kv_cache.layer_mut(layer), &copies);
         }
     }
 

@@ -7,8 +7,8 @@ use quire_scheduler::{CachePool, kv_capacity};
 use crate::cache_layout::CacheLayout;
 use crate::compute::{compute, names, num_ranks, replicas_line, threads_line};
 use crate::config::{
-    Decisions, EngineConfig, EngineOptions, KvCacheDtype, MAX_DRAFTS, SimdLevel, Speculative,
-    Weights, max_sampled_rows,
+    Decisions, EngineConfig, EngineOptions, KvCacheDtype, MAX_DRAFTS, MAX_EAGLE_TOPK, SimdLevel,
+    Speculative, Weights, max_sampled_rows,
 };
 use crate::gpu::{self, Place};
 use crate::kv_cache::KvCache;
@@ -484,6 +484,16 @@ fn speculative(options: &EngineOptions) -> anyhow::Result<Option<Speculative>> {
         options.async_scheduling != Some(true),
         "--async-scheduling prepares a step before the tokens are known that --speculative goes on from: \
          leave one of them out"
+    );
+    let topk = speculative.eagle_topk;
+    ensure!(
+        (1..=MAX_EAGLE_TOPK).contains(&topk),
+        "--speculative-eagle-topk {topk} is not between 1 and {MAX_EAGLE_TOPK}"
+    );
+    ensure!(
+        topk == 1 || speculative.method.of(&eagle::EAGLE).is_some(),
+        "--speculative-eagle-topk {topk} is for --speculative eagle:PATH, not for {}",
+        speculative.method
     );
     Ok(Some(speculative.clone()))
 }

@@ -2,8 +2,11 @@
 
 use std::ops::Range;
 
-use quire_kernels::{Device, Drafts, Indices, SampleRow, Sampled, logprobs, verify_drafts};
-use quire_scheduler::{ScheduledSequence, SchedulerOutput, TokenId};
+use quire_kernels::{
+    Device, Drafts, Indices, SampleRow, Sampled, Verified, logprobs, verify_drafts,
+};
+use quire_scheduler::draft_tree::is_chain;
+use quire_scheduler::{MAX_TOKENS_PER_STEP, ScheduledSequence, SchedulerOutput, TokenId};
 
 use crate::masks::StepMasks;
 use crate::models::Decoder;
@@ -19,6 +22,37 @@ pub struct Sampler {
     num_top: Vec<u32>,
     counts: Vec<u32>, // drafts of each task
     num_valid: Vec<u32>,
+    valid_rows: Vec<u8>, // [rows of ws.logits]
+    texts: Texts,
+}
+
+/// The tokens before each row of a tree, whose rows do not follow one another.
+#[derive(Default)]
+struct Texts {
+    tokens: Vec<TokenId>,
+    ends: Vec<usize>,
+}
+
+/// Which of a sequence's drafts are right, from the known tokens on.
+#[derive(Clone, Copy, Default)]
+pub struct Path {
+    drafts: [u8; MAX_TOKENS_PER_STEP],
+    pub num_right: usize,
+}
+
+impl Path {
+    /// `rows`: the sequence's rows that tokens were sampled from; 0, then each right draft, counted from 1.
+    fn new(rows: &[u8]) -> Self {
+        let mut path = Self { num_right: rows.len() - 1, ..Self::default() };
+        path.drafts[..rows.len() - 1].copy_from_slice(&rows[1..]);
+        path
+    }
+
+    /// The number of the right draft that comes after `index` others, from 0.
+    pub fn draft(&self, index: usize) -> u32 {
+        assert!(index < self.num_right, "so many drafts are right");
+        u32::from(self.drafts[index]) - 1
+    }
 }
 
 /// A sequence that gets tokens: one after each draft, as far as they are right, and one after its known tokens.
@@ -46,6 +80,8 @@ impl Sampler {
             num_top: numbers(),
             counts: numbers(),
             num_valid: numbers(),
+            valid_rows: vec![0; num_rows],
+            texts: Texts::default(),
         }
     }
 
@@ -59,22 +95,35 @@ impl Sampler {
         (tasks, hidden_rows, output): (&[SampleTask], Indices, &SchedulerOutput),
         (table, masks): (&SequenceTable, &StepMasks),
         is_poisoned: impl Fn(&ScheduledSequence, u32) -> bool,
-        mut take: impl FnMut(SampleTask, &[Sampled]),
+        mut take: impl FnMut(SampleTask, &[Sampled], Path),
     ) {
-        let (mut tasks, mut drafts, mut first) = (tasks, &output.draft_tokens[..], 0);
+        let (mut tasks, mut drafts, mut first) = (tasks, 0, 0);
         while !tasks.is_empty() {
             let now = num_fitting(tasks, ws.logits.rows().min(MAX_LOGITS_ROWS));
             let (chunk, later) = tasks.split_at(now);
             let num_rows: usize = chunk.iter().map(|task| task.num_rows()).sum();
-            let (own_drafts, other_drafts) = drafts.split_at(num_rows - chunk.len());
+            let own_drafts = drafts..drafts + num_rows - chunk.len();
+            let parents = &output.draft_parents[own_drafts.clone()];
+            let tokens = &output.draft_tokens[own_drafts.clone()];
             model.logits(device, ws, hidden_rows.slice(first..first + num_rows));
+            let mut texts = std::mem::take(&mut self.texts);
+            texts.collect(chunk, output, table, parents);
             let mut rows = [SampleRow::default(); MAX_LOGITS_ROWS];
-            let mut row = 0;
+            let (mut row, mut num_texts) = (0, 0);
+            let mut later_parents = parents;
             for task in chunk {
                 let sequence = &output.sequences[task.index as usize];
                 let known = sequence.start + sequence.num_tokens - task.num_drafts;
+                let own_parents;
+                (own_parents, later_parents) = later_parents.split_at(task.num_drafts as usize);
+                let (is_tree, owner) = (!is_chain(own_parents), table.row(sequence.row));
                 for num_tokens in known..=known + task.num_drafts {
-                    rows[row] = sample_row(table.row(sequence.row), num_tokens as usize);
+                    let text = match is_tree {
+                        true => texts.get(num_texts),
+                        false => &owner.tokens[..num_tokens as usize],
+                    };
+                    num_texts += usize::from(is_tree);
+                    rows[row] = sample_row(owner, text);
                     if let Some(mask) = masks.mask(task.index, num_tokens - known) {
                         // It knows what is banned.
                         (rows[row].allowed, rows[row].banned) = (Some(mask), &[]);
@@ -86,9 +135,10 @@ impl Sampler {
                     row += 1;
                 }
             }
-            self.verify(device, ws, &rows[..num_rows], chunk, own_drafts);
+            self.verify(device, ws, &rows[..num_rows], chunk, (tokens, parents));
+            self.texts = texts;
             self.hand_out(chunk, &mut take);
-            (tasks, drafts, first) = (later, other_drafts, first + num_rows);
+            (tasks, drafts, first) = (later, own_drafts.end, first + num_rows);
         }
     }
 
@@ -98,7 +148,7 @@ impl Sampler {
         ws: &mut Workspace,
         rows: &[SampleRow],
         tasks: &[SampleTask],
-        drafts: &[TokenId],
+        (tokens, parents): (&[TokenId], &[u8]),
     ) {
         self.counts.clear();
         self.counts.extend(tasks.iter().map(|task| task.num_drafts));
@@ -106,14 +156,17 @@ impl Sampler {
         self.num_valid.resize(tasks.len(), 0);
         let sampled = &mut self.sampled[..rows.len()];
         let logits = ws.logits.first_rows_mut(rows.len());
-        let drafts = Drafts { tokens: drafts, counts: &self.counts };
-        verify_drafts(device, sampled, &mut self.num_valid, logits, rows, drafts);
+        let drafts = Drafts { tokens, counts: &self.counts, parents };
+        let valid_rows = &mut self.valid_rows[..rows.len()];
+        let verified = Verified { num_valid: &mut self.num_valid, rows: valid_rows };
+        verify_drafts(device, sampled, verified, logits, rows, drafts);
     }
 
-    fn hand_out(&self, tasks: &[SampleTask], take: &mut impl FnMut(SampleTask, &[Sampled])) {
+    fn hand_out(&self, tasks: &[SampleTask], take: &mut impl FnMut(SampleTask, &[Sampled], Path)) {
         let mut first = 0;
         for (&task, &num_valid) in tasks.iter().zip(&self.num_valid) {
-            take(task, &self.sampled[first..first + num_valid as usize]);
+            let valid = first..first + num_valid as usize;
+            take(task, &self.sampled[valid.clone()], Path::new(&self.valid_rows[valid]));
             first += task.num_rows();
         }
     }
@@ -177,6 +230,52 @@ impl Sampler {
     }
 }
 
+impl Texts {
+    /// Of all rows of those tasks whose drafts are trees, in order. `parents`: of all drafts of the tasks.
+    fn collect(
+        &mut self,
+        tasks: &[SampleTask],
+        output: &SchedulerOutput,
+        table: &SequenceTable,
+        mut parents: &[u8],
+    ) {
+        self.tokens.clear();
+        self.ends.clear();
+        for task in tasks {
+            let own;
+            (own, parents) = parents.split_at(task.num_drafts as usize);
+            if is_chain(own) {
+                continue;
+            }
+            let sequence = &output.sequences[task.index as usize];
+            let known = sequence.start + sequence.num_tokens - task.num_drafts;
+            let tokens = &table.row(sequence.row).tokens;
+            let first = self.ends.len();
+            self.push(&tokens[..known as usize]);
+            for (draft, &parent) in tokens[known as usize..].iter().zip(own) {
+                let row = first + usize::from(parent);
+                self.tokens.extend_from_within(self.range(row));
+                self.push(&[*draft]);
+            }
+        }
+    }
+
+    /// Ends a text with these tokens.
+    fn push(&mut self, tokens: &[TokenId]) {
+        self.tokens.extend_from_slice(tokens);
+        self.ends.push(self.tokens.len());
+    }
+
+    fn range(&self, index: usize) -> Range<usize> {
+        let start = if index == 0 { 0 } else { self.ends[index - 1] };
+        start..self.ends[index]
+    }
+
+    fn get(&self, index: usize) -> &[TokenId] {
+        &self.tokens[self.range(index)]
+    }
+}
+
 /// How many of the first tasks have no more than `num_rows` rows together: at least one.
 fn num_fitting(tasks: &[SampleTask], num_rows: usize) -> usize {
     let mut needed = 0;
@@ -189,11 +288,11 @@ fn num_fitting(tasks: &[SampleTask], num_rows: usize) -> usize {
     num_tasks
 }
 
-/// The op's row after `num_tokens` tokens of `row.tokens`; drafts may follow there.
-pub fn sample_row(row: &TableRow, num_tokens: usize) -> SampleRow<'_> {
+/// The op's row after `tokens`: those of `row`, and drafts that may follow.
+pub fn sample_row<'a>(row: &'a TableRow, tokens: &'a [TokenId]) -> SampleRow<'a> {
     let sampling = &row.sampling;
     let params = &sampling.params;
-    let (prompt, output) = row.tokens[..num_tokens].split_at(row.num_prompt_tokens);
+    let (prompt, output) = tokens.split_at(row.num_prompt_tokens);
     let num_output_tokens = output.len() as u32;
     SampleRow {
         temperature: params.temperature,

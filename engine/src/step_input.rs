@@ -1,11 +1,12 @@
 //! From rows to the flat arrays of a step: token ids, positions, slots, and where each sequence lies in them.
 
 use quire_kernels::{
-    AttentionBatch, Device, DeviceError, Indices, NO_STATE, StateBatch, StateSegment, StepArrays,
-    StepUpload, TakenToken, Tensor,
+    AttentionBatch, Branches, Device, DeviceError, Indices, NO_STATE, StateBatch, StateSegment,
+    StepArrays, StepUpload, TakenToken, Tensor,
 };
 use quire_scheduler::{MAX_TOKENS_PER_STEP, SchedulerOutput, StateSegment as Segment};
 
+use crate::branches::BranchRows;
 use crate::config::EngineConfig;
 use crate::sequence_table::SequenceTable;
 
@@ -25,6 +26,7 @@ pub struct StepBuffers {
     table_rows: Vec<u32>,
     num_output_tokens: Vec<u32>,
     taken: Vec<TakenToken>,
+    branches: BranchRows,
     shape: Option<StepShape>,
     keeps_all_rows: bool,
     block_size: u32,
@@ -64,6 +66,8 @@ pub struct StepInput<'a> {
     pub max_blocks_per_seq: usize,
     /// See `AttentionBatch`.
     pub replayed_with: Option<usize>,
+    /// Of rows that do not follow one another.
+    pub branches: Option<Branches<'a>>,
     pub groups: GroupInputs<'a>,
     /// The recurrent states before and after each sequence's rows, of models that have states.
     pub states: StateBatch<'a>,
@@ -119,6 +123,7 @@ impl StepInput<'_> {
             rows: self.rows,
             max_blocks_per_seq: self.max_blocks_per_seq,
             replayed_with: self.replayed_with,
+            branches: self.branches,
         }
     }
 }
@@ -150,6 +155,7 @@ impl StepBuffers {
             table_rows: Vec::with_capacity(num_seqs),
             num_output_tokens: Vec::with_capacity(num_seqs),
             taken: Vec::with_capacity(num_seqs),
+            branches: BranchRows::default(),
             shape: None,
             keeps_all_rows: false,
             state_segments: Vec::with_capacity(num_seqs + num_sampled),
@@ -201,7 +207,8 @@ impl StepBuffers {
 
     fn fill(&mut self, output: &SchedulerOutput, table: &SequenceTable) {
         self.clear();
-        for sequence in &output.sequences {
+        self.branches.begin(output.has_trees());
+        for (sequence, _, parents) in output.with_drafts() {
             let (start, end) = (sequence.start, sequence.start + sequence.num_tokens);
             let row = table.row(sequence.row);
             let num_known = row.tokens.len().min(end as usize);
@@ -211,7 +218,8 @@ impl StepBuffers {
                 self.taken.push(TakenToken { index, row: sequence.row.0 });
                 self.token_ids.push(0);
             }
-            self.positions.extend(start..end);
+            let tokens = (start, sequence.num_tokens);
+            self.branches.push_sequence(tokens, parents, &mut self.positions);
             for (group, slot_mapping) in self.slot_mappings.iter_mut().enumerate() {
                 let blocks = table.blocks(sequence.row, group);
                 slot_mapping.extend((start..end).map(|position| {
@@ -318,6 +326,7 @@ impl StepBuffers {
             },
             max_blocks_per_seq: table.max_blocks_per_seq(),
             replayed_with: self.shape.map(|shape| shape.max_queries),
+            branches: self.branches.of(&self.positions),
             groups: GroupInputs {
                 slot_mappings: &self.slot_mappings,
                 block_tables: table.block_tables(),

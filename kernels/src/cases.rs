@@ -163,10 +163,12 @@ pub fn all() -> Vec<Case> {
     cases.extend(crate::all_reduce::cases::cases());
     cases.extend(crate::attention::cases::cases());
     cases.extend(crate::attention::chosen_cases::cases());
+    cases.extend(crate::attention::branches_cases::cases());
     cases.extend(crate::causal_conv::cases::cases());
     cases.extend(crate::choose_positions::cases::cases());
     cases.extend(crate::combine_experts::cases::cases());
     cases.extend(crate::copy_blocks::cases::cases());
+    cases.extend(crate::copy_slots::cases::cases());
     cases.extend(crate::copy_heads::cases::cases());
     cases.extend(crate::embedding::cases::cases());
     cases.extend(crate::gated_mul::cases::cases());

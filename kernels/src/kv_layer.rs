@@ -195,6 +195,24 @@ impl KvLayer {
         }
     }
 
+    /// Copies single slots of all heads, in order.
+    pub(crate) fn copy_slots(&mut self, copies: &[(u32, u32)]) {
+        let (size, head_dim) = (self.dtype().size(), self.head_dim);
+        let place = |slot: u32| (slot as usize / self.block_size, slot as usize % self.block_size);
+        let key_stride = if self.keys.is_on_cuda() { 1 } else { self.block_size };
+        for &(source, destination) in copies {
+            for head in 0..self.num_kv_heads {
+                let ((block, offset), (to_block, to_offset)) = (place(source), place(destination));
+                let (key, value) = self.first_elements(block, head, offset);
+                let (to_key, to_value) = self.first_elements(to_block, head, to_offset);
+                copy_elements(&mut self.keys, (key, to_key), (head_dim, key_stride), size);
+                if self.values.rows() > 0 {
+                    copy_elements(&mut self.values, (value, to_value), (head_dim, 1), size);
+                }
+            }
+        }
+    }
+
     /// Asserts that `slots` (u32::MAX skips) lie inside and that none occurs twice.
     pub(crate) fn check_slots(&mut self, slots: &[u32]) {
         let num_slots = (self.num_blocks * self.block_size) as u32;
@@ -232,6 +250,20 @@ impl KvLayer {
         let page = (block * self.num_kv_heads + kv_head) * self.block_size * self.head_dim;
         let value = page + offset * self.head_dim;
         (if self.keys.is_on_cuda() { value } else { page + offset }, value)
+    }
+}
+
+/// Copies `len` elements of so many bytes, `stride` apart, from one element on to another.
+fn copy_elements(
+    tensor: &mut Tensor,
+    (from, to): (usize, usize),
+    (len, stride): (usize, usize),
+    size: usize,
+) {
+    let (num_runs, run) = if stride == 1 { (1, len * size) } else { (len, size) };
+    for index in 0..num_runs {
+        let (from, to) = ((from + index * stride) * size, (to + index * stride) * size);
+        tensor.copy_within(from..from + run, to);
     }
 }
 

@@ -33,6 +33,7 @@ fn is_accepted(block_table: &[u32], context_len: u32, window: Option<u32>) -> bo
         rows: (&[0]).into(),
         max_blocks_per_seq: block_table.len(),
         replayed_with: None,
+        branches: None,
     };
     let spec = AttentionSpec { window, ..SPEC };
     catch_unwind(AssertUnwindSafe(|| {
@@ -78,6 +79,7 @@ fn a_trace_names_shapes_and_settings() {
         rows: (&[1, 0]).into(),
         max_blocks_per_seq: 2,
         replayed_with: None,
+        branches: None,
     };
     let q = qkv.view().columns(0..64);
     attention(&device, out.view_mut(), q, &kv, &batch, &SPEC, None);

@@ -108,6 +108,7 @@ impl Runner {
             rows: (&rows).into(),
             max_blocks_per_seq: self.max_blocks_per_seq,
             replayed_with: None,
+            branches: None,
         };
         let spec = AttentionSpec {
             num_q_heads,

@@ -59,6 +59,7 @@ mod block_pool;
 mod cached_prefix;
 mod check;
 pub mod config;
+pub mod draft_tree;
 mod forgotten;
 mod groups;
 pub mod output;
@@ -73,6 +74,7 @@ mod update;
 
 pub use block::BlockId;
 pub use config::{CacheGroup, CacheKind, CachePool, Policy, SchedulerConfig, kv_capacity};
+pub use draft_tree::DraftTree;
 pub use output::{
     Admitted, BlockCopy, DraftStats, MAX_TOKENS_PER_STEP, NewBlock, Row, SampledSequence,
     ScheduledSequence, SchedulerOutput, SchedulerStats, SequenceEvent, StateSegment, StepId,

@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::{Deref, Range};
 
 use crate::block::BlockId;
+use crate::draft_tree::is_chain;
 use crate::request::{FinishReason, SequenceId, TokenId};
 
 /// The place of a running sequence in every table of the device, from admission to its end or
@@ -28,6 +29,9 @@ pub struct SchedulerOutput {
     pub state_segments: Vec<StateSegment>,
     /// Guesses, flat: [`ScheduledSequence::num_drafts`] of each sequence.
     pub draft_tokens: Vec<TokenId>,
+    /// For each of these which guess of its sequence it follows, counted from 1; 0: the known tokens. They have a place each,
+    /// in this order, however they branch: the runner moves the right ones to where the known tokens go on.
+    pub draft_parents: Vec<u8>,
     /// Sequences that got a row in this step, new or resumed after preemption, in the order of
     /// `sequences`.
     pub admitted: Vec<Admitted>,
@@ -40,6 +44,21 @@ impl SchedulerOutput {
     /// Tokens that this step computes.
     pub fn num_tokens(&self) -> u32 {
         self.sequences.iter().map(|sequence| sequence.num_tokens).sum()
+    }
+
+    /// Each sequence with its guesses, and what those follow.
+    pub fn with_drafts(&self) -> impl Iterator<Item = (&ScheduledSequence, &[TokenId], &[u8])> {
+        let mut first = 0;
+        self.sequences.iter().map(move |sequence| {
+            let own = first..first + sequence.num_drafts as usize;
+            first = own.end;
+            (sequence, &self.draft_tokens[own.clone()], &self.draft_parents[own])
+        })
+    }
+
+    /// Whether some sequence's guesses are no chain.
+    pub fn has_trees(&self) -> bool {
+        self.with_drafts().any(|(_, _, parents)| !is_chain(parents))
     }
 
     pub fn new_blocks_of(&self, sequence: &ScheduledSequence) -> &[NewBlock] {

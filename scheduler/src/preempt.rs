@@ -1,6 +1,7 @@
 //! Giving things back: preemption, cancelling, the end of a sequence, and a step that failed.
 
 use crate::block_pool::BlockPool;
+use crate::draft_tree::DraftTree;
 use crate::output::{Row, SequenceEvent, TokenList};
 use crate::request::{FinishReason, SequenceId};
 use crate::scheduler::Scheduler;
@@ -70,7 +71,7 @@ impl Scheduler {
         sequence.num_pending_tokens = 0;
         sequence.num_drafts_in_flight = 0;
         sequence.most_scheduled_tokens = 0;
-        sequence.drafts = TokenList::EMPTY;
+        sequence.drafts = DraftTree::EMPTY;
         sequence.num_published_blocks = 0;
         sequence.num_preemptions += 1;
         self.num_preemptions += 1;

@@ -8,10 +8,11 @@ use crate::block::BlockTable;
 use crate::block_pool::BlockPool;
 use crate::cached_prefix::CachedPrefix;
 use crate::config::SchedulerConfig;
+use crate::draft_tree::DraftTree;
 use crate::groups::Groups;
 use crate::output::{
     DraftStats, MAX_TOKENS_PER_STEP, NewBlock, Row, ScheduledSequence, SchedulerOutput,
-    SchedulerStats, StepId, TokenList,
+    SchedulerStats, StepId,
 };
 use crate::queue::{QueueKey, WaitingQueue};
 use crate::request::{NewSequence, Rejected, SequenceId, TokenId};
@@ -124,7 +125,7 @@ impl Scheduler {
             num_computed_tokens: 0,
             num_scheduled_tokens: 0,
             num_pending_tokens: 0,
-            drafts: TokenList::EMPTY,
+            drafts: DraftTree::EMPTY,
             num_drafts_in_flight: 0,
             most_scheduled_tokens: 0,
             num_preemptions: 0,
@@ -180,11 +181,16 @@ impl Scheduler {
     /// Guesses of the tokens that follow the known ones of a sequence: its next step verifies them, as far as budget and
     /// free blocks go. At most [`MAX_TOKENS_PER_STEP`] - 1; more are ignored, and so are those of a sequence that waits.
     pub fn propose(&mut self, id: SequenceId, drafts: &[TokenId]) {
+        let chain = drafts.iter().copied().take(MAX_TOKENS_PER_STEP - 1).collect();
+        self.propose_tree(id, chain);
+    }
+
+    /// The same of guesses that may be several at one place.
+    pub fn propose_tree(&mut self, id: SequenceId, drafts: DraftTree) {
         if let Some(slot) = self.sequences.find(id)
             && self.sequences[slot].row.is_some()
         {
-            let drafts = drafts.iter().copied().take(MAX_TOKENS_PER_STEP - 1);
-            self.sequences[slot].drafts = drafts.collect();
+            self.sequences[slot].drafts = drafts;
         }
     }
 
@@ -351,6 +357,7 @@ impl Scheduler {
             sequence.most_scheduled_tokens.max(sequence.num_scheduled_tokens);
         let drafts = std::mem::take(&mut sequence.drafts);
         plan.output.draft_tokens.extend_from_slice(&drafts[..num_drafts as usize]);
+        plan.output.draft_parents.extend_from_slice(&drafts.parents()[..num_drafts as usize]);
         plan.token_budget -= num_tokens;
 
         let id = sequence.id;
@@ -419,6 +426,7 @@ impl Scheduler {
                 new_blocks: Vec::new(),
                 state_segments: Vec::new(),
                 draft_tokens: Vec::new(),
+                draft_parents: Vec::new(),
                 admitted: Vec::new(),
                 block_copies: Vec::new(),
                 freed_rows: Vec::new(),

@@ -5,7 +5,8 @@ use std::ops::{Index, IndexMut};
 
 use crate::block::BlockTable;
 use crate::block_hash::{BlockHash, BuildIntegerHasher};
-use crate::output::{MAX_TOKENS_PER_STEP, Row, TokenList};
+use crate::draft_tree::DraftTree;
+use crate::output::{MAX_TOKENS_PER_STEP, Row};
 use crate::queue::QueueKey;
 use crate::request::{SequenceId, StopRule, TokenId};
 use crate::state::StateTable;
@@ -29,7 +30,7 @@ pub(crate) struct Sequence {
     /// Tokens sampled by the steps in flight, if all their drafts are right.
     pub(crate) num_pending_tokens: u32,
     /// Guesses of the next tokens, to be verified by the next step.
-    pub(crate) drafts: TokenList,
+    pub(crate) drafts: DraftTree,
     /// Guesses that the step in flight verifies.
     pub(crate) num_drafts_in_flight: u32,
     /// The most positions that were ever scheduled since admission: wrong drafts are counted out again, but their blocks

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use expect_test::{Expect, expect};
 use quire_scheduler::{
-    CacheGroup, CacheKind, CachePool, FinishReason, NewSequence, Policy, SampledSequence,
-    Scheduler, SchedulerConfig, SchedulerOutput, SequenceEvent, SequenceId, StepOutput, StopRule,
-    TokenId, TokenList,
+    CacheGroup, CacheKind, CachePool, DraftTree, FinishReason, NewSequence, Policy,
+    SampledSequence, Scheduler, SchedulerConfig, SchedulerOutput, SequenceEvent, SequenceId,
+    StepOutput, StopRule, TokenId, TokenList,
 };
 
 const EOS: TokenId = 0;
@@ -256,6 +256,33 @@ fn a_snapshot_serves_the_next_turn() {
         2 @0 [15, 16) *; 2>2 x1
     "]]
     .assert_eq(&run_with_states(&mut scheduler, 2));
+}
+
+/// A tree is cut where the budget ends, and takes a place a draft; its right way counts as a chain's.
+#[test]
+fn a_tree_of_drafts_is_scheduled_as_a_chain() {
+    let mut scheduler = scheduler(SchedulerConfig { max_num_batched_tokens: 6, ..config() });
+    scheduler.add(sequence(1, 5, 9)).unwrap();
+    let first = scheduler.schedule().expect("a step");
+    scheduler.update(&result(&first, WORD));
+    let mut tree = DraftTree::EMPTY;
+    for (parent, token) in [(0, 3), (0, WORD), (2, 4), (2, WORD), (4, WORD), (5, 6), (1, 7)] {
+        tree.push_after(parent, token);
+    }
+    scheduler.propose_tree(SequenceId(1), tree);
+    let output = scheduler.schedule().expect("a step");
+    assert!(output.has_trees());
+    let (own, tokens, parents) = output.with_drafts().next().expect("a sequence");
+    assert_eq!((own.num_tokens, tokens.len()), (6, 5));
+    assert_eq!(parents, [0, 0, 2, 2, 4]);
+    let sampled =
+        SampledSequence { tokens: [WORD, WORD, WORD, 9].into_iter().collect(), failed: false };
+    let events = scheduler.update(&StepOutput { step: output.step, sequences: vec![sampled] });
+    assert_eq!((events[0].num_drafts, events[0].num_right_drafts), (5, 3));
+    assert_eq!(scheduler.stats().drafts.num_right[..4], [1, 1, 1, 0]);
+    let next = scheduler.schedule().expect("a step");
+    assert_eq!((next.sequences[0].start, next.sequences[0].num_tokens), (9, 1));
+    scheduler.check().expect("the invariants hold");
 }
 
 #[test]

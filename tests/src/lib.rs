@@ -12,7 +12,7 @@ pub mod windows;
 
 use std::path::{Path, PathBuf};
 
-use quire_engine::config::DeviceChoice;
+use quire_engine::config::{DeviceChoice, SpeculativeMethod};
 use quire_engine::machine::Machine;
 use quire_engine::request::{Finished, Started, StreamEvent, TokenOutput};
 use quire_engine::{
@@ -64,6 +64,16 @@ pub fn start_files(
     let plan = MemoryPlan::new(files, options, &Machine::detect()).expect("the model fits");
     let engine = Engine::load(files, &plan, end_tokens, &|_, _| ()).expect("the model loads");
     engine.spawn().expect("the engine starts").0
+}
+
+/// As `--speculative` has it.
+pub fn speculative(method: &str) -> SpeculativeMethod {
+    method.parse().expect("a proposer")
+}
+
+/// `speculative` of a name and a path.
+pub fn speculative_at(name: &str, path: &Path) -> SpeculativeMethod {
+    speculative(&format!("{name}:{}", path.display()))
 }
 
 /// Everything a stream said.

@@ -1,6 +1,6 @@
 //! Whole models with `--device cuda` on the emulator: the same engine, the same launches as on a GPU.
 
-use quire_engine::config::{DeviceChoice, KvCacheDtype, Speculative, SpeculativeMethod, Weights};
+use quire_engine::config::{DeviceChoice, KvCacheDtype, Speculative, Weights};
 use quire_engine::hidden_states::hidden_states;
 use quire_engine::request::TokenOutput;
 use quire_engine::{
@@ -10,7 +10,10 @@ use quire_tests::distance::gap;
 use quire_tests::families::FAMILIES;
 use quire_tests::safetensors::Safetensors;
 use quire_tests::windows::{ids, number, read};
-use quire_tests::{ask, collect, default_model, options, start, start_files, tiny_model};
+use quire_tests::{
+    ask, collect, default_model, options, speculative, speculative_at, start, start_files,
+    tiny_model,
+};
 use serde_json::Value;
 
 /// Where the two likeliest tokens lie closer than this, the rounding of BF16 may choose either.
@@ -273,11 +276,12 @@ fn guessed_tokens_change_nothing() {
     let params = SamplingParams { presence_penalty: -2.0, ..SamplingParams::greedy(12) };
     let expected = ask(&start(&model, &cuda(), &[]), &prompt, params.clone());
     for (method, least) in [
-        (SpeculativeMethod::Ngram, 1),
-        (SpeculativeMethod::Draft(model.clone()), 8),
-        (SpeculativeMethod::Skip(1..3), 0),
+        (speculative("ngram"), 1),
+        (speculative_at("draft", &model), 8),
+        (speculative("skip:1-2"), 0),
     ] {
-        let speculative = Some(Speculative { method, num_tokens: 3, is_adaptive: false });
+        let speculative =
+            Some(Speculative { num_tokens: 3, is_adaptive: false, ..Speculative::new(method) });
         let what = format!("{speculative:?}");
         let handle = start(&model, &EngineOptions { speculative, ..cuda() }, &[]);
         assert_eq!(ask(&handle, &prompt, params.clone()).ids(), expected.ids(), "{what}");

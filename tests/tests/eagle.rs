@@ -2,20 +2,32 @@
 
 use std::path::Path;
 
-use quire_engine::config::{Speculative, SpeculativeMethod, Weights};
-use quire_engine::draft_trial::DraftTrial;
-use quire_engine::{EngineOptions, Machine, MemoryPlan, ModelFiles, Request};
+use quire_engine::config::{Speculative, Weights};
+use quire_engine::draft_trial::{DraftTree, DraftTrial};
+use quire_engine::{EngineHandle, EngineOptions, Machine, MemoryPlan, ModelFiles, Request};
 use quire_tests::heads::{Head, committed_head};
 use quire_tests::requests::{assert_equal, one_by_one, requests, together};
 use quire_tests::safetensors::Safetensors;
-use quire_tests::{options, repository, start, tiny_model};
+use quire_tests::{options, repository, speculative, speculative_at, start, tiny_model};
 use serde_json::Value;
 
 /// Always as many drafts as `num_tokens`.
 fn with_head(path: &Path, num_tokens: u32, options: EngineOptions) -> EngineOptions {
-    let method = SpeculativeMethod::Eagle(path.into());
-    let speculative = Some(Speculative { method, num_tokens, is_adaptive: false });
+    let method = speculative_at("eagle", path);
+    let speculative =
+        Some(Speculative { num_tokens, is_adaptive: false, ..Speculative::new(method) });
     EngineOptions { speculative, ..options }
+}
+
+/// Trees of at most `num_tokens` drafts, always.
+fn with_trees(
+    path: &Path,
+    (topk, num_tokens): (u32, u32),
+    options: EngineOptions,
+) -> EngineOptions {
+    let mut options = with_head(path, num_tokens, options);
+    options.speculative.iter_mut().for_each(|own| own.eagle_topk = topk);
+    options
 }
 
 fn uncached() -> EngineOptions {
@@ -40,13 +52,19 @@ fn golden(key: &str) -> Vec<(Vec<u32>, u32, Vec<u32>)> {
 fn check_golden(head: &Path, key: &str, options: EngineOptions) {
     let files = ModelFiles::open(&tiny_model("llama3")).expect("committed");
     let options = EngineOptions { weights: Weights::Float32, ..options };
-    let mut trial = DraftTrial::new(&files, &with_head(head, 7, options)).expect("it starts");
+    let mut trial = DraftTrial::new(&files, &with_head(head, 7, options), None).expect("it starts");
     for (prompt, first, drafts) in golden(key) {
         for time in ["new", "cached"] {
-            let got = trial.ask(&prompt, drafts.len()).expect("it guesses");
-            assert_eq!(got, (first, drafts.clone()), "{key}, {} tokens, {time}", prompt.len());
+            let (sampled, got) = trial.ask(&prompt, drafts.len()).expect("it guesses");
+            assert!(got.is_chain());
+            assert_eq!(
+                (sampled, &*got),
+                (first, &*drafts),
+                "{key}, {} tokens, {time}",
+                prompt.len()
+            );
         }
-        assert_eq!(trial.ask(&prompt, 2).expect("it guesses").1, drafts[..2]);
+        assert_eq!(*trial.ask(&prompt, 2).expect("it guesses").1, drafts[..2]);
     }
 }
 
@@ -66,6 +84,90 @@ fn golden_drafts_are_reproduced() {
     });
 }
 
+/// The number of the likeliest draft after each, from the known tokens on: the first one that follows it.
+fn likeliest_way(tree: &DraftTree) -> Vec<usize> {
+    let child = |&number: &usize| {
+        let follows = |&parent: &u8| usize::from(parent) == number;
+        tree.parents().iter().position(follows).map(|index| index + 1)
+    };
+    std::iter::successors(child(&0), child).collect()
+}
+
+/// On its likeliest way a tree has the golden chain, though its nodes lie between others.
+#[test]
+fn a_tree_goes_the_golden_way() {
+    for (key, head) in
+        [("drafts", Head::committed()), ("eagle1_drafts", Head::committed().as_eagle1())]
+    {
+        head.written(&format!("tree-{key}"), |head| {
+            let files = ModelFiles::open(&tiny_model("llama3")).expect("committed");
+            let small = EngineOptions {
+                weights: Weights::Float32,
+                block_size: Some(5),
+                max_num_batched_tokens: Some(7),
+                ..options()
+            };
+            let (mut num_apart, mut num_forks) = (0, 0);
+            for topk in [2, 3, 7] {
+                let options = with_trees(head, (topk, 7), small.clone());
+                let mut trial = DraftTrial::new(&files, &options, None).expect("it starts");
+                for (prompt, _, drafts) in golden(key) {
+                    for most in [1, 3, 7] {
+                        let (_, tree) = trial.ask(&prompt, most).expect("it guesses");
+                        let way = likeliest_way(&tree);
+                        let tokens: Vec<u32> = way.iter().map(|number| tree[number - 1]).collect();
+                        let what = format!("{key}, {topk} of {} tokens: {tree:?}", prompt.len());
+                        assert_eq!(tree.len(), most, "{what}");
+                        assert_eq!(tokens, drafts[..way.len()], "{what}");
+                        num_apart += way.iter().enumerate().filter(|(i, n)| i + 1 != **n).count();
+                        num_forks += usize::from(!tree.is_chain());
+                    }
+                }
+            }
+            assert!(num_apart > 6 && num_forks > 8, "{num_apart} apart, {num_forks} forks");
+        });
+    }
+}
+
+/// What a head guesses in the middle of an answer is what it guesses after a prompt of the same tokens: wherever right drafts
+/// came from, it has followed them.
+#[test]
+fn guesses_do_not_depend_on_how_the_text_was_made() {
+    let files = ModelFiles::open(&tiny_model("llama3")).expect("committed");
+    let options = EngineOptions { block_size: Some(5), ..uncached() };
+    for (kind, head) in [("EAGLE-3", Head::committed()), ("EAGLE-1", Head::committed().as_eagle1())]
+    {
+        // An EAGLE-1 head has all tokens of the model.
+        let head = if kind == "EAGLE-3" { head.guessing(&[20, 21, 22]) } else { head };
+        head.written(&format!("go-on-{kind}"), |head| {
+            for (topk, most) in [(1, 4), (3, 7), (8, 7)] {
+                let options = with_trees(head, (topk, 7), options.clone());
+                let trial = || {
+                    let allowed = Some(vec![20, 21, 22]);
+                    DraftTrial::new(&files, &options, allowed).expect("it starts")
+                };
+                let (mut going_on, mut fresh) = (trial(), trial());
+                let mut num_right = 0;
+                for (prompt, _, _) in golden("drafts") {
+                    let steps = going_on.go_on(&prompt, most, 9).expect("it guesses");
+                    num_right += steps[8].0.len() - steps[0].0.len() - 8;
+                    for (text, drafts) in steps {
+                        let (&last, before) = text.split_last().expect("it is not empty");
+                        let (sampled, expected) = fresh.ask(before, most).expect("it guesses");
+                        assert_eq!(sampled, last);
+                        assert_eq!(*drafts, *expected, "{kind}, {topk} after {text:?}");
+                        assert_eq!(drafts.parents(), expected.parents());
+                    }
+                }
+                assert!(
+                    kind == "EAGLE-1" || num_right > 5,
+                    "{kind}, {topk}: {num_right} are right"
+                );
+            }
+        });
+    }
+}
+
 /// The published layout with heads of other sizes, and a block of 8; where its file is there.
 #[test]
 fn golden_drafts_of_a_drafter_are_reproduced() {
@@ -75,11 +177,12 @@ fn golden_drafts_of_a_drafter_are_reproduced() {
     let prompts = Safetensors::open(&repository("tests/data/conformance/qwen3.safetensors"));
     let files = ModelFiles::open(&tiny_model("qwen3")).expect("committed");
     let options = EngineOptions { weights: Weights::Float32, ..options() };
-    let mut trial = DraftTrial::new(&files, &with_head(&drafter, 7, options)).expect("it starts");
+    let mut trial =
+        DraftTrial::new(&files, &with_head(&drafter, 7, options), None).expect("it starts");
     for (index, entry) in golden["prompts"].as_array().expect("prompts").iter().enumerate() {
         let prompt = prompts.ids(&format!("p{index}.input_ids"));
         let (_, drafts) = trial.ask(&prompt, 7).expect("it guesses");
-        assert_eq!(serde_json::json!(drafts), entry["drafts"], "{} tokens", prompt.len());
+        assert_eq!(serde_json::json!(*drafts), entry["drafts"], "{} tokens", prompt.len());
     }
 }
 
@@ -144,13 +247,50 @@ fn preempted_sequences_are_guessed_for_again() {
     let model = tiny_model("llama3");
     let expected = one_by_one(&start(&model, &uncached(), &[3]), &requests);
     Head::committed().guessing(&[20, 21, 22]).written("preempted", |head| {
-        let small = EngineOptions { kv_cache_memory: Some(400 * 512), ..options() };
-        let handle = start(&model, &with_head(head, 4, small), &[3]);
-        assert_equal("preempted", &expected, &together(&handle, &requests));
-        let stats = handle.stats();
-        assert!(stats.num_preemptions > 0, "the pool is too large");
-        assert!(stats.drafts.num_right.iter().sum::<u64>() > 40, "{:?}", stats.drafts);
+        for topk in [1, 3] {
+            let small = EngineOptions { kv_cache_memory: Some(400 * 512), ..options() };
+            let handle = start(&model, &with_trees(head, (topk, 4), small), &[3]);
+            assert_equal("preempted", &expected, &together(&handle, &requests));
+            let stats = handle.stats();
+            assert!(stats.num_preemptions > 0, "the pool is too large");
+            assert!(stats.drafts.num_right.iter().sum::<u64>() > 40, "{:?}", stats.drafts);
+        }
     });
+}
+
+#[test]
+fn trees_change_no_answer_and_are_right_more_often() {
+    let head = Head::committed().guessing(&[20, 21, 22]);
+    for family in ["llama3", "gemma3", "llama4_scout", "gpt_oss_mxfp4"] {
+        let (model, requests) = (tiny_model(family), guessable(50, 24));
+        let expected = one_by_one(&start(&model, &uncached(), &[3]), &requests);
+        head.written(&format!("{family}-trees"), |head| {
+            let num_right = |handle: &EngineHandle| -> u64 {
+                let drafts = handle.stats().drafts;
+                assert!(drafts.num_tokens > drafts.num_right.iter().sum::<u64>() + 100);
+                drafts.num_right.iter().sum()
+            };
+            let handle = start(&model, &with_head(head, 6, uncached()), &[3]);
+            assert_equal("in chains", &expected, &together(&handle, &requests));
+            let of_chains = num_right(&handle);
+            for (topk, num_tokens) in [(2, 6), (3, 6), (8, 7)] {
+                let handle = start(&model, &with_trees(head, (topk, num_tokens), uncached()), &[3]);
+                assert_equal("together", &expected, &together(&handle, &requests));
+                assert!(num_right(&handle) > of_chains, "{family}: {topk} of {num_tokens}");
+                assert_equal("alone", &expected[..8], &one_by_one(&handle, &requests[..8]));
+            }
+            let chunked = EngineOptions { max_num_batched_tokens: Some(9), ..uncached() };
+            let handle = start(&model, &with_trees(head, (3, 7), chunked), &[3]);
+            assert_equal("in chunks", &expected, &together(&handle, &requests));
+
+            let cached = EngineOptions { block_size: Some(8), threads: Some(3), ..options() };
+            let mut adaptive = with_trees(head, (3, 7), cached);
+            adaptive.speculative.iter_mut().for_each(|own| own.is_adaptive = true);
+            let handle = start(&model, &adaptive, &[3]);
+            assert_equal("first time", &expected, &together(&handle, &requests));
+            assert_equal("cached", &expected, &together(&handle, &requests));
+        });
+    }
 }
 
 fn error(model: &str, options: &EngineOptions) -> String {
@@ -205,4 +345,23 @@ fn a_head_that_does_not_fit_is_a_sentence_at_start() {
     });
     let ranks = EngineOptions { tensor_parallel_size: 2, ..of(&committed_head()) };
     assert_says(&error("llama3", &ranks), &["--speculative eagle:", "--tensor-parallel-size 2"]);
+}
+
+#[test]
+fn trees_that_cannot_be_are_a_sentence_at_start() {
+    let flag = "--speculative-eagle-topk";
+    let of = |topk| with_trees(&committed_head(), (topk, 5), options());
+    for topk in [0, 9] {
+        assert_says(&error("llama3", &of(topk)), &[flag, "between 1 and 8"]);
+    }
+    let ngram = Speculative { eagle_topk: 2, ..Speculative::new(speculative("ngram")) };
+    let ngram = EngineOptions { speculative: Some(ngram), ..options() };
+    assert_says(&error("llama3", &ngram), &[flag, "eagle:PATH", "ngram"]);
+    assert_says(&error("qwen35_vl", &of(2)), &[flag, "2", "one after the other"]);
+    let narrow = EngineOptions { max_num_batched_tokens: Some(4), ..of(5) };
+    assert_says(&error("llama3", &narrow), &[flag, "5", "--max-num-batched-tokens"]);
+    Head::committed().as_dflash().written("forked", |head| {
+        let trees = with_trees(head, (2, 5), options());
+        assert_says(&error("llama3", &trees), &[flag, "DFlash"]);
+    });
 }

@@ -1,18 +1,19 @@
 //! Guessing tokens must not change a single bit of an answer, whatever is guessed and whatever else goes on.
 
-use quire_engine::config::{Faults, Speculative, SpeculativeMethod};
+use quire_engine::config::{Faults, Speculative};
 use quire_engine::handle::SchedulerStats;
 use quire_engine::request::{DraftCount, DraftStats, FinishReason, StreamEvent};
 use quire_engine::{
     EngineHandle, EngineOptions, Machine, MemoryPlan, ModelFiles, Request, SamplingParams,
 };
 use quire_tests::requests::{assert_equal, one_by_one, requests, together};
-use quire_tests::{ask, default_model, options, start, tiny_model};
+use quire_tests::{ask, default_model, options, speculative, speculative_at, start, tiny_model};
 
 /// Every guess is taken, good or bad.
 fn always(num_tokens: u32, options: EngineOptions) -> EngineOptions {
-    let method = SpeculativeMethod::Ngram;
-    let speculative = Some(Speculative { method, num_tokens, is_adaptive: false });
+    let method = speculative("ngram");
+    let speculative =
+        Some(Speculative { num_tokens, is_adaptive: false, ..Speculative::new(method) });
     EngineOptions { speculative, ..options }
 }
 
@@ -103,7 +104,7 @@ fn preemption_and_drafts_change_nothing_together() {
 fn a_choice_by_measured_times_changes_nothing() {
     let requests: Vec<Request> = repetitive(40, 24).into_iter().take(7).collect();
     let expected = one_by_one(&start(&default_model(), &uncached(), &[2]), &requests);
-    let speculative = Some(Speculative::new(SpeculativeMethod::Ngram));
+    let speculative = Some(Speculative::new(speculative("ngram")));
     let handle = start(&default_model(), &EngineOptions { speculative, ..options() }, &[2]);
     assert_equal("together", &expected, &together(&handle, &requests));
     assert_equal("alone", &expected[..3], &one_by_one(&handle, &requests[..3]));
@@ -118,6 +119,48 @@ fn a_text_that_repeats_itself_takes_fewer_steps() {
     assert_eq!(answer.tokens.len(), 60);
     let drafts = handle.stats().drafts;
     assert!(drafts.num_right.iter().sum::<u64>() > 30, "{drafts:?}");
+}
+
+/// A stop token among right drafts ends the answer there, and not before `min_tokens`. The model itself guesses, so that all
+/// drafts are right: the stop comes at each place of a step.
+#[test]
+fn a_stop_token_among_right_drafts_ends_the_answer() {
+    let model = tiny_model("llama3");
+    let plain = start(&model, &uncached(), &[3]);
+    let guessed = start(&model, &draft_of("llama3", 5, options()), &[3]);
+    for temperature in [0.0, 0.9] {
+        let params = SamplingParams {
+            temperature,
+            seed: Some(5),
+            logprobs: Some(2),
+            frequency_penalty: 0.4,
+            ..SamplingParams::greedy(30)
+        };
+        let answer = ask(&plain, &[5, 6, 7, 8, 9], params.clone()).ids();
+        let mut requests = Vec::new();
+        for (index, &token) in answer.iter().enumerate().take(14) {
+            for min_tokens in [0, index as u32, index as u32 + 3] {
+                let stops =
+                    SamplingParams { min_tokens, stop_token_ids: vec![token], ..params.clone() };
+                requests.push(Request::new(vec![5, 6, 7, 8, 9], stops));
+            }
+            // The model's own end, likely from some place on.
+            let ends = SamplingParams {
+                min_tokens: index as u32,
+                logit_bias: vec![(3, 4.0)],
+                ..params.clone()
+            };
+            requests.push(Request::new(vec![5, 6, 7, 8, 9], ends));
+        }
+        let expected = one_by_one(&plain, &requests);
+        assert_equal("guessed", &expected, &together(&guessed, &requests));
+        let ends = |wanted: fn(&FinishReason) -> bool| {
+            expected.iter().filter(|answer| wanted(&answer.finished.reason)).count()
+        };
+        assert!(ends(|reason| matches!(reason, FinishReason::StopToken(_))) > 10);
+        assert!(ends(|reason| matches!(reason, FinishReason::EndToken)) > 0);
+    }
+    assert!(guessed.stats().drafts.num_right[4] > 20, "{:?}", guessed.stats().drafts);
 }
 
 /// What one request's stream says of its drafts.
@@ -207,8 +250,9 @@ fn failures_end_a_request_where_they_do_without_drafts() {
 }
 
 fn draft_of(family: &str, num_tokens: u32, options: EngineOptions) -> EngineOptions {
-    let method = SpeculativeMethod::Draft(tiny_model(family));
-    let speculative = Some(Speculative { method, num_tokens, is_adaptive: false });
+    let method = speculative_at("draft", &tiny_model(family));
+    let speculative =
+        Some(Speculative { num_tokens, is_adaptive: false, ..Speculative::new(method) });
     EngineOptions { speculative, ..options }
 }
 
@@ -241,7 +285,7 @@ fn drafts_from_little_memory_and_by_measured_times_change_nothing() {
     let handle = start(&model, &chunked, &[3]);
     assert_equal("in chunks", &expected, &together(&handle, &requests));
     let mut skipping = draft_of("llama3", 3, options());
-    skipping.speculative.iter_mut().for_each(|own| own.method = SpeculativeMethod::Skip(1..2));
+    skipping.speculative.iter_mut().for_each(|own| own.method = speculative("skip:1-1"));
     let handle = start(&model, &skipping, &[3]);
     assert_equal("without a layer", &expected, &together(&handle, &requests));
     both_kinds("without a layer", handle.stats());
@@ -259,20 +303,20 @@ fn what_cannot_be_guessed_with_is_a_sentence_at_start() {
         format!("{:#}", error.expect("it cannot be done"))
     };
     let of = |method| EngineOptions { speculative: Some(Speculative::new(method)), ..options() };
-    let other = error(&of(SpeculativeMethod::Draft(default_model())));
+    let other = error(&of(speculative_at("draft", &default_model())));
     for part in ["--speculative draft:", "49152", "SmolLM2", "512", "llama3.gguf"] {
         assert!(other.contains(part), "{part:?} is not in {other}");
     }
-    let nothing = error(&of(SpeculativeMethod::Draft("/nowhere.gguf".into())));
+    let nothing = error(&of(speculative("draft:/nowhere.gguf")));
     assert!(nothing.contains("--speculative draft:/nowhere.gguf"), "{nothing}");
-    for layers in [0..4, 2..9] {
-        let skipping = error(&of(SpeculativeMethod::Skip(layers)));
+    for layers in ["skip:0-3", "skip:2-8"] {
+        let skipping = error(&of(speculative(layers)));
         assert!(
             skipping.contains("--speculative skip:") && skipping.contains("0 to 3"),
             "{skipping}"
         );
     }
-    let ngram = of(SpeculativeMethod::Ngram);
+    let ngram = of(speculative("ngram"));
     let overlapped = error(&EngineOptions { async_scheduling: Some(true), ..ngram.clone() });
     assert!(overlapped.contains("--async-scheduling") && overlapped.contains("--speculative"));
     for num_tokens in [0, 99] {

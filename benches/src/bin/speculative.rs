@@ -1,6 +1,8 @@
 //! Times speculative decoding against none, in this process: workloads of several kinds, users at once, methods in turn.
 
 use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, bail};
@@ -35,6 +37,10 @@ struct Args {
     #[arg(long, default_value_t = MAX_DRAFTS)]
     num_speculative_tokens: u32,
 
+    /// With an EAGLE head: guess a tree of tokens, following so many of them at once; 1: one after the other
+    #[arg(long, default_value_t = 1)]
+    speculative_eagle_topk: u32,
+
     /// Take every guess, whether it pays or not
     #[arg(long)]
     speculative_always: bool,
@@ -51,6 +57,10 @@ struct Args {
     /// Tokens of each answer
     #[arg(long, default_value_t = 192)]
     output_tokens: usize,
+
+    /// Answers that a user asks for in a round
+    #[arg(long, default_value_t = 2)]
+    turns: usize,
 
     /// Rounds of which the median counts; methods take turns
     #[arg(long, default_value_t = 3)]
@@ -102,6 +112,8 @@ struct Subject {
 /// Sums over the rounds.
 #[derive(Clone, Copy, Default)]
 struct Drafts {
+    /// Of the answers.
+    num_tokens: u64,
     verified: u64,
     tokens: u64,
     right: [u64; MAX_DRAFTS as usize],
@@ -109,8 +121,8 @@ struct Drafts {
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    if args.users.contains(&0) || args.output_tokens < 2 || args.rounds == 0 {
-        bail!("--users and --rounds must be at least 1, --output-tokens 2");
+    if args.users.contains(&0) || args.output_tokens < 2 || args.rounds.min(args.turns) == 0 {
+        bail!("--users, --turns and --rounds must be at least 1, --output-tokens 2");
     }
     progress("loading ...");
     let files = ModelFiles::open(&args.model)?;
@@ -163,9 +175,13 @@ fn load(
 ) -> anyhow::Result<Subject> {
     let most_users = args.users.iter().copied().max().context("--users is empty")?;
     let speculative = method.clone().map(|method| Speculative {
-        method,
         num_tokens: args.num_speculative_tokens,
         is_adaptive: !args.speculative_always,
+        eagle_topk: match method.to_string().starts_with("eagle:") {
+            true => args.speculative_eagle_topk,
+            false => 1,
+        },
+        method,
     });
     let options = EngineOptions {
         threads: args.threads,
@@ -219,18 +235,19 @@ fn measure(
     for round in 0..=args.rounds {
         for (subject, drafts) in subjects.iter_mut().zip(&mut drafts) {
             let before = Drafts::of(&subject.handle);
-            let tokens_per_second = run(&subject.handle, requests)?;
+            let (tokens_per_second, tokens) = run(&subject.handle, requests, args.turns)?;
             if round == 0 {
                 subject.tokens_per_second.clear();
             } else {
                 subject.tokens_per_second.push(tokens_per_second);
+                drafts.num_tokens += tokens;
                 drafts.add(&before, &Drafts::of(&subject.handle));
             }
         }
     }
     let baseline = median(&subjects[0].tokens_per_second);
-    let num_tokens = (args.rounds * requests.len() * args.output_tokens) as f64;
     let figures = subjects.iter().zip(drafts).map(|(subject, drafts)| {
+        let num_tokens = drafts.num_tokens as f64;
         let tokens_per_second = median(&subject.tokens_per_second);
         let right = drafts.right.iter().sum::<u64>() as f64;
         Figure {
@@ -248,34 +265,67 @@ fn measure(
     Ok(figures.collect())
 }
 
-/// Tokens a second of all requests together, from the first token of the first until all have ended.
-fn run(handle: &EngineHandle, requests: &[Request]) -> anyhow::Result<f64> {
-    let generate = |request: &Request| handle.generate(request.clone());
-    let mut streams = requests.iter().map(generate).collect::<Result<Vec<_>, _>>()?;
-    let (mut start, mut num_tokens) = (None, 0);
-    for stream in &mut streams {
+/// What users share while all of them are busy.
+#[derive(Default)]
+struct Busy {
+    num_tokens: AtomicU64,
+    start: OnceLock<Instant>,
+    end: OnceLock<Instant>,
+}
+
+/// Tokens a second while all users are busy, and their number: each asks again as soon as it is answered, from the first token
+/// until somebody has had all turns. So it does not count how long the slowest is alone in the end.
+fn run(handle: &EngineHandle, requests: &[Request], turns: usize) -> anyhow::Result<(f64, u64)> {
+    let busy = Busy::default();
+    std::thread::scope(|scope| {
+        let busy = &busy;
+        let ask = |request| scope.spawn(move || ask_again(handle, request, turns, busy));
+        let users: Vec<_> = requests.iter().map(ask).collect();
+        users.into_iter().try_for_each(|user| match user.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    })?;
+    let start = busy.start.get().context("nothing was generated")?;
+    let end = busy.end.get().context("nobody has ended")?;
+    let num_tokens = busy.num_tokens.into_inner();
+    Ok((num_tokens as f64 / (*end - *start).as_secs_f64(), num_tokens))
+}
+
+/// One user.
+fn ask_again(
+    handle: &EngineHandle,
+    request: &Request,
+    turns: usize,
+    busy: &Busy,
+) -> anyhow::Result<()> {
+    for _ in 0..turns {
+        let mut stream = handle.generate(request.clone())?;
         loop {
-            match stream.blocking_next() {
+            let event = stream.blocking_next();
+            if busy.end.get().is_some() {
+                return Ok(());
+            }
+            match event {
                 Some(StreamEvent::Token(_)) => {
-                    start.get_or_insert_with(Instant::now);
-                    num_tokens += 1;
+                    busy.start.get_or_init(Instant::now);
+                    busy.num_tokens.fetch_add(1, Ordering::Relaxed);
                 }
-                Some(
-                    StreamEvent::Started(_) | StreamEvent::Drafts(_) | StreamEvent::Embedding(_),
-                ) => {}
                 Some(StreamEvent::Finished(_)) => break,
+                Some(_) => {}
                 None => bail!("the engine has stopped"),
             }
         }
     }
-    let seconds = start.context("nothing was generated")?.elapsed().as_secs_f64();
-    Ok(f64::from(num_tokens) / seconds)
+    busy.end.get_or_init(Instant::now);
+    Ok(())
 }
 
 impl Drafts {
     fn of(handle: &EngineHandle) -> Self {
         let stats = handle.stats().drafts;
-        Self { verified: stats.num_verified, tokens: stats.num_tokens, right: stats.num_right }
+        let (verified, tokens) = (stats.num_verified, stats.num_tokens);
+        Self { num_tokens: 0, verified, tokens, right: stats.num_right }
     }
 
     fn add(&mut self, before: &Self, after: &Self) {

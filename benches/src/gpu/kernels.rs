@@ -350,6 +350,7 @@ fn attend(
                 rows: step.array(3, &rows),
                 max_blocks_per_seq: blocks_per_seq,
                 replayed_with: None,
+                branches: None,
             };
             attention(&on, out.view_mut(), q.view(), &layers[next], &batch, &spec, None);
         }),

@@ -12,15 +12,19 @@ use quire_kernels::{
 };
 use quire_scheduler::{Row, SchedulerOutput, SequenceId};
 
+use crate::branches::BranchRows;
 use crate::config::{EngineConfig, MAX_DRAFTS};
 use crate::kv_cache::KvCache;
 use crate::models::draft_head::HeadWorkspace;
 use crate::models::head_spec::BlockSpec;
 use crate::models::{Decoder, DraftHead, Features, HeadSpec};
+use crate::sampler::Path;
 use crate::sequence_table::SequenceTable;
 use crate::speculative::{Ask, Guess};
 use crate::step_input::{GroupInputs, StepBuffers, StepInput};
 use crate::workspace::MAX_LOGITS_ROWS;
+
+mod tree;
 
 /// A head with its memory.
 pub struct Drafting {
@@ -41,10 +45,46 @@ pub struct Drafting {
     /// The head's first own block.
     first_block: usize,
     tables: Vec<u32>,
-    max_blocks_per_seq: usize,
+    /// Entries of a row of `tables`.
+    table_len: usize,
     max_model_len: usize,
+    size: DraftingSize,
+    /// Above 1: drafts are trees, grown from so many nodes at once.
+    topk: usize,
     /// Who gets drafts now.
     asked_for: Vec<DraftingRow>,
+}
+
+/// How much is drafted at once.
+#[derive(Clone, Copy)]
+pub struct DraftingSize {
+    pub num_seqs: usize,
+    /// Rows that logits are computed from: more than sequences where several nodes of a tree are followed.
+    pub num_rows: usize,
+    /// Of a sequence's drafts, with the block that they begin in.
+    blocks_per_seq: usize,
+}
+
+impl DraftingSize {
+    /// `topk`: nodes of a tree that are followed at once.
+    pub fn new(
+        head: &HeadSpec,
+        (max_num_seqs, max_num_batched_tokens): (usize, usize),
+        topk: usize,
+        block_size: usize,
+    ) -> Self {
+        let tokens_per_seq = head.block.map_or(topk, |block| block.size);
+        let most = (max_num_batched_tokens / tokens_per_seq).min(MAX_LOGITS_ROWS / topk);
+        let num_seqs = max_num_seqs.min(most).max(1);
+        let num_drafts = head.block.map_or(0, |block| block.size).max(topk * MAX_DRAFTS as usize);
+        let blocks_per_seq = (block_size + num_drafts).div_ceil(block_size);
+        Self { num_seqs, num_rows: num_seqs * topk, blocks_per_seq }
+    }
+
+    /// The head's own blocks.
+    pub fn num_blocks(self) -> usize {
+        self.num_seqs * self.blocks_per_seq
+    }
 }
 
 /// A row whose head has followed it to its last token but one.
@@ -76,12 +116,15 @@ impl Drafting {
         let layer = model.spec().num_layers();
         let first_block = kv.layer_mut(layer).num_blocks();
         let max_tokens = config.max_num_batched_tokens as usize;
-        let num_at_once = num_drafting(spec, num_seqs, max_tokens);
+        let topk = config.speculative.as_ref().map_or(1, |own| own.eagle_topk as usize);
+        let size = DraftingSize::new(spec, (num_seqs, max_tokens), topk, block_size);
         for layer in layer..layer + spec.decoder.num_layers() {
-            kv.add_blocks(device, layer, num_at_once * blocks_per_draft(spec, block_size))?;
+            kv.add_blocks(device, layer, size.num_blocks())?;
         }
-        let workspace = HeadWorkspace::new(device, spec, max_tokens, num_at_once)?;
+        let workspace = HeadWorkspace::new(device, spec, max_tokens, size.num_rows)?;
+        // Nodes of a tree have a place each, also near the end of the context.
         let max_blocks_per_seq = (config.max_model_len as usize).div_ceil(block_size);
+        let table_len = max_blocks_per_seq + if topk > 1 { size.blocks_per_seq } else { 0 };
         Ok(Self {
             layer,
             group: kv.group(layer),
@@ -95,27 +138,16 @@ impl Drafting {
                 spec.decoder.hidden_size,
             )?,
             rows: Rows::default(),
-            sampled: vec![Sampled::default(); num_at_once],
+            sampled: vec![Sampled::default(); size.num_rows],
             first_block,
-            tables: vec![0; num_at_once * max_blocks_per_seq],
-            max_blocks_per_seq,
+            tables: vec![0; size.num_seqs * table_len],
+            table_len,
             max_model_len: config.max_model_len as usize,
-            asked_for: Vec::with_capacity(num_at_once),
+            size,
+            topk,
+            asked_for: Vec::with_capacity(size.num_seqs),
             head,
         })
-    }
-
-    /// Bytes of the head's own blocks, for planning.
-    pub fn scratch_bytes(
-        head: &HeadSpec,
-        bytes_per_token: u64,
-        (max_num_seqs, max_num_batched_tokens): (u32, u32),
-        block_size: u32,
-    ) -> u64 {
-        let rows = (max_num_seqs as usize, max_num_batched_tokens as usize);
-        let blocks =
-            num_drafting(head, rows.0, rows.1) * blocks_per_draft(head, block_size as usize);
-        blocks as u64 * u64::from(block_size) * bytes_per_token
     }
 
     /// Whether the model's last norm must leave all rows of a step.
@@ -155,18 +187,24 @@ impl Drafting {
         at: (&Device, &Decoder),
         kv: &mut KvCache,
         (output, buffers, table): (&SchedulerOutput, &StepBuffers, &SequenceTable),
+        paths: &[Path],
     ) {
         self.rows.clear();
         let starts = buffers.query_start_loc();
         let mut num_kept = 0;
-        for (sequence, &first) in output.sequences.iter().zip(starts) {
+        for ((sequence, &first), path) in output.sequences.iter().zip(starts).zip(paths) {
+            let first_draft = sequence.start + sequence.num_tokens - sequence.num_drafts;
             let tokens = &table.row(sequence.row).tokens;
             let end = (sequence.start + sequence.num_tokens).min(tokens.len() as u32 - 1);
             let blocks = table.blocks(sequence.row, self.group);
             for position in sequence.start..end {
                 let token = tokens[position as usize + 1];
                 self.rows.push(token, position as usize, blocks, self.block_size);
-                self.keep_features(num_kept, (first + position - sequence.start) as usize);
+                let place = match position.checked_sub(first_draft) {
+                    Some(index) => first_draft + path.draft(index as usize),
+                    None => position,
+                };
+                self.keep_features(num_kept, (first + place - sequence.start) as usize);
                 num_kept += 1;
             }
             self.ready[sequence.row.0 as usize] = None;
@@ -219,11 +257,10 @@ impl Drafting {
         table: &SequenceTable,
         (asks, guesses): (&[Ask], &mut [Guess]),
     ) {
-        let num_at_once = self.asked_for.capacity();
         let mut asked = 0;
         while asked < asks.len() {
             self.asked_for.clear();
-            while asked < asks.len() && self.asked_for.len() < num_at_once {
+            while asked < asks.len() && self.asked_for.len() < self.size.num_seqs {
                 let ask = &asks[asked];
                 let is_ready = |ready: &Option<Ready>| {
                     ready.is_some_and(|r| r.id == ask.id && r.num_tokens == ask.tokens.len())
@@ -254,6 +291,7 @@ impl Drafting {
         self.enter_tables(at.0, kv, table);
         match self.head.spec().block {
             Some(block) => self.draft_block(at, kv, table, (block, guesses)),
+            None if self.topk > 1 => self.draft_tree(at, kv, guesses),
             None => self.draft_chain(at, kv, guesses),
         }
     }
@@ -269,8 +307,8 @@ impl Drafting {
         self.rows.clear();
         let mut wanted = Vec::new();
         for (index, drafting) in self.asked_for.iter().enumerate() {
-            let first = index * self.max_blocks_per_seq;
-            let blocks = &self.tables[first..first + self.max_blocks_per_seq];
+            let first = index * self.table_len;
+            let blocks = &self.tables[first..first + self.table_len];
             let (start, known) = (drafting.num_tokens - 1, &table.row(drafting.row).tokens);
             // At the end of the context the block is shorter.
             let end = (start + block.size).min(self.max_model_len);
@@ -283,7 +321,7 @@ impl Drafting {
             wanted.extend((1..=most).map(|place| (drafting.ask, row + place)));
             self.rows.end_sequence(end as u32, index as u32);
         }
-        let step = self.rows.input(&self.tables, self.max_blocks_per_seq);
+        let step = self.rows.input(&self.tables, self.table_len);
         if let DraftHead::Block(head) = &self.head {
             head.forward(at, &mut self.workspace, (kv, self.layer), &step);
         }
@@ -316,14 +354,14 @@ impl Drafting {
             }
             self.rows.clear();
             for (index, drafting) in self.asked_for[..n].iter().enumerate() {
-                let first = index * self.max_blocks_per_seq;
-                let blocks = &self.tables[first..first + self.max_blocks_per_seq];
+                let first = index * self.table_len;
+                let blocks = &self.tables[first..first + self.table_len];
                 let position = drafting.num_tokens - 1 + depth;
                 let token = guesses[drafting.ask].drafts[depth];
                 self.rows.push(token, position, blocks, self.block_size);
                 self.rows.end_sequence(position as u32 + 1, index as u32);
             }
-            let step = self.rows.input(&self.tables, self.max_blocks_per_seq);
+            let step = self.rows.input(&self.tables, self.table_len);
             if let DraftHead::Eagle(head) = &self.head {
                 head.forward(at, &mut self.workspace, kv.layer_mut(self.layer), &step);
             }
@@ -356,11 +394,11 @@ impl Drafting {
 
     /// A block table for each row that gets drafts: its own, up to the block where drafts begin.
     fn enter_tables(&mut self, device: &Device, kv: &mut KvCache, table: &SequenceTable) {
-        let size = blocks_per_draft(self.head.spec(), self.block_size);
+        let size = self.size.blocks_per_seq;
         let layers = self.layer..self.layer + self.head.spec().decoder.num_layers();
         for (index, drafting) in self.asked_for.iter().enumerate() {
             let own = self.first_block + index * size;
-            let (start, most) = (drafting.num_tokens - 1, self.max_blocks_per_seq);
+            let (start, most) = (drafting.num_tokens - 1, self.table_len);
             let tables = &mut self.tables[index * most..(index + 1) * most];
             let blocks = table.blocks(drafting.row, self.group);
             let shared = start / self.block_size;
@@ -377,18 +415,6 @@ impl Drafting {
     }
 }
 
-/// Sequences that get drafts at once.
-fn num_drafting(head: &HeadSpec, max_num_seqs: usize, max_num_batched_tokens: usize) -> usize {
-    let most = max_num_batched_tokens / head.block.map_or(1, |block| block.size);
-    max_num_seqs.min(most).clamp(1, MAX_LOGITS_ROWS)
-}
-
-/// Blocks that drafts of a sequence may reach into, with the one that they begin in.
-fn blocks_per_draft(head: &HeadSpec, block_size: usize) -> usize {
-    let most = head.block.map_or(0, |block| block.size).max(MAX_DRAFTS as usize);
-    (block_size + most).div_ceil(block_size)
-}
-
 /// The arrays of one forward pass of the head; see `StepInput`.
 #[derive(Default)]
 struct Rows {
@@ -399,6 +425,7 @@ struct Rows {
     context_lens: Vec<u32>,
     /// Of the block tables.
     of_tables: Vec<u32>,
+    branches: BranchRows,
 }
 
 impl Rows {
@@ -414,11 +441,30 @@ impl Rows {
             array.clear();
         }
         self.query_start_loc.push(0);
+        self.branches.begin(false);
     }
 
     fn push(&mut self, token: u32, position: usize, blocks: &[u32], block_size: usize) {
-        self.token_ids.push(token);
         self.positions.push(position as u32);
+        self.push_at(token, position, blocks, block_size);
+    }
+
+    /// A node of a tree: `path` has the places of its ancestors after `first`, the place of their first, and its own.
+    fn push_node(
+        &mut self,
+        token: u32,
+        (first, path): (usize, &[u32]),
+        blocks: &[u32],
+        block_size: usize,
+    ) {
+        self.positions.push((first + path.len() - 1) as u32);
+        self.branches.push(path);
+        let place = *path.last().expect("a node has a place");
+        self.push_at(token, place as usize, blocks, block_size);
+    }
+
+    fn push_at(&mut self, token: u32, position: usize, blocks: &[u32], block_size: usize) {
+        self.token_ids.push(token);
         let slot = blocks[position / block_size] as usize * block_size + position % block_size;
         self.slot_mapping.push(slot as u32);
     }
@@ -441,6 +487,7 @@ impl Rows {
             block_tables: tables.into(),
             max_blocks_per_seq,
             replayed_with: None,
+            branches: self.branches.of(&self.positions),
             groups: GroupInputs::default(),
             states: StateBatch::new(&[], &[0]),
         }

@@ -137,7 +137,7 @@ impl ModelRunner {
         if !output.admitted.is_empty() {
             gpu.sample_table.admit(output.admitted.iter().map(|admitted| {
                 let row = table.row(admitted.row);
-                (admitted.row.0, sample_row(row, row.tokens.len()), row.sampling.bans())
+                (admitted.row.0, sample_row(row, &row.tokens), row.sampling.bans())
             }));
         }
         let tasks = gpu.tasks(output, table, &config.faults);

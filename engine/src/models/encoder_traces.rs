@@ -63,6 +63,7 @@ fn check(spec: EncoderSpec, expected: Expect) {
         groups: GroupInputs::default(),
         states: StateBatch::new(&[], &[]),
         replayed_with: None,
+        branches: None,
     };
     model.forward(&device, &mut workspace, &mut kv_cache, &step);
     expected.assert_eq(&(log.lines().join("\n") + "\n"));

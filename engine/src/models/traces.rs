@@ -90,6 +90,7 @@ fn check(spec: DecoderSpec, expected: Expect) {
         block_tables: (&[0, 0, 1, 2]).into(),
         max_blocks_per_seq: 2,
         replayed_with: None,
+        branches: None,
         groups: GroupInputs {
             slot_mappings: &vec![vec![0, 1, 33]; num_groups],
             block_tables: &vec![vec![0, 0, 1, 2]; num_groups],

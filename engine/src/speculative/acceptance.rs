@@ -41,9 +41,15 @@ pub struct Counts([Count; NUM_CLASSES]);
 #[derive(Default)]
 pub struct Acceptance {
     all: Counts,
+    /// Drafts are trees, whose nodes come by how likely they are: each is right or not by itself.
+    of_trees: bool,
 }
 
 impl Acceptance {
+    pub fn new(of_trees: bool) -> Self {
+        Self { all: Counts::default(), of_trees }
+    }
+
     /// For each of so many drafts the probability that it and all before it are right.
     pub fn chances(
         &self,
@@ -55,7 +61,8 @@ impl Acceptance {
         (0..num_drafts as u32).map(move |index| {
             let class = class(evidence + index);
             let of_all = self.all.0[class].share(PRIOR[class], WEIGHT_OF_ALL);
-            chance *= own.0[class].share(of_all, WEIGHT_OF_ALL);
+            let share = own.0[class].share(of_all, WEIGHT_OF_ALL);
+            chance = if self.of_trees { share.min(chance) } else { share * chance };
             chance
         })
     }
@@ -63,11 +70,13 @@ impl Acceptance {
     /// The tokens that came, as far as the drafts say anything of them: after a wrong one they do not. It does not matter
     /// whether the drafts were verified.
     pub fn learn(&mut self, own: &mut Counts, guess: &Guess, tokens: &[TokenId]) {
-        for (index, (draft, token)) in guess.drafts.iter().zip(tokens).enumerate() {
+        let right = guess.drafts.right(tokens);
+        for (index, is_right) in right[..guess.drafts.len()].iter().enumerate() {
+            let Some(is_right) = *is_right else { continue };
             let class = class(guess.evidence + index as u32);
-            self.all.0[class].add(draft == token, KEPT_OF_ALL);
-            own.0[class].add(draft == token, KEPT_OF_SEQUENCE);
-            if draft != token {
+            self.all.0[class].add(is_right, KEPT_OF_ALL);
+            own.0[class].add(is_right, KEPT_OF_SEQUENCE);
+            if !is_right && !self.of_trees {
                 return;
             }
         }

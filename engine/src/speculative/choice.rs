@@ -10,6 +10,10 @@ const MOST_GROWTH: usize = 2;
 const FIRST_STEPS: u32 = 3;
 /// After so many steps one way the other is tried once, to measure it anew …
 const TRIAL_INTERVAL: u32 = 64;
+/// … drafts sooner at first, while little is known of them: after so many steps, then twice as many, and so on.
+const FIRST_TRIAL: u32 = 4;
+/// … drafts that take time only after so many: who makes them has to catch up first.
+const DEAR_TRIAL_INTERVAL: u32 = 1024;
 /// … where it is not much worse than that.
 const LEAST_OF_TRIAL: f64 = 0.75;
 
@@ -21,6 +25,8 @@ pub struct Choice {
     /// Steps since the other way was taken.
     steps_with: u32,
     steps_without: u32,
+    /// Trials of drafts so far.
+    num_trials: u32,
 }
 
 #[derive(Clone, Copy)]
@@ -58,7 +64,9 @@ impl Choice {
         // A draft is never likelier than the one before it, so what is taken of a sequence is a beginning.
         self.offers.sort_by(|a, b| b.chance.total_cmp(&a.chance));
         let (most_useful, gain) = self.most_useful(num_sequences, cost, drafting);
-        let num_taken = self.take_or_try(most_useful, gain, cost.num_measured(num_sequences));
+        let most_interval = if drafting(1) > 0.0 { DEAR_TRIAL_INTERVAL } else { TRIAL_INTERVAL };
+        let num_measured = cost.num_measured(num_sequences);
+        let num_taken = self.take_or_try(most_useful, gain, num_measured, most_interval);
         self.chosen.clear();
         self.chosen.resize(num_sequences, 0);
         self.offers[..num_taken].iter().for_each(|offer| self.chosen[offer.sequence] += 1);
@@ -91,7 +99,13 @@ impl Choice {
         best
     }
 
-    fn take_or_try(&mut self, most_useful: usize, gain: f64, num_measured: u32) -> usize {
+    fn take_or_try(
+        &mut self,
+        most_useful: usize,
+        gain: f64,
+        num_measured: u32,
+        most_interval: u32,
+    ) -> usize {
         if most_useful == 0 || num_measured == 0 && gain < LEAST_GAIN {
             return 0;
         }
@@ -104,7 +118,9 @@ impl Choice {
         }
         self.steps_with = 0;
         self.steps_without += u32::from(gain >= LEAST_OF_TRIAL);
-        let is_trial = self.steps_without > TRIAL_INTERVAL;
+        let interval = most_interval.min(FIRST_TRIAL << self.num_trials.min(8));
+        let is_trial = self.steps_without > interval;
+        self.num_trials += u32::from(is_trial);
         self.steps_without = if is_trial { 0 } else { self.steps_without };
         if is_trial { most_useful } else { 0 }
     }
@@ -169,7 +185,8 @@ mod tests {
 
     #[test]
     fn both_ways_are_tried_again_now_and_then() {
-        for (chance, usual) in [(0.9, 1), (0.2, 0)] {
+        // Drafts after 5, 14, 31, 64, 129 and 194 steps.
+        for (chance, usual, expected) in [(0.9, 1, 3), (0.2, 0, 6)] {
             let cost = machine(|rows| 3.0 + rows as f64);
             let mut choice = Choice::default();
             let mut taken = Vec::new();
@@ -180,7 +197,7 @@ mod tests {
                 taken.push(choice.num_chosen(0));
             }
             let num_unusual = taken.iter().filter(|&&taken| taken != usual).count();
-            assert_eq!(num_unusual, 3, "{taken:?}");
+            assert_eq!(num_unusual, expected, "{taken:?}");
         }
     }
 }

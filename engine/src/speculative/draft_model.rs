@@ -9,15 +9,16 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
-use quire_scheduler::{NewSequence, Scheduler, SchedulerOutput, SequenceId, StopRule, TokenList};
+use quire_scheduler::{DraftTree, NewSequence, Scheduler, SchedulerOutput, SequenceId, StopRule};
 
 use super::step_cost::StepCost;
-use super::{Ask, Guess, Proposer, vocabulary};
-use crate::config::{DeviceChoice, Faults, SchedulingPolicy, SpeculativeMethod};
+use super::{Ask, Guess, Kind, Making, Proposer, vocabulary};
+use crate::config::{DeviceChoice, Faults, SchedulingPolicy};
 use crate::engine::scheduler_config;
 use crate::gpu::{self, Place};
 use crate::kv_cache::KvCache;
@@ -38,6 +39,34 @@ const KV_TOKENS: u64 = 1 << 14;
 /// Of the free memory it takes one part in so many at most.
 const KV_SHARE: u64 = 8;
 
+/// A smaller model of the same vocabulary: a GGUF file or a directory.
+pub const DRAFT: Kind =
+    Kind { name: "draft", argument: "PATH", check: |_| Ok(()), load: load_draft };
+
+fn load_draft(making: Making) -> anyhow::Result<Box<dyn Proposer>> {
+    let path = making.settings.method.of(&DRAFT).unwrap_or_default();
+    DraftModel::boxed(&ModelFiles::open(Path::new(path))?, &making)
+}
+
+/// The model itself without these layers.
+pub const SKIP: Kind = Kind {
+    name: "skip",
+    argument: "FIRST-LAST",
+    check: |layers| parse_layers(layers).map(drop),
+    load: |making| DraftModel::boxed(making.target, &making),
+};
+
+/// "4-8": the layers 4 to 8, counted from 0.
+fn parse_layers(text: &str) -> Result<Range<usize>, String> {
+    let numbers = text.split_once('-').map(|(first, last)| (first.parse(), last.parse::<u16>()));
+    match numbers {
+        Some((Ok(first), Ok(last))) if first <= usize::from(last) => {
+            Ok(first..usize::from(last) + 1)
+        }
+        _ => Err("write skip:FIRST-LAST, as skip:4-8 for the layers 4 to 8, counted from 0".into()),
+    }
+}
+
 pub struct DraftModel {
     scheduler: Scheduler,
     runner: StepRunner,
@@ -52,6 +81,11 @@ pub struct DraftModel {
 }
 
 impl DraftModel {
+    fn boxed(files: &ModelFiles, making: &Making) -> anyhow::Result<Box<dyn Proposer>> {
+        let plan = making.draft.context("a draft model is planned before it is loaded")?;
+        Ok(Box::new(Self::load(files, making.target, plan)?))
+    }
+
     /// Loads the weights and takes all memory.
     pub fn load(
         files: &ModelFiles,
@@ -142,7 +176,10 @@ impl DraftModel {
 impl Proposer for DraftModel {
     fn propose(&mut self, _target: &mut StepRunner, asks: &[Ask], guesses: &mut Vec<Guess>) {
         let first = guesses.len();
-        guesses.resize(first + asks.len(), Guess { drafts: TokenList::EMPTY, evidence: 1 });
+        guesses.resize(
+            first + asks.len(),
+            Guess { drafts: DraftTree::EMPTY, evidence: self.evidence() },
+        );
         let (own_size, target_size) = self.vocab_sizes;
         let is_known = |tokens: &[u32]| {
             own_size >= target_size || tokens.iter().all(|&token| token < own_size)
@@ -193,14 +230,15 @@ pub fn plan(
 ) -> anyhow::Result<Option<Box<MemoryPlan>>> {
     let Some(method) = options.speculative.as_ref().map(|own| &own.method) else { return Ok(None) };
     let flag = || format!("--speculative {method}");
-    let plan = match method {
-        SpeculativeMethod::Ngram | SpeculativeMethod::Eagle(_) => return Ok(None),
-        SpeculativeMethod::Draft(path) => {
-            let draft = ModelFiles::open(path).with_context(flag)?;
+    let plan = match (method.of(&DRAFT), method.of(&SKIP)) {
+        (None, None) => return Ok(None),
+        (Some(path), _) => {
+            let draft = ModelFiles::open(Path::new(path)).with_context(flag)?;
             vocabulary::ensure_same(files, &draft).with_context(flag)?;
             plan_of((&draft, place), 0..0, options, machine)
         }
-        SpeculativeMethod::Skip(layers) => {
+        (_, Some(layers)) => {
+            let layers = parse_layers(layers).map_err(anyhow::Error::msg)?;
             let spec = spec_of(files)?;
             let spec = spec.decoder().context("it is an encoder, which writes no text")?;
             let num_layers = spec.num_layers();
@@ -217,7 +255,7 @@ pub fn plan(
                 flag(),
                 num_layers - 1
             );
-            plan_of((files, place), layers.clone(), options, machine)
+            plan_of((files, place), layers, options, machine)
         }
     };
     plan.with_context(flag).map(|plan| Some(Box::new(plan)))

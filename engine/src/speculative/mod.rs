@@ -4,12 +4,13 @@
 //! Drafts never change an answer, so who guesses, and how much, is a question of speed alone: `acceptance` learns how often
 //! drafts are right, `step_cost` what rows cost, and `choice` takes the drafts that bring the most tokens a second.
 //!
-//! A new proposer is a file with a `Proposer`, and one line in `proposer_of`.
+//! A new proposer is a file with a `Proposer` and its `Kind`, and one line in `KINDS`.
 
 mod acceptance;
 mod choice;
 pub mod draft_model;
 pub mod eagle;
+mod method;
 mod ngram;
 mod step_cost;
 mod suffix_automaton;
@@ -18,10 +19,9 @@ mod vocabulary;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use anyhow::Context;
-use quire_scheduler::{Scheduler, SchedulerOutput, SequenceId, TokenId, TokenList};
+use quire_scheduler::{DraftTree, Scheduler, SchedulerOutput, SequenceId, TokenId};
 
-use crate::config::{MAX_DRAFTS, Speculative, SpeculativeMethod};
+use crate::config::{MAX_DRAFTS, Speculative};
 use crate::live::Live;
 use crate::plan::MemoryPlan;
 use crate::sequence_table::RowSampling;
@@ -30,8 +30,11 @@ use crate::weights::ModelFiles;
 
 use self::acceptance::{Acceptance, Counts};
 use self::choice::Choice;
-use self::draft_model::DraftModel;
+pub use self::method::{Kind, Making, SpeculativeMethod};
 use self::step_cost::StepCost;
+
+/// Every kind of proposer.
+const KINDS: &[Kind] = &[ngram::NGRAM, draft_model::DRAFT, eagle::EAGLE, draft_model::SKIP];
 
 /// Guesses tokens.
 pub trait Proposer: Send {
@@ -44,9 +47,17 @@ pub trait Proposer: Send {
         None
     }
 
+    /// `Guess::evidence` of all its guesses, where they take time: it is wanted before they are made.
+    fn evidence(&self) -> u32 {
+        MODEL_EVIDENCE
+    }
+
     /// The sequence has ended.
     fn forget(&mut self, id: SequenceId);
 }
+
+/// What speaks for the first guess of a model, before it is known how good it is: about three in five are right.
+const MODEL_EVIDENCE: u32 = 4;
 
 /// A sequence whose next tokens are to be guessed.
 #[derive(Clone, Copy, Debug)]
@@ -65,20 +76,21 @@ pub struct Ask<'a> {
 /// What a proposer makes of an ask.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Guess {
-    pub drafts: TokenList,
+    pub drafts: DraftTree,
     /// How much speaks for the first draft: of guesses with the same evidence about the same share is right. Each draft
-    /// has one more than the one before it, if that is right.
+    /// of a chain has one more than the one before it, if that is right.
     pub evidence: u32,
 }
 
 impl Guess {
-    /// Takes away the drafts that the answer's grammar forbids, and those after them.
+    /// Takes away the drafts that the answer's grammar forbids, and those after them; of a tree also all but its likeliest way,
+    /// since masks follow one another.
     fn cut(&mut self, ask: &Ask) {
         let Some(guide) = ask.sampling.guide() else { return };
         if !self.drafts.is_empty() {
             let output = &ask.tokens[ask.num_prompt_tokens as usize..];
-            let num_allowed = guide.num_allowed(output, &self.drafts);
-            self.drafts = self.drafts[..num_allowed].iter().copied().collect();
+            let chain = self.drafts.likeliest_way();
+            self.drafts = chain.first(guide.num_allowed(output, &chain));
         }
     }
 }
@@ -110,7 +122,7 @@ impl Speculation {
             proposer,
             settings: settings.clone(),
             sequences: HashMap::new(),
-            acceptance: Acceptance::default(),
+            acceptance: Acceptance::new(settings.eagle_topk > 1),
             cost: StepCost::default(),
             choice: Choice::default(),
             decoding_rows: None,
@@ -147,7 +159,8 @@ impl Speculation {
         self.guesses.clear();
         let takes_time = self.proposer.seconds(asks.len(), 1).is_some();
         if is_adaptive && takes_time {
-            self.choose(asks.iter().map(|ask| (ask.id, 1, ask.most)));
+            let evidence = self.proposer.evidence();
+            self.choose(asks.iter().map(|ask| (ask.id, evidence, ask.most)));
             let chosen = asks.iter_mut().enumerate();
             chosen.for_each(|(index, ask)| ask.most = self.choice.num_chosen(index));
         }
@@ -163,7 +176,7 @@ impl Speculation {
             let num_chosen =
                 if is_adaptive { self.choice.num_chosen(index) } else { MAX_DRAFTS as usize };
             let num_drafts = guess.drafts.len().min(num_chosen);
-            scheduler.propose(id, &guess.drafts[..num_drafts]);
+            scheduler.propose_tree(id, guess.drafts.first(num_drafts));
             self.sequences.entry(id).or_default().guess = guess;
         }
     }
@@ -214,20 +227,11 @@ impl Speculation {
 
 /// The proposer of a method. `draft`: the plan of the draft model, where the method has one.
 pub fn proposer_of(
-    method: &SpeculativeMethod,
+    settings: &Speculative,
     target: &ModelFiles,
     draft: Option<&MemoryPlan>,
 ) -> anyhow::Result<Box<dyn Proposer>> {
-    let draft_model = |files: &ModelFiles| {
-        let plan = draft.context("a draft model is planned before it is loaded")?;
-        DraftModel::load(files, target, plan).map(|model| Box::new(model) as Box<dyn Proposer>)
-    };
-    match method {
-        SpeculativeMethod::Ngram => Ok(Box::<ngram::Ngram>::default()),
-        SpeculativeMethod::Draft(path) => draft_model(&ModelFiles::open(path)?),
-        SpeculativeMethod::Eagle(_) => Ok(Box::<eagle::Eagle>::default()),
-        SpeculativeMethod::Skip(_) => draft_model(target),
-    }
+    (settings.method.kind().load)(Making { settings, target, draft })
 }
 
 /// Whether the next step computes one token of each sequence and no prompt.

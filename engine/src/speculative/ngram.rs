@@ -2,14 +2,17 @@
 
 use std::collections::HashMap;
 
-use quire_scheduler::{SequenceId, TokenId, TokenList};
+use quire_scheduler::{DraftTree, SequenceId, TokenId};
 
 use super::suffix_automaton::{Match, SuffixAutomaton};
-use super::{Ask, Guess, Proposer};
+use super::{Ask, Guess, Kind, Proposer};
 use crate::step_runner::StepRunner;
 
 /// Tokens that the automata of all sequences hold together, at about 120 bytes each; sequences beyond get no drafts.
 const MAX_TOKENS: usize = 1 << 19;
+
+pub const NGRAM: Kind =
+    Kind { name: "ngram", argument: "", check: |_| Ok(()), load: |_| Ok(Box::<Ngram>::default()) };
 
 /// An automaton a sequence.
 #[derive(Default)]
@@ -47,8 +50,8 @@ impl Ngram {
 }
 
 /// `most` tokens from `start` on; behind the last one the text goes on with the copy itself.
-fn copy(tokens: &[TokenId], start: usize, most: usize) -> TokenList {
-    let mut drafts = TokenList::EMPTY;
+fn copy(tokens: &[TokenId], start: usize, most: usize) -> DraftTree {
+    let mut drafts = DraftTree::EMPTY;
     for index in start..start + most {
         drafts.push(match tokens.get(index) {
             Some(&token) => token,

@@ -296,6 +296,7 @@ impl Pages {
             rows: (&self.rows).into(),
             max_blocks_per_seq: self.max_blocks_per_seq,
             replayed_with: None,
+            branches: None,
         }
     }
 

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::plan::{Plan, STATE, SequencePlan};
 use super::tile::{RANGE, Running, Scratch, Tile, chunk_from, fold, normalise};
-use super::{AttentionBatch, AttentionSpec};
+use super::{AttentionBatch, AttentionSpec, Branches};
 use crate::device::CpuDevice;
 use crate::kv_layer::KvLayer;
 use crate::tensor::{Tensor, View, ViewMut};
@@ -17,7 +17,7 @@ thread_local! {
     static ROWS: RefCell<OwnSequences> = RefCell::default();
 }
 
-/// A batch in which each row is a sequence of its own, as long as the positions that it chose.
+/// A batch in which rows are sequences of their own.
 #[derive(Default)]
 struct OwnSequences {
     query_start_loc: Vec<u32>,
@@ -27,10 +27,15 @@ struct OwnSequences {
 }
 
 impl OwnSequences {
-    fn make(&mut self, batch: &AttentionBatch, most: usize) {
+    fn clear(&mut self) {
         self.query_start_loc.clear();
         self.context_lens.clear();
         self.rows.clear();
+    }
+
+    /// Each row, as long as the positions that it chose.
+    fn choosing(&mut self, batch: &AttentionBatch, most: usize) {
+        self.clear();
         for (sequence, &context_len) in batch.context_lens.iter().enumerate() {
             let num_queries = batch.num_queries(sequence) as u32;
             let lens = context_len - num_queries + 1..=context_len;
@@ -38,6 +43,57 @@ impl OwnSequences {
             self.rows.extend((0..num_queries).map(|_| batch.rows[sequence]));
         }
         self.query_start_loc.extend(0..=self.rows.len() as u32);
+    }
+
+    /// Each row that branches, as long as what it sees; the others stay together.
+    fn branching(&mut self, batch: &AttentionBatch, branches: &Branches) {
+        self.clear();
+        self.query_start_loc.push(0);
+        for (sequence, &context_len) in batch.context_lens.iter().enumerate() {
+            let rows = batch.rows_of(sequence);
+            if branches.has(&rows) {
+                self.context_lens.extend(branches.positions[rows.clone()].iter().map(|p| p + 1));
+                self.query_start_loc.extend(rows.clone().map(|row| row as u32 + 1));
+                self.rows.extend(rows.map(|_| batch.rows[sequence]));
+            } else {
+                self.context_lens.push(context_len);
+                self.query_start_loc.push(rows.end as u32);
+                self.rows.push(batch.rows[sequence]);
+            }
+        }
+    }
+
+    fn batch<'a>(&'a self, of: &AttentionBatch<'a>) -> AttentionBatch<'a> {
+        AttentionBatch {
+            query_start_loc: (&self.query_start_loc).into(),
+            context_lens: (&self.context_lens).into(),
+            rows: (&self.rows).into(),
+            branches: None,
+            ..*of
+        }
+    }
+}
+
+/// What positions of a batch lie elsewhere than at their own places.
+#[derive(Clone, Copy)]
+enum Moved<'a> {
+    None,
+    /// All of each row: those that it chose.
+    Chosen(&'a Tensor),
+    /// The last ones of rows that branch.
+    Branches(Branches<'a>),
+}
+
+impl<'a> Moved<'a> {
+    /// Of the sequence whose first row that is.
+    fn of(self, sequence: usize, row: usize, context_len: usize) -> Option<(usize, &'a [u32])> {
+        match self {
+            Self::None => None,
+            Self::Chosen(chosen) => {
+                Some((0, &chosen.u32()[sequence * chosen.cols()..][..context_len]))
+            }
+            Self::Branches(branches) => branches.has(&(row..row + 1)).then(|| branches.of_row(row)),
+        }
     }
 }
 
@@ -51,7 +107,7 @@ pub(super) fn attention_to(
     chosen: &Tensor,
 ) {
     let mut rows = ROWS.take();
-    rows.make(batch, chosen.cols());
+    rows.choosing(batch, chosen.cols());
     // Rows that chose all positions have the same bits either way.
     let chooses = |&len: &u32| len as usize > chosen.cols();
     if !batch.context_lens.iter().any(chooses) {
@@ -59,13 +115,7 @@ pub(super) fn attention_to(
         ROWS.set(rows);
         return;
     }
-    let of_rows = AttentionBatch {
-        query_start_loc: (&rows.query_start_loc).into(),
-        context_lens: (&rows.context_lens).into(),
-        rows: (&rows.rows).into(),
-        ..*batch
-    };
-    run(cpu, out, q, kv, &of_rows, spec, None, Some(chosen));
+    run(cpu, out, q, kv, &rows.batch(batch), spec, None, Moved::Chosen(chosen));
     ROWS.set(rows);
 }
 
@@ -78,7 +128,14 @@ pub(super) fn attention(
     spec: &AttentionSpec,
     sinks: Option<&[f32]>,
 ) {
-    run(cpu, out, q, kv, batch, spec, sinks, None);
+    let Some(branches) = batch.branches else {
+        run(cpu, out, q, kv, batch, spec, sinks, Moved::None);
+        return;
+    };
+    let mut rows = ROWS.take();
+    rows.branching(batch, &branches);
+    run(cpu, out, q, kv, &rows.batch(batch), spec, sinks, Moved::Branches(branches));
+    ROWS.set(rows);
 }
 
 #[expect(clippy::too_many_arguments, reason = "those of the op, and what its variants add")]
@@ -90,12 +147,12 @@ fn run(
     batch: &AttentionBatch,
     spec: &AttentionSpec,
     sinks: Option<&[f32]>,
-    chosen: Option<&Tensor>,
+    moved: Moved,
 ) {
     let mut plan = PLAN.take();
     plan.make(cpu.pool.num_threads(), batch, spec);
     let mut partials = std::mem::take(&mut plan.partials);
-    let call = Call { cpu, out, q, kv, batch, spec, sinks, chosen, plan: &plan };
+    let call = Call { cpu, out, q, kv, batch, spec, sinks, moved, plan: &plan };
     let partial_cols = spec.head_dim + STATE;
     let used = &mut partials[..plan.num_partials * partial_cols];
     let shared = ViewMut::from_f32(used, plan.num_partials, partial_cols);
@@ -128,8 +185,7 @@ struct Call<'a> {
     batch: &'a AttentionBatch<'a>,
     spec: &'a AttentionSpec,
     sinks: Option<&'a [f32]>,
-    /// Positions of each row.
-    chosen: Option<&'a Tensor>,
+    moved: Moved<'a>,
     plan: &'a Plan,
 }
 
@@ -209,6 +265,7 @@ impl Call<'_> {
         let per_tile = self.plan.queries_per_tile;
         let first_query = index * per_tile;
         let context_len = self.batch.context_lens[sequence] as usize;
+        let first_row = self.batch.query_start_loc[sequence] as usize + first_query;
         Tile {
             spec: self.spec,
             sinks: self.sinks,
@@ -216,10 +273,8 @@ impl Call<'_> {
             kv: self.kv,
             kv_head,
             block_table: self.batch.block_table(sequence),
-            chosen: self
-                .chosen
-                .map(|chosen| &chosen.u32()[sequence * chosen.cols()..][..context_len]),
-            first_row: self.batch.query_start_loc[sequence] as usize + first_query,
+            moved: self.moved.of(sequence, first_row, context_len),
+            first_row,
             first_position: context_len - num_queries + first_query,
             num_queries: per_tile.min(num_queries - first_query),
             context_len,

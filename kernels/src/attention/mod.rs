@@ -11,6 +11,8 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_pages;
+mod branches;
+pub mod branches_cases;
 pub mod cases;
 pub mod chosen_cases;
 mod cpu;
@@ -22,6 +24,7 @@ mod portable;
 pub mod reference;
 mod tile;
 
+pub use branches::Branches;
 pub use cuda::{CUDA_CHOSEN_DIMS, CUDA_HEAD_DIMS, CUDA_LATENT_DIMS, cuda_shared_bytes};
 
 use crate::device::Device;
@@ -46,6 +49,8 @@ pub struct AttentionBatch<'a> {
     /// On a GPU: `Some(n)`: the launches serve every batch of as many rows and sequences, of at most n queries each (a
     /// graph replays them); `None`: this batch.
     pub replayed_with: Option<usize>,
+    /// Rows whose past branches; on the CPU alone.
+    pub branches: Option<Branches<'a>>,
 }
 
 /// What all sequences share.
@@ -110,7 +115,10 @@ pub fn attention(
         Device::Cpu(cpu) => {
             cpu::attention(cpu, &out, q, kv, batch, spec, sinks.map(Tensor::f32));
         }
-        Device::Cuda(cuda) => cuda::attention(cuda, &out, &q, kv, batch, spec, sinks),
+        Device::Cuda(cuda) => {
+            assert!(batch.branches.is_none(), "rows branch on the CPU alone");
+            cuda::attention(cuda, &out, &q, kv, batch, spec, sinks);
+        }
         Device::Trace(log) => log.push(trace_line(&q, kv, batch, spec, sinks.is_some())),
     }
 }
@@ -130,6 +138,7 @@ pub fn attention_to(
     check(device, &out, &q, kv, batch, spec);
     let is_plain = spec.causal && spec.window.is_none() && spec.chunk.is_none();
     assert!(is_plain, "not causal, or a window or chunks");
+    assert!(batch.branches.is_none(), "rows that branch choose no positions");
     assert!(chosen.dtype() == DType::U32 && chosen.rows() >= q.rows(), "chosen");
     match device {
         Device::Cpu(cpu) => cpu::attention_to(cpu, &out, q, kv, batch, spec, chosen),
@@ -162,6 +171,10 @@ fn check(
     assert!(spec.softcap.is_none_or(|softcap| softcap > 0.0), "softcap");
 
     batch.check(q.rows(), (kv.num_blocks(), kv.block_size()), |query| spec.first_visible(query));
+    if let Some(branches) = &batch.branches {
+        assert!(spec.causal, "rows that branch see what follows them");
+        branches.check(batch);
+    }
 }
 
 impl<'a> AttentionBatch<'a> {
@@ -201,14 +214,20 @@ impl<'a> AttentionBatch<'a> {
         assert!(num_queries <= context_len, "{num_queries} queries of {context_len} positions");
         let end = context_len.div_ceil(block_size);
         assert!(end <= self.max_blocks_per_seq, "{end} blocks in a row of the table");
-        let first = first_visible(context_len - num_queries) / block_size;
+        let rows = start as usize..start as usize + num_queries;
+        let branching = self.branches.and_then(|branches| branches.first_position(rows));
+        let first = first_visible(branching.unwrap_or(context_len - num_queries)) / block_size;
         let is_inside = |&block: &u32| (block as usize) < num_blocks;
         let seen = &self.block_table(sequence)[first..end];
         assert!(seen.iter().all(is_inside), "a block beyond the cache");
     }
 
     fn num_queries(&self, sequence: usize) -> usize {
-        (self.query_start_loc[sequence + 1] - self.query_start_loc[sequence]) as usize
+        self.rows_of(sequence).len()
+    }
+
+    fn rows_of(&self, sequence: usize) -> std::ops::Range<usize> {
+        self.query_start_loc[sequence] as usize..self.query_start_loc[sequence + 1] as usize
     }
 
     pub(crate) fn block_table(&self, sequence: usize) -> &'a [u32] {
@@ -229,9 +248,10 @@ fn trace_line(
     let chunk = spec.chunk.map_or(String::new(), |chunk| format!(", chunks of {chunk}"));
     let softcap = spec.softcap.map_or(String::new(), |softcap| format!(", softcap {softcap}"));
     let sinks = if has_sinks { ", sinks" } else { "" };
+    let branches = if batch.branches.is_some() { ", branches" } else { "" };
     let both = if spec.causal { "" } else { ", both directions" };
     format!(
-        "attention {} rows of {} sequences, {q_heads}/{kv_heads} heads of {}{both}{window}{chunk}{softcap}{sinks}, {:?}",
+        "attention {} rows of {} sequences, {q_heads}/{kv_heads} heads of {}{both}{window}{chunk}{softcap}{sinks}{branches}, {:?}",
         q.rows(),
         batch.context_lens.len(),
         spec.head_dim,

@@ -50,10 +50,15 @@ pub(super) fn for_each_piece(
     let block_size = tile.kv.block_size();
     let mut position = positions.start;
     while position < positions.end {
-        let place = tile.chosen.map_or(position, |chosen| chosen[position] as usize);
+        let moved = tile.moved.filter(|&(first, _)| position >= first);
+        let places = moved.map(|(first, places)| &places[position - first..]);
+        let place = places.map_or(position, |places| places[0] as usize);
         let (index, offset) = (place / block_size, place % block_size);
         let most = (block_size - offset).min(positions.end - position);
-        let len = tile.chosen.map_or(most, |chosen| run_len(&chosen[position..][..most]));
+        let len = match places {
+            Some(places) => run_len(&places[..most]),
+            None => most.min(tile.first_moved() - position),
+        };
         let block = tile.block_table[index] as usize;
         piece(position, len, tile.kv.pointers(block, tile.kv_head, offset));
         position += len;

@@ -33,8 +33,8 @@ pub(super) struct Tile<'a> {
     pub kv: &'a KvLayer,
     pub kv_head: usize,
     pub block_table: &'a [u32],
-    /// Where the positions lie that the tile's one query sees; none: each at its own place.
-    pub chosen: Option<&'a [u32]>,
+    /// Of a tile of one query: the first position that does not lie at its own place, and where it and those after it do.
+    pub moved: Option<(usize, &'a [u32])>,
     /// Row of q (and of the output) of the first query.
     pub first_row: usize,
     pub first_position: usize,
@@ -64,6 +64,11 @@ impl Tile<'_> {
     pub(super) fn ranges(&self) -> Range<usize> {
         let positions = self.positions();
         positions.start / RANGE..positions.end.div_ceil(RANGE)
+    }
+
+    /// Positions before this one lie at their own places.
+    pub(super) fn first_moved(&self) -> usize {
+        self.moved.map_or(usize::MAX, |(first, _)| first)
     }
 
     /// The softmax of tile row `row` with its head's sink.
@@ -166,7 +171,7 @@ impl Scratch {
         self.sums.fill([0.0; STRIP]);
         self.weighted.all_mut().fill(0.0);
         let (rows, head_dim) = (tile.num_rows(), tile.spec.head_dim);
-        let is_direct = tile.chosen.is_none() && reads_pages(tile.simd, rows, head_dim, tile.kv);
+        let reads_pages = reads_pages(tile.simd, rows, head_dim, tile.kv);
         let mut start = positions.start;
         while start < positions.end {
             let seen = chunk_from(start, positions);
@@ -176,7 +181,7 @@ impl Scratch {
                 false => after.clone(),
             };
             self.look(tile, seen.start / CHUNK * CHUNK);
-            if is_direct {
+            if reads_pages && seen.end <= tile.first_moved() {
                 self.attend_pages(tile, seen, next);
             } else {
                 self.attend_chunk(tile, seen, next);

@@ -77,6 +77,7 @@ fn case((lens, num_heads, head_dim, top_k, block_size): Shape, equal: bool, dtyp
                 rows: (&seqs).into(),
                 max_blocks_per_seq: most,
                 replayed_with: None,
+                branches: None,
             };
             let (queries, weights) = (query_input.view(device), weight_input.view(device));
             let keys = match device {

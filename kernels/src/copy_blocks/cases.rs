@@ -53,7 +53,7 @@ fn case(dtype: DType, block_size: usize, num_kv_heads: usize, head_dim: usize) -
 }
 
 /// Row i of `kv` (the keys of all heads, then the values) goes to slot i.
-fn fill(device: &Device, cache: &mut KvLayer, kv: &[f32]) {
+pub(crate) fn fill(device: &Device, cache: &mut KvLayer, kv: &[f32]) {
     let (num_kv_heads, head_dim) = (cache.num_kv_heads(), cache.head_dim());
     let cols = 2 * num_kv_heads * head_dim;
     let slots: Vec<u32> = (0..(kv.len() / cols) as u32).collect();
@@ -72,7 +72,7 @@ fn fill(device: &Device, cache: &mut KvLayer, kv: &[f32]) {
     });
 }
 
-fn read(cache: &KvLayer, output: &mut [f32]) {
+pub(crate) fn read(cache: &KvLayer, output: &mut [f32]) {
     let (num_kv_heads, head_dim) = (cache.num_kv_heads(), cache.head_dim());
     for (slot, row) in output.chunks_mut(2 * num_kv_heads * head_dim).enumerate() {
         let (keys, values) = row.split_at_mut(num_kv_heads * head_dim);

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use super::{Drafts, verify_drafts};
+use super::{Drafts, Verified, verify_drafts};
 use crate::device::Device;
 use crate::sample::{SampleRow, Sampled, sample};
 use crate::tensor::ViewMut;
@@ -37,22 +37,46 @@ fn draw(logits: &[f32], row: SampleRow) -> u32 {
     out[0].token
 }
 
+/// Drafts, and what each follows.
+type Tree = (Vec<u32>, Vec<u8>);
+
+fn chain(tokens: Vec<u32>) -> Tree {
+    let parents = (0..tokens.len() as u8).collect();
+    (tokens, parents)
+}
+
+/// The text before each row: `text`, and the drafts that it follows.
+fn texts(text: &[u32], (tokens, parents): &Tree) -> Vec<Vec<u32>> {
+    let mut texts = vec![text.to_vec()];
+    for (&token, &parent) in tokens.iter().zip(parents) {
+        let mut own = texts[usize::from(parent)].clone();
+        own.push(token);
+        texts.push(own);
+    }
+    texts
+}
+
 /// Texts of `len` tokens, made a step at a time with the drafts that `guess` makes of a text.
-fn speculate(seed: u64, len: usize, guess: &dyn Fn(u64, &[u32]) -> Vec<u32>) -> (Vec<u32>, usize) {
+fn speculate(seed: u64, len: usize, guess: &dyn Fn(u64, &[u32]) -> Tree) -> (Vec<u32>, usize) {
     let (mut text, mut num_right) = (Vec::new(), 0);
     while text.len() < len {
-        let drafts = guess(seed, &text);
-        let guessed: Vec<u32> = text.iter().chain(&drafts).copied().collect();
-        let texts: Vec<&[u32]> = (text.len()..=guessed.len()).map(|end| &guessed[..end]).collect();
+        let tree = guess(seed, &text);
+        let texts = texts(&text, &tree);
         let mut logits: Vec<f32> = texts.iter().flat_map(|text| model(text, SHARPNESS)).collect();
         let rows: Vec<SampleRow> = texts.iter().map(|text| row(seed, text)).collect();
         let mut out = vec![Sampled::default(); rows.len()];
-        let (mut num_valid, counts) = ([0], [drafts.len() as u32]);
+        let (mut num_valid, mut valid_rows) = ([0], vec![0; rows.len()]);
         let view = ViewMut::from_f32(&mut logits, rows.len(), VOCABULARY);
-        let drafts = Drafts { tokens: &drafts, counts: &counts };
-        verify_drafts(&DEVICE, &mut out, &mut num_valid, view, &rows, drafts);
-        text.extend(out[..num_valid[0] as usize].iter().map(|sampled| sampled.token));
-        num_right += num_valid[0] as usize - 1;
+        let counts = [tree.0.len() as u32];
+        let drafts = Drafts { tokens: &tree.0, counts: &counts, parents: &tree.1 };
+        let verified = Verified { num_valid: &mut num_valid, rows: &mut valid_rows };
+        verify_drafts(&DEVICE, &mut out, verified, view, &rows, drafts);
+        let num_valid = num_valid[0] as usize;
+        for (sampled, &row) in out[..num_valid].iter().zip(&valid_rows) {
+            assert_eq!(texts[usize::from(row)], text, "the row that the token follows");
+            text.push(sampled.token);
+        }
+        num_right += num_valid - 1;
     }
     text.truncate(len);
     (text, num_right)
@@ -68,9 +92,10 @@ fn one_by_one(seed: u64, len: usize) -> Vec<u32> {
 }
 
 /// The drafts of a seed and a text.
-type Guess = Box<dyn Fn(u64, &[u32]) -> Vec<u32>>;
+type Guess = Box<dyn Fn(u64, &[u32]) -> Tree>;
 
-/// No drafts, constant ones, the likeliest of another model, and another model's draws with the same random numbers.
+/// No drafts, constant ones, the likeliest of another model, another model's draws with the same random numbers, and trees:
+/// constant ones, and the likeliest two at each place.
 fn proposers() -> Vec<(&'static str, Guess)> {
     let by_model = |sharpness: f32, greedy: bool| {
         move |seed: u64, text: &[u32]| {
@@ -81,15 +106,33 @@ fn proposers() -> Vec<(&'static str, Guess)> {
                 let token = draw(&model(&guessed, sharpness), SampleRow { temperature, ..own });
                 guessed.push(token);
             }
-            guessed.split_off(text.len())
+            chain(guessed.split_off(text.len()))
         }
     };
     vec![
-        ("none", Box::new(|_, _| Vec::new())),
-        ("constant", Box::new(|seed, text| vec![seed as u32 % 6, text.len() as u32 % 6, 2])),
+        ("none", Box::new(|_, _| chain(Vec::new()))),
+        ("constant", Box::new(|seed, text| chain(vec![seed as u32 % 6, text.len() as u32 % 6, 2]))),
         ("greedy", Box::new(by_model(SHARPNESS, true))),
         ("coupled", Box::new(by_model(1.0, false))),
+        ("constant tree", Box::new(|_, _| (vec![1, 3, 4, 0, 2, 5, 3], vec![0, 0, 1, 2, 2, 0, 5]))),
+        ("likeliest two", Box::new(|_, text| likeliest_two(text))),
     ]
+}
+
+/// Two drafts after the text, and two after each of these.
+fn likeliest_two(text: &[u32]) -> Tree {
+    let two = |text: &[u32]| {
+        let logits = model(text, SHARPNESS);
+        let mut tokens: Vec<u32> = (0..VOCABULARY as u32).collect();
+        tokens.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]));
+        [tokens[0], tokens[1]]
+    };
+    let mut tokens = two(text).to_vec();
+    for first in 0..2 {
+        let longer: Vec<u32> = text.iter().chain([&tokens[first]]).copied().collect();
+        tokens.extend(two(&longer));
+    }
+    (tokens, vec![0, 0, 1, 1, 2, 2])
 }
 
 #[test]
@@ -146,6 +189,8 @@ fn coupled_drafts_are_right_more_often() {
     };
     let (greedy, coupled) = (right("greedy"), right("coupled"));
     assert!(coupled > greedy && greedy > right("constant"), "{coupled} and {greedy}");
+    let tree = right("likeliest two");
+    assert!(tree > greedy, "two at each place are right less often: {tree} and {greedy}");
 }
 
 #[test]
@@ -156,10 +201,11 @@ fn a_row_that_is_not_a_number_ends_its_sequence_alone() {
         let mut logits = logits.clone();
         logits[2 * bad_row] = f32::NAN;
         let (mut out, mut num_valid) = (vec![Sampled::default(); 6], [0; 2]);
-        let drafts = Drafts { tokens: &[1; 4], counts: &[2, 2] };
+        let verified = Verified { num_valid: &mut num_valid, rows: &mut [0; 6] };
+        let drafts = Drafts { tokens: &[1; 4], counts: &[2, 2], parents: &[0, 1, 0, 1] };
         let view = ViewMut::from_f32(&mut logits, 6, 2);
         let rows = [SampleRow::default(); 6];
-        verify_drafts(&DEVICE, &mut out, &mut num_valid, view, &rows, drafts);
+        verify_drafts(&DEVICE, &mut out, verified, view, &rows, drafts);
         let mut expected = [3, 3];
         expected[bad_row / 3] = (bad_row as u32 % 3).max(1);
         assert_eq!(num_valid, expected, "row {bad_row}");

@@ -124,6 +124,10 @@ pub(crate) struct EngineArgs {
     #[arg(long, default_value_t = MAX_DRAFTS, value_name = "COUNT")]
     num_speculative_tokens: u32,
 
+    /// With an EAGLE head: guess a tree of tokens, following so many of them at once; 1: one after the other
+    #[arg(long, default_value_t = 1, value_name = "COUNT")]
+    speculative_eagle_topk: u32,
+
     /// Take every guess, whether it pays or not
     #[arg(long)]
     speculative_always: bool,
@@ -260,6 +264,7 @@ impl EngineArgs {
                 method,
                 num_tokens: self.num_speculative_tokens,
                 is_adaptive: !self.speculative_always,
+                eagle_topk: self.speculative_eagle_topk,
             }),
             long_prefill_token_threshold: self.long_prefill_token_threshold,
             max_num_queued_reqs: self.max_num_queued_reqs,
