@@ -72,6 +72,12 @@ class Quire(Process):
         wait_for(is_ready, 120, "the server is ready")
         return self
 
+    def served(self):
+        """Requests that have ended."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.health_port}/metrics", timeout=10) as response:
+            lines = response.read().decode().splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("vllm:request_success_total{"))
+
 
 class Prometheus(Process):
     """Prometheus with `config`, a dictionary as of prometheus.yml."""
@@ -110,8 +116,8 @@ def status_of(url):
 class Load:
     """Clients that ask one after the other, each on connections of its own; what went wrong is in `failures`."""
 
-    def __init__(self, port, num_clients, max_tokens=24, stream=True, pause=0.0):
-        self.port, self.max_tokens, self.stream, self.pause = port, max_tokens, stream, pause
+    def __init__(self, port, num_clients, max_tokens=24, stream=True, model="default"):
+        self.port, self.max_tokens, self.stream, self.model = port, max_tokens, stream, model
         self.num_answers, self.failures = 0, []
         self.lock, self.stopping = threading.Lock(), threading.Event()
         self.threads = [threading.Thread(target=self.run, args=(number,), daemon=True) for number in range(num_clients)]
@@ -140,12 +146,12 @@ class Load:
                 else:
                     self.failures.append((time.monotonic(), failure))
             turn += 1
-            time.sleep(self.pause)
 
     def ask(self, prompt):
         """Nothing, or what was wrong with the answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
-        body = {"model": "default", "prompt": prompt, "max_tokens": self.max_tokens, "stream": self.stream, "ignore_eos": True, "temperature": 0}
+        body = {"model": self.model, "prompt": prompt, "max_tokens": self.max_tokens, "stream": self.stream}
+        body |= {"ignore_eos": True, "temperature": 0}
         try:
             connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
             response = connection.getresponse()

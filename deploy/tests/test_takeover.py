@@ -112,3 +112,17 @@ def test_a_server_that_is_killed_fails_only_what_it_had(behind_proxy):
     assert len(load.failures) <= num_clients
     assert all(when - killed < 2 for when, _ in load.failures), load.failures
     assert second.is_running()
+
+
+@pytest.mark.long
+def test_rolling_restarts_fail_nobody(behind_proxy):
+    servers, proxy, processes = behind_proxy
+    with Load(proxy.port, num_clients=12) as load, Load(proxy.port, num_clients=4, stream=False) as whole:
+        for turn in range(8):
+            leaving = servers[turn % 2]
+            answers_from_now_on(load)
+            leaving.process.send_signal(signal.SIGTERM)
+            assert leaving.process.wait(90) == 0, leaving.output()
+            servers[turn % 2] = restarted(leaving, processes)
+            wait_for(lambda server=servers[turn % 2]: server.served() > 0, 60, "the new server gets its share")
+    assert load.failures + whole.failures == []
