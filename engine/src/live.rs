@@ -141,8 +141,10 @@ impl Live {
     }
 
     fn started(&mut self) -> StreamEvent {
+        let scheduled = self.first_scheduled.unwrap_or(self.arrival);
         StreamEvent::Started(Started {
             num_cached_tokens: self.num_cached_tokens,
+            queue: scheduled.saturating_duration_since(self.arrival),
             prompt_logprobs: std::mem::take(&mut self.prompt_logprobs),
         })
     }

@@ -153,6 +153,13 @@ impl MemoryPlan {
         self.weight_bytes.saturating_add(self.workspace_bytes).saturating_add(self.kv_bytes)
     }
 
+    /// What the model takes with all that belongs to it: the draft model too, of each of several replicas.
+    pub fn total_bytes(&self) -> u64 {
+        let draft = self.draft.as_deref().map_or(0, Self::num_bytes);
+        let replicas = self.config.data_parallel_size.max(1) as u64;
+        self.num_bytes().saturating_add(draft).saturating_mul(replicas)
+    }
+
     /// Name and value of every line that `serve` and `plan` print.
     pub fn table(&self) -> Vec<(&'static str, String)> {
         let (spec, config) = (&self.spec, &self.config);

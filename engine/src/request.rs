@@ -1,6 +1,6 @@
 //! What a front-end asks of the engine: a prompt of token ids and how to continue it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::constraint::Constraint;
 use crate::pooling::PoolingParams;
@@ -132,6 +132,8 @@ pub enum StreamEvent {
 pub struct Started {
     /// Prompt tokens whose KV came from the prefix cache.
     pub num_cached_tokens: u32,
+    /// From the request's arrival to its first step.
+    pub queue: Duration,
     /// One entry a prompt token, the first `None`; empty when not asked for.
     pub prompt_logprobs: Vec<Option<TokenLogprobs>>,
 }

@@ -1,13 +1,14 @@
 //! The state that every route shares, and the one table of routes.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::http::{Method, StatusCode};
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 use quire_engine::handle::EngineHealth;
 use tokio::sync::{Semaphore, watch};
 
@@ -17,13 +18,20 @@ use crate::http::{cors, host, observe, signs};
 use crate::limits::ServerLimits;
 use crate::metrics::{self, Metrics};
 use crate::model::ServedModel;
+use crate::pull::Library;
+use crate::registry::{Entry, Origin, Registry, RegistryOptions, Taken};
 use crate::retry::DrainRate;
+use crate::routes::ollama::manage;
 use crate::routes::{
-    self, chat_completions, completions, detokenize, embeddings, health, models, tokenize, version,
+    self, chat_completions, completions, detokenize, embeddings, health, models, ollama, tokenize,
+    version,
 };
 
 /// What every handler is given.
 pub type SharedState = Arc<AppState>;
+
+/// Models that are pulled at once.
+const MAX_PULLS: usize = 4;
 
 /// Every route: its method, path, who may call it, and its handler.
 pub const ROUTES: &[Route] = &[
@@ -41,6 +49,22 @@ pub const ROUTES: &[Route] = &[
     Route::post("/v1/embeddings", Access::Key, || post(embeddings::embeddings)),
     Route::post("/tokenize", Access::Key, || post(tokenize::tokenize)),
     Route::post("/detokenize", Access::Key, || post(detokenize::detokenize)),
+    Route::get("/", Access::Open, || get(ollama::root)),
+    Route::get("/api/version", Access::Key, || get(ollama::version)),
+    Route::get("/api/tags", Access::Key, || get(ollama::tags)),
+    Route::get("/api/ps", Access::Key, || get(ollama::ps)),
+    Route::post("/api/show", Access::Key, || post(ollama::show)),
+    Route::post("/api/generate", Access::Key, || post(ollama::generate)),
+    Route::post("/api/chat", Access::Key, || post(ollama::chat)),
+    Route::post("/api/embed", Access::Key, || post(ollama::embed)),
+    Route::post("/api/embeddings", Access::Key, || post(ollama::embeddings)),
+    Route::post("/api/pull", Access::Manage, || post(manage::pull)),
+    Route::post("/api/create", Access::Manage, || post(manage::create)),
+    Route::post("/api/copy", Access::Manage, || post(manage::copy)),
+    Route::delete("/api/delete", Access::Manage, || delete(manage::delete)),
+    Route::post("/api/blobs/{digest}", Access::Manage, || {
+        post(manage::put_blob).head(manage::has_blob)
+    }),
 ];
 
 /// One line of the table.
@@ -60,12 +84,15 @@ pub enum Access {
     Metrics,
     /// Holders of a key.
     Key,
+    /// Holders of a key for changing which models there are.
+    Manage,
 }
 
 /// The flags of the front-end, as resolved.
 #[derive(Clone)]
 pub struct ServerConfig {
-    /// The model's names in the API, the first one shown; `default` always works too.
+    /// The names in the API of the one model that is loaded at start, the first one shown; empty when models are loaded on
+    /// demand. `default` always works too.
     pub served_model_names: Vec<String>,
     /// Empty: no key is asked for.
     pub api_keys: Vec<ApiKey>,
@@ -84,6 +111,13 @@ pub struct ServerConfig {
     pub shutdown_timeout: Duration,
     /// A comment is sent on a silent stream this often; `None`: never.
     pub sse_keep_alive_interval: Option<Duration>,
+    pub registry: RegistryOptions,
+    /// Keys that also open the routes that change which models there are.
+    pub manage_keys: Vec<ApiKey>,
+    /// Those routes need no key, because nobody else can reach them.
+    pub open_management: bool,
+    /// Where models are kept; `None`: nothing is pulled, created or deleted.
+    pub library: Option<Arc<Library>>,
 }
 
 impl Default for ServerConfig {
@@ -99,6 +133,10 @@ impl Default for ServerConfig {
             shutdown_delay: Duration::ZERO,
             shutdown_timeout: Duration::from_secs(30),
             sse_keep_alive_interval: Some(Duration::from_secs(15)),
+            registry: RegistryOptions::default(),
+            manage_keys: Vec::new(),
+            open_management: false,
+            library: None,
         }
     }
 }
@@ -107,10 +145,12 @@ impl Default for ServerConfig {
 pub struct AppState {
     pub config: ServerConfig,
     pub metrics: Metrics,
+    pub models: Arc<Registry>,
     pub(crate) drain_rate: DrainRate,
+    /// Models that may be pulled at once.
+    pub(crate) pull_slots: Arc<Semaphore>,
     /// Templates and tokenizations of long prompts that may run at once.
     tokenize_slots: Arc<Semaphore>,
-    model: OnceLock<Arc<ServedModel>>,
     /// Readiness is red.
     leaving: AtomicBool,
     draining: AtomicBool,
@@ -121,11 +161,11 @@ pub struct AppState {
     aborting: watch::Sender<bool>,
 }
 
-/// How the server is, for probes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How the server is, for probes; of several models the worst counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Health {
-    Loading,
     Ready,
+    Loading,
     Draining,
     /// The engine loop is in one turn for longer than `--engine-hang-timeout`.
     Hung,
@@ -150,7 +190,11 @@ pub fn router(state: SharedState, check_hosts: bool) -> Router {
 
 /// The routes of `ROUTES` that tell how the server is, for a listener of their own.
 pub fn probe_router(state: SharedState, check_hosts: bool) -> Router {
-    router_of(ROUTES.iter().filter(|route| route.access != Access::Key), state, check_hosts)
+    router_of(
+        ROUTES.iter().filter(|route| !matches!(route.access, Access::Key | Access::Manage)),
+        state,
+        check_hosts,
+    )
 }
 
 fn router_of(
@@ -193,6 +237,14 @@ impl Route {
         Self { method: Method::GET, path, access, handler }
     }
 
+    const fn delete(
+        path: &'static str,
+        access: Access,
+        handler: fn() -> MethodRouter<SharedState>,
+    ) -> Self {
+        Self { method: Method::DELETE, path, access, handler }
+    }
+
     const fn post(
         path: &'static str,
         access: Access,
@@ -206,12 +258,18 @@ impl AppState {
     pub fn new(config: ServerConfig, metrics: Metrics) -> SharedState {
         let num_jobs = config.limits.max_tokenize_jobs.clamp(1, Semaphore::MAX_PERMITS);
         let tokenize_slots = Arc::new(Semaphore::new(num_jobs));
+        let models = Registry::new(config.registry.clone());
+        if !config.served_model_names.is_empty() {
+            let names = config.served_model_names.clone();
+            models.add(Entry::pinned(names, Origin::default())).expect("it is the first one");
+        }
         Arc::new(Self {
             config,
             metrics,
+            models,
             drain_rate: DrainRate::default(),
+            pull_slots: Arc::new(Semaphore::new(MAX_PULLS)),
             tokenize_slots,
-            model: OnceLock::new(),
             leaving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             began: Instant::now(),
@@ -220,53 +278,41 @@ impl AppState {
         })
     }
 
-    /// The model is loaded: requests are taken from now on. Only the first call counts.
+    /// The model of `served_model_names` is loaded: requests are taken from now on. Only the first call counts.
     pub fn set_model(&self, model: ServedModel) {
-        let engine = &model.engine;
-        self.metrics.describe_engines(self.model_name(), engine.num_replicas(), engine.info());
-        if self.is_draining() {
-            model.engine.drain();
-        }
-        if self.model.set(Arc::new(model)).is_err() {
+        self.set_running_model(model, Vec::new(), Taken::default());
+    }
+
+    /// As `set_model`; when one of the engine's `threads` ends, the registry says so.
+    pub fn set_running_model(
+        &self,
+        model: ServedModel,
+        threads: Vec<JoinHandle<()>>,
+        taken: Taken,
+    ) {
+        let pinned = self.models.entries().into_iter().find(|entry| entry.is_pinned());
+        if let Some(entry) = pinned.filter(|entry| !entry.is_loaded()) {
+            self.models.install(&entry, model, threads, taken);
+        } else {
             tracing::warn!("a model is served already");
         }
         metrics::record_model_load(self.began.elapsed());
     }
 
-    /// The loaded model, or the 503 to answer with.
-    pub fn model(&self) -> Result<&Arc<ServedModel>, ApiError> {
-        self.model.get().ok_or_else(ApiError::loading)
-    }
-
-    /// The first name of the model: what answers and metrics call it.
-    pub fn model_name(&self) -> &str {
-        self.config.served_model_names.first().map_or("default", String::as_str)
-    }
-
-    /// The model a request asked for; no name and `default` are the first one.
-    pub fn resolve_model(&self, name: Option<&str>) -> Result<&Arc<ServedModel>, ApiError> {
-        let is_served = |name| self.config.served_model_names.iter().any(|own| own == name);
-        match name {
-            Some(name) if name != "default" && !is_served(name) => {
-                Err(ApiError::model_not_found(name))
-            }
-            _ => self.model(),
-        }
+    /// The default model, or else one that is loaded; the 503 to answer with when none is.
+    pub(crate) fn model(&self) -> Result<Arc<ServedModel>, ApiError> {
+        let any = || self.models.all_loaded().into_iter().next();
+        self.models.loaded(None).or_else(|error| any().ok_or(error))
     }
 
     pub fn health(&self) -> Health {
-        let Some(model) = self.model.get() else {
-            return if self.is_leaving() { Health::Draining } else { Health::Loading };
-        };
         let hang = self.config.engine_hang_timeout;
-        match model.engine.health() {
-            EngineHealth::Stopped => Health::Stopped,
-            EngineHealth::Alive { turn } | EngineHealth::Draining { turn } if turn > hang => {
-                Health::Hung
-            }
-            EngineHealth::Draining { .. } => Health::Draining,
-            EngineHealth::Alive { .. } if self.is_leaving() => Health::Draining,
-            EngineHealth::Alive { .. } => Health::Ready,
+        let worst = self.models.all_loaded().iter().map(|model| health_of(model, hang)).max();
+        match worst {
+            Some(health @ (Health::Hung | Health::Stopped)) => health,
+            _ if self.is_leaving() => Health::Draining,
+            _ if !self.models.is_started() => Health::Loading,
+            worst => worst.unwrap_or(Health::Ready),
         }
     }
 
@@ -283,9 +329,7 @@ impl AppState {
     pub fn drain(&self) {
         self.leave();
         self.draining.store(true, Ordering::Release);
-        if let Some(model) = self.model.get() {
-            model.engine.drain();
-        }
+        self.models.drain();
     }
 
     pub fn is_draining(&self) -> bool {
@@ -294,12 +338,12 @@ impl AppState {
 
     /// Records how the server is, for a scrape.
     pub(crate) fn record(&self) {
-        let turn = self.model.get().map(|model| model.engine.health());
-        let turn = match turn {
-            Some(EngineHealth::Alive { turn } | EngineHealth::Draining { turn }) => turn,
-            Some(EngineHealth::Stopped) | None => Duration::ZERO,
-        };
-        metrics::record_state(self.health(), turn, *self.in_flight.borrow());
+        let turns = self.models.all_loaded().into_iter().map(|model| match model.engine.health() {
+            EngineHealth::Alive { turn } | EngineHealth::Draining { turn } => turn,
+            EngineHealth::Stopped => Duration::ZERO,
+        });
+        let longest = turns.max().unwrap_or(Duration::ZERO);
+        metrics::record_state(self.health(), longest, *self.in_flight.borrow());
     }
 
     /// Returns once every answer is finished.
@@ -342,6 +386,17 @@ impl AppState {
     /// Seconds until a queue that is full now has moved.
     pub(crate) fn retry_after(&self, model: &ServedModel) -> u64 {
         self.drain_rate.seconds_for(model.engine.num_waiting())
+    }
+}
+
+fn health_of(model: &ServedModel, hang: Duration) -> Health {
+    match model.engine.health() {
+        EngineHealth::Stopped => Health::Stopped,
+        EngineHealth::Alive { turn } | EngineHealth::Draining { turn } if turn > hang => {
+            Health::Hung
+        }
+        EngineHealth::Draining { .. } => Health::Draining,
+        EngineHealth::Alive { .. } => Health::Ready,
     }
 }
 

@@ -15,7 +15,7 @@ pub(crate) mod units;
 pub(crate) use engine::{EngineArgs, LoadFormat};
 pub(crate) use environment::Environment;
 pub(crate) use serve::{ServeArgs, ServeOptions};
-pub(crate) use template::{ParserNames, TemplateArgs};
+pub(crate) use template::TemplateArgs;
 
 /// Quire serves language models: many requests at once, one process, one binary.
 #[derive(Debug, Parser)]
@@ -30,17 +30,27 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Serve a model over HTTP, with the OpenAI API.
+    /// Serve models over HTTP, with the OpenAI API.
     Serve(Box<ServeArgs>),
     /// Chat with a model in the terminal. Ctrl-C stops an answer; ctrl-D or /bye ends.
     Run(RunArgs),
-    /// Download a model from a Hugging Face style hub.
+    /// Download a model from a Hugging Face style hub, or from a registry in the manner of Ollama's.
     ///
     /// A broken download is resumed, the file's sha256 is verified, and only a whole file gets its name.
     /// HF_ENDPOINT names another hub, HF_TOKEN opens private and gated models.
     Pull(PullArgs),
-    /// List the models in the models folder.
+    /// List the models in the models folder, and those of Ollama's store.
     List,
+    /// Show what is known of a model, without loading it.
+    Show(ShowArgs),
+    /// List the models that a running server has in memory.
+    Ps(PsArgs),
+    /// Remove models of the store; files that other names share stay.
+    Rm(RmArgs),
+    /// Give a model of the store another name.
+    Cp(CpArgs),
+    /// Make a model with settings of its own from a Modelfile.
+    Create(CreateArgs),
     /// Print the memory a model needs, before loading anything.
     Plan(PlanArgs),
     /// Read text from standard input and print its token ids on one line.
@@ -117,12 +127,53 @@ pub(crate) struct RunArgs {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct PullArgs {
-    /// ORG/REPO, ORG/REPO:QUANT (as :Q4_K_M) or ORG/REPO:FILE.gguf
+    /// ORG/REPO, ORG/REPO:QUANT (as :Q4_K_M) or ORG/REPO:FILE.gguf of a hub; MODEL:TAG or HOST/NAMESPACE/MODEL:TAG of a
+    /// registry
     pub(crate) model: String,
 
     /// The branch, tag or commit to take the file from
     #[arg(long, default_value = "main", value_name = "NAME")]
     pub(crate) revision: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ShowArgs {
+    /// A GGUF file, a directory with safetensors, or a name in the models folder or the store
+    pub(crate) model: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct PsArgs {
+    /// Where the server listens
+    #[arg(long, default_value = "http://127.0.0.1:8000")]
+    pub(crate) url: String,
+
+    /// The server's key [env: QUIRE_API_KEY]
+    #[arg(long)]
+    pub(crate) api_key: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RmArgs {
+    /// Names as `quire list` shows them
+    #[arg(required = true, value_name = "MODEL")]
+    pub(crate) models: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct CpArgs {
+    pub(crate) source: String,
+    pub(crate) destination: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct CreateArgs {
+    /// The new model's name
+    pub(crate) model: String,
+
+    /// FROM (a name in the store, or a GGUF file), PARAMETER, SYSTEM, TEMPLATE, MESSAGE, LICENSE
+    #[arg(short, long, default_value = "Modelfile", value_name = "FILE")]
+    pub(crate) file: PathBuf,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -149,6 +200,8 @@ pub(crate) struct TokenizeArgs {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CommonOptions {
     pub(crate) models_dir: PathBuf,
+    /// Ollama's store, read in place where there is one.
+    pub(crate) ollama_dir: Option<PathBuf>,
     pub(crate) log_level: LogLevel,
     pub(crate) log_format: LogFormat,
 }
@@ -159,6 +212,7 @@ impl CommonArgs {
         let default_level = if quiet { LogLevel::Warn } else { LogLevel::Info };
         Ok(CommonOptions {
             models_dir: self.models_dir(environment)?,
+            ollama_dir: environment.ollama_dir.clone(),
             log_level: self.log_level.or(environment.log_level).unwrap_or(default_level),
             log_format: self.log_format.or(environment.log_format).unwrap_or(LogFormat::Text),
         })

@@ -7,9 +7,12 @@ use crate::args::{Command, CommonOptions, Environment};
 mod list;
 mod model;
 mod plan;
+mod ps;
 mod pull;
 mod run;
 mod serve;
+mod several;
+mod store;
 mod tokenize;
 
 /// Runs `command` to its end.
@@ -24,6 +27,11 @@ pub(crate) fn run(
             list::run(options);
             Ok(())
         }
+        Command::Show(args) => store::show(args, options),
+        Command::Ps(args) => ps::run(args, environment),
+        Command::Rm(args) => store::remove(args, options),
+        Command::Cp(args) => store::copy(args, options),
+        Command::Create(args) => store::create(args, options),
         Command::Plan(args) => plan::run(args, options),
         Command::Serve(args) => serve::run(args, options, environment),
         Command::Tokenize(args) => tokenize::run(args),

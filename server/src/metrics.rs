@@ -64,23 +64,6 @@ impl Metrics {
     pub fn run_upkeep(&self) {
         self.handle.run_upkeep();
     }
-
-    /// Fixed numbers of each of the engines as labels of one series, and their refusals at 0.
-    pub fn describe_engines(&self, model_name: &str, num_engines: usize, info: &EngineInfo) {
-        for engine in 0..num_engines {
-            gauge!(
-                "vllm:cache_config_info",
-                "engine" => engine.to_string(),
-                "block_size" => info.block_size.to_string(),
-                "num_gpu_blocks" => info.num_blocks.to_string(),
-                "max_model_len" => info.limits.max_model_len.to_string(),
-                "max_num_seqs" => info.max_num_seqs.to_string(),
-                "max_num_batched_tokens" => info.max_num_batched_tokens.to_string(),
-            )
-            .set(1.0);
-        }
-        admission_rejections(model_name).absolute(0);
-    }
 }
 
 /// Counts one request.
@@ -136,6 +119,34 @@ pub(crate) fn record_grpc(
         "grpc_service" => service, "grpc_method" => method
     )
     .record(took.as_secs_f64());
+}
+
+/// Fixed numbers of each of a model's engines as labels of one series, and their refusals at 0.
+pub fn describe_engines(model_name: &str, num_engines: usize, info: &EngineInfo) {
+    for engine in 0..num_engines {
+        gauge!(
+            "vllm:cache_config_info",
+            "model_name" => model_name.to_owned(),
+            "engine" => engine.to_string(),
+            "block_size" => info.block_size.to_string(),
+            "num_gpu_blocks" => info.num_blocks.to_string(),
+            "max_model_len" => info.limits.max_model_len.to_string(),
+            "max_num_seqs" => info.max_num_seqs.to_string(),
+            "max_num_batched_tokens" => info.max_num_batched_tokens.to_string(),
+        )
+        .set(1.0);
+    }
+    admission_rejections(model_name).absolute(0);
+}
+
+/// 1 while the model is in memory.
+pub(crate) fn model_loaded(model_name: &str) -> ::metrics::Gauge {
+    gauge!("quire_model_loaded", "model_name" => model_name.to_owned())
+}
+
+/// How long the loads of a model took, and how many there were.
+pub(crate) fn model_load_seconds(model_name: &str) -> ::metrics::Histogram {
+    histogram!("quire_model_load_duration_seconds", "model_name" => model_name.to_owned())
 }
 
 /// Counts the `n` of one request.

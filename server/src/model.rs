@@ -10,18 +10,23 @@ use serde_json::Value;
 
 use crate::app::unix_time;
 use crate::error::ApiError;
+use crate::registry::ModelSettings;
 use crate::structured::GrammarCompiler;
 use crate::text::{
-    ChatInput, Detokenizer, OutputFormats, OutputOptions, RenderedPrompt, TemplateError,
-    TextPipeline, ToolRequest,
+    ChatInput, Detokenizer, OutputFormats, OutputOptions, RenderedPrompt, SpecialTokens,
+    TemplateError, TextPipeline, ToolRequest,
 };
 
 /// A loaded model.
 pub struct ServedModel {
     pub engine: EngineHandle,
+    /// What answers and metrics call it; given when it is served.
+    pub name: String,
     pub sampling_defaults: SamplingDefaults,
     /// Seconds since 1970 at which it was loaded.
     pub created: u64,
+    /// What its Modelfile says.
+    pub settings: Arc<ModelSettings>,
     /// Where its files are, for routers that read the tokenizer themselves; empty where unknown.
     pub source: PathBuf,
     /// How it writes reasoning and tool calls.
@@ -95,6 +100,15 @@ impl SamplingDefaults {
     }
 }
 
+/// Before the text, between it and what follows, and where the model begins to write; a line a family.
+pub(crate) const INFILL_TOKENS: &[[&str; 3]] = &[
+    ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"],
+    ["<fim_prefix>", "<fim_suffix>", "<fim_middle>"],
+    ["<fim-prefix>", "<fim-suffix>", "<fim-middle>"],
+    ["<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"],
+    ["▁<PRE>", "▁<SUF>", "▁<MID>"],
+];
+
 impl ServedModel {
     pub fn new(
         engine: EngineHandle,
@@ -104,8 +118,17 @@ impl ServedModel {
         let source = PathBuf::new();
         let grammars = GrammarCompiler::new(Arc::clone(&text));
         let output_formats = text.output_formats();
-        let created = unix_time();
-        Self { engine, sampling_defaults, created, source, output_formats, text, grammars }
+        Self {
+            engine,
+            name: String::new(),
+            sampling_defaults,
+            created: unix_time(),
+            settings: Arc::default(),
+            source,
+            output_formats,
+            text,
+            grammars,
+        }
     }
 
     pub(crate) fn encode(&self, text: &str, add_special: bool) -> Vec<TokenId> {
@@ -154,6 +177,25 @@ impl ServedModel {
                 ApiError::internal(error.to_string())
             }
         })
+    }
+
+    /// The prompt for what stands between two texts; `None`: the vocabulary has no tokens for that. What clients wrote stays
+    /// text.
+    pub(crate) fn infill(&self, before: &str, after: &str) -> Option<Vec<TokenId>> {
+        let tokenizer = self.text.tokenizer();
+        let marks = INFILL_TOKENS.iter().find_map(|texts| {
+            let [prefix, suffix, middle] = texts.map(|text| tokenizer.id_of(text));
+            Some((prefix?, suffix?, middle?))
+        });
+        let (prefix, suffix, middle) = marks?;
+        let text = |text: &str| tokenizer.encode(text, SpecialTokens::AsText);
+        let mut prompt = tokenizer.prefix_tokens().to_vec();
+        prompt.push(prefix);
+        prompt.extend(text(before));
+        prompt.push(suffix);
+        prompt.extend(text(after));
+        prompt.push(middle);
+        Some(prompt)
     }
 
     pub(crate) fn decode(&self, tokens: &[TokenId], skip_special: bool) -> String {

@@ -22,6 +22,10 @@ pub(crate) struct Environment {
     pub(crate) hub_endpoint: Option<String>,
     /// `HF_TOKEN`: sent to that hub, and to no other host.
     pub(crate) hub_token: Option<String>,
+    /// `QUIRE_MANAGE_KEY`: keys that may also change which models there are, separated by commas.
+    pub(crate) manage_keys: Vec<String>,
+    /// `OLLAMA_MODELS`, or where Ollama keeps its models by default: read in place.
+    pub(crate) ollama_dir: Option<PathBuf>,
     /// Where downloaded models lie when neither flag nor variable says so.
     pub(crate) cache_dir: Option<PathBuf>,
 }
@@ -48,9 +52,12 @@ impl Environment {
             "XDG_CACHE_HOME" if !value.is_empty() => {
                 self.cache_dir = Some(PathBuf::from(value).join("quire"));
             }
-            "HOME" if self.cache_dir.is_none() && !value.is_empty() => {
-                self.cache_dir = Some(PathBuf::from(value).join(".cache/quire"));
+            "HOME" if !value.is_empty() => {
+                let home = PathBuf::from(value);
+                self.ollama_dir.get_or_insert_with(|| home.join(".ollama/models"));
+                self.cache_dir.get_or_insert_with(|| home.join(".cache/quire"));
             }
+            "OLLAMA_MODELS" if !value.is_empty() => self.ollama_dir = Some(value.into()),
             "QUIRE_MODELS_DIR" if value.is_empty() => bail!("QUIRE_MODELS_DIR is set but empty"),
             "QUIRE_MODELS_DIR" => self.models_dir = Some(value.into()),
             _ if !is_ours => {}
@@ -70,6 +77,12 @@ impl Environment {
                     bail!("QUIRE_API_KEY has an empty key");
                 }
             }
+            "QUIRE_MANAGE_KEY" => {
+                self.manage_keys = value.split(',').map(|key| key.trim().to_owned()).collect();
+                if self.manage_keys.iter().any(String::is_empty) {
+                    bail!("QUIRE_MANAGE_KEY has an empty key");
+                }
+            }
             "QUIRE_LOG_LEVEL" => self.log_level = Some(choice(name, value)?),
             "QUIRE_LOG_FORMAT" => self.log_format = Some(choice(name, value)?),
             "HF_TOKEN" | "HF_ENDPOINT" if value.is_empty() => {}
@@ -80,7 +93,7 @@ impl Environment {
             "HF_ENDPOINT" => bail!("HF_ENDPOINT is '{value}', not an http:// or https:// address"),
             _ if is_service_link(name, value) => {}
             _ => bail!(
-                "unknown environment variable {name}: Quire reads QUIRE_API_KEY, QUIRE_MODELS_DIR, \
+                "unknown environment variable {name}: Quire reads QUIRE_API_KEY, QUIRE_MANAGE_KEY, QUIRE_MODELS_DIR, \
                  QUIRE_LOG_LEVEL and QUIRE_LOG_FORMAT; everything else is a flag (quire serve --help)"
             ),
         }

@@ -9,20 +9,26 @@ use clap::Args as ClapArgs;
 use quire_engine::EngineOptions;
 use quire_server::app::ServerConfig;
 use quire_server::http::auth::ApiKey;
+use quire_server::registry::{KeepAlive, ParserNames, RegistryOptions};
 use quire_server::text::TemplateOptions;
 
 use super::limits::LimitArgs;
-use super::template::{ParserNames, TemplateArgs};
+use super::template::TemplateArgs;
 use super::{EngineArgs, Environment, LoadFormat, units};
 
 #[derive(Debug, ClapArgs)]
 #[command(allow_negative_numbers = true)]
 pub(crate) struct ServeArgs {
-    /// A GGUF file, a directory with safetensors, or a name in the models folder [default: the default model]
-    model: Option<String>,
+    /// GGUF files, directories with safetensors, or names in the models folder; one is loaded now and stays, several are
+    /// loaded when they are asked for, as are all that a folder of models has [default: the default model]
+    #[arg(value_name = "MODEL")]
+    models: Vec<String>,
 
     #[command(flatten)]
     network: NetworkArgs,
+
+    #[command(flatten)]
+    several: SeveralArgs,
 
     #[command(flatten)]
     engine: EngineArgs,
@@ -32,6 +38,23 @@ pub(crate) struct ServeArgs {
 
     #[command(flatten)]
     limits: LimitArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(next_help_heading = "Several models")]
+struct SeveralArgs {
+    /// Memory for all loaded models together; one that does not fit makes the least recently used give way
+    /// [default: what is free at start]
+    #[arg(long, value_parser = units::bytes, value_name = "BYTES")]
+    models_memory: Option<u64>,
+
+    /// How long a model stays loaded after its last answer: 5m, 0 (not at all) or -1 (for ever); a request may say otherwise
+    #[arg(long, default_value = "5m", allow_hyphen_values = true, value_name = "TIME")]
+    keep_alive: KeepAlive,
+
+    /// How long a request waits for its model to be loaded
+    #[arg(long, default_value = "5m", value_parser = units::seconds, value_name = "TIME")]
+    model_load_timeout: Duration,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -57,7 +80,7 @@ struct NetworkArgs {
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=1024), value_name = "COUNT")]
     http_threads: u16,
 
-    /// Names of the model in the API; `default` always works too [default: the file's name]
+    /// Names of the one model in the API; `default` always works too [default: the file's name]
     #[arg(long, num_args = 1.., value_name = "NAME")]
     served_model_name: Vec<String>,
 
@@ -68,6 +91,15 @@ struct NetworkArgs {
     /// A file with such keys, one a line; lines that begin with # are notes
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
+
+    /// A key for what --api-key opens and for changing which models there are (/api/pull, create, copy, delete, blobs); without
+    /// one those routes are open only where no key is set and nobody but this machine can reach the server [env: QUIRE_MANAGE_KEY]
+    #[arg(long, value_name = "KEY")]
+    manage_key: Vec<String>,
+
+    /// Registries beside Ollama's that /api/pull may ask, as registry.example or registry.example:5000
+    #[arg(long, value_delimiter = ',', value_name = "HOST")]
+    allowed_registries: Vec<String>,
 
     /// Give out /metrics without a key
     #[arg(long)]
@@ -100,7 +132,8 @@ struct NetworkArgs {
 
 /// What `quire serve` does beside the engine.
 pub(crate) struct ServeOptions {
-    pub(crate) model: Option<String>,
+    pub(crate) models: Vec<String>,
+    pub(crate) models_memory: Option<u64>,
     pub(crate) load_format: LoadFormat,
     pub(crate) host: String,
     pub(crate) port: u16,
@@ -110,6 +143,7 @@ pub(crate) struct ServeOptions {
     /// Its `served_model_names` are empty where the model file's name is to be used.
     pub(crate) template: TemplateOptions,
     pub(crate) parsers: ParserNames,
+    pub(crate) allowed_registries: Vec<String>,
     pub(crate) config: ServerConfig,
 }
 
@@ -125,9 +159,14 @@ impl ServeArgs {
             engine.served_model_name.clone_from(name);
         }
         let keys = network.api_keys(environment)?;
+        let manage_keys = network.manage_keys(environment)?;
+        let is_loopback = is_loopback(&network.host);
         let config = ServerConfig {
             served_model_names: network.served_model_name.clone(),
             api_keys: keys.iter().map(|key| ApiKey::new(key)).collect(),
+            open_management: keys.is_empty() && manage_keys.is_empty() && is_loopback,
+            manage_keys: manage_keys.iter().map(|key| ApiKey::new(key)).collect(),
+            library: None,
             metrics_without_key: network.metrics_without_key,
             allowed_hosts: network.allowed_hosts.clone(),
             allowed_origins: network.allowed_origins.clone(),
@@ -137,9 +176,14 @@ impl ServeArgs {
             shutdown_timeout: network.shutdown_timeout,
             sse_keep_alive_interval: Some(network.sse_keep_alive_interval)
                 .filter(|interval| !interval.is_zero()),
+            registry: RegistryOptions {
+                keep_alive: self.several.keep_alive,
+                load_timeout: self.several.model_load_timeout,
+            },
         };
         let server = ServeOptions {
-            model: self.model.clone(),
+            models: self.models.clone(),
+            models_memory: self.several.models_memory,
             load_format: self.engine.load_format(),
             host: network.host.clone(),
             port: network.port,
@@ -148,6 +192,7 @@ impl ServeArgs {
             num_http_threads: usize::from(network.http_threads),
             template: self.template.resolve(),
             parsers: self.template.parsers(),
+            allowed_registries: network.allowed_registries.clone(),
             config,
         };
         Ok((engine, server))
@@ -173,13 +218,26 @@ impl NetworkArgs {
         }
         Ok(keys)
     }
+
+    fn manage_keys(&self, environment: &Environment) -> Result<Vec<String>> {
+        let keys =
+            if self.manage_key.is_empty() { &environment.manage_keys } else { &self.manage_key };
+        if keys.iter().any(|key| key.trim().is_empty()) {
+            bail!("--manage-key is empty");
+        }
+        Ok(keys.clone())
+    }
 }
 
 impl ServeOptions {
     /// Whether only this machine can reach the server.
     pub(crate) fn is_loopback(&self) -> bool {
-        self.host == "localhost" || self.host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+        is_loopback(&self.host)
     }
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
 /// The keys of a file. None at all is a mistake: the server would stand open.

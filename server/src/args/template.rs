@@ -1,6 +1,7 @@
 //! The flags of the chat template: how conversations become prompts.
 
 use clap::Args as ClapArgs;
+use quire_server::registry::ParserNames;
 use quire_server::text::{OutputFormats, TemplateLimits, TemplateOptions, UnknownFormat};
 
 use super::units;
@@ -31,20 +32,6 @@ pub(crate) struct TemplateArgs {
     /// The longest prompt that a template may print
     #[arg(long, default_value = "16MiB", value_parser = units::bytes, value_name = "BYTES")]
     max_template_output_bytes: u64,
-}
-
-/// The formats that flags ask for.
-#[derive(Clone, Debug)]
-pub(crate) struct ParserNames {
-    tool_calls: String,
-    reasoning: String,
-}
-
-impl ParserNames {
-    /// What is asked for, and for the rest what the model's template says.
-    pub(crate) fn apply(&self, of_template: OutputFormats) -> Result<OutputFormats, UnknownFormat> {
-        of_template.with_tools(&self.tool_calls)?.with_reasoning(&self.reasoning)
-    }
 }
 
 impl TemplateArgs {

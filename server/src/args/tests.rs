@@ -77,7 +77,7 @@ fn each_engine_flag_reaches_its_field() {
     assert_eq!((engine.max_num_queued_reqs, engine.max_logprobs), (5, 7));
     assert_eq!(engine.served_model_name, "a");
     assert_eq!(server.config.served_model_names, ["a", "b"]);
-    assert_eq!(server.model.as_deref(), Some("m.gguf"));
+    assert_eq!(server.models, ["m.gguf"]);
 }
 
 #[test]

@@ -6,8 +6,10 @@ use anyhow::{Context, Result, bail, ensure};
 use quire_engine::ModelFiles;
 use quire_engine::model_path::resolve_model_path;
 use quire_engine::weights::gguf::SplitName;
+use quire_server::registry::Origin;
+use quire_server::store::{Store, StoreName};
 
-use crate::args::LoadFormat;
+use crate::args::{CommonOptions, LoadFormat};
 
 /// What is served when no model is named; `make model` fetches it.
 pub(crate) const DEFAULT_MODEL: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
@@ -41,6 +43,27 @@ pub(crate) fn find(name: Option<&str>, models_dir: &Path) -> Result<PathBuf> {
     })
 }
 
+/// As `find`, and models of the stores by their names there, with what their Modelfiles say.
+pub(crate) fn find_origin(name: &str, options: &CommonOptions) -> Result<Origin> {
+    if !Path::new(name).exists()
+        && let Ok(wanted) = name.parse::<StoreName>()
+    {
+        for store in stores(options) {
+            if let Some(stored) = store.find(&wanted)? {
+                return store.origin(&stored);
+            }
+        }
+    }
+    let path = find(Some(name), &options.models_dir)?;
+    Ok(Origin { path, ..Origin::default() })
+}
+
+/// Quire's own store, and Ollama's.
+pub(crate) fn stores(options: &CommonOptions) -> Vec<Store> {
+    let dirs = std::iter::once(&options.models_dir).chain(&options.ollama_dir);
+    dirs.filter(|dir| Store::is_one(dir)).map(|dir| Store::new(dir.clone())).collect()
+}
+
 /// The models under `folder`, sorted: GGUF files (of a split one, its first part), and directories with safetensors.
 pub(crate) fn models_in(folder: &Path) -> Vec<PathBuf> {
     let mut models = Vec::new();
@@ -67,22 +90,25 @@ pub(crate) fn open(path: &Path) -> Result<ModelFiles> {
     ModelFiles::open(path)
 }
 
-/// The model of that name, and its path; with dummy weights a config.json, or a directory that has one.
+/// The model of that name, and where it comes from; with dummy weights a config.json, or a directory that has one.
 pub(crate) fn open_named(
     (name, load_format): (Option<&str>, LoadFormat),
-    models_dir: &Path,
-) -> Result<(PathBuf, ModelFiles)> {
+    options: &CommonOptions,
+) -> Result<(Origin, ModelFiles)> {
     let LoadFormat::Dummy(format) = load_format else {
-        let path = find(name, models_dir)?;
-        let files = open(&path)?;
-        return Ok((path, files));
+        let origin = match name {
+            Some(name) => find_origin(name, options)?,
+            None => Origin { path: find(None, &options.models_dir)?, ..Origin::default() },
+        };
+        let files = open(&origin.path)?;
+        return Ok((origin, files));
     };
     let name = name.context("--load-format dummy needs a config.json, or a directory with one")?;
     let path = PathBuf::from(name);
     let is_gguf = path.extension().is_some_and(|ending| ending == "gguf");
     ensure!(!is_gguf, "{name}: --load-format dummy reads a config.json, not a GGUF file");
     let files = ModelFiles::dummy(&path, format)?;
-    Ok((path, files))
+    Ok((Origin { path, ..Origin::default() }, files))
 }
 
 /// `ORG/REPO`, `ORG/REPO:QUANT`, a file's name, or that without `.gguf`; letters' case aside.

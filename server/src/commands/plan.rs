@@ -9,7 +9,7 @@ use crate::args::{CommonOptions, PlanArgs};
 /// Prints the plan that `serve` would follow with the same flags.
 pub(crate) fn run(args: &PlanArgs, options: &CommonOptions) -> Result<()> {
     let named = (args.model.as_deref(), args.engine.load_format());
-    let (_, files) = model::open_named(named, &options.models_dir)?;
+    let (_, files) = model::open_named(named, options)?;
     let mut machine = Machine::detect();
     if let Some(memory) = args.memory {
         machine.available_memory = memory;

@@ -1,47 +1,46 @@
-//! `quire pull`: a model from a Hugging Face style hub, whole and verified or not at all.
+//! `quire pull`: a model from a Hugging Face style hub or a registry, whole and verified or not at all.
 
-use std::path::PathBuf;
-
-use anyhow::{Context, Result};
-
-use self::choice::choose_files;
-use self::hub::Hub;
-use self::name::{ModelName, check_revision};
-use crate::args::{CommonOptions, Environment, PullArgs};
-use quire_engine::plan::human_bytes;
-
-mod choice;
-mod directory;
-mod download;
-mod hub;
-mod name;
 mod progress;
 
-/// The public hub.
-const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
+use anyhow::{Result, ensure};
+use quire_engine::plan::human_bytes;
+use quire_server::pull::{self, HubFile, Place, RegistryClient, Sources, Step, check_revision};
+use quire_server::store::Store;
 
-/// Downloads what `args` names to `MODELS/ORG/REPO/` and says how to serve it.
+use self::progress::Progress;
+use crate::args::{CommonOptions, Environment, PullArgs};
+
+/// Downloads what `args` names to the models folder and says how to serve it.
 pub(crate) fn run(
     args: &PullArgs,
     options: &CommonOptions,
     environment: &Environment,
 ) -> Result<()> {
-    let name: ModelName = args.model.parse()?;
+    let place: Place = args.model.parse()?;
     check_revision(&args.revision)?;
-    let endpoint = environment.hub_endpoint.as_deref().unwrap_or(DEFAULT_ENDPOINT);
-    let hub = Hub::new(endpoint, environment.hub_token.clone(), &options.models_dir)?;
-    let listing = hub.list(&name, &args.revision)?;
-    let files = choose_files(&name, &listing.files)?;
-
-    let folder = options.models_dir.join(&name.org).join(&name.repo);
-    let mut paths: Vec<PathBuf> = Vec::with_capacity(files.len());
-    for file in files {
-        paths.push(download::fetch(&hub, &listing, file, &folder)?);
+    let mut progress = Progress::default();
+    let mut report = |file: &HubFile, step: Step| progress.take(file, step);
+    match place {
+        Place::Hub(name) => {
+            let (dir, revision) = (&options.models_dir, &args.revision);
+            let pulled = pull::from_hub(&sources(environment), &name, revision, dir, &mut report)?;
+            println!("{} ({})", pulled.path.display(), human_bytes(pulled.num_bytes));
+            println!("serve it with: quire serve {}", pulled.path.display());
+        }
+        Place::Registry(name) => {
+            ensure!(args.revision == "main", "--revision is of a hub; a registry has tags: {name}");
+            let store = Store::new(options.models_dir.clone());
+            RegistryClient::default().pull(&store, &name, &mut report)?;
+            println!("{name}\nserve it with: quire serve {name}");
+        }
     }
-    let first = paths.first().context("the choice of files is never empty")?;
-    let num_bytes: u64 = paths.iter().filter_map(|path| Some(path.metadata().ok()?.len())).sum();
-    let model = if first.extension().is_some_and(|it| it == "gguf") { first } else { &folder };
-    println!("{} ({})", model.display(), human_bytes(num_bytes));
-    println!("serve it with: quire serve {}", model.display());
     Ok(())
+}
+
+/// The hub of the environment.
+pub(crate) fn sources(environment: &Environment) -> Sources {
+    Sources {
+        hub_endpoint: environment.hub_endpoint.clone(),
+        hub_token: environment.hub_token.clone(),
+    }
 }

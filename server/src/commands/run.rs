@@ -11,13 +11,14 @@ use futures_util::StreamExt;
 use quire_engine::{Machine, MemoryPlan};
 use quire_server::app::{self, AppState, ServerConfig};
 use quire_server::metrics::Metrics;
+use quire_server::registry::load;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tower::ServiceExt;
 
-use super::{model, serve};
+use super::model;
 use crate::args::{CommonOptions, RunArgs};
 
 /// The longest prompt on standard input, in bytes.
@@ -27,9 +28,10 @@ const MAX_ERROR: usize = 1 << 20;
 /// Chats on a terminal; elsewhere answers standard input once.
 pub(crate) fn run(args: &RunArgs, options: &CommonOptions) -> Result<()> {
     let named = (args.model.as_deref(), args.engine.load_format());
-    let (path, files) = model::open_named(named, &options.models_dir)?;
+    let (origin, files) = model::open_named(named, options)?;
+    let path = &origin.path;
     let mut engine_options = args.engine.resolve();
-    engine_options.served_model_name = model::served_name(&path);
+    engine_options.served_model_name = model::served_name(path);
     // One person types one message at a time.
     engine_options.max_num_seqs.get_or_insert(1);
     let plan = MemoryPlan::new(&files, &engine_options, &Machine::detect())?;
@@ -38,8 +40,7 @@ pub(crate) fn run(args: &RunArgs, options: &CommonOptions) -> Result<()> {
         "{} makes embeddings and writes no text: `quire serve` it",
         path.display()
     );
-    let (model, _engine) =
-        serve::load(&files, &plan, &args.template.resolve(), &args.template.parsers())?;
+    let (model, _engine) = load(&files, &plan, &args.template.resolve(), &args.template.parsers())?;
     let name = engine_options.served_model_name;
     let config = ServerConfig { served_model_names: vec![name], ..ServerConfig::default() };
     let state = AppState::new(config, Metrics::install());

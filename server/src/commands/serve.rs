@@ -1,25 +1,32 @@
-//! `quire serve`: loads a model and serves it until a signal asks to stop.
+//! `quire serve`: loads a model, or several on demand, and serves until a signal asks to stop.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, ensure};
-use quire_engine::{Engine, EngineHandle, Machine, MemoryPlan, ModelFiles};
+use quire_engine::plan::human_bytes;
+use quire_engine::{Machine, MemoryPlan, ModelFiles};
 use quire_server::app::{AppState, Health};
 use quire_server::metrics::Metrics;
-use quire_server::model::{SamplingDefaults, ServedModel};
+use quire_server::pull::Library;
+use quire_server::registry::{Entry, Loader, Origin, Taken};
 use quire_server::serve::{Listeners, ProbeServer, serve};
-use quire_server::text::{TemplateOptions, TextFiles, TextPipeline};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
-use tokio::task::JoinSet;
 
-use super::{model, plan};
-use crate::args::{CommonOptions, Environment, ParserNames, ServeArgs, ServeOptions};
+use super::several::{self, Named};
+use super::{model, plan, pull};
+use crate::args::{CommonOptions, Environment, LoadFormat, ServeArgs, ServeOptions};
 
 /// What a shell reports of a program that a second ctrl-C ended.
 const INTERRUPTED: i32 = 130;
+
+/// What is served.
+enum Served {
+    /// Loaded at start; it stays.
+    One(Box<(Origin, ModelFiles, MemoryPlan)>),
+    /// Loaded when they are asked for.
+    Several(Vec<Named>),
+}
 
 /// Serves until SIGTERM or SIGINT, then lets running requests finish. Errors are those of the start.
 pub(crate) fn run(
@@ -27,39 +34,92 @@ pub(crate) fn run(
     options: &CommonOptions,
     environment: &Environment,
 ) -> Result<()> {
-    let (mut engine_options, mut server) = args.resolve(environment)?;
-    let named = (server.model.as_deref(), server.load_format);
-    let (path, files) = model::open_named(named, &options.models_dir)?;
-    if server.config.served_model_names.is_empty() {
-        engine_options.served_model_name = model::served_name(&path);
-        server.config.served_model_names.push(engine_options.served_model_name.clone());
-    }
-    let plan = MemoryPlan::new(&files, &engine_options, &Machine::detect())?;
+    let (engine, mut server) = args.resolve(environment)?;
+    let machine = Machine::detect();
+    let memory = server.models_memory.unwrap_or(machine.available_memory);
+    let template = server.template;
+    server.config.library = Some(Arc::new(Library {
+        models_dir: options.models_dir.clone(),
+        sources: pull::sources(environment),
+        allowed_registries: server.allowed_registries.clone(),
+    }));
+    let parsers = server.parsers.clone();
+    let mut loader = Loader { engine, template, parsers, machine, memory };
+    let several = match server.load_format {
+        LoadFormat::Auto => several::find(&server.models, options)?,
+        LoadFormat::Dummy(_) => None,
+    };
+    let served = match several {
+        Some(named) => several_models(named, &server, &loader)?,
+        None => one_model(&mut server, &mut loader, options)?,
+    };
     let listener = bind(&server.host, server.port, "--port")?;
-    println!("{}\n{}", path.display(), plan::table(&plan));
     warn_if_open(&server);
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(server.num_http_threads)
         .enable_all()
         .build()?;
-    let outcome = runtime.block_on(serve_until_signal(listener, server, files, plan));
+    let outcome = runtime.block_on(serve_until_signal(listener, server, served, loader));
     // A load that a signal overtook is not waited for.
     runtime.shutdown_background();
     outcome
 }
 
+/// Opens and plans the one model, and prints the plan.
+fn one_model(
+    server: &mut ServeOptions,
+    loader: &mut Loader,
+    options: &CommonOptions,
+) -> Result<Served> {
+    ensure!(server.models.len() < 2, "--load-format dummy serves one model");
+    let named = (server.models.first().map(String::as_str), server.load_format);
+    let (origin, files) = model::open_named(named, options)?;
+    if server.config.served_model_names.is_empty() {
+        loader.engine.served_model_name = match &server.models[..] {
+            // A blob has no name of its own.
+            [name] if origin.digest.is_some() => name.clone(),
+            _ => model::served_name(&origin.path),
+        };
+        server.config.served_model_names.push(loader.engine.served_model_name.clone());
+    }
+    let name = loader.engine.served_model_name.clone();
+    let plan = loader.plan(&files, &name, 1)?;
+    println!("{}\n{}", origin.path.display(), plan::table(&plan));
+    Ok(Served::One(Box::new((origin, files, plan))))
+}
+
+/// Looks at each model, so that a file that cannot be used is told now, and prints a line for it.
+fn several_models(named: Vec<Named>, server: &ServeOptions, loader: &Loader) -> Result<Served> {
+    ensure!(
+        server.config.served_model_names.is_empty(),
+        "--served-model-name names one model, but several are served, by the names of their files"
+    );
+    println!("{} for models, loaded when they are asked for:", human_bytes(loader.memory));
+    for Named { names, origin } in &named {
+        let planned = model::open(&origin.path)
+            .and_then(|files| loader.plan(&files, &names[0], named.len() as u64));
+        match planned {
+            Ok(plan) => println!("  {}: {}", names[0], human_bytes(plan.total_bytes())),
+            Err(error) => println!("  {}: unusable: {error:#}", names[0]),
+        }
+    }
+    Ok(Served::Several(named))
+}
+
 async fn serve_until_signal(
     listener: TcpListener,
     server: ServeOptions,
-    files: ModelFiles,
-    plan: MemoryPlan,
+    served: Served,
+    loader: Loader,
 ) -> Result<()> {
     let signals = StopSignals::new()?;
     let address = listener.local_addr()?;
     let has_keys = !server.config.api_keys.is_empty();
     let health_port = server.health_port.map(|port| bind(&server.host, port, "--health-port"));
     let state = AppState::new(server.config, Metrics::install());
+    let models = Arc::clone(&state.models);
+    models.set_loader(loader.clone());
     let _probes = match health_port.transpose()? {
         Some(listener) => Some(ProbeServer::start(listener, Arc::clone(&state))?),
         None => None,
@@ -68,106 +128,49 @@ async fn serve_until_signal(
     let grpc_address = grpc.as_ref().map(TcpListener::local_addr).transpose()?;
     let listeners =
         Listeners { http: asynchronous(listener)?, grpc: grpc.map(asynchronous).transpose()? };
-    let (stopped, engine_stopped) = oneshot::channel();
     let shutdown = async {
         tokio::select! {
             () = signals.first_then_exit_on_second() => {}
-            Ok(()) = engine_stopped => {}
+            () = models.failure() => {}
         }
     };
     let mut serving = std::pin::pin!(serve(listeners, Arc::clone(&state), shutdown));
 
-    // Probes are answered while the model loads.
-    let makes_embeddings = !plan.writes_text;
-    let loading =
-        tokio::task::spawn_blocking(move || load(&files, &plan, &server.template, &server.parsers));
-    let engine = tokio::select! {
-        result = &mut serving => return Ok(result?),
-        loaded = loading => {
-            let (model, threads) = loaded.context("loading the model panicked")??;
-            state.set_model(model);
-            watch(threads, stopped)
+    let makes_embeddings = match served {
+        Served::Several(named) => {
+            for Named { names, origin } in named {
+                state.models.add(Entry::on_demand(names, origin))?;
+            }
+            false
+        }
+        // Probes are answered while the model loads.
+        Served::One(opened) => {
+            let (origin, files, plan) = *opened;
+            let makes_embeddings = !plan.writes_text;
+            let taken = Taken::of(&plan);
+            let load = move || loader.load(&files, &plan, &origin);
+            let loading = tokio::task::spawn_blocking(load);
+            tokio::select! {
+                result = &mut serving => return Ok(result?),
+                loaded = loading => {
+                    let (model, threads) = loaded.context("loading the model panicked")??;
+                    state.set_running_model(model, threads, taken);
+                }
+            }
+            makes_embeddings
         }
     };
-    println!("{}", greeting(address, state.model_name(), has_keys, makes_embeddings));
+    let reaper = state.models.reap();
+    println!("{}", greeting(address, &state.models.names().join(", "), has_keys, makes_embeddings));
     if let Some(address) = grpc_address {
         println!("gRPC at {address} (quire.v1.Inference, vllm.Inference, health, reflection)");
     }
     serving.await?;
-    // While the state lives, so does a handle: only a failure can have ended the engine.
+    reaper.abort();
     ensure!(state.health() != Health::Stopped, "the engine has stopped");
-    // It ends with its last handle, unless a connection that would not close still holds one.
-    if Arc::into_inner(state).is_some() {
-        let _ = engine.await;
-    }
+    // Engines end with their last handles, unless a connection that would not close still holds one.
+    state.models.close().await;
     Ok(())
-}
-
-/// Says when the first of the engines' threads has ended; returns when all have.
-fn watch(
-    threads: Vec<JoinHandle<()>>,
-    stopped: oneshot::Sender<()>,
-) -> tokio::task::JoinHandle<()> {
-    let wait = |thread: JoinHandle<()>| {
-        tokio::task::spawn_blocking(move || {
-            if thread.join().is_err() {
-                tracing::error!("an engine thread panicked");
-            }
-        })
-    };
-    let mut threads: JoinSet<_> = threads.into_iter().map(wait).collect();
-    tokio::spawn(async move {
-        let _ = threads.join_next().await;
-        let _ = stopped.send(());
-        while threads.join_next().await.is_some() {}
-    })
-}
-
-/// Loads the weights and starts the engine, or all of several.
-pub(crate) fn load(
-    files: &ModelFiles,
-    plan: &MemoryPlan,
-    template: &TemplateOptions,
-    parsers: &ParserNames,
-) -> Result<(ServedModel, Vec<JoinHandle<()>>)> {
-    let (text, defaults) = match files {
-        ModelFiles::Gguf(file) => {
-            let defaults = SamplingDefaults::from_gguf(file.metadata());
-            (TextPipeline::from_gguf(file.metadata(), template)?, defaults)
-        }
-        ModelFiles::Dummy(_) if !files.path().join("tokenizer.json").is_file() => {
-            tracing::warn!("the model has no tokenizer.json: its tokens are bytes");
-            let text = TextPipeline::placeholder(plan.spec.vocab_size(), template)?;
-            (text, SamplingDefaults::default())
-        }
-        ModelFiles::Directory(_) | ModelFiles::Dummy(_) => {
-            let files = TextFiles::read(files.path())?;
-            let defaults = SamplingDefaults::from_generation_config(&files.generation);
-            (TextPipeline::from_directory(&files, template)?, defaults)
-        }
-    };
-    if text.uses_fallback_template() && plan.writes_text {
-        tracing::warn!("the model has no chat template: chats are written as ChatML");
-    }
-    let on_progress = |done: usize, total: usize| {
-        tracing::debug!("loaded {done} of {total} layers");
-    };
-    let (mut handles, mut threads) = (Vec::new(), Vec::new());
-    for replica in 0..plan.config.data_parallel_size {
-        let end_tokens = text.tokenizer().eos_token_ids();
-        let engine = Engine::load_replica(files, plan, replica, end_tokens, &on_progress)?;
-        let (handle, thread) = engine.spawn()?;
-        handles.push(handle);
-        threads.push(thread);
-    }
-    let handle = EngineHandle::of_replicas(&handles);
-    let mut model = ServedModel::new(handle, Arc::new(text), defaults);
-    model.source = files.path().into();
-    model.output_formats = parsers.apply(model.output_formats)?;
-    if plan.writes_text {
-        tracing::info!("{}", model.output_formats);
-    }
-    Ok((model, threads))
 }
 
 fn asynchronous(listener: TcpListener) -> Result<tokio::net::TcpListener> {

@@ -76,6 +76,10 @@ impl EmbedJob {
         Ok(Self { model: Arc::clone(model), inputs })
     }
 
+    pub(crate) fn model_name(&self) -> &str {
+        &self.model.name
+    }
+
     /// The embeddings in the order of the inputs, and how many tokens those had.
     pub(crate) async fn run(&self, state: &SharedState) -> Result<(Vec<Vec<f32>>, u64), ApiError> {
         let _in_flight = InFlight::new(Arc::clone(state));

@@ -63,6 +63,7 @@ pub(crate) struct Generation {
     lengths: Vec<u32>,
     usage: UsageCount,
     aborting: watch::Receiver<bool>,
+    model: Arc<ServedModel>,
     state: SharedState,
     _in_flight: InFlight,
 }
@@ -192,7 +193,7 @@ impl Generation {
                 )?);
             }
         }
-        metrics::record_num_choices(state.model_name(), spec.n);
+        metrics::record_num_choices(&model.name, spec.n);
         let knows_reasoning = |output: &OutputOptions| output.formats.reasoning.is_some();
         let reasoning = spec.output.as_ref().is_some_and(knows_reasoning).then_some(0);
         let num_prompt_tokens = spec.prompts.iter().map(|prompt| prompt.len() as u64).sum();
@@ -203,6 +204,7 @@ impl Generation {
             n: spec.n as usize,
             usage: UsageCount { prompt: num_prompt_tokens, reasoning, ..UsageCount::default() },
             aborting: state.aborting(),
+            model: Arc::clone(model),
             state: Arc::clone(state),
             _in_flight: in_flight,
         })
@@ -298,7 +300,7 @@ impl Drop for Generation {
     fn drop(&mut self) {
         for answers in self.lengths.chunks(self.n.max(1)) {
             let longest = answers.iter().copied().max().unwrap_or(0);
-            metrics::record_longest_answer(self.state.model_name(), longest);
+            metrics::record_longest_answer(&self.model.name, longest);
         }
     }
 }
@@ -306,7 +308,7 @@ impl Drop for Generation {
 /// The engine's refusal as an answer.
 pub(crate) fn refusal(state: &SharedState, model: &ServedModel, error: SubmitError) -> ApiError {
     if matches!(error, SubmitError::QueueFull { .. }) {
-        metrics::admission_rejections(state.model_name()).increment(1);
+        metrics::admission_rejections(&model.name).increment(1);
     }
     ApiError::from_submit(error, state.retry_after(model))
 }

@@ -44,7 +44,7 @@ impl Service {
     async fn begin(&self, mut request: v1::GenerateRequest) -> Result<Call, ApiError> {
         let arrival = Instant::now();
         let place: Place = self.running.register(std::mem::take(&mut request.request_id))?;
-        let model = Arc::clone(self.state.resolve_model(convert::name_of(&request.model))?);
+        let model = self.state.models.get(convert::name_of(&request.model)).await?;
         let size = request.encoded_len();
         let (state, served) = (Arc::clone(&self.state), Arc::clone(&model));
         let work =
@@ -153,7 +153,7 @@ impl Inference for Service {
     ) -> Result<Response<v1::EmbedResponse>, Status> {
         let arrival = Instant::now();
         let request = request.into_inner();
-        let model = Arc::clone(self.state.resolve_model(convert::name_of(&request.model))?);
+        let model = self.state.models.get(convert::name_of(&request.model)).await?;
         model.engine.info().limits.check_embeds().map_err(ApiError::from)?;
         let max_inputs = self.state.config.limits.max_inputs;
         let work = {
@@ -172,7 +172,7 @@ impl Inference for Service {
     ) -> Result<Response<v1::TokenizeResponse>, Status> {
         use v1::tokenize_request::Prompt;
         let request = request.into_inner();
-        let model = Arc::clone(self.state.resolve_model(convert::name_of(&request.model))?);
+        let model = self.state.models.get(convert::name_of(&request.model)).await?;
         let max_model_len = model.engine.info().limits.max_model_len;
         let (size, state) = (request.encoded_len(), Arc::clone(&self.state));
         let work = move || match request.prompt {
@@ -190,13 +190,19 @@ impl Inference for Service {
         &self,
         _request: Request<v1::ModelsRequest>,
     ) -> Result<Response<v1::ModelsResponse>, Status> {
-        let limits = &self.state.model()?.engine.info().limits;
-        let model = |name: &String| v1::Model {
-            id: name.clone(),
-            max_model_len: limits.max_model_len,
-            vocab_size: limits.vocab_size,
-        };
-        let models = self.state.config.served_model_names.iter().map(model).collect();
+        if !self.state.models.is_started() {
+            return Err(ApiError::loading().into());
+        }
+        let mut models = Vec::new();
+        for entry in self.state.models.entries() {
+            // Of a model that is not loaded now, its limits are not known.
+            let limits = entry.peek().map(|model| model.engine.info().limits.clone());
+            models.extend(entry.names().iter().map(|name| v1::Model {
+                id: name.clone(),
+                max_model_len: limits.as_ref().map_or(0, |limits| limits.max_model_len),
+                vocab_size: limits.as_ref().map_or(0, |limits| limits.vocab_size),
+            }));
+        }
         Ok(Response::new(v1::ModelsResponse { models }))
     }
 

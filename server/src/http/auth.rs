@@ -1,7 +1,7 @@
 //! API keys: kept as hashes, compared in constant time, asked for before a body is read.
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, Method, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
@@ -27,13 +27,36 @@ pub async fn check(State(state): State<SharedState>, request: Request, next: Nex
         Access::Open => true,
         Access::Metrics => state.config.metrics_without_key,
         Access::Key => false,
+        Access::Manage => return check_manage(&state, request, next).await,
     };
     // A preflight request carries no key by design; it learns only the allow-list.
     let is_preflight = request.method() == Method::OPTIONS;
-    if is_open || is_preflight || is_known(&state.config.api_keys, request.headers()) {
+    let (config, headers) = (&state.config, request.headers());
+    let is_manager = !config.manage_keys.is_empty() && is_known(&config.manage_keys, headers);
+    if is_open || is_preflight || is_known(&config.api_keys, headers) || is_manager {
         return next.run(request).await;
     }
     ApiError::unauthorized().into_response()
+}
+
+/// Changing which models there are needs a key for that; a key for asking them is not enough.
+async fn check_manage(state: &SharedState, request: Request, next: Next) -> Response {
+    let config = &state.config;
+    let is_allowed = match config.manage_keys.is_empty() {
+        true => config.open_management,
+        false => is_known(&config.manage_keys, request.headers()),
+    };
+    if is_allowed {
+        return next.run(request).await;
+    }
+    if !is_known(&config.api_keys, request.headers()) {
+        return ApiError::unauthorized().into_response();
+    }
+    let message = match config.manage_keys.is_empty() {
+        true => "this server does not let models be changed over HTTP (--manage-key)",
+        false => "a key for changing models is needed (--manage-key)",
+    };
+    ApiError::new(StatusCode::FORBIDDEN, message).into_response()
 }
 
 pub(crate) fn is_known(keys: &[ApiKey], headers: &HeaderMap) -> bool {

@@ -8,9 +8,24 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use crate::error::ApiError;
 use crate::limits::ServerLimits;
 
-/// The whole body of a request that must be JSON, as text.
-pub async fn read_json(request: Request, limits: &ServerLimits) -> Result<String, ApiError> {
-    check_content_type(request.headers())?;
+/// What a request must say of its body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ContentType {
+    Json,
+    /// Anything, as from `curl -d`; but web pages, which say where they come from, must say JSON: for that a browser asks first.
+    Any,
+}
+
+/// The whole body of a request, as text.
+pub async fn read_json(
+    request: Request,
+    content_type: ContentType,
+    limits: &ServerLimits,
+) -> Result<String, ApiError> {
+    let headers = request.headers();
+    if content_type == ContentType::Json || headers.contains_key(header::ORIGIN) {
+        check_content_type(headers)?;
+    }
     let bytes = read(request.into_body(), limits).await?;
     String::from_utf8(bytes.into()).map_err(|_| ApiError::bad_request("the body is not UTF-8"))
 }

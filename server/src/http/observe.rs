@@ -49,7 +49,7 @@ pub async fn observe(mut request: Request, next: Next) -> Response {
 /// One line a request, without anything the client wrote but its id. Probes and scrapes come often and say little.
 fn log_access(method: &str, route: &str, status: u16, ms: f64, id: &str) {
     const TARGET: &str = "quire::access";
-    if app::access_of(Some(route)) == Access::Key {
+    if matches!(app::access_of(Some(route)), Access::Key | Access::Manage) {
         tracing::info!(target: TARGET, method, route, status, ms, id, "request");
     } else {
         tracing::debug!(target: TARGET, method, route, status, ms, id, "request");

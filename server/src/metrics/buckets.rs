@@ -20,6 +20,7 @@ const REQUEST_TOKENS: &[f64] = &[
 ];
 const NUM_CHOICES: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0];
 const PREEMPTIONS: &[f64] = &[1.0, 2.0, 3.0, 4.0, 5.0, 10.0, 20.0];
+const MODEL_LOAD: &[f64] = &[0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
 const HTTP_DURATION: &[f64] = &[0.1, 0.5, 1.0];
 const HTTP_DURATION_FINE: &[f64] = &[
     0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0,
@@ -47,6 +48,7 @@ pub(super) const BUCKETS: &[(&str, &[f64])] = &[
     ("vllm:request_prefill_kv_computed_tokens", REQUEST_TOKENS),
     ("vllm:request_params_n", NUM_CHOICES),
     ("vllm:request_num_preemptions", PREEMPTIONS),
+    ("quire_model_load_duration_seconds", MODEL_LOAD),
     ("http_request_duration_seconds", HTTP_DURATION),
     ("http_request_duration_highr_seconds", HTTP_DURATION_FINE),
     ("quire_scheduler_step_seconds", STEP),

@@ -69,6 +69,8 @@ const HELP: &[(&str, &str)] = &[
     ("quire_engine_turn_seconds", "How long the engine's present turn takes already; 0 when idle."),
     ("quire_requests_in_flight", "Requests of clients whose answers are not finished."),
     ("quire_model_load_seconds", "From the start of the process until requests were taken."),
+    ("quire_model_loaded", "Whether the model is in memory."),
+    ("quire_model_load_duration_seconds", "How long each load of a model on demand took."),
     (
         "quire_oldest_waiting_seconds",
         "How long the request that waits longest for its first step does.",

@@ -14,9 +14,9 @@ pub(crate) async fn livez(State(state): State<SharedState>) -> Response {
     answer(health, !matches!(health, Health::Hung | Health::Stopped))
 }
 
-/// Green once the model is loaded, whatever happens then.
+/// Green once the model that stays is loaded, whatever happens then.
 pub(crate) async fn startupz(State(state): State<SharedState>) -> Response {
-    let is_started = state.model().is_ok();
+    let is_started = state.models.is_started();
     answer(if is_started { Health::Ready } else { state.health() }, is_started)
 }
 

@@ -8,6 +8,7 @@ pub(crate) mod health;
 pub(crate) mod messages;
 pub(crate) mod metrics;
 pub(crate) mod models;
+pub(crate) mod ollama;
 pub(crate) mod prepare;
 pub(crate) mod sampling;
 pub(crate) mod tokenize;

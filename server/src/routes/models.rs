@@ -8,12 +8,17 @@ use serde_json::{Value, json};
 use crate::app::SharedState;
 use crate::error::ApiError;
 use crate::http;
-use crate::model::ServedModel;
+use crate::registry::Entry;
 
 pub(crate) async fn list(State(state): State<SharedState>) -> Result<Response, ApiError> {
-    let model = state.model()?;
-    let names = &state.config.served_model_names;
-    let cards: Vec<Value> = names.iter().map(|name| card(name, &state, model)).collect();
+    if !state.models.is_started() {
+        return Err(ApiError::loading());
+    }
+    let entries = state.models.entries();
+    let cards: Vec<Value> = entries
+        .iter()
+        .flat_map(|entry| entry.names().iter().map(|name| card(name, entry)))
+        .collect();
     Ok(http::json(StatusCode::OK, &json!({"object": "list", "data": cards})))
 }
 
@@ -21,19 +26,24 @@ pub(crate) async fn one(
     State(state): State<SharedState>,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
-    let model = state.resolve_model(Some(&id))?;
-    Ok(http::json(StatusCode::OK, &card(&id, &state, model)))
+    let entry = state.models.find(Some(&id))?;
+    if entry.is_pinned() && !entry.is_loaded() {
+        return Err(ApiError::loading());
+    }
+    Ok(http::json(StatusCode::OK, &card(&id, &entry)))
 }
 
-fn card(id: &str, state: &SharedState, model: &ServedModel) -> Value {
+/// `max_model_len` is null while the model is not loaded: it follows from its plan.
+fn card(id: &str, entry: &Entry) -> Value {
+    let model = entry.peek();
     json!({
         "id": id,
         "object": "model",
-        "created": model.created,
+        "created": model.as_ref().map_or_else(|| entry.created(), |model| model.created),
         "owned_by": "quire",
-        "root": state.model_name(),
+        "root": entry.name(),
         "parent": null,
-        "max_model_len": model.engine.info().limits.max_model_len,
+        "max_model_len": model.map(|model| model.engine.info().limits.max_model_len),
         "permission": [],
     })
 }

@@ -1,13 +1,13 @@
 //! From a request's body to what the engine is asked: parsing, templates and tokenization.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::extract::Request;
 
 use crate::app::SharedState;
 use crate::error::ApiError;
-use crate::http::body;
+use crate::http::body::{self, ContentType};
 use crate::http::fields::Fields;
 use crate::http::observe::{ClientRequestId, is_safe_id};
 use crate::model::ServedModel;
@@ -19,28 +19,61 @@ pub(crate) struct Incoming {
     pub(crate) arrival: Instant,
     /// From the header `X-Request-Id`.
     client_id: Option<String>,
+    /// The model that was asked for; `None`: the one that is always loaded.
+    pub(crate) model: Option<Arc<ServedModel>>,
+    /// How long the request waited for it.
+    pub(crate) load_time: Duration,
 }
 
-/// Reads the body and runs `work` on it.
+/// Reads the body, waits for the model that it asks for, and runs `work` on it.
 pub(crate) async fn prepare<T: Send + 'static>(
     state: &SharedState,
     request: Request,
     work: fn(&Incoming) -> Result<T, ApiError>,
 ) -> Result<T, ApiError> {
-    let arrival = Instant::now();
-    let client_id = request.extensions().get::<ClientRequestId>().map(|id| id.0.clone());
-    let body = body::read_json(request, &state.config.limits).await?;
-    let incoming = Incoming { state: Arc::clone(state), body, arrival, client_id };
+    let mut incoming = Incoming::read(state, request, ContentType::Json).await?;
+    if !state.models.is_single() {
+        incoming = incoming.wait_for_model().await?;
+    }
     state.prepare(incoming.body.len(), move || work(&incoming)).await
 }
 
 impl Incoming {
+    /// Reads the body.
+    pub(crate) async fn read(
+        state: &SharedState,
+        request: Request,
+        content_type: ContentType,
+    ) -> Result<Self, ApiError> {
+        let arrival = Instant::now();
+        let client_id = request.extensions().get::<ClientRequestId>().map(|id| id.0.clone());
+        let body = body::read_json(request, content_type, &state.config.limits).await?;
+        let (state, load_time) = (Arc::clone(state), Duration::ZERO);
+        Ok(Self { state, body, arrival, client_id, model: None, load_time })
+    }
+
+    async fn wait_for_model(self) -> Result<Self, ApiError> {
+        let (state, num_bytes) = (Arc::clone(&self.state), self.body.len());
+        let find = move || {
+            let name = Fields::parse(&self.body)?.take_string("model")?;
+            Ok((self, name))
+        };
+        let (mut incoming, name) = state.prepare(num_bytes, find).await?;
+        let began = Instant::now();
+        incoming.model = Some(state.models.get(name.as_deref()).await?);
+        incoming.load_time = began.elapsed();
+        Ok(incoming)
+    }
+
     /// The body's fields and the model that the field `model` asks for.
     pub(crate) fn fields(&self) -> Result<(Fields<'_>, Arc<ServedModel>), ApiError> {
         let mut fields = Fields::parse(&self.body)?;
         let name = fields.take_string("model")?;
-        let model = self.state.resolve_model(name.as_deref())?;
-        Ok((fields, Arc::clone(model)))
+        let model = match &self.model {
+            Some(model) => Arc::clone(model),
+            None => self.state.models.loaded(name.as_deref())?,
+        };
+        Ok((fields, model))
     }
 
     /// The id of the answer: `prefix` and the request's own id, the client's header, or a fresh one.

@@ -20,6 +20,7 @@ pub use output::{
 };
 pub use pipeline::{TextError, TextPipeline, tokenizer_of};
 pub use stop::{StopError, StopEvent, StopLimits, StopMatcher};
+pub(crate) use template::strftime;
 pub use template::{
     ChatInput, ChatTemplate, FALLBACK_TEMPLATE, RenderedPrompt, TemplateError, TemplateLimits,
     TemplateOptions, TemplateTokens,

@@ -20,7 +20,7 @@ fn with_keys(metrics_without_key: bool) -> TestServer {
 
 /// A request that says nothing but who it is.
 fn knock(method: &Method, path: &str, authorization: Option<&str>) -> Request<Body> {
-    let path = path.replace("{id}", "tiny");
+    let path = path.replace("{id}", "tiny").replace("{digest}", "none");
     let mut builder = json_request(method.clone(), &path);
     if let Some(value) = authorization {
         builder = builder.header("authorization", value);
@@ -54,7 +54,7 @@ async fn every_route_but_probes_asks_for_a_key() {
     }
     let open: Vec<&str> =
         ROUTES.iter().filter(|r| r.access == Access::Open).map(|r| r.path).collect();
-    assert_eq!(open, ["/livez", "/startupz", "/readyz", "/health", "/ping"]);
+    assert_eq!(open, ["/livez", "/startupz", "/readyz", "/health", "/ping", "/"]);
 }
 
 #[tokio::test]

@@ -3,11 +3,13 @@
 use std::io::IsTerminal;
 
 use indicatif::{ProgressBar, ProgressStyle};
-
 use quire_engine::plan::human_bytes;
+use quire_server::pull::{HubFile, Step};
 
 const TEMPLATE: &str = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
 
+/// Of the file that is downloaded now.
+#[derive(Default)]
 pub(crate) struct Progress {
     name: String,
     bar: Option<ProgressBar>,
@@ -17,7 +19,21 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    pub(crate) fn new(name: &str) -> Self {
+    pub(crate) fn take(&mut self, file: &HubFile, step: Step) {
+        match step {
+            Step::Here => eprintln!("{} is here already", file.path),
+            Step::Started { len, size } => {
+                if self.name != file.path {
+                    *self = Self::new(&file.path);
+                }
+                self.start(len, size);
+            }
+            Step::Has { len, .. } => self.advance(len),
+            Step::Verifying => self.finish(),
+        }
+    }
+
+    fn new(name: &str) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let style = ProgressStyle::with_template(TEMPLATE).expect("the template is constant");
             ProgressBar::no_length().with_style(style).with_message(name.to_owned())
@@ -26,7 +42,7 @@ impl Progress {
     }
 
     /// A connection is open and `len` of `size` bytes are here.
-    pub(crate) fn start(&mut self, len: u64, size: Option<u64>) {
+    fn start(&mut self, len: u64, size: Option<u64>) {
         self.size = size;
         self.num_tenths = size.map_or(0, |size| len * 10 / size.max(1));
         if let Some(bar) = &self.bar {
@@ -42,7 +58,7 @@ impl Progress {
     }
 
     /// `len` bytes are here.
-    pub(crate) fn advance(&mut self, len: u64) {
+    fn advance(&mut self, len: u64) {
         if let Some(bar) = &self.bar {
             bar.set_position(len);
             return;
@@ -55,7 +71,7 @@ impl Progress {
         }
     }
 
-    pub(crate) fn finish(&self) {
+    fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish();
         }

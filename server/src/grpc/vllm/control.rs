@@ -31,7 +31,8 @@ impl Control for Service {
         &self,
         _request: Request<proto::GetServerInfoRequest>,
     ) -> Result<Response<proto::ServerInfo>, Status> {
-        let info = self.state.model()?.engine.info();
+        let model = self.state.model()?;
+        let info = model.engine.info();
         Ok(Response::new(proto::ServerInfo {
             engine_version: env!("CARGO_PKG_VERSION").into(),
             // The name of this contract, which routers compare.
@@ -64,15 +65,15 @@ impl Control for Service {
         _request: Request<proto::GetModelInfoRequest>,
     ) -> Result<Response<proto::ModelInfo>, Status> {
         let model = self.state.model()?;
-        let names = &self.state.config.served_model_names;
+        let entry = self.state.models.find(Some(&model.name))?;
         let generates = model.engine.info().limits.tasks.generates;
         Ok(Response::new(proto::ModelInfo {
             model_id: match model.source.display().to_string() {
-                source if source.is_empty() => self.state.model_name().into(),
+                source if source.is_empty() => model.name.clone(),
                 source => source,
             },
-            served_model_name: self.state.model_name().into(),
-            served_model_aliases: names.iter().skip(1).cloned().collect(),
+            served_model_name: model.name.clone(),
+            served_model_aliases: entry.names().iter().skip(1).cloned().collect(),
             supports_text_input: generates,
             supports_token_ids_input: generates,
             ..proto::ModelInfo::default()

@@ -47,7 +47,7 @@ impl Service {
     async fn begin(&self, mut request: GenerateRequest) -> Result<Call, ApiError> {
         let arrival = Instant::now();
         let place = self.running.register(std::mem::take(&mut request.request_id))?;
-        let model = Arc::clone(self.state.resolve_model(name_of(&request.model))?);
+        let model = self.state.models.get(name_of(&request.model)).await?;
         let size = request.encoded_len();
         let (state, served) = (Arc::clone(&self.state), Arc::clone(&model));
         let work =

@@ -34,6 +34,6 @@ pub(super) fn convert(incoming: &Incoming) -> Result<(Frame, GenerationSpec), Ap
         arrival: incoming.arrival,
         prompts: vec![prompt.clone()],
     };
-    let model_name = incoming.state.model_name().to_owned();
+    let model_name = model.name.clone();
     Ok((Frame { id, created: unix_time(), model_name, model, prompt, request }, spec))
 }

@@ -44,6 +44,6 @@ pub(super) fn convert(incoming: &Incoming) -> Result<(Frame, GenerationSpec), Ap
         cache_salt: common.cache_salt.clone(),
         arrival: incoming.arrival,
     };
-    let model_name = incoming.state.model_name().to_owned();
+    let model_name = model.name.clone();
     Ok((Frame { id, created: unix_time(), model_name, model, prompts, request }, spec))
 }

@@ -40,7 +40,7 @@ pub(crate) async fn embeddings(
         id: &id,
         object: "list",
         created: unix_time(),
-        model: state.model_name(),
+        model: job.model_name(),
         data: data.collect(),
         usage: types::Usage { prompt_tokens: num_tokens, total_tokens: num_tokens },
     };

@@ -18,6 +18,7 @@ use adapt::Capabilities;
 use provenance::{Marks, Strength};
 
 pub use limits::TemplateLimits;
+pub(crate) use time::strftime;
 
 /// The template of a model that has none: ChatML, which most open models know.
 pub const FALLBACK_TEMPLATE: &str = "\

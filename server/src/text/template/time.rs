@@ -33,7 +33,7 @@ struct CivilTime {
 }
 
 /// Formats `unix_seconds` by C's directives; unknown ones stay as they are.
-pub(super) fn strftime(unix_seconds: i64, format: &str) -> String {
+pub(crate) fn strftime(unix_seconds: i64, format: &str) -> String {
     let time = CivilTime::from_unix(unix_seconds);
     let mut out = String::new();
     let mut characters = format.chars();

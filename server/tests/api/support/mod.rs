@@ -217,7 +217,11 @@ pub(crate) fn answer_tokens(
         let rest = request.prompt[1..].iter().map(|&token| Some(known(token, count)));
         std::iter::once(None).chain(rest).collect()
     });
-    let mut events = vec![StreamEvent::Started(Started { num_cached_tokens: 2, prompt_logprobs })];
+    let mut events = vec![StreamEvent::Started(Started {
+        num_cached_tokens: 2,
+        prompt_logprobs,
+        ..Started::default()
+    })];
     events.extend(tokens.iter().map(|&token| {
         let logprobs = params.logprobs.map(|count| known(token, count));
         StreamEvent::Token(TokenOutput { token, logprobs })

@@ -8,36 +8,36 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
-use super::hub::{Download, Hub, HubFile, Listing};
-use super::progress::Progress;
 use quire_engine::plan::human_bytes;
+
+use super::hub::{Download, HubFile};
+use super::{Report, Step};
+use crate::registry::hex;
+use crate::store::check_disk;
 
 /// Attempts in a row that bring no new byte before the download is given up.
 const MAX_FRUITLESS_ATTEMPTS: u32 = 4;
 const RETRY_DELAY: Duration = Duration::from_secs(1);
-/// Left free on the disk.
-const DISK_MARGIN: u64 = 64 << 20;
 const BUFFER_SIZE: usize = 1 << 20;
 
-/// Downloads `file` to `folder`, unless it is there already, and returns its path.
-pub(crate) fn fetch(
-    hub: &Hub,
-    listing: &Listing,
+/// Downloads `file` to `path`, unless it is there already. `open` gives its bytes from an offset on.
+pub(super) fn fetch(
+    open: &dyn Fn(u64) -> Result<Download>,
     file: &HubFile,
-    folder: &Path,
-) -> Result<PathBuf> {
-    let path = folder.join(&file.path);
+    path: &Path,
+    report: Report<'_>,
+) -> Result<()> {
     let folder = path.parent().context("a joined path has a parent")?;
     std::fs::create_dir_all(folder)
         .with_context(|| format!("{} cannot be made", folder.display()))?;
-    if is_there(&path, file)? {
-        eprintln!("{} is here already", file.path);
-        return Ok(path);
+    if is_there(path, file)? {
+        report(file, Step::Here);
+        return Ok(());
     }
-    let mut part = Part::open(&path, file)?;
-    part.fill(hub, listing, file)?;
-    part.finish(&path)?;
-    Ok(path)
+    let mut part = Part::open(path, file)?;
+    part.fill(open, file, report)?;
+    report(file, Step::Verifying);
+    part.finish(path)
 }
 
 /// Whether the whole and right file lies at `path`.
@@ -49,7 +49,7 @@ fn is_there(path: &Path, file: &HubFile) -> Result<bool> {
     let Some(expected) = &file.sha256 else { return Ok(file.size.is_some()) };
     let mut hash = Sha256::new();
     hash_file(&mut File::open(path)?, &mut hash)?;
-    Ok(hex(hash) == *expected)
+    Ok(hex(&hash.finalize()) == *expected)
 }
 
 /// The growing file. Its name holds the checksum, so that no version is resumed with another.
@@ -92,17 +92,20 @@ impl Part {
     }
 
     /// Reads what is missing, again and again as long as each attempt brings something.
-    fn fill(&mut self, hub: &Hub, listing: &Listing, file: &HubFile) -> Result<()> {
+    fn fill(
+        &mut self,
+        open: &dyn Fn(u64) -> Result<Download>,
+        file: &HubFile,
+        report: Report<'_>,
+    ) -> Result<()> {
         if self.expected_size.is_some_and(|size| self.len > size) {
             self.restart()?;
         }
-        let mut progress = Progress::new(&file.path);
         let mut fruitless = 0;
         while self.expected_size.is_none_or(|size| self.len < size) {
             let before = self.len;
-            let outcome = hub
-                .open(listing, file, self.len)
-                .and_then(|download| self.append(download, &mut progress));
+            let outcome =
+                open(self.len).and_then(|download| self.append(download, file, &mut *report));
             if outcome.is_ok() && self.expected_size.is_none_or(|size| self.len >= size) {
                 break;
             }
@@ -114,18 +117,18 @@ impl Part {
             }
             std::thread::sleep(RETRY_DELAY);
         }
-        progress.finish();
         Ok(())
     }
 
-    fn append(&mut self, mut download: Download, progress: &mut Progress) -> Result<()> {
+    fn append(&mut self, mut download: Download, file: &HubFile, report: Report<'_>) -> Result<()> {
         self.expected_size = self.expected_size.or(download.size);
         self.expected_sha256 = self.expected_sha256.take().or(download.sha256.take());
         if download.start != self.len {
             self.restart()?;
         }
-        check_disk(&self.path, self.expected_size.unwrap_or(0).saturating_sub(self.len))?;
-        progress.start(self.len, self.expected_size);
+        let folder = self.path.parent().unwrap_or(&self.path);
+        check_disk(folder, self.expected_size.unwrap_or(0).saturating_sub(self.len))?;
+        report(file, Step::Started { len: self.len, size: self.expected_size });
         self.file.seek(SeekFrom::Start(self.len))?;
         let mut buffer = vec![0; BUFFER_SIZE];
         loop {
@@ -142,7 +145,7 @@ impl Part {
                 .with_context(|| format!("{} cannot be written", self.path.display()))?;
             self.hash.update(&buffer[..count]);
             self.len += count as u64;
-            progress.advance(self.len);
+            report(file, Step::Has { len: self.len, size: self.expected_size });
         }
     }
 
@@ -155,7 +158,7 @@ impl Part {
 
     /// Verifies the sum and gives the file its name. A wrong file is deleted.
     fn finish(self, path: &Path) -> Result<()> {
-        let found = hex(self.hash);
+        let found = hex(&self.hash.finalize());
         match &self.expected_sha256 {
             Some(expected) if *expected != found => {
                 std::fs::remove_file(&self.path)?;
@@ -186,21 +189,6 @@ fn is_transient(error: &anyhow::Error) -> bool {
     error.is::<Interrupted>() || error.downcast_ref::<ureq::Error>().is_some()
 }
 
-fn check_disk(path: &Path, missing: u64) -> Result<()> {
-    let folder = path.parent().unwrap_or(path);
-    let Ok(disk) = rustix::fs::statvfs(folder) else { return Ok(()) };
-    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-    if free < missing.saturating_add(DISK_MARGIN) {
-        bail!(
-            "{} more are needed in {}, and only {} are free; make room or name another --models-dir",
-            human_bytes(missing + DISK_MARGIN),
-            folder.display(),
-            human_bytes(free)
-        );
-    }
-    Ok(())
-}
-
 /// Hashes the file from its begin and returns its length.
 fn hash_file(file: &mut File, hash: &mut Sha256) -> std::io::Result<u64> {
     file.seek(SeekFrom::Start(0))?;
@@ -214,12 +202,4 @@ fn hash_file(file: &mut File, hash: &mut Sha256) -> std::io::Result<u64> {
         hash.update(&buffer[..count]);
         len += count as u64;
     }
-}
-
-fn hex(hash: Sha256) -> String {
-    use std::fmt::Write as _;
-    hash.finalize().iter().fold(String::with_capacity(64), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -1,5 +1,6 @@
 //! The grammar of model names. What passes it can be joined to a folder or an address without harm.
 
+use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -7,15 +8,15 @@ use anyhow::{Result, bail};
 
 /// `ORG/REPO`, and which of its files.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ModelName {
-    pub(crate) org: String,
-    pub(crate) repo: String,
-    pub(crate) selector: Selector,
+pub struct ModelName {
+    pub org: String,
+    pub repo: String,
+    pub selector: Selector,
 }
 
 /// What stands after the colon.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Selector {
+pub enum Selector {
     /// Nothing: the repository has one model.
     Only,
     /// As `Q4_K_M`.
@@ -26,8 +27,19 @@ pub(crate) enum Selector {
 
 impl ModelName {
     /// `ORG/REPO`.
-    pub(crate) fn id(&self) -> String {
+    pub fn id(&self) -> String {
         format!("{}/{}", self.org, self.repo)
+    }
+}
+
+/// With the hub in front, as other programs write it.
+impl fmt::Display for ModelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "hf.co/{}/{}", self.org, self.repo)?;
+        match &self.selector {
+            Selector::Only => Ok(()),
+            Selector::Quant(text) | Selector::File(text) => write!(f, ":{text}"),
+        }
     }
 }
 
@@ -81,7 +93,7 @@ pub(crate) fn is_file_path(text: &str) -> bool {
 }
 
 /// A branch, tag or commit.
-pub(crate) fn check_revision(text: &str) -> Result<()> {
+pub fn check_revision(text: &str) -> Result<()> {
     if text.split('/').all(is_name) && text.len() <= 128 {
         return Ok(());
     }

@@ -36,8 +36,8 @@ pub(crate) struct Listing {
 
 /// A file of a repository, as the hub describes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct HubFile {
-    pub(crate) path: String,
+pub struct HubFile {
+    pub path: String,
     pub(crate) size: Option<u64>,
     pub(crate) sha256: Option<String>,
 }
@@ -181,7 +181,7 @@ impl From<Sibling> for HubFile {
 }
 
 /// Where the body begins, and how long the whole file is.
-fn body_range<B>(response: &Response<B>, asked: u64) -> Result<(u64, Option<u64>)> {
+pub(super) fn body_range<B>(response: &Response<B>, asked: u64) -> Result<(u64, Option<u64>)> {
     if response.status().as_u16() != 206 {
         return Ok((0, header_text(response, "content-length")?.parse().ok()));
     }
@@ -197,7 +197,7 @@ fn body_range<B>(response: &Response<B>, asked: u64) -> Result<(u64, Option<u64>
     }
 }
 
-fn header_text<'a, B>(response: &'a Response<B>, name: &str) -> Result<&'a str> {
+pub(super) fn header_text<'a, B>(response: &'a Response<B>, name: &str) -> Result<&'a str> {
     let Some(value) = response.headers().get(name) else { return Ok("") };
     value.to_str().with_context(|| format!("the hub's header {name} is not text"))
 }
@@ -213,7 +213,7 @@ fn is_hex(text: &str, len: usize) -> bool {
     text.len() == len && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-fn same_origin(url: &str, endpoint: &str) -> bool {
+pub(super) fn same_origin(url: &str, endpoint: &str) -> bool {
     let origin = |text: &str| {
         let uri: Uri = text.parse().ok()?;
         Some((uri.scheme_str()?.to_owned(), uri.authority()?.as_str().to_ascii_lowercase()))
@@ -222,7 +222,7 @@ fn same_origin(url: &str, endpoint: &str) -> bool {
 }
 
 /// Where a redirect from `url` leads. A secure address never leads to an open one.
-fn join_url(url: &str, location: &str) -> Result<String> {
+pub(super) fn join_url(url: &str, location: &str) -> Result<String> {
     let from: Uri = url.parse().context("the address is malformed")?;
     let (scheme, authority) = (from.scheme_str(), from.authority());
     let joined = match (scheme, authority) {

@@ -1,0 +1,119 @@
+//! Registries in the manner of Docker's: a manifest, then its blobs, into the store.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use ureq::Agent;
+use ureq::http::{Response, header};
+
+use super::guard::{check_public, is_loopback_host};
+use super::hub::{Download, HubFile, body_range, header_text, join_url, same_origin};
+use super::{Report, download};
+use crate::store::{MANIFEST_TYPE, MAX_MANIFEST, Manifest, Store, StoreName, check_disk};
+
+const MAX_REDIRECTS: usize = 5;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Asks registries, without any key: whoever they redirect to learns nothing.
+pub struct RegistryClient {
+    agent: Agent,
+}
+
+impl Default for RegistryClient {
+    fn default() -> Self {
+        let agent = Agent::config_builder()
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .http_status_as_error(false)
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .timeout_recv_response(Some(ANSWER_TIMEOUT))
+            .user_agent(concat!("quire/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .new_agent();
+        Self { agent }
+    }
+}
+
+impl RegistryClient {
+    /// Downloads the model's blobs that are not in `store` yet, then gives it its name.
+    pub fn pull(&self, store: &Store, name: &StoreName, report: Report<'_>) -> Result<Manifest> {
+        let _lock = store.lock_to_add()?;
+        let base = base_url(name);
+        let bytes = self.manifest(&base, name)?;
+        let manifest = Manifest::parse(&bytes).with_context(|| format!("{name}"))?;
+        let missing = manifest.blobs().filter(|layer| !store.has_blob(&layer.digest));
+        let missing = missing.fold(0, |sum: u64, layer| sum.saturating_add(layer.size));
+        std::fs::create_dir_all(store.blobs())
+            .with_context(|| format!("{} cannot be written", store.root().display()))?;
+        check_disk(&store.blobs(), missing)?;
+        for layer in manifest.blobs() {
+            let file = HubFile {
+                path: format!("{name} {}", &layer.digest.hex()[..12]),
+                size: Some(layer.size),
+                sha256: Some(layer.digest.hex().to_owned()),
+            };
+            let url = format!("{base}/blobs/{}", layer.digest);
+            let open = |start| self.open(&url, start);
+            download::fetch(&open, &file, &store.blob_path(&layer.digest), &mut *report)?;
+        }
+        store.put_manifest(name, &manifest)?;
+        Ok(manifest)
+    }
+
+    fn manifest(&self, base: &str, name: &StoreName) -> Result<Vec<u8>> {
+        let url = format!("{base}/manifests/{}", name.tag);
+        let request = self.agent.get(&url).header(header::ACCEPT, MANIFEST_TYPE);
+        let request = request.header(header::ACCEPT_ENCODING, "identity");
+        let mut response =
+            request.call().with_context(|| format!("{} cannot be reached", name.host))?;
+        match response.status().as_u16() {
+            200 => {}
+            404 => bail!("there is no {name} at {}", name.host),
+            401 | 403 => bail!("{} does not give out {name}", name.host),
+            status => bail!("{} answers {status} for {name}", name.host),
+        }
+        let body = response.body_mut().with_config().limit(MAX_MANIFEST).read_to_vec();
+        body.with_context(|| format!("the manifest of {name} cannot be read"))
+    }
+
+    /// The bytes of a blob from `start` on.
+    fn open(&self, first: &str, start: u64) -> Result<Download> {
+        let mut url = first.to_owned();
+        for _ in 0..=MAX_REDIRECTS {
+            let response = self.get(&url, start)?;
+            if response.status().is_redirection() {
+                let next = join_url(&url, header_text(&response, "location")?)?;
+                if !same_origin(&next, first) && !first.starts_with("http://") {
+                    check_public(&next)?;
+                }
+                url = next;
+                continue;
+            }
+            let status = response.status().as_u16();
+            ensure!([200, 206].contains(&status), "the registry answers {status} for a blob");
+            let (start, size) = body_range(&response, start)?;
+            return Ok(Download {
+                start,
+                size,
+                sha256: None,
+                body: Box::new(response.into_body().into_reader()),
+            });
+        }
+        bail!("a blob has more than {MAX_REDIRECTS} redirects")
+    }
+
+    fn get(&self, url: &str, start: u64) -> Result<Response<ureq::Body>> {
+        let mut request = self.agent.get(url).header(header::ACCEPT_ENCODING, "identity");
+        if start > 0 {
+            request = request.header(header::RANGE, format!("bytes={start}-"));
+        }
+        request.call().context("the registry cannot be reached")
+    }
+}
+
+/// Without TLS only on this machine.
+fn base_url(name: &StoreName) -> String {
+    let scheme = if is_loopback_host(&name.host) { "http" } else { "https" };
+    format!("{scheme}://{}/v2/{}/{}", name.host, name.namespace, name.model)
+}
