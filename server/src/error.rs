@@ -128,6 +128,7 @@ fn kind_of(status: StatusCode) -> &'static str {
         405 => "MethodNotAllowedError",
         408 => "RequestTimeoutError",
         413 => "PayloadTooLargeError",
+        415 => "UnsupportedMediaTypeError",
         429 => "RateLimitError",
         500 => "InternalServerError",
         503 => "ServiceUnavailableError",

@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status};
 use super::answer::Answers;
 use super::convert;
 use super::running::{Place, Running};
+use super::stall;
 use crate::app::SharedState;
 use crate::error::ApiError;
 use crate::generation::embed::{EmbedJob, EmbedOptions, Input};
@@ -144,7 +145,8 @@ impl Inference for Service {
             };
             Some((stream::iter(messages), call))
         });
-        Ok(Response::new(Box::pin(steps.flatten())))
+        let timeout = self.state.config.limits.write_timeout;
+        Ok(Response::new(stall::watched(steps.flatten(), timeout)))
     }
 
     async fn embed(

@@ -6,6 +6,7 @@ mod guard;
 mod health;
 mod inference;
 mod running;
+mod stall;
 mod status;
 mod vllm;
 

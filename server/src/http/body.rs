@@ -26,6 +26,7 @@ pub async fn read_json(
     if content_type == ContentType::Json || headers.contains_key(header::ORIGIN) {
         check_content_type(headers)?;
     }
+    check_encoding(headers)?;
     let bytes = read(request.into_body(), limits).await?;
     String::from_utf8(bytes.into()).map_err(|_| ApiError::bad_request("the body is not UTF-8"))
 }
@@ -54,4 +55,15 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
         return Ok(());
     }
     Err(ApiError::bad_request("Unsupported Media Type: Only 'application/json' is allowed"))
+}
+
+/// What is small in transit and huge in memory is not taken at all.
+fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
+    match headers.get(header::CONTENT_ENCODING) {
+        Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => {
+            let message = "bodies must come without Content-Encoding: they are not decompressed";
+            Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message))
+        }
+        _ => Ok(()),
+    }
 }

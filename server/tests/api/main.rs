@@ -9,6 +9,7 @@ mod completions;
 mod connections;
 mod embeddings;
 mod grpc;
+mod hostile;
 mod lifecycle;
 mod structured;
 mod support;

@@ -16,6 +16,7 @@ use vllm_proto::{GenerateRequest, GenerateResponse};
 use super::answer::Answers;
 use super::convert::name_of;
 use super::running::Running;
+use super::stall;
 use crate::app::SharedState;
 use crate::error::ApiError;
 use crate::generation::{ChoiceEvent, Generation};
@@ -106,6 +107,7 @@ impl Inference for Service {
             let call = message.is_ok().then_some(call);
             Some((message, call))
         });
-        Ok(Response::new(Box::pin(messages)))
+        let timeout = self.state.config.limits.write_timeout;
+        Ok(Response::new(stall::watched(messages, timeout)))
     }
 }
