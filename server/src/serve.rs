@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use crate::app::{self, SharedState};
 use crate::grpc;
 use crate::http::connections::{Connections, Protocol};
+use crate::http::tls::Tls;
 
 /// How often recorded samples are sorted into buckets.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -21,6 +22,8 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 pub struct Listeners {
     pub http: TcpListener,
     pub grpc: Option<TcpListener>,
+    /// `None`: gRPC without TLS.
+    pub grpc_tls: Option<Tls>,
 }
 
 /// A listener and its connections.
@@ -67,7 +70,8 @@ fn doors(listeners: Listeners, state: &SharedState) -> io::Result<Vec<Door>> {
     let mut doors = vec![Door { listener: listeners.http, connections }];
     if let Some(listener) = listeners.grpc {
         let grpc = grpc::router(state.clone());
-        let connections = Connections::new(Protocol::Http2, grpc, limits.clone());
+        let connections =
+            Connections::new(Protocol::Http2, grpc, limits.clone()).with_tls(listeners.grpc_tls);
         doors.push(Door { listener, connections });
     }
     Ok(doors)

@@ -9,6 +9,7 @@ use clap::Args as ClapArgs;
 use quire_engine::EngineOptions;
 use quire_server::app::ServerConfig;
 use quire_server::http::auth::ApiKey;
+use quire_server::http::tls::Tls;
 use quire_server::registry::{KeepAlive, ParserNames, RegistryOptions};
 use quire_server::text::TemplateOptions;
 
@@ -76,6 +77,14 @@ struct NetworkArgs {
     #[arg(long, value_name = "PORT")]
     grpc_port: Option<u16>,
 
+    /// The certificate of gRPC in PEM, and those that vouch for it: with it gRPC is TLS alone
+    #[arg(long, requires_all = ["tls_key", "grpc_port"], value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+
+    /// The key of --tls-cert in PEM
+    #[arg(long, requires = "tls_cert", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+
     /// Threads that read requests and write answers; computing threads are --threads
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=1024), value_name = "COUNT")]
     http_threads: u16,
@@ -139,6 +148,7 @@ pub(crate) struct ServeOptions {
     pub(crate) port: u16,
     pub(crate) health_port: Option<u16>,
     pub(crate) grpc_port: Option<u16>,
+    pub(crate) grpc_tls: Option<Tls>,
     pub(crate) num_http_threads: usize,
     /// Its `served_model_names` are empty where the model file's name is to be used.
     pub(crate) template: TemplateOptions,
@@ -181,6 +191,7 @@ impl ServeArgs {
                 load_timeout: self.several.model_load_timeout,
             },
         };
+        let tls_files = network.tls_cert.as_ref().zip(network.tls_key.as_ref());
         let server = ServeOptions {
             models: self.models.clone(),
             models_memory: self.several.models_memory,
@@ -189,6 +200,7 @@ impl ServeArgs {
             port: network.port,
             health_port: network.health_port,
             grpc_port: network.grpc_port,
+            grpc_tls: tls_files.map(|(cert, key)| Tls::load(cert, key)).transpose()?,
             num_http_threads: usize::from(network.http_threads),
             template: self.template.resolve(),
             parsers: self.template.parsers(),

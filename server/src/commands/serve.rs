@@ -126,8 +126,12 @@ async fn serve_until_signal(
     };
     let grpc = server.grpc_port.map(|port| bind(&server.host, port, "--grpc-port")).transpose()?;
     let grpc_address = grpc.as_ref().map(TcpListener::local_addr).transpose()?;
-    let listeners =
-        Listeners { http: asynchronous(listener)?, grpc: grpc.map(asynchronous).transpose()? };
+    let scheme = if server.grpc_tls.is_some() { "gRPC over TLS" } else { "gRPC" };
+    let listeners = Listeners {
+        http: asynchronous(listener)?,
+        grpc: grpc.map(asynchronous).transpose()?,
+        grpc_tls: server.grpc_tls,
+    };
     let shutdown = async {
         tokio::select! {
             () = signals.first_then_exit_on_second() => {}
@@ -163,7 +167,7 @@ async fn serve_until_signal(
     let reaper = state.models.reap();
     println!("{}", greeting(address, &state.models.names().join(", "), has_keys, makes_embeddings));
     if let Some(address) = grpc_address {
-        println!("gRPC at {address} (quire.v1.Inference, vllm.Inference, health, reflection)");
+        println!("{scheme} at {address} (quire.v1.Inference, vllm.Inference, health, reflection)");
     }
     serving.await?;
     reaper.abort();

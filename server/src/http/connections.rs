@@ -10,12 +10,13 @@ use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use super::stall::StallGuard;
+use super::tls::Tls;
 use crate::limits::ServerLimits;
 
 /// What is spoken on a listener.
@@ -29,6 +30,8 @@ pub enum Protocol {
 /// The connections of one listener.
 pub struct Connections {
     protocol: Protocol,
+    /// `None`: connections are as they come.
+    tls: Option<Tls>,
     router: Router,
     limits: ServerLimits,
     slots: Arc<Semaphore>,
@@ -40,7 +43,12 @@ impl Connections {
     pub fn new(protocol: Protocol, router: Router, limits: ServerLimits) -> Self {
         let slots = Arc::new(Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS)));
         let (graceful, tasks) = (GracefulShutdown::new(), JoinSet::new());
-        Self { protocol, router, limits, slots, graceful, tasks }
+        Self { protocol, tls: None, router, limits, slots, graceful, tasks }
+    }
+
+    /// Connections are those of `tls`.
+    pub fn with_tls(self, tls: Option<Tls>) -> Self {
+        Self { tls, ..self }
     }
 
     /// Accepts until `until` is done; connections run on.
@@ -72,16 +80,36 @@ impl Connections {
             refuse(stream, self.protocol);
             return;
         };
-        let (router, limits) = (self.router.clone(), self.limits.clone());
+        let (router, limits, protocol) = (self.router.clone(), self.limits.clone(), self.protocol);
         let watcher = self.graceful.watcher();
-        match self.protocol {
-            Protocol::Http1 => {
-                self.tasks.spawn(holding(slot, serve_http1(stream, router, limits, watcher)))
+        let stream = guarded(stream, &limits);
+        match self.tls.clone() {
+            None => {
+                let served = serve(protocol, stream, router, limits, watcher);
+                self.tasks.spawn(holding(slot, served))
             }
-            Protocol::Http2 => {
-                self.tasks.spawn(holding(slot, serve_http2(stream, router, limits, watcher)))
-            }
+            Some(tls) => self.tasks.spawn(holding(slot, async move {
+                let greeting = tls.0.accept(stream);
+                match tokio::time::timeout(limits.header_read_timeout, greeting).await {
+                    Ok(Ok(stream)) => serve(protocol, stream, router, limits, watcher).await,
+                    Ok(Err(error)) => tracing::debug!(%error, "no TLS"),
+                    Err(_) => tracing::debug!("TLS was not agreed on in time"),
+                }
+            })),
         };
+    }
+}
+
+async fn serve<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
+    protocol: Protocol,
+    stream: S,
+    router: Router,
+    limits: ServerLimits,
+    watcher: Watcher,
+) {
+    match protocol {
+        Protocol::Http1 => serve_http1(stream, router, limits, watcher).await,
+        Protocol::Http2 => serve_http2(stream, router, limits, watcher).await,
     }
 }
 
@@ -90,28 +118,38 @@ async fn holding(slot: OwnedSemaphorePermit, connection: impl Future<Output = ()
     drop(slot);
 }
 
-/// The stream as hyper wants it; a peer that reads nothing for too long is cut off.
-fn guarded(stream: TcpStream, limits: &ServerLimits) -> TokioIo<StallGuard<TcpStream>> {
+/// A peer that reads nothing for too long is cut off.
+fn guarded(stream: TcpStream, limits: &ServerLimits) -> StallGuard<TcpStream> {
     // Tokens are small writes; waiting to fill a packet would delay each one.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "set_nodelay");
     }
-    TokioIo::new(StallGuard::new(stream, limits.write_timeout))
+    StallGuard::new(stream, limits.write_timeout)
 }
 
-async fn serve_http1(stream: TcpStream, router: Router, limits: ServerLimits, watcher: Watcher) {
+async fn serve_http1(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    router: Router,
+    limits: ServerLimits,
+    watcher: Watcher,
+) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_read_timeout)
         .max_headers(limits.max_headers)
         .max_header_size(limits.max_header_bytes)
-        .serve_connection(guarded(stream, &limits), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     if let Err(error) = watcher.watch(connection).await {
         tracing::debug!(%error, "connection ended");
     }
 }
 
-async fn serve_http2(stream: TcpStream, router: Router, limits: ServerLimits, watcher: Watcher) {
+async fn serve_http2(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    router: Router,
+    limits: ServerLimits,
+    watcher: Watcher,
+) {
     // A peer that is gone without a word is found out by a ping.
     const PING_INTERVAL: Duration = Duration::from_secs(30);
     let connection = http2::Builder::new(TokioExecutor::new())
@@ -120,7 +158,7 @@ async fn serve_http2(stream: TcpStream, router: Router, limits: ServerLimits, wa
         .keep_alive_timeout(limits.header_read_timeout)
         .max_concurrent_streams(limits.max_streams)
         .max_header_list_size(u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX))
-        .serve_connection(guarded(stream, &limits), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     if let Err(error) = watcher.watch(connection).await {
         tracing::debug!(%error, "connection ended");
     }

@@ -9,6 +9,7 @@ pub mod host;
 pub mod observe;
 pub mod signs;
 pub mod stall;
+pub mod tls;
 
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};

@@ -382,7 +382,7 @@ async fn routers_made_for_vllm_get_what_they_ask() {
 async fn over_a_socket_a_call_outlives_the_signal_to_stop() {
     let (server, queue) = TestServer::with_queue(config(), engine_info());
     let bind = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let listeners = Listeners { http: bind().await, grpc: Some(bind().await) };
+    let listeners = Listeners { http: bind().await, grpc: Some(bind().await), grpc_tls: None };
     let address = listeners.grpc.as_ref().unwrap().local_addr().unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let state = Arc::clone(&server.state);

@@ -83,7 +83,7 @@ async fn one_unread_stream_of_a_live_connection_is_cut_off() {
     info.limits.max_model_len = u32::MAX;
     let (server, queue) = TestServer::with_queue(config, info);
     let bind = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let listeners = Listeners { http: bind().await, grpc: Some(bind().await) };
+    let listeners = Listeners { http: bind().await, grpc: Some(bind().await), grpc_tls: None };
     let address = listeners.grpc.as_ref().unwrap().local_addr().unwrap();
     tokio::spawn(serve(listeners, Arc::clone(&server.state), std::future::pending()));
     // The connection has room for other streams when one is full.

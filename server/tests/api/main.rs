@@ -13,4 +13,5 @@ mod hostile;
 mod lifecycle;
 mod structured;
 mod support;
+mod tls;
 mod tools;

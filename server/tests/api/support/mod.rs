@@ -75,7 +75,7 @@ pub(crate) fn config() -> ServerConfig {
 
 /// Without gRPC.
 pub(crate) fn http_only(http: tokio::net::TcpListener) -> Listeners {
-    Listeners { http, grpc: None }
+    Listeners { http, grpc: None, grpc_tls: None }
 }
 
 impl TestServer {
