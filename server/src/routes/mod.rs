@@ -13,6 +13,7 @@ pub(crate) mod prepare;
 pub(crate) mod sampling;
 pub(crate) mod tokenize;
 pub(crate) mod tools;
+pub(crate) mod truncation;
 pub(crate) mod version;
 
 /// `system_fingerprint` of every answer.

@@ -11,6 +11,7 @@ use crate::generation::sampling::{SamplingFields, check_cache_salt, check_n};
 use crate::http::fields::{Fields, NeutralOnly};
 use crate::limits::ServerLimits;
 use crate::model::ServedModel;
+use crate::routes::truncation::Truncation;
 use crate::structured::{self, StructuredOutput};
 
 /// What the shared fields came to.
@@ -25,6 +26,7 @@ pub(crate) struct CommonFields {
     pub stream_options: StreamOptions,
     pub priority: i32,
     pub cache_salt: Option<String>,
+    pub truncation: Option<Truncation>,
     pub return_token_ids: bool,
     pub tokens_as_ids: bool,
 }
@@ -40,14 +42,11 @@ pub(crate) struct StreamOptions {
 
 /// Known fields without support, and the values that ask for nothing.
 pub(crate) const UNSUPPORTED: &[NeutralOnly] = &[
-    NeutralOnly("best_of", &["1"]),
     NeutralOnly("use_beam_search", &["false"]),
     NeutralOnly("length_penalty", &["1", "1.0"]),
     NeutralOnly("early_stopping", &["false"]),
     NeutralOnly("logprob_token_ids", &[]),
     NeutralOnly("spaces_between_special_tokens", &["true"]),
-    NeutralOnly("truncate_prompt_tokens", &[]),
-    NeutralOnly("truncation_side", &[]),
     NeutralOnly("media_io_kwargs", &["{}"]),
     NeutralOnly("mm_processor_kwargs", &["{}"]),
     NeutralOnly("mm_payload", &[r#""tensors""#]),
@@ -55,7 +54,6 @@ pub(crate) const UNSUPPORTED: &[NeutralOnly] = &[
     NeutralOnly("return_weight_versions", &["false"]),
     NeutralOnly("routed_experts_prompt_start", &["0"]),
     NeutralOnly("return_token_offsets", &["false"]),
-    NeutralOnly("return_prompt_text", &["false"]),
     NeutralOnly("kv_transfer_params", &[]),
     NeutralOnly("ec_transfer_params", &[]),
     NeutralOnly("vllm_xargs", &["{}"]),
@@ -63,6 +61,13 @@ pub(crate) const UNSUPPORTED: &[NeutralOnly] = &[
     NeutralOnly("stream_interval", &["1"]),
     NeutralOnly("thinking_token_budget", &[]),
     NeutralOnly("watermarking", &["false"]),
+    NeutralOnly("web_search_options", &[]),
+    NeutralOnly("verbosity", &[r#""medium""#]),
+    // Samplers of other servers, with what turns them off.
+    NeutralOnly("typical_p", &["1", "1.0"]),
+    NeutralOnly("mirostat", &["0"]),
+    NeutralOnly("dry_multiplier", &["0", "0.0"]),
+    NeutralOnly("xtc_probability", &["0", "0.0"]),
 ];
 
 #[derive(Deserialize)]
@@ -97,6 +102,7 @@ impl CommonFields {
             stream_options,
             priority: priority as i32,
             cache_salt: take_cache_salt(fields)?,
+            truncation: Truncation::take(fields)?,
             return_token_ids: fields.take_bool("return_token_ids")?.unwrap_or(false),
             tokens_as_ids: fields.take_bool("return_tokens_as_token_ids")?.unwrap_or(false),
         })

@@ -87,9 +87,11 @@ fn shared_cases() -> Vec<(&'static str, Vec<Value>)> {
         ("cache_salt", vec![json!(""), json!("a/b"), json!("x".repeat(129)), json!(5)]),
         ("request_id", vec![json!("a b"), json!(""), json!("x".repeat(129)), json!(7)]),
         ("user", vec![json!({})]),
-        ("best_of", vec![json!(2)]),
+        ("web_search_options", vec![json!({})]),
+        ("dry_multiplier", vec![json!(0.8)]),
         ("use_beam_search", vec![json!(true)]),
-        ("truncate_prompt_tokens", vec![json!(5)]),
+        ("truncate_prompt_tokens", vec![json!(0), json!(-2), json!("5"), json!(1e12)]),
+        ("truncation_side", vec![json!("middle"), json!(5)]),
         ("thinking_token_budget", vec![json!(5)]),
         ("kv_transfer_params", vec![json!({})]),
     ]
@@ -185,8 +187,10 @@ async fn chat_blames_its_own_fields() {
         (json!({"reasoning_effort": "huge"}), "reasoning_effort"),
         (json!({"continue_final_message": true}), "continue_final_message"),
         (json!({"modalities": ["audio"]}), "modalities"),
-        (json!({"documents": [{}]}), "documents"),
-        (json!({"echo": true}), "echo"),
+        (json!({"documents": [5]}), "documents"),
+        (json!({"echo": 1}), "echo"),
+        (json!({"best_of": 2}), "best_of"),
+        (json!({"return_prompt_text": 1}), "return_prompt_text"),
     ];
     let server = server();
     for (fields, param) in cases {
@@ -212,7 +216,6 @@ async fn completions_blame_their_own_fields() {
         (json!({"logprobs": 6}), "logprobs"),
         (json!({"logprobs": true}), "logprobs"),
         (json!({"echo": "yes"}), "echo"),
-        (json!({"echo": true, "stream": true, "logprobs": 1}), "echo"),
         (json!({"suffix": "x"}), "suffix"),
         (json!({"prompt_embeds": "x"}), "prompt_embeds"),
     ];

@@ -8,6 +8,7 @@ mod chat;
 mod completions;
 mod connections;
 mod embeddings;
+mod extras;
 mod grpc;
 mod hostile;
 mod lifecycle;

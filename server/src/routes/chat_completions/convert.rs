@@ -15,8 +15,12 @@ pub(super) fn convert(incoming: &Incoming) -> Result<(Frame, GenerationSpec), Ap
     let request = ChatRequest::take(&mut fields, &model, &incoming.state.config.limits)?;
     fields.finish();
 
-    let (prompt, output) = model.prepare_chat(&request.chat, request.tools.clone())?;
+    let (mut prompt, output) = model.prepare_chat(&request.chat, request.tools.clone())?;
     let common = &request.common;
+    if let Some(truncation) = common.truncation {
+        let max_model_len = model.engine.info().limits.max_model_len;
+        truncation.cut(&mut prompt, max_model_len, request.max_tokens.unwrap_or(1));
+    }
     let mut params = common.params.clone();
     params.max_tokens = request.max_tokens;
     params.logprobs = request.logprobs;

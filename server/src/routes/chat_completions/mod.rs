@@ -71,6 +71,7 @@ impl Frame {
             prompt_logprobs,
             kv_transfer_params: None,
             prompt_token_ids: self.request.common.return_token_ids.then_some(&self.prompt),
+            prompt_text: self.prompt_text(),
         }
     }
 
@@ -95,9 +96,10 @@ impl Frame {
             r#type: "function",
             function: FunctionCall { name: call.name, arguments: call.arguments },
         });
+        let echoed = self.request.echoed.clone().unwrap_or_default();
         Message {
             role: "assistant",
-            content: (!is_silent).then_some(message.content),
+            content: (!is_silent).then(|| echoed + &message.content),
             refusal: None,
             annotations: None,
             audio: None,
@@ -115,11 +117,13 @@ impl Frame {
             let usage_now = running.then(|| usage.into());
             match input {
                 SseInput::Event(index, ChoiceEvent::Started(_)) => {
+                    let content = self.request.echoed.as_deref().or(Some(""));
                     let role = Some("assistant");
-                    let delta = DeltaMessage { role, content: Some(""), ..DeltaMessage::default() };
+                    let delta = DeltaMessage { role, content, ..DeltaMessage::default() };
                     let mut chunk = self.chunk(Some(ChunkChoice::new(index, delta)));
                     chunk.prompt_token_ids =
                         self.request.common.return_token_ids.then_some(&self.prompt);
+                    chunk.prompt_text = self.prompt_text();
                     chunk.usage = usage_now;
                     out.push(&chunk);
                 }
@@ -151,6 +155,7 @@ impl Frame {
             choices: choice.into_iter().collect(),
             usage: None,
             prompt_token_ids: None,
+            prompt_text: None,
         }
     }
 
@@ -177,6 +182,10 @@ impl Frame {
             last.stop_reason.clone_from(&finish.stop_reason);
         }
         choices
+    }
+
+    fn prompt_text(&self) -> Option<String> {
+        self.request.return_prompt_text.then(|| self.model.decode(&self.prompt, false))
     }
 
     fn names(&self) -> TokenNames<'_> {

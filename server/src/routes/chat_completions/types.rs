@@ -19,6 +19,8 @@ pub(super) struct ChatCompletion<'a> {
     pub usage: Usage,
     pub prompt_logprobs: Option<Vec<PromptLogprobs>>,
     pub prompt_token_ids: Option<&'a [TokenId]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_text: Option<String>,
     pub(super) kv_transfer_params: Option<()>,
 }
 
@@ -74,6 +76,8 @@ pub(super) struct Chunk<'a> {
     pub usage: Option<Usage>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_token_ids: Option<&'a [TokenId]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_text: Option<String>,
 }
 
 #[derive(Serialize)]

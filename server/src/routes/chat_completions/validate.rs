@@ -1,5 +1,7 @@
 //! Parses and checks the body of `POST /v1/chat/completions`.
 
+use serde_json::{Map, Value};
+
 use crate::error::ApiError;
 use crate::http::fields::{Fields, NeutralOnly};
 use crate::limits::ServerLimits;
@@ -21,6 +23,9 @@ pub(super) struct ChatRequest {
     pub tools: ToolRequest,
     /// What the model thought is told.
     pub include_reasoning: bool,
+    /// What is shown before the answer that goes on from it.
+    pub echoed: Option<String>,
+    pub return_prompt_text: bool,
 }
 
 /// Chat fields without support, and the values that ask for nothing.
@@ -29,9 +34,8 @@ const UNSUPPORTED: &[NeutralOnly] = &[
     NeutralOnly("function_call", &[r#""none""#, r#""auto""#]),
     NeutralOnly("modalities", &[r#"["text"]"#]),
     NeutralOnly("audio", &[]),
-    NeutralOnly("documents", &["[]"]),
     NeutralOnly("chat_template", &[]),
-    NeutralOnly("echo", &["false"]),
+    NeutralOnly("best_of", &["1"]),
 ];
 
 impl ChatRequest {
@@ -44,11 +48,14 @@ impl ChatRequest {
         let mut chat = messages::take_chat(fields, limits)?;
         let tools = take_tools(fields, &mut chat, limits)?;
         reject_forced(&tools)?;
+        chat.documents = take_documents(fields)?;
         let common = CommonFields::take(fields, model, limits)?;
         let deprecated = fields.take_u32("max_tokens")?;
         let newer = fields.take_u32("max_completion_tokens")?;
         let max_tokens_name = if newer.is_some() { "max_completion_tokens" } else { "max_tokens" };
         let prompt_logprobs = take_prompt_logprobs(fields, common.stream)?;
+        let is_echoed = fields.take_bool("echo")?.unwrap_or(false);
+        let echoed = if is_echoed { last_answer(&chat) } else { None };
         Ok(Self {
             chat,
             max_tokens: newer.or(deprecated),
@@ -57,6 +64,8 @@ impl ChatRequest {
             prompt_logprobs,
             tools,
             include_reasoning: fields.take_bool("include_reasoning")?.unwrap_or(true),
+            echoed,
+            return_prompt_text: fields.take_bool("return_prompt_text")?.unwrap_or(false),
             common,
         })
     }
@@ -71,6 +80,20 @@ impl ChatRequest {
         });
         error
     }
+}
+
+/// Retrieved texts, which some templates know how to write.
+fn take_documents(fields: &mut Fields<'_>) -> Result<Option<Value>, ApiError> {
+    let documents: Option<Vec<Map<String, Value>>> =
+        fields.take("documents", "a list of objects")?;
+    let documents = documents.filter(|documents| !documents.is_empty());
+    Ok(documents.map(|documents| documents.into_iter().map(Value::Object).collect()))
+}
+
+/// The text of the last message, where the assistant wrote it.
+fn last_answer(chat: &ChatInput) -> Option<String> {
+    let last = chat.messages.last().filter(|last| last["role"] == "assistant")?;
+    last["content"].as_str().map(str::to_owned)
 }
 
 fn take_logprobs(fields: &mut Fields<'_>) -> Result<Option<u32>, ApiError> {

@@ -22,12 +22,18 @@ pub(super) fn convert(incoming: &Incoming) -> Result<(Frame, GenerationSpec), Ap
         Prompt::Text(text) => model.encode(&text, add_special),
         Prompt::Tokens(tokens) => tokens,
     };
-    let prompts: Vec<Vec<TokenId>> =
+    let mut prompts: Vec<Vec<TokenId>> =
         std::mem::take(&mut request.prompts).into_iter().map(tokens_of).collect();
+    if let Some(truncation) = request.common.truncation {
+        let max_model_len = model.engine.info().limits.max_model_len;
+        let cut = |prompt| truncation.cut(prompt, max_model_len, request.max_tokens.max(1));
+        prompts.iter_mut().for_each(cut);
+    }
     let common = &request.common;
     let mut params = common.params.clone();
     params.max_tokens = Some(request.max_tokens.max(1));
-    params.logprobs = request.logprobs;
+    // Which answers are best is a matter of their log probabilities.
+    params.logprobs = request.logprobs.or((request.best_of > common.n).then_some(0));
     // An echoed prompt shows its log probabilities beside the answer's.
     let echoed = request.logprobs.filter(|_| request.echo);
     params.prompt_logprobs = request.prompt_logprobs.max(echoed);
@@ -35,7 +41,7 @@ pub(super) fn convert(incoming: &Incoming) -> Result<(Frame, GenerationSpec), Ap
     text.every_token = common.stream && (common.return_token_ids || request.logprobs.is_some());
     let spec = GenerationSpec {
         prompts: prompts.clone(),
-        n: common.n,
+        n: request.best_of,
         params,
         structured_output: common.structured_output.clone(),
         text,

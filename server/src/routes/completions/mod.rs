@@ -49,6 +49,7 @@ struct Frame {
 
 impl Frame {
     fn completion(&self, answers: Vec<Answer>, usage: UsageCount) -> Completion<'_> {
+        let answers = best(answers, self.request.best_of as usize, self.request.common.n as usize);
         Completion {
             id: &self.id,
             object: "text_completion",
@@ -107,10 +108,13 @@ impl Frame {
             let usage = self.shown_usage(usage);
             let running = options.continuous_usage_stats && options.include_usage;
             let choice = match input {
-                SseInput::Event(index, ChoiceEvent::Started(_)) => match self.opening(index) {
-                    Some(choice) => choice,
-                    None => return,
-                },
+                SseInput::Event(index, ChoiceEvent::Started(started)) => {
+                    let known = &started.prompt_logprobs;
+                    match self.opening(index, known, &mut num_chars[index]) {
+                        Some(choice) => choice,
+                        None => return,
+                    }
+                }
                 SseInput::Event(index, ChoiceEvent::Delta(delta)) => {
                     self.chunk_choice(index, delta, &mut num_chars[index])
                 }
@@ -138,16 +142,29 @@ impl Frame {
     }
 
     /// The chunk before the answer, where the prompt is to be shown.
-    fn opening(&self, index: usize) -> Option<ChunkChoice> {
+    fn opening(
+        &self,
+        index: usize,
+        known: &[Option<TokenLogprobs>],
+        num_chars: &mut usize,
+    ) -> Option<ChunkChoice> {
         let has_ids = self.request.common.return_token_ids;
         if !self.request.echo && !has_ids {
             return None;
         }
         let prompt = self.prompt(index);
+        let logprobs = self.request.logprobs.filter(|_| self.request.echo).map(|num_top| {
+            let mut logprobs = CompletionLogprobs::new(num_top, 0);
+            for (&token, known) in prompt.iter().zip(known) {
+                logprobs.push(self.names(), token, known.as_ref());
+            }
+            *num_chars = logprobs.num_chars();
+            logprobs
+        });
         Some(ChunkChoice {
             index,
             text: if self.request.echo { self.prompt_text(prompt) } else { String::new() },
-            logprobs: None,
+            logprobs,
             finish_reason: None,
             stop_reason: None,
             prompt_token_ids: has_ids.then(|| prompt.to_vec()),
@@ -205,4 +222,23 @@ impl Frame {
         let asked = self.request.common.return_token_ids;
         asked.then(|| tokens.iter().map(|output| output.token).collect())
     }
+}
+
+/// Of each `best_of` answers to a prompt the `n` whose tokens are likeliest on average, best first.
+fn best(mut answers: Vec<Answer>, best_of: usize, n: usize) -> Vec<Answer> {
+    if best_of == n {
+        return answers;
+    }
+    let mean = |answer: &Answer| {
+        let known = answer.tokens.iter().filter_map(|output| output.logprobs.as_ref());
+        let sum: f32 = known.map(|known| known.logprob).sum();
+        sum / answer.tokens.len().max(1) as f32
+    };
+    let mut kept = Vec::with_capacity(answers.len() / best_of * n);
+    while !answers.is_empty() {
+        let mut group: Vec<Answer> = answers.drain(..best_of.min(answers.len())).collect();
+        group.sort_by(|a, b| mean(b).total_cmp(&mean(a)));
+        kept.extend(group.into_iter().take(n));
+    }
+    kept
 }

@@ -4,6 +4,7 @@ use quire_engine::request::TokenId;
 use serde::Deserialize;
 
 use crate::error::ApiError;
+use crate::generation::sampling::check_n;
 use crate::http::fields::{Fields, NeutralOnly};
 use crate::limits::ServerLimits;
 use crate::model::ServedModel;
@@ -19,6 +20,8 @@ pub(super) struct CompletionRequest {
     pub echo: bool,
     pub logprobs: Option<u32>,
     pub prompt_logprobs: Option<u32>,
+    /// Answers to make of each prompt; those with the highest log probability a token are shown.
+    pub best_of: u32,
 }
 
 pub(super) enum Prompt {
@@ -59,10 +62,7 @@ impl CompletionRequest {
             return Err(ApiError::invalid("max_tokens", message));
         }
         let logprobs = fields.take_u32("logprobs")?;
-        if common.stream && echo && logprobs.is_some() {
-            let message = "echo with logprobs is not available with stream";
-            return Err(ApiError::invalid("echo", message));
-        }
+        let best_of = take_best_of(fields, &common, limits)?;
         let prompt_logprobs = take_prompt_logprobs(fields, common.stream)?;
         Ok(Self {
             prompts,
@@ -72,8 +72,26 @@ impl CompletionRequest {
             echo,
             logprobs,
             prompt_logprobs,
+            best_of,
         })
     }
+}
+
+fn take_best_of(
+    fields: &mut Fields<'_>,
+    common: &CommonFields,
+    limits: &ServerLimits,
+) -> Result<u32, ApiError> {
+    let name = "best_of";
+    let given = fields.take_integer(name, i64::from(common.n), i64::from(limits.max_n))?;
+    let best_of = given.map_or(common.n, |count| count as u32);
+    if best_of > common.n && common.stream {
+        let message = "best_of above n is not available with stream: what is best shows at the end";
+        return Err(ApiError::invalid(name, message));
+    }
+    check_n(best_of, &common.params)
+        .map_err(|error| ApiError { param: Some(name.into()), ..error })?;
+    Ok(best_of)
 }
 
 fn take_prompts(fields: &mut Fields<'_>, limits: &ServerLimits) -> Result<Vec<Prompt>, ApiError> {
