@@ -23,8 +23,8 @@ use crate::registry::{Entry, Origin, Registry, RegistryOptions, Taken};
 use crate::retry::DrainRate;
 use crate::routes::ollama::manage;
 use crate::routes::{
-    self, chat_completions, completions, detokenize, embeddings, health, models, ollama, tokenize,
-    version,
+    self, chat_completions, completions, detokenize, embeddings, generate, health, load, models,
+    ollama, render, server_info, tokenize, version,
 };
 
 /// What every handler is given.
@@ -47,8 +47,21 @@ pub const ROUTES: &[Route] = &[
     Route::post("/v1/chat/completions", Access::Key, || post(chat_completions::chat_completions)),
     Route::post("/v1/completions", Access::Key, || post(completions::completions)),
     Route::post("/v1/embeddings", Access::Key, || post(embeddings::embeddings)),
+    Route::post("/v1/completions/render", Access::Key, || post(render::completion)),
+    Route::post("/v1/chat/completions/render", Access::Key, || post(render::chat)),
+    Route::post("/inference/v1/generate", Access::Key, || post(generate::generate)),
     Route::post("/tokenize", Access::Key, || post(tokenize::tokenize)),
     Route::post("/detokenize", Access::Key, || post(detokenize::detokenize)),
+    Route::get("/server_info", Access::Key, || get(server_info::server_info)),
+    Route::get("/get_server_info", Access::Key, || get(server_info::server_info)),
+    Route::get("/model_info", Access::Key, || get(server_info::model_info)),
+    Route::get("/get_model_info", Access::Key, || get(server_info::model_info)),
+    Route::get("/kv_event_sources", Access::Key, || get(server_info::kv_event_sources)),
+    Route::get("/load", Access::Key, || get(load::load)),
+    Route::get("/v1/loads", Access::Key, || get(load::loads)),
+    Route::get("/is_sleeping", Access::Key, || get(load::is_sleeping)),
+    Route::post("/v1/load_lora_adapter", Access::Key, || post(load::lora)),
+    Route::post("/v1/unload_lora_adapter", Access::Key, || post(load::lora)),
     Route::get("/", Access::Open, || get(ollama::root)),
     Route::get("/api/version", Access::Key, || get(ollama::version)),
     Route::get("/api/tags", Access::Key, || get(ollama::tags)),

@@ -131,6 +131,7 @@ fn kind_of(status: StatusCode) -> &'static str {
         415 => "UnsupportedMediaTypeError",
         429 => "RateLimitError",
         500 => "InternalServerError",
+        501 => "NotImplementedError",
         503 => "ServiceUnavailableError",
         _ => "BadRequestError",
     }

@@ -76,6 +76,11 @@ impl<'a> Fields<'a> {
         Ok(self.take_integer(name, 0, i64::from(u32::MAX))?.map(|value| value as u32))
     }
 
+    /// Whether the field is there, be it `null`.
+    pub fn has(&self, name: &str) -> bool {
+        self.raw.contains_key(name)
+    }
+
     pub fn take_raw(&mut self, name: &str) -> Option<&'a RawValue> {
         self.raw.remove(name).filter(|raw| raw.get() != "null")
     }

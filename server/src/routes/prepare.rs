@@ -76,19 +76,23 @@ impl Incoming {
         Ok((fields, model))
     }
 
-    /// The id of the answer: `prefix` and the request's own id, the client's header, or a fresh one.
+    /// The id of the answer: `prefix` and the request's own id.
     pub(crate) fn answer_id(
         &self,
         prefix: &str,
         fields: &mut Fields<'_>,
     ) -> Result<String, ApiError> {
+        Ok(format!("{prefix}-{}", self.request_id(fields)?))
+    }
+
+    /// The id in the body, the client's header, or a fresh one.
+    pub(crate) fn request_id(&self, fields: &mut Fields<'_>) -> Result<String, ApiError> {
         let given = fields.take_string("request_id")?;
         if given.as_deref().is_some_and(|id| !is_safe_id(id)) {
             let message = "request_id must be 1 to 128 letters, digits, or any of -_.:";
             return Err(ApiError::invalid("request_id", message));
         }
         let fresh = || uuid::Uuid::new_v4().simple().to_string();
-        let id = given.or_else(|| self.client_id.clone()).unwrap_or_else(fresh);
-        Ok(format!("{prefix}-{id}"))
+        Ok(given.or_else(|| self.client_id.clone()).unwrap_or_else(fresh))
     }
 }

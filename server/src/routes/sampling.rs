@@ -122,7 +122,7 @@ pub(crate) fn take_prompt_logprobs(
     Ok(count)
 }
 
-fn take_sampling(fields: &mut Fields<'_>) -> Result<SamplingFields, ApiError> {
+pub(crate) fn take_sampling(fields: &mut Fields<'_>) -> Result<SamplingFields, ApiError> {
     Ok(SamplingFields {
         max_tokens: None,
         min_tokens: fields.take_u32("min_tokens")?,
@@ -161,7 +161,7 @@ fn take_logit_bias(fields: &mut Fields<'_>) -> Result<Vec<(TokenId, f32)>, ApiEr
     given.unwrap_or_default().into_iter().map(entry).collect()
 }
 
-fn take_text_options(
+pub(crate) fn take_text_options(
     fields: &mut Fields<'_>,
     limits: &ServerLimits,
 ) -> Result<TextOptions, ApiError> {
@@ -180,7 +180,10 @@ fn take_text_options(
     Ok(options)
 }
 
-fn take_stream_options(fields: &mut Fields<'_>, stream: bool) -> Result<StreamOptions, ApiError> {
+pub(crate) fn take_stream_options(
+    fields: &mut Fields<'_>,
+    stream: bool,
+) -> Result<StreamOptions, ApiError> {
     let expected = "an object of include_usage and continuous_usage_stats";
     let options = fields.take("stream_options", expected)?;
     if options.is_some() && !stream {
@@ -190,7 +193,7 @@ fn take_stream_options(fields: &mut Fields<'_>, stream: bool) -> Result<StreamOp
     Ok(options.unwrap_or_default())
 }
 
-fn take_cache_salt(fields: &mut Fields<'_>) -> Result<Option<String>, ApiError> {
+pub(crate) fn take_cache_salt(fields: &mut Fields<'_>) -> Result<Option<String>, ApiError> {
     let salt = fields.take_string("cache_salt")?;
     salt.as_deref().map_or(Ok(()), check_cache_salt)?;
     Ok(salt)

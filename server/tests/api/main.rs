@@ -16,3 +16,4 @@ mod structured;
 mod support;
 mod tls;
 mod tools;
+mod workers;
