@@ -126,7 +126,8 @@ impl Guide {
     ) {
         out.fill(0);
         let mut state = self.state.lock();
-        if state.failure.is_some() {
+        // Of a step that failed and was forgotten since, nobody reads the masks.
+        if state.failure.is_some() || state.num_tokens < num_before {
             return;
         }
         let num_output = num_before + tail.len();
@@ -305,6 +306,7 @@ mod tests {
         // A sequence that is computed again has fewer tokens than the guide knows.
         assert_eq!(masks(&row, 1, &[1], &[]), [[2, 30]]);
         guide.restart();
+        assert_eq!(masks(&row, 2, &[2], &[]), [[0; 0]], "of a step that was forgotten");
         assert_eq!(masks(&row, 0, &[0, 1, 2], &[]), [[3, 30]]);
         assert_eq!(guide.failure(), None);
     }

@@ -3,6 +3,7 @@
 pub mod distance;
 pub mod families;
 pub mod gguf_keys;
+pub mod grammars;
 pub mod heads;
 pub mod layers;
 pub mod random_models;
