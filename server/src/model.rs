@@ -149,15 +149,25 @@ impl ServedModel {
         Ok(self.text.encode_rendered(&self.render_chat(chat)?))
     }
 
-    /// The tokens of a conversation, and how to read the answer to it.
+    /// The tokens of a conversation, and how to read the answer to it. `is_held`: by a grammar, from its first token
+    /// on, so nothing is thought before.
     pub(crate) fn prepare_chat(
         &self,
         chat: &ChatInput,
         tools: ToolRequest,
+        is_held: bool,
     ) -> Result<(Vec<TokenId>, OutputOptions), ApiError> {
-        let prompt = self.render_chat(chat)?;
         let is_continued = chat.continue_final_message;
-        let output = OutputOptions::new(self.output_formats, tools, &prompt.text, is_continued);
+        let mut formats = self.output_formats;
+        if !is_held || !chat.add_generation_prompt {
+            let prompt = self.render_chat(chat)?;
+            let output = OutputOptions::new(formats, tools, &prompt.text, is_continued);
+            return Ok((self.text.encode_rendered(&prompt), output));
+        }
+        let mut prompt = self.render_chat(&chat.without_thinking())?;
+        prompt.text.push_str(&formats.held_prefix(&prompt.text, &tools.choice));
+        formats.reasoning = None;
+        let output = OutputOptions::new(formats, tools, &prompt.text, is_continued);
         Ok((self.text.encode_rendered(&prompt), output))
     }
 

@@ -1,6 +1,7 @@
 """The official OpenAI client against Quire: answers, streams, logprobs, usage and errors."""
 
 import concurrent.futures
+import json
 import threading
 
 import openai
@@ -118,6 +119,52 @@ def test_a_conversation_has_roles(client):
     ]
     short, long = ask(client, messages=messages[1:2]), ask(client, messages=messages)
     assert long.usage.prompt_tokens > short.usage.prompt_tokens
+
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather of a city",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "enum": ["Oslo", "Lima"]}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("choice", "end"),
+    [({"type": "function", "function": {"name": "weather"}}, "stop"), ("required", "tool_calls")],
+)
+def test_a_tool_is_called_where_that_is_demanded(client, choice, end):
+    options = {"tools": [WEATHER], "tool_choice": choice, "max_tokens": 64}
+    options["parallel_tool_calls"] = False
+    (whole,) = ask(client, **options).choices
+    (call,) = whole.message.tool_calls
+    assert (call.type, call.function.name, whole.finish_reason) == ("function", "weather", end)
+    assert json.loads(call.function.arguments)["city"] in ("Oslo", "Lima")
+    assert whole.message.content is None
+    deltas = [chunk.choices[0].delta for chunk in ask(client, stream=True, **options)]
+    pieces = [delta.tool_calls[0] for delta in deltas if delta.tool_calls]
+    assert pieces[0].id and pieces[0].function.name == "weather"
+    assert all(piece.index == 0 for piece in pieces)
+    assert "".join(piece.function.arguments for piece in pieces) == call.function.arguments
+
+
+def test_results_of_tools_are_told(client):
+    call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+    messages = [
+        *QUESTION,
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "Sunny"},
+    ]
+    answer = ask(client, messages=messages, tools=[WEATHER])
+    assert answer.choices[0].finish_reason in ("stop", "length", "tool_calls")
+    assert answer.usage.prompt_tokens > ask(client, messages=messages[:1]).usage.prompt_tokens
 
 
 def test_tokenize_and_back(server):

@@ -84,6 +84,9 @@ pub(crate) fn take_tools(
             choice_of(&allowed_tools.mode)?
         }
     };
+    if let ToolChoice::Named(name) = &choice {
+        tools.retain(|tool| tool.name == *name);
+    }
     // A model that may not call is not told of tools.
     chat.tools = (choice != ToolChoice::None).then_some(Value::Array(given));
     Ok(ToolRequest { tools: Arc::new(ToolSet(tools)), choice, is_single })

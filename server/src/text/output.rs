@@ -146,6 +146,24 @@ impl fmt::Display for OutputFormats {
     }
 }
 
+impl OutputFormats {
+    /// What a prompt is to end with where a grammar holds the answer: no reasoning then, and of a named tool the call's
+    /// beginning.
+    pub fn held_prefix(&self, prompt: &str, choice: &ToolChoice) -> String {
+        let is_harmony = self.reasoning.is_some_and(|format| format.name == "harmony");
+        let call = match (choice, self.tools) {
+            (ToolChoice::Named(name), Some(format)) => format.prefix_of(name),
+            _ => String::new(),
+        };
+        match self.reasoning {
+            // The call's own header, if there is one, is the header.
+            Some(_) if is_harmony && !call.is_empty() => call,
+            Some(format) => format.closing(prompt) + &call,
+            None => call,
+        }
+    }
+}
+
 impl OutputOptions {
     /// For an answer to `prompt`, as text.
     pub fn new(
@@ -166,7 +184,8 @@ impl OutputOptions {
     }
 
     fn tool_format(&self) -> Option<&'static ToolFormat> {
-        self.formats.tools.filter(|_| self.tools.is_active())
+        let format = ToolFormat::of_choice(&self.tools.choice).or(self.formats.tools);
+        format.filter(|_| self.tools.is_active())
     }
 
     /// The texts that the parser must see though they may be control tokens.
@@ -199,9 +218,10 @@ impl OutputParser {
             .formats
             .reasoning
             .map(|format| format.splitter(&options.prompt_end, options.is_continued));
-        let reader = options
-            .tool_format()
-            .map(|format| ToolReader::new(format, Arc::clone(&options.tools.tools)));
+        let reader = options.tool_format().map(|format| {
+            let ids = options.formats.tools.unwrap_or(format);
+            ToolReader::new(format, ids, Arc::clone(&options.tools.tools))
+        });
         Self {
             splitter,
             reader,

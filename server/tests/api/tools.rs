@@ -284,6 +284,10 @@ async fn what_is_wrong_with_tools_is_said() {
         let calls = json!([{"id": "c", "type": "function", "function": function}]);
         json!({"messages": [{"role": "assistant", "content": null, "tool_calls": calls}]})
     };
+    let demanded = |parameters: Value| {
+        let function = json!({"name": "f", "parameters": parameters});
+        json!({"tools": [{"type": "function", "function": function}], "tool_choice": "required"})
+    };
     let many: Vec<Value> = (0..600).map(|_| tools()[1].clone()).collect();
     let cases = [
         (json!({"tools": []}), "tools"),
@@ -304,6 +308,7 @@ async fn what_is_wrong_with_tools_is_said() {
         ),
         (json!({"tools": null, "tool_choice": "required"}), "tool_choice"),
         (json!({"parallel_tool_calls": "yes"}), "parallel_tool_calls"),
+        (demanded(json!({"type": "nonsense"})), "tools"),
         (json!({"think": "a lot"}), "think"),
         (json!({"think": 5}), "think"),
         (json!({"enable_thinking": 1}), "enable_thinking"),
@@ -318,6 +323,74 @@ async fn what_is_wrong_with_tools_is_said() {
         assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{fields}: {}", reply.body);
         assert_eq!(reply.json()["error"]["param"], param, "{fields}: {}", reply.body);
     }
+}
+
+/// What a model writes that a grammar holds: the arguments of a named tool, or a list of calls.
+fn held(request: &Request) -> Vec<StreamEvent> {
+    assert!(request.params.constraint.is_some());
+    let prompt = text_of(&request.prompt);
+    let text = match prompt.ends_with("{\"name\": \"weather\", \"arguments\": ") {
+        true => r#"{"city": "é"}"#,
+        false => {
+            r#"[{"name": "now", "arguments": {}}, {"name": "weather", "arguments": {"city": "x"}}]"#
+        }
+    };
+    answer(request, text)
+}
+
+#[tokio::test]
+async fn calls_can_be_demanded() {
+    let server = server(held);
+    let named = json!({"type": "function", "function": {"name": "weather"}});
+    let weather = ("weather", r#"{"city": "é"}"#);
+    let both = [("now", "{}"), ("weather", r#"{"city": "x"}"#)];
+    let cases = [
+        (json!({"tool_choice": named}), "stop", vec![weather]),
+        (json!({"tool_choice": named, "reasoning_effort": "high"}), "stop", vec![weather]),
+        (json!({"tool_choice": "required"}), "tool_calls", both.to_vec()),
+        (
+            json!({"tool_choice": "required", "parallel_tool_calls": false}),
+            "tool_calls",
+            both[..1].to_vec(),
+        ),
+        (json!({"tool_choice": named, "max_tokens": 9}), "length", vec![]),
+    ];
+    for (mut fields, finish, expected) in cases {
+        let whole = chat(&server, fields.clone()).await;
+        assert_eq!(whole.status, StatusCode::OK, "{}", whole.body);
+        let choice = &whole.json()["choices"][0];
+        assert_eq!(choice["finish_reason"], finish, "{fields}");
+        fields["stream"] = json!(true);
+        let joined = join(&chat(&server, fields.clone()).await.chunks());
+        assert_eq!(joined[0]["finish"], finish, "{fields}");
+        for calls in [&choice["message"]["tool_calls"], &joined[0]["calls"]] {
+            let calls = calls.as_array().unwrap().iter().map(|call| {
+                let function = &call["function"];
+                (function["name"].as_str().unwrap(), function["arguments"].as_str().unwrap())
+            });
+            assert_eq!(calls.collect::<Vec<_>>(), expected, "{fields}");
+        }
+        // What was cut off is content.
+        let content = choice["message"]["content"].as_str().unwrap_or("");
+        assert_eq!(content.is_empty(), !expected.is_empty(), "{fields}: {content}");
+    }
+}
+
+/// A grammar holds from the first token on, so the prompt ends the thoughts that the template begins.
+#[tokio::test]
+async fn held_answers_begin_without_thoughts() {
+    const THINKS: &str = "{% for m in messages %}{{ m.content }}</think>{% endfor %}A:<think>";
+    let script = |request: &Request| answer(request, "{\"a\": 1}");
+    let server = TestServer::scripted_with(THINKS, &[], script);
+    let fields = json!({
+        "tools": null, "response_format": {"type": "json_object"}, "return_token_ids": true,
+    });
+    let reply = chat(&server, fields).await.json();
+    let ids: Vec<u32> = serde_json::from_value(reply["prompt_token_ids"].clone()).unwrap();
+    assert_eq!(text_of(&ids), "Hi</think>A:<think></think>\n\n");
+    assert_eq!(reply["choices"][0]["message"]["content"], "{\"a\": 1}");
+    let free = chat(&server, json!({"tools": null})).await.json();
+    assert_eq!(free["choices"][0]["message"]["reasoning"], "{\"a\": 1}");
 }
 
 #[tokio::test]

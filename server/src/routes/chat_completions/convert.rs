@@ -6,6 +6,7 @@ use crate::app::unix_time;
 use crate::error::ApiError;
 use crate::generation::GenerationSpec;
 use crate::routes::prepare::Incoming;
+use crate::structured::{Kind, StructuredOutput};
 
 /// Parses, checks, renders and tokenizes.
 pub(super) fn convert(incoming: &Incoming) -> Result<(Frame, GenerationSpec), ApiError> {
@@ -15,8 +16,12 @@ pub(super) fn convert(incoming: &Incoming) -> Result<(Frame, GenerationSpec), Ap
     let request = ChatRequest::take(&mut fields, &model, &incoming.state.config.limits)?;
     fields.finish();
 
-    let (mut prompt, output) = model.prepare_chat(&request.chat, request.tools.clone())?;
     let common = &request.common;
+    let demanded = request.tools.answer_schema();
+    let demanded = demanded.map(|schema| StructuredOutput::new("tools", Kind::Json(schema)));
+    let structured_output = demanded.or_else(|| common.structured_output.clone());
+    let is_held = structured_output.is_some();
+    let (mut prompt, output) = model.prepare_chat(&request.chat, request.tools.clone(), is_held)?;
     if let Some(truncation) = common.truncation {
         let max_model_len = model.engine.info().limits.max_model_len;
         truncation.cut(&mut prompt, max_model_len, request.max_tokens.unwrap_or(1));
@@ -30,7 +35,7 @@ pub(super) fn convert(incoming: &Incoming) -> Result<(Frame, GenerationSpec), Ap
     let spec = GenerationSpec {
         n: common.n,
         params,
-        structured_output: common.structured_output.clone(),
+        structured_output,
         text,
         output: Some(output),
         priority: common.priority,

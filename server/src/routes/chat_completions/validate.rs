@@ -9,7 +9,7 @@ use crate::model::ServedModel;
 use crate::routes::messages;
 use crate::routes::sampling::{CommonFields, take_prompt_logprobs};
 use crate::routes::tools::take_tools;
-use crate::text::{ChatInput, ToolChoice, ToolRequest};
+use crate::text::{ChatInput, ToolRequest};
 
 /// A checked request.
 pub(super) struct ChatRequest {
@@ -47,7 +47,6 @@ impl ChatRequest {
         fields.reject_unsupported(UNSUPPORTED)?;
         let mut chat = messages::take_chat(fields, limits)?;
         let tools = take_tools(fields, &mut chat, limits)?;
-        reject_forced(&tools)?;
         chat.documents = take_documents(fields)?;
         let common = CommonFields::take(fields, model, limits)?;
         let deprecated = fields.take_u32("max_tokens")?;
@@ -104,14 +103,4 @@ fn take_logprobs(fields: &mut Fields<'_>) -> Result<Option<u32>, ApiError> {
         return Err(ApiError::invalid("top_logprobs", message));
     }
     Ok(is_wanted.then_some(top))
-}
-
-fn reject_forced(tools: &ToolRequest) -> Result<(), ApiError> {
-    match tools.choice {
-        ToolChoice::None | ToolChoice::Auto => Ok(()),
-        ToolChoice::Required | ToolChoice::Named(_) => {
-            let message = "tool_choice must be none or auto: others are not supported";
-            Err(ApiError::invalid("tool_choice", message))
-        }
-    }
 }

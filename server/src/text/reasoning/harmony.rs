@@ -66,6 +66,10 @@ impl HarmonySplitter {
         }
     }
 
+    pub(super) fn closing(&self) -> &'static str {
+        if self.state == State::Header { "<|channel|>final<|message|>" } else { "" }
+    }
+
     pub(super) fn is_reasoning(&self) -> bool {
         self.state == State::Reasoning
     }

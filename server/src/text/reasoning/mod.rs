@@ -112,7 +112,27 @@ impl ReasoningFormat {
     }
 }
 
+impl ReasoningFormat {
+    /// What ends the reasoning, or a header, that `prompt` has begun, so that the answer is content from its start.
+    pub(super) fn closing(&self, prompt: &str) -> String {
+        match (&self.kind, self.splitter(prompt, false)) {
+            (Kind::Pair(pair), splitter) if splitter.is_reasoning() => {
+                format!("{}\n\n", pair.close)
+            }
+            (Kind::Pair(_), _) => String::new(),
+            (Kind::Harmony, splitter) => splitter.closing().to_owned(),
+        }
+    }
+}
+
 impl Splitter {
+    fn closing(&self) -> &'static str {
+        match self {
+            Self::Harmony(splitter) => splitter.closing(),
+            Self::Pair(_) => "",
+        }
+    }
+
     pub(super) fn push(&mut self, text: &str, out: &mut Vec<Segment>) {
         match self {
             Self::Pair(splitter) => splitter.push(text, out),

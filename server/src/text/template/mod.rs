@@ -73,6 +73,15 @@ pub struct ChatInput {
 }
 
 impl ChatInput {
+    /// For an answer without thoughts, as far as the template has a switch for it.
+    pub fn without_thinking(&self) -> Self {
+        let mut silent = self.clone();
+        for name in ["enable_thinking", "thinking"] {
+            silent.kwargs.insert(name.to_owned(), Value::Bool(false));
+        }
+        silent
+    }
+
     /// With tools, calls and their results as text, for templates that do not know them.
     pub fn with_told_tools(&self) -> Self {
         let mut told = self.clone();

@@ -13,6 +13,7 @@ pub(super) const FORMAT: ToolFormat = ToolFormat {
     leading: &[],
     closers: &["<｜tool▁calls▁end｜>"],
     inner: &[SEPARATOR, END],
+    prefix: "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>{name}<｜tool▁sep｜>",
     read,
     ids: Ids::Call,
 };

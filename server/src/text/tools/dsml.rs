@@ -13,6 +13,7 @@ pub(super) const FORMAT: ToolFormat = ToolFormat {
     leading: &[],
     closers: &["</｜DSML｜function_calls>", "</｜DSML｜tool_calls>"],
     inner: &["｜DSML｜"],
+    prefix: "",
     read,
     ids: Ids::Call,
 };

@@ -14,6 +14,7 @@ pub(super) const FORMAT: ToolFormat = ToolFormat {
     leading: &[],
     closers: &[],
     inner: &[CLOSE, QUOTE],
+    prefix: "",
     read,
     ids: Ids::Call,
 };

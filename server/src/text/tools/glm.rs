@@ -14,6 +14,7 @@ pub(super) const FORMAT: ToolFormat = ToolFormat {
     leading: &[],
     closers: &[],
     inner: &[CLOSE, KEY, END_KEY, VALUE, END_VALUE],
+    prefix: "",
     read,
     ids: Ids::Call,
 };

@@ -12,6 +12,7 @@ pub(super) const FORMAT: ToolFormat = ToolFormat {
     leading: &[],
     closers: &[],
     inner: &[MESSAGE, CLOSE],
+    prefix: "<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>",
     read,
     ids: Ids::Call,
 };

@@ -11,6 +11,7 @@ pub(super) const FORMAT: ToolFormat = ToolFormat {
     leading: &[],
     closers: &[],
     inner: &[CLOSE],
+    prefix: "<tool_call>\n{\"name\": \"{name}\", \"arguments\": ",
     read,
     ids: Ids::Call,
 };

@@ -11,6 +11,7 @@ pub(super) const FORMAT: ToolFormat = ToolFormat {
     leading: &[],
     closers: &["<|tool_calls_section_end|>"],
     inner: &[ARGUMENTS, END],
+    prefix: "<|tool_calls_section_begin|><|tool_call_begin|>functions.{name}:0<|tool_call_argument_begin|>",
     read,
     ids: Ids::Call,
 };

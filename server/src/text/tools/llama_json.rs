@@ -16,6 +16,7 @@ pub(super) const FORMAT: ToolFormat = ToolFormat {
     leading: &["{"],
     closers: &[";", "<|python_end|>"],
     inner: &[],
+    prefix: "{\"name\": \"{name}\", \"parameters\": ",
     read,
     ids: Ids::Call,
 };

@@ -11,6 +11,7 @@ pub(super) const FORMAT: ToolFormat = ToolFormat {
     leading: &[],
     closers: &[],
     inner: &[CALL_ID, ARGS],
+    prefix: "[TOOL_CALLS]{name}[ARGS]",
     read,
     ids: Ids::Nine,
 };

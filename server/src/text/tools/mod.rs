@@ -3,6 +3,7 @@
 mod cursor;
 mod deepseek;
 mod dsml;
+mod forced;
 mod gemma4;
 mod glm;
 mod harmony;
@@ -40,6 +41,8 @@ pub struct ToolFormat {
     closers: &'static [&'static str],
     /// Other texts that mean something here. Control tokens among all these must be seen.
     inner: &'static [&'static str],
+    /// What a call of `{name}` begins with, up to arguments that are JSON; empty where they are not.
+    prefix: &'static str,
     /// Reads what begins with an opener.
     read: fn(&mut cursor::Cursor<'_>, &ToolSet) -> Scan<Vec<RawCall>>,
     ids: Ids,
@@ -83,6 +86,20 @@ enum Ids {
 }
 
 impl ToolFormat {
+    /// What a prompt ends with so that the answer is the arguments of a call.
+    pub(super) fn prefix_of(&self, name: &str) -> String {
+        self.prefix.replace("{name}", name)
+    }
+
+    /// The format in which an answer with demanded calls comes.
+    pub(super) fn of_choice(choice: &ToolChoice) -> Option<&'static Self> {
+        match choice {
+            ToolChoice::None | ToolChoice::Auto => None,
+            ToolChoice::Required => Some(&forced::REQUIRED),
+            ToolChoice::Named(_) => Some(&forced::NAMED),
+        }
+    }
+
     /// The texts that a parser must see though they are control tokens.
     pub(super) fn markers(&self) -> impl Iterator<Item = &'static str> {
         [self.openers, self.leading, self.closers, self.inner].into_iter().flatten().copied()

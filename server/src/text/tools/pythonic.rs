@@ -13,6 +13,7 @@ pub(super) const FORMAT: ToolFormat = ToolFormat {
     leading: &["["],
     closers: &["<|python_end|>", "<|tool_call_end|>"],
     inner: &[],
+    prefix: "",
     read,
     ids: Ids::Call,
 };

@@ -16,6 +16,7 @@ pub(super) const FORMAT: ToolFormat = ToolFormat {
     leading: &[],
     closers: &[CLOSE, "</seed:tool_call>"],
     inner: &[],
+    prefix: "",
     read,
     ids: Ids::Call,
 };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::super::markers::{certain_len, char_floor, first_of};
 use super::cursor::{Cursor, Stop};
-use super::{RawCall, ToolFormat, ToolSet};
+use super::{Ids, RawCall, ToolFormat, ToolSet};
 
 /// What was found, in order.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,6 +24,7 @@ pub(in crate::text) enum Found {
 /// when it is whole: until then it could turn out to be none.
 pub(in crate::text) struct ToolReader {
     format: &'static ToolFormat,
+    ids: Ids,
     tools: Arc<ToolSet>,
     openers: Vec<&'static str>,
     /// Text that is undecided.
@@ -47,9 +48,15 @@ enum Next {
 }
 
 impl ToolReader {
-    pub(in crate::text) fn new(format: &'static ToolFormat, tools: Arc<ToolSet>) -> Self {
+    /// `ids` are those of another format, where the calls are to look as if they were of that.
+    pub(in crate::text) fn new(
+        format: &'static ToolFormat,
+        ids: &'static ToolFormat,
+        tools: Arc<ToolSet>,
+    ) -> Self {
         Self {
             format,
+            ids: ids.ids,
             tools,
             openers: format.openers.to_vec(),
             held: String::new(),
@@ -88,7 +95,7 @@ impl ToolReader {
                     self.held.drain(..len);
                     self.follows_call = true;
                     out.extend(calls.into_iter().map(|call| Found::Call {
-                        id: call.id.unwrap_or_else(|| self.format.ids.fresh()),
+                        id: call.id.unwrap_or_else(|| self.ids.fresh()),
                         name: call.name,
                         arguments: call.arguments,
                     }));
