@@ -23,8 +23,8 @@ use crate::registry::{Entry, Origin, Registry, RegistryOptions, Taken};
 use crate::retry::DrainRate;
 use crate::routes::ollama::manage;
 use crate::routes::{
-    self, chat_completions, completions, detokenize, embeddings, generate, health, load, models,
-    ollama, render, server_info, tokenize, version,
+    self, anthropic, chat_completions, completions, detokenize, embeddings, generate, health, load,
+    models, ollama, render, server_info, tokenize, version,
 };
 
 /// What every handler is given.
@@ -52,6 +52,8 @@ pub const ROUTES: &[Route] = &[
     Route::post("/inference/v1/generate", Access::Key, || post(generate::generate)),
     Route::post("/tokenize", Access::Key, || post(tokenize::tokenize)),
     Route::post("/detokenize", Access::Key, || post(detokenize::detokenize)),
+    Route::post("/v1/messages", Access::Key, || post(anthropic::messages)),
+    Route::post("/v1/messages/count_tokens", Access::Key, || post(anthropic::count_tokens)),
     Route::get("/server_info", Access::Key, || get(server_info::server_info)),
     Route::get("/get_server_info", Access::Key, || get(server_info::server_info)),
     Route::get("/model_info", Access::Key, || get(server_info::model_info)),

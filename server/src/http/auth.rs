@@ -1,7 +1,7 @@
 //! API keys: kept as hashes, compared in constant time, asked for before a body is read.
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
@@ -63,13 +63,17 @@ pub(crate) fn is_known(keys: &[ApiKey], headers: &HeaderMap) -> bool {
     if keys.is_empty() {
         return true;
     }
-    let Some(given) = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok())
-    else {
+    let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
+    let bearer = headers.get(header::AUTHORIZATION).and_then(text).and_then(|given| {
+        let (scheme, key) = given.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| key.trim().to_owned())
+    });
+    // As Anthropic's clients send it.
+    let Some(key) = bearer.or_else(|| headers.get("x-api-key").and_then(text)) else {
         return false;
     };
-    let Some((scheme, key)) = given.split_once(' ') else { return false };
-    let given = ApiKey::new(key.trim());
+    let given = ApiKey::new(&key);
     // Every key is compared, so that the time says nothing about which one matched.
     let found = keys.iter().fold(Choice::from(0), |found, key| found | key.0.ct_eq(&given.0));
-    scheme.eq_ignore_ascii_case("bearer") && bool::from(found)
+    bool::from(found)
 }

@@ -81,6 +81,11 @@ impl<'a> Fields<'a> {
         self.raw.contains_key(name)
     }
 
+    /// The field as it is written, which stays.
+    pub fn peek_raw(&self, name: &str) -> Option<&'a RawValue> {
+        self.raw.get(name).copied()
+    }
+
     pub fn take_raw(&mut self, name: &str) -> Option<&'a RawValue> {
         self.raw.remove(name).filter(|raw| raw.get() != "null")
     }

@@ -40,7 +40,10 @@ enum Thinking {
 }
 
 /// How much to think, in the ways that clients say it. What `chat_template_kwargs` names stays as it is.
-fn take_thinking(fields: &mut Fields<'_>, kwargs: &mut Map<String, Value>) -> Result<(), ApiError> {
+pub(crate) fn take_thinking(
+    fields: &mut Fields<'_>,
+    kwargs: &mut Map<String, Value>,
+) -> Result<(), ApiError> {
     let effort = fields.take_string("reasoning_effort")?;
     let think = fields.take("think", "true, false or an effort")?;
     if let Some(thinks) = fields.take_bool("enable_thinking")? {

@@ -1,5 +1,6 @@
 //! One folder or file a route: parse, validate, convert, answer.
 
+pub(crate) mod anthropic;
 pub(crate) mod chat_completions;
 pub(crate) mod completions;
 pub(crate) mod detokenize;

@@ -52,6 +52,18 @@ impl Incoming {
         Ok(Self { state, body, arrival, client_id, model: None, load_time })
     }
 
+    /// The same request with another body.
+    pub(crate) fn with_body(&self, body: String) -> Self {
+        Self {
+            state: Arc::clone(&self.state),
+            body,
+            arrival: self.arrival,
+            client_id: self.client_id.clone(),
+            model: self.model.clone(),
+            load_time: self.load_time,
+        }
+    }
+
     async fn wait_for_model(self) -> Result<Self, ApiError> {
         let (state, num_bytes) = (Arc::clone(&self.state), self.body.len());
         let find = move || {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper that cannot go on fails its test")]
 
+mod anthropic;
 mod ollama;
 mod several_models;
 mod store;

@@ -49,6 +49,14 @@ pub(super) fn spec_of(incoming: &Incoming) -> Result<(String, GenerationSpec), A
     Ok((frame.id, spec))
 }
 
+/// What a chat comes to, for routes that answer in a form of their own.
+pub(crate) fn model_and_spec(
+    incoming: &Incoming,
+) -> Result<(Arc<ServedModel>, GenerationSpec), ApiError> {
+    let (frame, spec) = convert::convert(incoming)?;
+    Ok((frame.model, spec))
+}
+
 /// What all parts of one response share.
 struct Frame {
     id: String,

@@ -21,8 +21,9 @@ use crate::limits::ServerLimits;
 use crate::model::ServedModel;
 use crate::routes::messages;
 use crate::routes::prepare::Incoming;
+use crate::routes::tools;
 use crate::structured::{Kind, StructuredOutput};
-use crate::text::ChatInput;
+use crate::text::{ChatInput, OutputOptions, ToolRequest};
 
 pub(crate) async fn chat(
     State(state): State<SharedState>,
@@ -57,16 +58,19 @@ fn convert(incoming: &Incoming, name: &str) -> Result<Job, ApiError> {
     let limits = &incoming.state.config.limits;
     let options = Options::read(&model, fields.take("options", "an object")?.unwrap_or_default())?;
     let messages = take_messages(&mut fields, name, &model, limits)?;
-    let common = Common::take(&mut fields, name)?;
-    let chat = ChatInput {
+    let common = Common::take(&mut fields)?;
+    let mut chat = ChatInput {
         messages,
         add_generation_prompt: true,
         unix_seconds: unix_time() as i64,
         ..ChatInput::default()
     };
-    let (prompt, headers) = fitting_prompt(&model, chat, &options, common.truncate)?;
+    let tools = take_tools(&mut fields, &mut chat, limits)?;
+    take_think(&mut fields, &mut chat, name, &model)?;
+    let ((prompt, output), headers) = fitting_prompt(&model, chat, &tools, &options, &common)?;
     fields.finish();
-    let spec = common.spec(&model, options, prompt, incoming, limits)?;
+    let mut spec = common.spec(&model, options, prompt, incoming, limits)?;
+    spec.output = Some(output);
     Ok(Job {
         spec,
         stream: common.stream,
@@ -75,6 +79,7 @@ fn convert(incoming: &Incoming, name: &str) -> Result<Job, ApiError> {
         model,
         clock: Clock::new(incoming.arrival, incoming.load_time),
         logprobs: common.logprobs,
+        num_calls: 0,
         headers,
     })
 }
@@ -89,7 +94,7 @@ pub(super) struct Common {
 }
 
 impl Common {
-    pub(super) fn take(fields: &mut Fields<'_>, _name: &str) -> Result<Self, ApiError> {
+    pub(super) fn take(fields: &mut Fields<'_>) -> Result<Self, ApiError> {
         // The context never shifts: an answer ends where it is full.
         fields.take_bool("shift")?;
         let format: Option<Value> = fields.take("format", "\"json\" or a JSON schema")?;
@@ -144,6 +149,32 @@ impl Common {
     }
 }
 
+/// Tools in OpenAI's form; without any the list may be empty.
+fn take_tools(
+    fields: &mut Fields<'_>,
+    chat: &mut ChatInput,
+    limits: &ServerLimits,
+) -> Result<ToolRequest, ApiError> {
+    if fields.peek_raw("tools").is_some_and(|raw| raw.get() == "[]") {
+        fields.take_raw("tools");
+    }
+    tools::take_tools(fields, chat, limits)
+}
+
+/// `think`, which a model that cannot is not asked for.
+pub(super) fn take_think(
+    fields: &mut Fields<'_>,
+    chat: &mut ChatInput,
+    name: &str,
+    model: &ServedModel,
+) -> Result<(), ApiError> {
+    let asks = fields.peek_raw("think").is_some_and(|raw| !["false", "null"].contains(&raw.get()));
+    if asks && model.output_formats.reasoning.is_none() {
+        return Err(does_not_support(name, "thinking"));
+    }
+    messages::take_thinking(fields, &mut chat.kwargs)
+}
+
 /// The conversation as templates take it, with what the model's own settings put before it.
 fn take_messages(
     fields: &mut Fields<'_>,
@@ -188,26 +219,28 @@ fn converted(mut message: Value) -> Value {
 pub(super) fn fitting_prompt(
     model: &ServedModel,
     mut chat: ChatInput,
+    tools: &ToolRequest,
     options: &Options,
-    truncate: bool,
-) -> Result<(Vec<TokenId>, HeaderMap), ApiError> {
+    common: &Common,
+) -> Result<((Vec<TokenId>, OutputOptions), HeaderMap), ApiError> {
     let mut headers = HeaderMap::new();
-    let prompt = model.encode_chat(&chat)?;
+    let is_held = common.structured_output.is_some();
+    let (prompt, output) = model.prepare_chat(&chat, tools.clone(), is_held)?;
     let window = window(model, options);
     if prompt.len() < window {
-        return Ok((prompt, headers));
+        return Ok(((prompt, output), headers));
     }
     let is_system = |message: &Value| message["role"] == "system";
     let mut num_dropped = 0_u32;
     let mut num_tokens = prompt.len();
-    while truncate && num_tokens >= window {
+    while common.truncate && num_tokens >= window {
         // The last message is what is asked.
         let end = chat.messages.len().saturating_sub(1);
         let Some(oldest) = chat.messages[..end].iter().position(|it| !is_system(it)) else { break };
         chat.messages.remove(oldest);
         num_dropped += 1;
-        let shorter = model.encode_chat(&chat)?;
-        num_tokens = shorter.len();
+        let shorter = model.prepare_chat(&chat, tools.clone(), is_held)?;
+        num_tokens = shorter.0.len();
         if num_tokens < window {
             headers.insert(TRUNCATED, HeaderValue::from(num_dropped));
             return Ok((shorter, headers));

@@ -6,7 +6,7 @@ use axum::response::Response;
 use quire_engine::request::TokenId;
 use serde_json::{Value, json};
 
-use super::chat::{Common, TRUNCATED, fitting_prompt, too_long, window};
+use super::chat::{Common, TRUNCATED, fitting_prompt, take_think, too_long, window};
 use super::durations::Clock;
 use super::error::OllamaError;
 use super::incoming::{Prepared, does_not_support, prepare, refuse_images};
@@ -20,7 +20,7 @@ use crate::http::fields::Fields;
 use crate::model::ServedModel;
 use crate::routes::messages;
 use crate::routes::prepare::Incoming;
-use crate::text::ChatInput;
+use crate::text::{ChatInput, ToolRequest};
 
 pub(crate) async fn generate(
     State(state): State<SharedState>,
@@ -91,8 +91,8 @@ fn convert(incoming: &Incoming, name: &str) -> Result<Job, ApiError> {
     let limits = &incoming.state.config.limits;
     let options = Options::read(&model, fields.take("options", "an object")?.unwrap_or_default())?;
     let given = PromptFields::take(&mut fields, name)?;
-    let common = Common::take(&mut fields, name)?;
-    fields.finish();
+    let common = Common::take(&mut fields)?;
+    let mut output = None;
 
     let is_raw = given.raw;
     let (prompt, headers) = if !given.suffix.is_empty() {
@@ -108,13 +108,17 @@ fn convert(incoming: &Incoming, name: &str) -> Result<Job, ApiError> {
         }
         messages.extend(model.settings.messages.iter().cloned());
         messages.push(json!({"role": "user", "content": given.prompt}));
-        let chat = ChatInput {
+        let mut chat = ChatInput {
             messages: messages::checked(messages, limits)?,
             add_generation_prompt: true,
             unix_seconds: unix_time() as i64,
             ..ChatInput::default()
         };
-        let (mut prompt, headers) = fitting_prompt(&model, chat, &options, common.truncate)?;
+        take_think(&mut fields, &mut chat, name, &model)?;
+        let tools = ToolRequest::default();
+        let ((mut prompt, parsed), headers) =
+            fitting_prompt(&model, chat, &tools, &options, &common)?;
+        output = Some(parsed);
         if !given.context.is_empty() {
             prompt.splice(..0, given.context);
         }
@@ -122,7 +126,9 @@ fn convert(incoming: &Incoming, name: &str) -> Result<Job, ApiError> {
         (prompt, headers)
     };
     let context = (!is_raw).then(|| prompt.clone());
-    let spec = common.spec(&model, options, prompt, incoming, limits)?;
+    fields.finish();
+    let mut spec = common.spec(&model, options, prompt, incoming, limits)?;
+    spec.output = output;
     Ok(Job {
         spec,
         stream: common.stream,
@@ -131,6 +137,7 @@ fn convert(incoming: &Incoming, name: &str) -> Result<Job, ApiError> {
         model,
         clock: Clock::new(incoming.arrival, incoming.load_time),
         logprobs: common.logprobs,
+        num_calls: 0,
         headers,
     })
 }

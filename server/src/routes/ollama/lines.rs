@@ -21,6 +21,7 @@ use crate::generation::logprobs::{ChatLogprobs, TokenNames};
 use crate::generation::{ChoiceEvent, Delta, Generation, GenerationSpec, UsageCount};
 use crate::http;
 use crate::model::ServedModel;
+use crate::text::{OutputEvent, ParsedMessage};
 
 /// Events that are ready together travel together, up to this many bytes.
 const MAX_FRAME_BYTES: usize = 16 << 10;
@@ -35,6 +36,8 @@ pub(super) struct Job {
     pub model: Arc<ServedModel>,
     pub clock: Clock,
     pub logprobs: bool,
+    /// Of the lines before.
+    pub num_calls: usize,
     /// Told in headers, such as what was cut off.
     pub headers: HeaderMap,
 }
@@ -68,6 +71,7 @@ impl Job {
                 ChoiceEvent::Started(started) => self.clock.take_started(&started),
                 ChoiceEvent::Delta(delta) => {
                     whole.text.push_str(&delta.text);
+                    whole.events.extend(delta.events);
                     whole.tokens.extend(delta.tokens);
                     whole.finish = delta.finish.or(whole.finish);
                 }
@@ -83,13 +87,19 @@ impl Job {
         let mut line = Map::new();
         line.insert("model".into(), self.name.as_str().into());
         line.insert("created_at".into(), timestamp(SystemTime::now()).into());
+        let mut said = ParsedMessage::default();
+        delta.events.iter().cloned().for_each(|event| said.add(event));
+        // Of an answer that is not parsed.
+        said.content.push_str(&delta.text);
         match self.shape {
             Shape::Chat => {
-                let message = json!({"role": "assistant", "content": delta.text});
-                line.insert("message".into(), message);
+                line.insert("message".into(), self.message(said));
             }
             Shape::Generate { .. } => {
-                line.insert("response".into(), delta.text.as_str().into());
+                line.insert("response".into(), said.content.into());
+                if !said.reasoning.is_empty() {
+                    line.insert("thinking".into(), said.reasoning.into());
+                }
             }
         }
         line.insert("done".into(), false.into());
@@ -101,11 +111,34 @@ impl Job {
         line
     }
 
+    /// What a step, or the whole, says. A call comes whole.
+    fn message(&self, said: ParsedMessage) -> Value {
+        let mut message = json!({"role": "assistant", "content": said.content});
+        if !said.reasoning.is_empty() {
+            message["thinking"] = said.reasoning.into();
+        }
+        if !said.tool_calls.is_empty() {
+            let first = self.num_calls;
+            let calls = said.tool_calls.into_iter().enumerate().map(|(index, call)| {
+                let arguments: Value =
+                    serde_json::from_str(&call.arguments).unwrap_or_else(|_| json!({}));
+                let (index, name) = (first + index, call.name);
+                json!({"id": call.id, "function": {"index": index, "name": name, "arguments": arguments}})
+            });
+            message["tool_calls"] = calls.collect();
+        }
+        message
+    }
+
     /// The line that ends the answer, with the text of `delta`.
     fn last_line(&mut self, delta: &Delta, usage: UsageCount) -> Map<String, Value> {
         self.keep_context(&delta.tokens);
         let mut line = self.line(delta);
-        let reason = delta.finish.as_ref().map_or("abort", |finish| finish.reason);
+        let reason = match delta.finish.as_ref().map_or("abort", |finish| finish.reason) {
+            // That there are calls the message says.
+            "tool_calls" => "stop",
+            reason => reason,
+        };
         line.insert("done".into(), true.into());
         line.insert("done_reason".into(), reason.into());
         if let Shape::Generate { context: Some(context) } = &self.shape {
@@ -146,6 +179,13 @@ impl Feed {
         self.buffer.push(b'\n');
     }
 
+    fn push_step(&mut self, delta: &Delta) {
+        let line = self.job.line(delta);
+        let is_call = |event: &&OutputEvent| matches!(event, OutputEvent::ToolCallStart { .. });
+        self.job.num_calls += delta.events.iter().filter(is_call).count();
+        self.push(&line);
+    }
+
     /// Lines that are ready together; `None` after the last one.
     async fn next_frame(&mut self) -> Option<Bytes> {
         while self.buffer.is_empty() && !self.is_over {
@@ -169,15 +209,14 @@ impl Feed {
             }
             Some((_, ChoiceEvent::Delta(delta))) if delta.finish.is_none() => {
                 self.job.keep_context(&delta.tokens);
-                let line = self.job.line(&delta);
-                self.push(&line);
+                self.push_step(&delta);
             }
             Some((_, ChoiceEvent::Delta(delta))) => {
                 // Clients take the text of the last line for empty.
                 let last = Delta { finish: delta.finish.clone(), ..Delta::default() };
-                if !delta.text.is_empty() || (self.job.logprobs && !delta.tokens.is_empty()) {
-                    let line = self.job.line(&delta);
-                    self.push(&line);
+                let has_text = !delta.text.is_empty() || !delta.events.is_empty();
+                if has_text || (self.job.logprobs && !delta.tokens.is_empty()) {
+                    self.push_step(&delta);
                 }
                 self.job.keep_context(&delta.tokens);
                 let line = self.job.last_line(&last, self.generation.usage());
