@@ -12,6 +12,7 @@ pub mod safetensors;
 pub mod windows;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use quire_engine::config::{DeviceChoice, SpeculativeMethod};
 use quire_engine::machine::Machine;
@@ -93,9 +94,11 @@ impl Answer {
 
 /// Waits for the end of a stream, whose events must come in the promised order.
 pub fn collect(mut stream: TokenStream) -> Answer {
-    let Some(StreamEvent::Started(started)) = stream.blocking_next() else {
+    let Some(StreamEvent::Started(mut started)) = stream.blocking_next() else {
         panic!("a stream begins with Started");
     };
+    // Answers are compared, and how long one waited is no part of it.
+    started.queue = Duration::ZERO;
     let mut tokens = Vec::new();
     loop {
         match stream.blocking_next() {
