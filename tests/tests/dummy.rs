@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use quire_engine::config::{DeviceChoice, WeightFormat};
-use quire_engine::models::spec_of;
+use quire_engine::models::{ModelSpec, spec_of};
 use quire_engine::request::FinishReason;
 use quire_engine::{EngineOptions, ModelFiles, Request, SamplingParams};
 use quire_tests::families::FAMILIES;
@@ -23,6 +23,16 @@ fn greedy(files: &ModelFiles, options: &EngineOptions) -> Answer {
     ask(&handle, &[1, 7, 20, 3, 9], params)
 }
 
+/// Where experts may be cut between ranks is a matter of the format of their weights.
+fn in_any_format(mut spec: ModelSpec) -> ModelSpec {
+    if let ModelSpec::Decoder(decoder) = &mut spec
+        && let Some(experts) = &mut decoder.moe
+    {
+        experts.block_channels = 1;
+    }
+    spec
+}
+
 #[test]
 fn a_configuration_alone_leads_to_the_model_that_its_weights_lead_to() {
     let mut num_families = 0;
@@ -30,7 +40,8 @@ fn a_configuration_alone_leads_to_the_model_that_its_weights_lead_to() {
         let (Some(path), family) = (family.directory(), family.name) else { continue };
         let of_weights = spec_of(&ModelFiles::open(&path).expect(family)).expect(family);
         let files = dummy(&path, WeightFormat::BF16);
-        assert_eq!(spec_of(&files).expect(family), of_weights, "{family}");
+        let of_dummy = spec_of(&files).expect(family);
+        assert_eq!(in_any_format(of_dummy), in_any_format(of_weights), "{family}");
         let answer = greedy(&files, &options());
         assert_eq!(answer.finished.reason, FinishReason::Length, "{family}");
         num_families += 1;

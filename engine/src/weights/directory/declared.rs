@@ -45,10 +45,11 @@ fn is_far(text: &ConfigSection, index: usize) -> bool {
     types.get(index) == Some(&"full_attention")
 }
 
-/// Layers before the first router are dense; with a step, so are those between.
+/// Layers before the first router are dense; with a step, so are those between; and those that are named.
 fn has_router(text: &ConfigSection, index: usize) -> bool {
     let count = |key: &str| text.optional_dimension(key).ok().flatten();
     let first = count("first_k_dense_replace").unwrap_or(0);
     let step = count("interleave_moe_layer_step").or(count("decoder_sparse_step")).unwrap_or(1);
-    index >= first && (index + 1).is_multiple_of(step)
+    let dense = text.numbers("mlp_only_layers").ok().flatten().unwrap_or_default();
+    index >= first && (index + 1).is_multiple_of(step) && !dense.contains(&(index as f32))
 }
