@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -15,6 +16,23 @@ pub struct Fields<'a> {
 
 /// A known field that has one supported value only: its name and the values, as JSON, that ask for nothing.
 pub struct NeutralOnly(pub &'static str, pub &'static [&'static str]);
+
+/// A text, or a list of texts.
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl OneOrMany {
+    pub fn into_vec(self) -> Vec<String> {
+        match self {
+            Self::One(text) => vec![text],
+            Self::Many(texts) => texts,
+        }
+    }
+}
 
 impl<'a> Fields<'a> {
     /// Splits `body`, which must be a JSON object. Of duplicate fields the last one counts.

@@ -8,8 +8,9 @@ use anyhow::{Context, Result, bail};
 use hf_hub::api::sync::{Api, ApiBuilder, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 use serde::Deserialize;
-use ureq::Agent;
 use ureq::http::{Response, Uri, header};
+use ureq::typestate::WithoutBody;
+use ureq::{Agent, RequestBuilder};
 
 use super::name::{ModelName, is_file_path};
 
@@ -60,16 +61,7 @@ impl Hub {
             .with_user_agent("quire", env!("CARGO_PKG_VERSION"))
             .build()
             .context("the hub's client cannot start")?;
-        let agent = Agent::config_builder()
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .http_status_as_error(false)
-            .timeout_connect(Some(CONNECT_TIMEOUT))
-            .timeout_recv_response(Some(ANSWER_TIMEOUT))
-            .user_agent(concat!("quire/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .new_agent();
-        Ok(Self { endpoint: endpoint.to_owned(), token, api, agent })
+        Ok(Self { endpoint: endpoint.to_owned(), token, api, agent: agent() })
     }
 
     /// The files of `name` at `revision`. Those whose names could leave their folder are left out.
@@ -127,10 +119,7 @@ impl Hub {
     }
 
     fn get(&self, url: &str, start: u64) -> Result<Response<ureq::Body>> {
-        let mut request = self.agent.get(url).header(header::ACCEPT_ENCODING, "identity");
-        if start > 0 {
-            request = request.header(header::RANGE, format!("bytes={start}-"));
-        }
+        let mut request = get_from(&self.agent, url, start);
         if let Some(token) = self.token.as_ref().filter(|_| same_origin(url, &self.endpoint)) {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
@@ -178,6 +167,25 @@ impl From<Sibling> for HubFile {
         let sha256 = sha256.map(|sha| sha.to_ascii_lowercase()).filter(|sha| is_hex(sha, 64));
         Self { path: sibling.rfilename, size: size.or(sibling.size), sha256 }
     }
+}
+
+/// A client that leaves redirects and statuses to its caller.
+pub(super) fn agent() -> Agent {
+    Agent::config_builder()
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .http_status_as_error(false)
+        .timeout_connect(Some(CONNECT_TIMEOUT))
+        .timeout_recv_response(Some(ANSWER_TIMEOUT))
+        .user_agent(concat!("quire/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .new_agent()
+}
+
+/// Asks for the bytes at `url` from `start` on, as they are.
+pub(super) fn get_from(agent: &Agent, url: &str, start: u64) -> RequestBuilder<WithoutBody> {
+    let request = agent.get(url).header(header::ACCEPT_ENCODING, "identity");
+    if start == 0 { request } else { request.header(header::RANGE, format!("bytes={start}-")) }
 }
 
 /// Where the body begins, and how long the whole file is.

@@ -1,19 +1,17 @@
 //! Registries in the manner of Docker's: a manifest, then its blobs, into the store.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, bail, ensure};
 use ureq::Agent;
 use ureq::http::{Response, header};
 
 use super::guard::{check_public, is_loopback_host};
-use super::hub::{Download, HubFile, body_range, header_text, join_url, same_origin};
+use super::hub::{
+    Download, HubFile, agent, body_range, get_from, header_text, join_url, same_origin,
+};
 use super::{Report, download};
 use crate::store::{MANIFEST_TYPE, MAX_MANIFEST, Manifest, Store, StoreName, check_disk};
 
 const MAX_REDIRECTS: usize = 5;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Asks registries, without any key: whoever they redirect to learns nothing.
 pub struct RegistryClient {
@@ -22,16 +20,7 @@ pub struct RegistryClient {
 
 impl Default for RegistryClient {
     fn default() -> Self {
-        let agent = Agent::config_builder()
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .http_status_as_error(false)
-            .timeout_connect(Some(CONNECT_TIMEOUT))
-            .timeout_recv_response(Some(ANSWER_TIMEOUT))
-            .user_agent(concat!("quire/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .new_agent();
-        Self { agent }
+        Self { agent: agent() }
     }
 }
 
@@ -63,8 +52,7 @@ impl RegistryClient {
 
     fn manifest(&self, base: &str, name: &StoreName) -> Result<Vec<u8>> {
         let url = format!("{base}/manifests/{}", name.tag);
-        let request = self.agent.get(&url).header(header::ACCEPT, MANIFEST_TYPE);
-        let request = request.header(header::ACCEPT_ENCODING, "identity");
+        let request = get_from(&self.agent, &url, 0).header(header::ACCEPT, MANIFEST_TYPE);
         let mut response =
             request.call().with_context(|| format!("{} cannot be reached", name.host))?;
         match response.status().as_u16() {
@@ -104,11 +92,7 @@ impl RegistryClient {
     }
 
     fn get(&self, url: &str, start: u64) -> Result<Response<ureq::Body>> {
-        let mut request = self.agent.get(url).header(header::ACCEPT_ENCODING, "identity");
-        if start > 0 {
-            request = request.header(header::RANGE, format!("bytes={start}-"));
-        }
-        request.call().context("the registry cannot be reached")
+        get_from(&self.agent, url, start).call().context("the registry cannot be reached")
     }
 }
 

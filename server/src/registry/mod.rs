@@ -330,17 +330,24 @@ impl Registry {
         let Some(oldest) = oldest else {
             return Err(failed_to_load("no loaded model can give way to it"));
         };
-        oldest.slot().gives_way = true;
-        while oldest.is_loaded() && !self.unload_if_idle(oldest).await {
+        if self.unload_until(oldest, deadline).await {
+            return Ok(());
+        }
+        let message = "other models are busy and did not give way (--model-load-timeout)";
+        Err(ApiError::unavailable(message, 5))
+    }
+
+    /// Unloads `entry` once nobody holds it; meanwhile nobody new gets it. `false`: after `deadline` it is still held.
+    async fn unload_until(&self, entry: &Arc<Entry>, deadline: Instant) -> bool {
+        entry.slot().gives_way = true;
+        while entry.is_loaded() && !self.unload_if_idle(entry).await {
             if Instant::now() > deadline {
-                oldest.slot().gives_way = false;
-                let message = "other models are busy and did not give way (--model-load-timeout)";
-                return Err(ApiError::unavailable(message, 5));
+                break;
             }
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
-        oldest.slot().gives_way = false;
-        Ok(())
+        entry.slot().gives_way = false;
+        !entry.is_loaded()
     }
 
     /// Unloads `entry` unless a request holds it. `true`: it is unloaded, its memory free.
@@ -359,15 +366,7 @@ impl Registry {
         }
         let deadline = Instant::now() + self.options.load_timeout;
         let _turn = self.turn.lock().await;
-        entry.slot().gives_way = true;
-        while entry.is_loaded() && !self.unload_if_idle(entry).await {
-            if Instant::now() > deadline {
-                break;
-            }
-            tokio::time::sleep(LOOK_INTERVAL).await;
-        }
-        entry.slot().gives_way = false;
-        !entry.is_loaded()
+        self.unload_until(entry, deadline).await
     }
 
     /// Takes `entry` out: it is not found any more. Unloads it once its running answers are finished.

@@ -7,6 +7,7 @@ use axum::extract::Request;
 
 use crate::app::SharedState;
 use crate::error::ApiError;
+use crate::generation::GenerationSpec;
 use crate::http::body::{self, ContentType};
 use crate::http::fields::Fields;
 use crate::http::observe::{ClientRequestId, is_safe_id};
@@ -23,6 +24,13 @@ pub(crate) struct Incoming {
     pub(crate) model: Option<Arc<ServedModel>>,
     /// How long the request waited for it.
     pub(crate) load_time: Duration,
+}
+
+/// What a body came to: the answer's id, its model, and what the engine is asked.
+pub(crate) struct Converted {
+    pub(crate) id: String,
+    pub(crate) model: Arc<ServedModel>,
+    pub(crate) spec: GenerationSpec,
 }
 
 /// Reads the body, waits for the model that it asks for, and runs `work` on it.

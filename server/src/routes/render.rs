@@ -8,7 +8,7 @@ use quire_engine::request::TokenId;
 use serde_json::{Map, Value, json};
 
 use super::generate::BANNED_TOKENS;
-use super::prepare::{Incoming, prepare};
+use super::prepare::{Converted, prepare};
 use super::{chat_completions, completions};
 use crate::app::SharedState;
 use crate::error::ApiError;
@@ -21,8 +21,7 @@ pub(crate) async fn completion(
     request: Request,
 ) -> Result<Response, ApiError> {
     let rendered =
-        prepare(&state, request, |incoming| rendered(incoming, completions::spec_of(incoming)?))
-            .await?;
+        prepare(&state, request, |incoming| Ok(rendered(&completions::spec_of(incoming)?))).await?;
     Ok(http::json(StatusCode::OK, &rendered))
 }
 
@@ -30,19 +29,14 @@ pub(crate) async fn chat(
     State(state): State<SharedState>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let mut rendered = prepare(&state, request, |incoming| {
-        rendered(incoming, chat_completions::spec_of(incoming)?)
-    })
-    .await?;
+    let mut rendered =
+        prepare(&state, request, |incoming| Ok(rendered(&chat_completions::spec_of(incoming)?)))
+            .await?;
     Ok(http::json(StatusCode::OK, &rendered.pop()))
 }
 
 /// A request for each prompt.
-fn rendered(
-    incoming: &Incoming,
-    (id, spec): (String, GenerationSpec),
-) -> Result<Vec<Value>, ApiError> {
-    let (_, model) = incoming.fields()?;
+fn rendered(Converted { id, model, spec }: &Converted) -> Vec<Value> {
     let max_model_len = model.engine.info().limits.max_model_len;
     let several = spec.prompts.len() > 1;
     let one = |(index, prompt): (usize, &Vec<TokenId>)| {
@@ -51,7 +45,7 @@ fn rendered(
             "request_id": request_id,
             "token_ids": prompt,
             "features": null,
-            "sampling_params": sampling_params(&spec, max_model_len, prompt.len()),
+            "sampling_params": sampling_params(spec, max_model_len, prompt.len()),
             "model": model.name,
             "stream": false,
             "stream_options": null,
@@ -60,7 +54,7 @@ fn rendered(
             "kv_transfer_params": null,
         })
     };
-    Ok(spec.prompts.iter().enumerate().map(one).collect())
+    spec.prompts.iter().enumerate().map(one).collect()
 }
 
 /// In the names of vLLM's `SamplingParams`.

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::error::{ApiError, shortened};
 use crate::generation::TextOptions;
 use crate::generation::sampling::{SamplingFields, check_cache_salt, check_n};
-use crate::http::fields::{Fields, NeutralOnly};
+use crate::http::fields::{Fields, NeutralOnly, OneOrMany};
 use crate::limits::ServerLimits;
 use crate::model::ServedModel;
 use crate::routes::truncation::Truncation;
@@ -69,13 +69,6 @@ pub(crate) const UNSUPPORTED: &[NeutralOnly] = &[
     NeutralOnly("dry_multiplier", &["0", "0.0"]),
     NeutralOnly("xtc_probability", &["0", "0.0"]),
 ];
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum OneOrMany {
-    One(String),
-    Many(Vec<String>),
-}
 
 impl CommonFields {
     pub(crate) fn take(
@@ -165,13 +158,9 @@ pub(crate) fn take_text_options(
     fields: &mut Fields<'_>,
     limits: &ServerLimits,
 ) -> Result<TextOptions, ApiError> {
-    let stop = match fields.take("stop", "a string or a list of strings")? {
-        None => Vec::new(),
-        Some(OneOrMany::One(stop)) => vec![stop],
-        Some(OneOrMany::Many(stop)) => stop,
-    };
+    let stop = fields.take("stop", "a string or a list of strings")?;
     let options = TextOptions {
-        stop,
+        stop: stop.map_or_else(Vec::new, OneOrMany::into_vec),
         include_stop: fields.take_bool("include_stop_str_in_output")?.unwrap_or(false),
         skip_special_tokens: fields.take_bool("skip_special_tokens")?.unwrap_or(true),
         every_token: false,

@@ -14,7 +14,7 @@ use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::chat_completions;
-use super::prepare::{Incoming, prepare};
+use super::prepare::{Converted, Incoming, prepare};
 use crate::app::SharedState;
 use crate::error::ApiError;
 use crate::generation::{Finish, Generation, GenerationSpec, StopReason, UsageCount};
@@ -74,7 +74,7 @@ fn convert_to_count(incoming: &Incoming) -> Result<Message, ApiError> {
 fn convert_as(incoming: &Incoming, needs_max_tokens: bool) -> Result<Message, ApiError> {
     let translated = translate::chat_body(&incoming.body, needs_max_tokens)?;
     let chat = incoming.with_body(translated.body.to_string());
-    let (model, spec) = chat_completions::model_and_spec(&chat)?;
+    let Converted { model, spec, .. } = chat_completions::spec_of(&chat)?;
     let id = format!("msg_{}", uuid::Uuid::new_v4().simple());
     let name = translated.model.unwrap_or_else(|| model.name.clone());
     Ok(Message { id, name, model, spec, stream: translated.stream })

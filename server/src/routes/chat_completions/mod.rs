@@ -22,10 +22,10 @@ use crate::app::SharedState;
 use crate::error::ApiError;
 use crate::generation::logprobs::{ChatLogprobs, TokenNames, prompt_logprobs};
 use crate::generation::sse::{self, SseBuffer, SseInput};
-use crate::generation::{Answer, ChoiceEvent, Delta, Generation, GenerationSpec, UsageCount};
+use crate::generation::{Answer, ChoiceEvent, Delta, Generation, UsageCount};
 use crate::http;
 use crate::model::ServedModel;
-use crate::routes::prepare::{Incoming, prepare};
+use crate::routes::prepare::{Converted, Incoming, prepare};
 use crate::text::{OutputEvent, ParsedMessage};
 
 pub(crate) async fn chat_completions(
@@ -43,18 +43,10 @@ pub(crate) async fn chat_completions(
     Ok(http::json(StatusCode::OK, &frame.completion(answers, usage)))
 }
 
-/// The answer's id, and what the engine would be asked.
-pub(super) fn spec_of(incoming: &Incoming) -> Result<(String, GenerationSpec), ApiError> {
-    let (frame, spec) = convert::convert(incoming)?;
-    Ok((frame.id, spec))
-}
-
 /// What a chat comes to, for routes that answer in a form of their own.
-pub(crate) fn model_and_spec(
-    incoming: &Incoming,
-) -> Result<(Arc<ServedModel>, GenerationSpec), ApiError> {
+pub(super) fn spec_of(incoming: &Incoming) -> Result<Converted, ApiError> {
     let (frame, spec) = convert::convert(incoming)?;
-    Ok((frame.model, spec))
+    Ok(Converted { id: frame.id, model: frame.model, spec })
 }
 
 /// What all parts of one response share.

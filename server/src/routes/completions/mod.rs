@@ -19,10 +19,10 @@ use crate::app::SharedState;
 use crate::error::ApiError;
 use crate::generation::logprobs::{CompletionLogprobs, TokenNames, prompt_logprobs};
 use crate::generation::sse::{self, SseBuffer, SseInput};
-use crate::generation::{Answer, ChoiceEvent, Delta, Generation, GenerationSpec, UsageCount};
+use crate::generation::{Answer, ChoiceEvent, Delta, Generation, UsageCount};
 use crate::http;
 use crate::model::ServedModel;
-use crate::routes::prepare::{Incoming, prepare};
+use crate::routes::prepare::{Converted, Incoming, prepare};
 
 pub(crate) async fn completions(
     State(state): State<SharedState>,
@@ -37,10 +37,10 @@ pub(crate) async fn completions(
     Ok(http::json(StatusCode::OK, &frame.completion(answers, usage)))
 }
 
-/// The answer's id, and what the engine would be asked.
-pub(super) fn spec_of(incoming: &Incoming) -> Result<(String, GenerationSpec), ApiError> {
+/// What a completion comes to, for routes that answer in a form of their own.
+pub(super) fn spec_of(incoming: &Incoming) -> Result<Converted, ApiError> {
     let (frame, spec) = convert::convert(incoming)?;
-    Ok((frame.id, spec))
+    Ok(Converted { id: frame.id, model: frame.model, spec })
 }
 
 /// What all parts of one response share.

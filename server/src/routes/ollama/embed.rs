@@ -4,8 +4,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
 use quire_engine::PoolingParams;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::chat::{TRUNCATED, window};
 use super::durations::Clock;
@@ -16,7 +15,7 @@ use crate::app::SharedState;
 use crate::error::ApiError;
 use crate::generation::embed::{EmbedJob, EmbedOptions, Input};
 use crate::http;
-use crate::http::fields::Fields;
+use crate::http::fields::{Fields, OneOrMany};
 use crate::routes::prepare::Incoming;
 
 /// Checked texts as token ids.
@@ -25,13 +24,6 @@ struct Embedding {
     inputs: Option<EmbedJob>,
     clock: Clock,
     headers: HeaderMap,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum OneOrMany {
-    One(String),
-    Many(Vec<String>),
 }
 
 pub(crate) async fn embed(
@@ -138,16 +130,9 @@ fn take_texts(
     field: &'static str,
     limit: usize,
 ) -> Result<Vec<String>, ApiError> {
-    let given: Option<Value> = fields.take(field, "a string or a list of strings")?;
-    let texts = match given.map(serde_json::from_value) {
-        None => Vec::new(),
-        Some(Ok(OneOrMany::One(text))) if text.is_empty() => Vec::new(),
-        Some(Ok(OneOrMany::One(text))) => vec![text],
-        Some(Ok(OneOrMany::Many(texts))) => texts,
-        Some(Err(_)) => {
-            let message = format!("{field} must be a string or a list of strings");
-            return Err(ApiError::invalid(field, message));
-        }
+    let texts = match fields.take(field, "a string or a list of strings")? {
+        Some(OneOrMany::One(text)) if text.is_empty() => Vec::new(),
+        given => given.map_or_else(Vec::new, OneOrMany::into_vec),
     };
     if texts.len() > limit {
         let message = format!("{field} has {} entries, over {limit} (--max-inputs)", texts.len());

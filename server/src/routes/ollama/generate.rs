@@ -1,7 +1,7 @@
 //! `POST /api/generate`.
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue};
 use axum::response::Response;
 use quire_engine::request::TokenId;
 use serde_json::{Value, json};
@@ -9,13 +9,11 @@ use serde_json::{Value, json};
 use super::chat::{Common, TRUNCATED, fitting_prompt, take_think, too_long, window};
 use super::durations::Clock;
 use super::error::OllamaError;
-use super::incoming::{Prepared, does_not_support, prepare, refuse_images};
+use super::incoming::{does_not_support, prepare, refuse_images};
 use super::lines::{Job, Shape};
 use super::options::Options;
-use super::timestamp;
 use crate::app::{SharedState, unix_time};
 use crate::error::ApiError;
-use crate::http;
 use crate::http::fields::Fields;
 use crate::model::ServedModel;
 use crate::routes::messages;
@@ -26,21 +24,8 @@ pub(crate) async fn generate(
     State(state): State<SharedState>,
     request: Request,
 ) -> Result<Response, OllamaError> {
-    match prepare(&state, request, is_empty, convert).await? {
-        Prepared::Work(job) => job.answer(&state).await,
-        Prepared::Nothing { name, clock, done_reason } => {
-            let body = json!({
-                "model": name,
-                "created_at": timestamp(std::time::SystemTime::now()),
-                "response": "",
-                "done": true,
-                "done_reason": done_reason,
-                "total_duration": clock.total(),
-                "load_duration": clock.load(),
-            });
-            Ok(http::json(StatusCode::OK, &body))
-        }
-    }
+    let prepared = prepare(&state, request, is_empty, convert).await?;
+    prepared.answer(&state, ("response", json!(""))).await
 }
 
 /// Without a prompt the model is only to be loaded.

@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::durations::Clock;
 use super::error::OllamaError;
+use super::incoming::Prepared;
 use super::timestamp;
 use crate::app::SharedState;
 use crate::error::ApiError;
@@ -51,8 +52,33 @@ pub(super) enum Shape {
     },
 }
 
+impl Prepared<Job> {
+    /// The answer; where there is nothing to answer, `empty` is its field without text.
+    pub(super) async fn answer(
+        self,
+        state: &SharedState,
+        empty: (&str, Value),
+    ) -> Result<Response, OllamaError> {
+        let (name, clock, done_reason) = match self {
+            Self::Work(job) => return job.answer(state).await,
+            Self::Nothing { name, clock, done_reason } => (name, clock, done_reason),
+        };
+        let mut body = json!({
+            "model": name,
+            "created_at": timestamp(SystemTime::now()),
+            "done": true,
+            "done_reason": done_reason,
+            "total_duration": clock.total(),
+            "load_duration": clock.load(),
+        });
+        let (field, value) = empty;
+        body[field] = value;
+        Ok(http::json(StatusCode::OK, &body))
+    }
+}
+
 impl Job {
-    pub(super) async fn answer(self, state: &SharedState) -> Result<Response, OllamaError> {
+    async fn answer(self, state: &SharedState) -> Result<Response, OllamaError> {
         let generation = Generation::submit(state, &self.model, &self.spec).await.map_err(blame)?;
         let headers = self.headers.clone();
         let mut response = if self.stream {

@@ -1,11 +1,11 @@
 //! `options`: how to sample, in Ollama's words. Unknown ones are passed over; none ever loads a model anew.
 
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::error::{ApiError, shortened};
 use crate::generation::TextOptions;
 use crate::generation::sampling::SamplingFields;
+use crate::http::fields::OneOrMany;
 use crate::model::{SamplingDefaults, ServedModel};
 
 /// What the options of a request came to.
@@ -37,13 +37,6 @@ enum Kind {
     Bool,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum OneOrMany {
-    One(String),
-    Many(Vec<String>),
-}
-
 impl Options {
     /// The options of a request over those that the model's own settings give.
     pub(super) fn read(model: &ServedModel, given: Map<String, Value>) -> Result<Self, ApiError> {
@@ -72,11 +65,8 @@ impl Options {
             "num_predict" => sampling.max_tokens = at_most(integer(name, value)?),
             "num_ctx" => self.num_ctx = at_most(integer(name, value)?),
             "stop" => {
-                self.stop = match serde_json::from_value(value.clone()) {
-                    Ok(OneOrMany::One(stop)) => vec![stop],
-                    Ok(OneOrMany::Many(stop)) => stop,
-                    Err(_) => return Err(wrong_type(name, "a string or a list of strings")),
-                }
+                let stop = serde_json::from_value(value.clone()).map(OneOrMany::into_vec);
+                self.stop = stop.map_err(|_| wrong_type(name, "a string or a list of strings"))?;
             }
             _ => match WITHOUT_EFFECT.iter().find(|(known, _)| *known == name) {
                 Some((_, Kind::Integer)) => drop(integer(name, value)?),

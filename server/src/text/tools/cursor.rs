@@ -82,6 +82,16 @@ impl<'a> Cursor<'a> {
         may_come.map_or(Ok(None), Err)
     }
 
+    /// Behind an element: whether a comma leads to more; else `close` is taken.
+    pub(super) fn has_more(&mut self, close: &'static str) -> Scan<bool> {
+        self.skip_space();
+        match self.take_any(&[",", close])? {
+            Some(",") => Ok(true),
+            Some(_) => Ok(false),
+            None => Err(Stop::Malformed),
+        }
+    }
+
     pub(super) fn expect(&mut self, token: &str) -> Scan<()> {
         if self.take(token)? { Ok(()) } else { Err(Stop::Malformed) }
     }

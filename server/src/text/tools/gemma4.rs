@@ -67,11 +67,8 @@ fn object(cursor: &mut Cursor<'_>, depth: usize) -> Scan<Value> {
         cursor.skip_space();
         cursor.expect(":")?;
         json::put(&mut entries, &key, value(cursor, depth + 1)?)?;
-        cursor.skip_space();
-        match cursor.take_any(&[",", "}"])? {
-            Some(",") => {}
-            Some(_) => return Ok(Value::Object(entries)),
-            None => return Err(Stop::Malformed),
+        if !cursor.has_more("}")? {
+            return Ok(Value::Object(entries));
         }
     }
 }
@@ -84,11 +81,8 @@ fn list(cursor: &mut Cursor<'_>, depth: usize) -> Scan<Value> {
     }
     loop {
         items.push(value(cursor, depth + 1)?);
-        cursor.skip_space();
-        match cursor.take_any(&[",", "]"])? {
-            Some(",") => {}
-            Some(_) => return Ok(Value::Array(items)),
-            None => return Err(Stop::Malformed),
+        if !cursor.has_more("]")? {
+            return Ok(Value::Array(items));
         }
     }
 }

@@ -38,11 +38,8 @@ fn read(cursor: &mut Cursor<'_>, tools: &ToolSet) -> Scan<Vec<RawCall>> {
         }
         let arguments = Value::Object(arguments(cursor)?).to_string();
         calls.push(RawCall { id: None, name: name.to_owned(), arguments });
-        cursor.skip_space();
-        match cursor.take_any(&[",", "]"])? {
-            Some(",") => {}
-            Some(_) => return Ok(calls),
-            None => return Err(Stop::Malformed),
+        if !cursor.has_more("]")? {
+            return Ok(calls);
         }
     }
 }
@@ -57,11 +54,8 @@ fn arguments(cursor: &mut Cursor<'_>) -> Scan<Map<String, Value>> {
         }
         let key = cursor.name_until("=")?.to_owned();
         json::put(&mut found, &key, value(cursor, 0)?)?;
-        cursor.skip_space();
-        match cursor.take_any(&[",", ")"])? {
-            Some(",") => {}
-            Some(_) => return Ok(found),
-            None => return Err(Stop::Malformed),
+        if !cursor.has_more(")")? {
+            return Ok(found);
         }
     }
 }
@@ -89,11 +83,8 @@ fn list(cursor: &mut Cursor<'_>, close: &'static str, depth: usize) -> Scan<Valu
             return Ok(Value::Array(items));
         }
         items.push(value(cursor, depth + 1)?);
-        cursor.skip_space();
-        match cursor.take_any(&[",", close])? {
-            Some(",") => {}
-            Some(_) => return Ok(Value::Array(items)),
-            None => return Err(Stop::Malformed),
+        if !cursor.has_more(close)? {
+            return Ok(Value::Array(items));
         }
     }
 }
@@ -109,11 +100,8 @@ fn object(cursor: &mut Cursor<'_>, depth: usize) -> Scan<Value> {
         cursor.skip_space();
         cursor.expect(":")?;
         json::put(&mut entries, &key, value(cursor, depth + 1)?)?;
-        cursor.skip_space();
-        match cursor.take_any(&[",", "}"])? {
-            Some(",") => {}
-            Some(_) => return Ok(Value::Object(entries)),
-            None => return Err(Stop::Malformed),
+        if !cursor.has_more("}")? {
+            return Ok(Value::Object(entries));
         }
     }
 }

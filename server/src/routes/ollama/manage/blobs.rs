@@ -6,7 +6,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
 
-use super::{library, on_disk};
+use super::{checked, library, on_disk};
 use crate::app::SharedState;
 use crate::error::ApiError;
 use crate::routes::ollama::error::OllamaError;
@@ -19,7 +19,7 @@ pub(crate) async fn has_blob(
     State(state): State<SharedState>,
     Path(digest): Path<String>,
 ) -> Result<Response, OllamaError> {
-    let digest = parsed(&digest)?;
+    let digest: BlobDigest = checked("digest", &digest)?;
     let has = library(&state)?.store().has_blob(&digest);
     Ok(if has { StatusCode::OK } else { StatusCode::NOT_FOUND }.into_response())
 }
@@ -29,7 +29,7 @@ pub(crate) async fn put_blob(
     Path(digest): Path<String>,
     request: Request,
 ) -> Result<Response, OllamaError> {
-    let digest = parsed(&digest)?;
+    let digest: BlobDigest = checked("digest", &digest)?;
     let store = library(&state)?.store();
     if store.has_blob(&digest) {
         return Ok(StatusCode::OK.into_response());
@@ -63,9 +63,4 @@ async fn receive(
         })
         .await?;
     }
-}
-
-fn parsed(text: &str) -> Result<BlobDigest, ApiError> {
-    text.parse()
-        .map_err(|error: crate::store::NameError| ApiError::invalid("digest", error.to_string()))
 }

@@ -4,17 +4,17 @@ use std::collections::BTreeMap;
 
 use axum::extract::{Request, State};
 use axum::response::Response;
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{library, progress, respond, serve_as, store_name};
+use super::{checked, finish, library, progress, respond};
 use crate::app::SharedState;
 use crate::error::ApiError;
 use crate::http::body::ContentType;
-use crate::http::fields::{Fields, NeutralOnly};
+use crate::http::fields::{Fields, NeutralOnly, OneOrMany};
 use crate::routes::ollama::error::OllamaError;
 use crate::routes::ollama::incoming::take_name;
 use crate::routes::prepare::Incoming;
+use crate::store::StoreName;
 use crate::store::create::{From, create as create_in};
 use crate::store::modelfile::{self, Modelfile};
 
@@ -29,13 +29,6 @@ const UNSUPPORTED: &[NeutralOnly] = &[
     NeutralOnly("path", &["\"\""]),
 ];
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum OneOrMany {
-    One(String),
-    Many(Vec<String>),
-}
-
 pub(crate) async fn create(
     State(state): State<SharedState>,
     request: Request,
@@ -43,7 +36,7 @@ pub(crate) async fn create(
     let incoming = Incoming::read(&state, request, ContentType::Any).await?;
     let library = library(&state)?;
     let mut fields = Fields::parse(&incoming.body)?;
-    let name = store_name("model", &take_name(&mut fields)?)?;
+    let name: StoreName = checked("model", &take_name(&mut fields)?)?;
     let stream = fields.take_bool("stream")?.unwrap_or(true);
     let (from, settings) = take_settings(&mut fields)?;
     fields.finish();
@@ -54,21 +47,14 @@ pub(crate) async fn create(
         let wanted = name.clone();
         let work = tokio::task::spawn_blocking(move || {
             lines.status("reading the model");
-            let outcome = create_in(&store, &wanted, &from, &settings);
-            (outcome, lines)
-        });
-        let Ok((outcome, lines)) = work.await else { return };
-        let served = match outcome {
-            Ok(origin) => {
+            let made = create_in(&store, &wanted, &from, &settings);
+            if made.is_ok() {
                 lines.status("writing manifest");
-                serve_as(&state, &name.to_string(), origin).await
             }
-            Err(error) => Err(ApiError::bad_request(format!("{error:#}"))),
-        };
-        match served {
-            Ok(()) => drop(lines.status("success")),
-            Err(error) => lines.fail(error),
-        }
+            (made, lines)
+        });
+        let Ok((made, lines)) = work.await else { return };
+        finish(&state, &name.to_string(), made, &lines).await;
     });
     respond(progress, stream).await
 }
@@ -99,11 +85,8 @@ fn take_settings(fields: &mut Fields<'_>) -> Result<(From, Modelfile), ApiError>
     for (name, value) in parameters {
         set(&mut settings.parameters, &name, &value).map_err(invalid("parameters"))?;
     }
-    match fields.take("license", "a string or a list of strings")? {
-        None => {}
-        Some(OneOrMany::One(license)) => settings.licenses.push(license),
-        Some(OneOrMany::Many(licenses)) => settings.licenses.extend(licenses),
-    }
+    let licenses = fields.take("license", "a string or a list of strings")?;
+    settings.licenses.extend(licenses.map_or_else(Vec::new, OneOrMany::into_vec));
     let messages: Option<Vec<Value>> = fields.take("messages", "a list of objects")?;
     settings.messages.extend(messages.unwrap_or_default());
     let from = take_from(fields, &settings)?;
@@ -130,10 +113,7 @@ fn take_from(fields: &mut Fields<'_>, settings: &Modelfile) -> Result<From, ApiE
         fields.take("files", "an object from names to digests")?.unwrap_or_default();
     let mut files = files.into_values();
     match (files.next(), files.next()) {
-        (Some(digest), None) => {
-            let digest: Result<_, crate::store::NameError> = digest.parse();
-            Ok(From::Blob(digest.map_err(|e| ApiError::invalid("files", e.to_string()))?))
-        }
+        (Some(digest), None) => Ok(From::Blob(checked("files", &digest)?)),
         (Some(_), Some(_)) => {
             Err(ApiError::invalid("files", "one GGUF file is taken, not several"))
         }
@@ -143,12 +123,9 @@ fn take_from(fields: &mut Fields<'_>, settings: &Modelfile) -> Result<From, ApiE
         (None, _) => {
             // `@sha256:…` is how older clients write a file that they sent.
             if let Some(digest) = settings.from.strip_prefix('@') {
-                let digest: Result<_, crate::store::NameError> = digest.parse();
-                return Ok(From::Blob(
-                    digest.map_err(|e| ApiError::invalid("from", e.to_string()))?,
-                ));
+                return Ok(From::Blob(checked("from", digest)?));
             }
-            Ok(From::Name(store_name("from", &settings.from)?))
+            Ok(From::Name(checked("from", &settings.from)?))
         }
     }
 }

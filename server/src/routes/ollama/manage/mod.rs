@@ -10,6 +10,7 @@ pub(crate) use blobs::{has_blob, put_blob};
 pub(crate) use create::create;
 pub(crate) use pull::pull;
 
+use std::str::FromStr;
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
@@ -31,7 +32,7 @@ use crate::http::fields::Fields;
 use crate::pull::Library;
 use crate::registry::{Entry, Origin};
 use crate::routes::prepare::Incoming;
-use crate::store::StoreName;
+use crate::store::{NameError, StoreName};
 
 /// Where models are kept, or the refusal where the server keeps none.
 fn library(state: &SharedState) -> Result<Arc<Library>, ApiError> {
@@ -39,10 +40,9 @@ fn library(state: &SharedState) -> Result<Arc<Library>, ApiError> {
     state.config.library.clone().ok_or_else(|| ApiError::new(StatusCode::NOT_IMPLEMENTED, message))
 }
 
-/// A name that was sent, checked.
-fn store_name(field: &'static str, text: &str) -> Result<StoreName, ApiError> {
-    text.parse()
-        .map_err(|error: crate::store::NameError| ApiError::invalid(field, error.to_string()))
+/// A name or a digest that was sent, checked.
+fn checked<T: FromStr<Err = NameError>>(field: &'static str, text: &str) -> Result<T, ApiError> {
+    text.parse().map_err(|error: NameError| ApiError::invalid(field, error.to_string()))
 }
 
 /// Work on the disk, away from the async threads. What goes wrong there the client may know.
@@ -64,7 +64,7 @@ pub(crate) async fn copy(
     let mut fields = Fields::parse(&incoming.body)?;
     let mut take = |field: &'static str| -> Result<StoreName, ApiError> {
         let text = fields.take_string(field)?;
-        store_name(
+        checked(
             field,
             &text.ok_or_else(|| ApiError::invalid(field, format!("{field} is missing")))?,
         )
@@ -101,7 +101,7 @@ pub(crate) async fn delete(
     let library = library(&state)?;
     let mut fields = Fields::parse(&incoming.body)?;
     let text = take_name(&mut fields)?;
-    let name = store_name("model", &text)?;
+    let name: StoreName = checked("model", &text)?;
     let store = library.store();
     let (own, wanted) = (store.clone(), name.clone());
     if on_disk(move || own.find(&wanted)).await?.is_none() {
@@ -146,6 +146,18 @@ impl Lines {
 
     fn fail(&self, error: ApiError) {
         let _ = self.0.send(Err(error));
+    }
+}
+
+/// Says how a long work ended that made a model: served from now on as `name`, or what went wrong.
+async fn finish(state: &SharedState, name: &str, made: anyhow::Result<Origin>, lines: &Lines) {
+    let served = match made {
+        Ok(origin) => serve_as(state, name, origin).await,
+        Err(error) => Err(ApiError::bad_request(format!("{error:#}"))),
+    };
+    match served {
+        Ok(()) => drop(lines.status("success")),
+        Err(error) => lines.fail(error),
     }
 }
 

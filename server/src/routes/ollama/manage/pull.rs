@@ -5,7 +5,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::json;
 
-use super::{Lines, library, progress, respond, serve_as};
+use super::{Lines, finish, library, progress, respond};
 use crate::app::SharedState;
 use crate::error::{ApiError, shortened};
 use crate::http::body::ContentType;
@@ -40,18 +40,11 @@ pub(crate) async fn pull(
         let _slot = slot;
         let (own, wanted) = (library, place.clone());
         let work = tokio::task::spawn_blocking(move || {
-            let outcome = download(&own, &wanted, &lines);
-            (outcome, lines)
+            let made = download(&own, &wanted, &lines);
+            (made, lines)
         });
-        let Ok((outcome, lines)) = work.await else { return };
-        let served = match outcome {
-            Ok(origin) => serve_as(&state, &place.name(), origin).await,
-            Err(error) => Err(ApiError::bad_request(format!("{error:#}"))),
-        };
-        match served {
-            Ok(()) => drop(lines.status("success")),
-            Err(error) => lines.fail(error),
-        }
+        let Ok((made, lines)) = work.await else { return };
+        finish(&state, &place.name(), made, &lines).await;
     });
     respond(progress, stream).await
 }
