@@ -24,7 +24,7 @@ use crate::retry::DrainRate;
 use crate::routes::ollama::manage;
 use crate::routes::{
     self, anthropic, chat_completions, completions, detokenize, embeddings, generate, health, load,
-    models, ollama, render, server_info, tokenize, version,
+    models, ollama, render, rerank, score, server_info, tokenize, version,
 };
 
 /// What every handler is given.
@@ -47,6 +47,11 @@ pub const ROUTES: &[Route] = &[
     Route::post("/v1/chat/completions", Access::Key, || post(chat_completions::chat_completions)),
     Route::post("/v1/completions", Access::Key, || post(completions::completions)),
     Route::post("/v1/embeddings", Access::Key, || post(embeddings::embeddings)),
+    Route::post("/v1/score", Access::Key, || post(score::score)),
+    Route::post("/score", Access::Key, || post(score::score)),
+    Route::post("/v1/rerank", Access::Key, || post(rerank::rerank)),
+    Route::post("/v2/rerank", Access::Key, || post(rerank::rerank)),
+    Route::post("/rerank", Access::Key, || post(rerank::rerank)),
     Route::post("/v1/completions/render", Access::Key, || post(render::completion)),
     Route::post("/v1/chat/completions/render", Access::Key, || post(render::chat)),
     Route::post("/inference/v1/generate", Access::Key, || post(generate::generate)),

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::error::ApiError;
+
 /// What one client, or all of them together, may ask of the front-end.
 #[derive(Clone, Debug)]
 pub struct ServerLimits {
@@ -71,5 +73,24 @@ impl Default for ServerLimits {
             max_grammar_jobs: 2,
             max_cached_grammars: 64,
         }
+    }
+}
+
+impl ServerLimits {
+    /// Whether the field `name`, whose entries become embeddings, has as many as one request may.
+    pub(crate) fn check_num_inputs(
+        &self,
+        name: &'static str,
+        count: usize,
+    ) -> Result<(), ApiError> {
+        if count == 0 {
+            return Err(ApiError::invalid(name, format!("{name} has no entries")));
+        }
+        let limit = self.max_inputs;
+        if count > limit {
+            let message = format!("{name} has {count} entries, over {limit} (--max-inputs)");
+            return Err(ApiError::invalid(name, message));
+        }
+        Ok(())
     }
 }

@@ -5,6 +5,7 @@ mod choice;
 pub(crate) mod embed;
 pub(crate) mod logprobs;
 pub(crate) mod sampling;
+pub(crate) mod score;
 pub(crate) mod sse;
 
 use std::sync::Arc;

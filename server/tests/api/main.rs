@@ -12,6 +12,7 @@ mod extras;
 mod grpc;
 mod hostile;
 mod lifecycle;
+mod score;
 mod structured;
 mod support;
 mod tls;

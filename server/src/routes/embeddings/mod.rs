@@ -11,6 +11,7 @@ use base64::prelude::BASE64_STANDARD;
 use quire_engine::PoolingParams;
 
 use types::{Embeddings, Item, Numbers};
+pub(crate) use validate::TextFields;
 use validate::{EmbeddingRequest, Encoding};
 
 use crate::app::{SharedState, unix_time};
@@ -64,10 +65,8 @@ fn convert(incoming: &Incoming) -> Result<Prepared, ApiError> {
     fields.finish();
     let options = EmbedOptions {
         pooling: PoolingParams { dimensions: request.dimensions, normalize: request.normalize },
-        add_special_tokens: request.add_special_tokens,
-        max_tokens: request.truncate.map(|cut| cut.tokens(limits.tasks.max_embedded_len)),
-        priority: request.priority,
-        arrival: incoming.arrival,
+        max_tokens: request.common.max_tokens(limits.tasks.max_embedded_len),
+        ..request.common.options(incoming.arrival)
     };
     let job = EmbedJob::new(&model, request.inputs, options)?;
     Ok(Prepared { id, job, encoding: request.encoding })

@@ -1,10 +1,13 @@
 //! Parses and checks the body of `POST /v1/embeddings`.
 
+use std::time::Instant;
+
+use quire_engine::PoolingParams;
 use quire_engine::request::TokenId;
 use serde::Deserialize;
 
 use crate::error::{ApiError, shortened};
-use crate::generation::embed::Input;
+use crate::generation::embed::{EmbedOptions, Input};
 use crate::http::fields::{Fields, NeutralOnly};
 use crate::limits::ServerLimits;
 
@@ -15,10 +18,15 @@ pub(super) struct EmbeddingRequest {
     pub dimensions: Option<u32>,
     /// `None`: as the model's files say.
     pub normalize: Option<bool>,
-    pub add_special_tokens: bool,
+    pub common: TextFields,
+}
+
+/// What every route that makes embeddings of texts may be told.
+pub(crate) struct TextFields {
+    add_special_tokens: bool,
     /// `None`: an input that is too long is an error.
-    pub truncate: Option<Truncate>,
-    pub priority: i32,
+    truncate: Option<Truncate>,
+    priority: i32,
 }
 
 /// How the numbers of an embedding are written.
@@ -30,19 +38,10 @@ pub(super) enum Encoding {
 
 /// To how many tokens an input is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Truncate {
+enum Truncate {
     /// As many as the model takes.
     ToLimit,
     To(u32),
-}
-
-impl Truncate {
-    pub(super) fn tokens(self, limit: u32) -> usize {
-        match self {
-            Self::ToLimit => limit as usize,
-            Self::To(tokens) => tokens as usize,
-        }
-    }
 }
 
 /// The four shapes of `input`.
@@ -60,7 +59,6 @@ const UNSUPPORTED: &[NeutralOnly] = &[
     NeutralOnly("messages", &[]),
     NeutralOnly("embed_dtype", &[r#""float32""#]),
     NeutralOnly("endianness", &[r#""native""#, r#""little""#]),
-    NeutralOnly("truncation_side", &[r#""right""#]),
 ];
 
 impl EmbeddingRequest {
@@ -78,6 +76,14 @@ impl EmbeddingRequest {
         };
         let dimensions = fields.take_u32("dimensions")?;
         let normalize = fields.take_bool("normalize")?;
+        let common = TextFields::take(fields)?;
+        Ok(Self { inputs, encoding, dimensions, normalize, common })
+    }
+}
+
+impl TextFields {
+    pub(crate) fn take(fields: &mut Fields<'_>) -> Result<Self, ApiError> {
+        fields.reject_unsupported(&[NeutralOnly("truncation_side", &[r#""right""#])])?;
         let add_special_tokens = fields.take_bool("add_special_tokens")?.unwrap_or(true);
         let name = "truncate_prompt_tokens";
         let truncate = match fields.take_integer(name, -1, i64::from(u32::MAX))? {
@@ -92,7 +98,26 @@ impl EmbeddingRequest {
         let priority = fields.take_integer("priority", least, most)?.unwrap_or(0) as i32;
         // Who asks is of no use here.
         fields.take_string("user")?;
-        Ok(Self { inputs, encoding, dimensions, normalize, add_special_tokens, truncate, priority })
+        Ok(Self { add_special_tokens, truncate, priority })
+    }
+
+    /// To how many tokens a text is cut, of a model that takes `limit`.
+    pub(crate) fn max_tokens(&self, limit: u32) -> Option<usize> {
+        self.truncate.map(|truncate| match truncate {
+            Truncate::ToLimit => limit as usize,
+            Truncate::To(tokens) => tokens as usize,
+        })
+    }
+
+    /// Pooled as the model's files say, and not cut.
+    pub(crate) fn options(&self, arrival: Instant) -> EmbedOptions {
+        EmbedOptions {
+            pooling: PoolingParams::default(),
+            add_special_tokens: self.add_special_tokens,
+            max_tokens: None,
+            priority: self.priority,
+            arrival,
+        }
     }
 }
 
@@ -107,13 +132,6 @@ fn take_inputs(fields: &mut Fields<'_>, limits: &ServerLimits) -> Result<Vec<Inp
         Some(RawInput::Texts(texts)) => texts.into_iter().map(Input::Text).collect(),
         Some(RawInput::TokenLists(lists)) => lists.into_iter().map(Input::Tokens).collect(),
     };
-    if inputs.is_empty() {
-        return Err(ApiError::invalid("input", "input has no entries"));
-    }
-    let limit = limits.max_inputs;
-    if inputs.len() > limit {
-        let message = format!("input has {} entries, over {limit} (--max-inputs)", inputs.len());
-        return Err(ApiError::invalid("input", message));
-    }
+    limits.check_num_inputs("input", inputs.len())?;
     Ok(inputs)
 }
