@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 pub use quire_scheduler::DraftTree;
 use quire_scheduler::{
-    NewSequence, Scheduler, SchedulerOutput, SequenceId, StopRule, TokenId, TokenList,
+    NewSequence, Scheduler, SchedulerOutput, SequenceId, StopRule, Tenant, TokenId, TokenList,
 };
 
 use crate::EngineOptions;
@@ -130,6 +130,7 @@ fn sequence(id: SequenceId, prompt: &[TokenId]) -> NewSequence {
             stop_token_ids: nobody,
             ignore_eos: true,
         },
+        tenant: Tenant::default(),
         priority: 0,
         cache_salt: 0,
         skip_prefix_cache: false,

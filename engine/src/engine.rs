@@ -273,6 +273,7 @@ impl Loop {
                 stop_token_ids: params.stop_token_ids.as_slice().into(),
                 ignore_eos: params.ignore_eos && params.constraint.is_none() || pooling.is_some(),
             },
+            tenant: request.tenant,
             priority: request.priority,
             cache_salt: self.hasher.hash_one(&request.cache_salt),
             skip_prefix_cache: params.prompt_logprobs.is_some(),

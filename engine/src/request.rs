@@ -6,7 +6,7 @@ use crate::constraint::Constraint;
 use crate::pooling::PoolingParams;
 use crate::validate::InvalidRequest;
 
-pub use quire_scheduler::{DraftStats, TokenId};
+pub use quire_scheduler::{DraftStats, Tenant, TokenId};
 
 /// One prompt to continue once. A front-end that wants `n` answers submits `n` requests; they share the prompt's
 /// blocks through the prefix cache.
@@ -16,7 +16,9 @@ pub struct Request {
     pub params: SamplingParams,
     /// The prompt's embedding is wanted and nothing is generated: `params` are the default ones.
     pub pooling: Option<PoolingParams>,
-    /// Lower runs earlier, under the priority policy.
+    /// For whom it is, which says whose turn it is.
+    pub tenant: Tenant,
+    /// Lower runs earlier among those of the tenant, under the priority policy.
     pub priority: i32,
     /// Prompts share cached blocks only with prompts of the same salt.
     pub cache_salt: Option<String>,
@@ -27,8 +29,15 @@ pub struct Request {
 impl Request {
     /// `prompt` with `params`, arriving now.
     pub fn new(prompt: Vec<TokenId>, params: SamplingParams) -> Self {
-        let pooling = None;
-        Self { prompt, params, pooling, priority: 0, cache_salt: None, arrival: Instant::now() }
+        Self {
+            prompt,
+            params,
+            pooling: None,
+            tenant: Tenant::default(),
+            priority: 0,
+            cache_salt: None,
+            arrival: Instant::now(),
+        }
     }
 
     /// The embedding of `prompt`, arriving now.

@@ -9,7 +9,7 @@ use quire_engine::weights::WeightLoader;
 use quire_engine::{EngineOptions, Machine, MemoryPlan, ModelFiles, SamplingParams};
 use quire_kernels::{Device, WeightPolicy};
 use quire_scheduler::{
-    NewSequence, Scheduler, SchedulerConfig, SchedulerOutput, SequenceId, StopRule,
+    NewSequence, Scheduler, SchedulerConfig, SchedulerOutput, SequenceId, StopRule, Tenant,
 };
 
 /// Attention alone, with windows, with recurrent states, with experts, latent attention, per-layer embeddings, and an indexer.
@@ -78,6 +78,7 @@ fn sequence(id: u64) -> NewSequence {
             stop_token_ids: Arc::new([]),
             ignore_eos: true,
         },
+        tenant: Tenant::default(),
         priority: 0,
         cache_salt: 0,
         skip_prefix_cache: false,

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use quire_engine::{EngineOptions, Machine, MemoryPlan, ModelFiles};
 use quire_scheduler::{
-    CacheKind, NewSequence, SampledSequence, Scheduler, SequenceId, StepOutput, StopRule, TokenList,
+    CacheKind, NewSequence, SampledSequence, Scheduler, SequenceId, StepOutput, StopRule, Tenant,
+    TokenList,
 };
 
 fn plan() -> MemoryPlan {
@@ -66,6 +67,7 @@ fn long_sequence() -> NewSequence {
             stop_token_ids: Arc::new([]),
             ignore_eos: true,
         },
+        tenant: Tenant::default(),
         priority: 0,
         cache_salt: 0,
         skip_prefix_cache: false,

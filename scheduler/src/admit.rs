@@ -3,6 +3,7 @@
 use crate::output::Admitted;
 use crate::scheduler::{Plan, Scheduler};
 use crate::sequence::{Sequence, Slot};
+use crate::tenants::PROMPT_COST;
 
 /// Which part of their output limit sequences are expected to reach, in thousandths.
 ///
@@ -39,15 +40,19 @@ impl AdmissionRatio {
 
 impl Scheduler {
     /// In order; the first that does not fit stops the rest, so that none is overtaken for ever.
-    pub(crate) fn admit_waiting(&mut self, plan: &mut Plan) {
-        if self.waiting.is_empty() || plan.token_budget == 0 || self.free_rows.is_empty() {
+    ///
+    /// `before`: only those whose tenant goes before this one.
+    pub(crate) fn admit_waiting(&mut self, plan: &mut Plan, before: Option<u32>) {
+        let nobody_waits = self.tenants.num_waiting() == 0;
+        if nobody_waits || plan.token_budget == 0 || self.free_rows.is_empty() {
             return;
         }
-        let mut reserved = std::mem::take(&mut self.reserved);
-        reserved.clear();
-        reserved.resize(self.pools.len(), 0);
-        self.running.iter().for_each(|&slot| self.add_needs_to_come(slot, &mut reserved));
-        while let Some(slot) = self.waiting.first() {
+        let goes = |own: &Self, slot: Slot| {
+            let tenant = own.sequences[slot].tenant;
+            before.is_none_or(|other| own.tenants.outranks(tenant, other))
+        };
+        let mut reserved = self.take_reserved();
+        while let Some(slot) = self.tenants.first().filter(|&slot| goes(self, slot)) {
             let is_cut = self.sequences[slot].num_tokens() > plan.token_budget;
             if plan.token_budget == 0
                 || (is_cut && !self.config.enable_chunked_prefill)
@@ -68,7 +73,7 @@ impl Scheduler {
             self.schedule_sequence(plan, slot, 0);
             return;
         }
-        let slot = self.waiting.iter().find(is_suspect).expect("a suspect runs or waits");
+        let slot = self.tenants.iter().find(is_suspect).expect("a suspect runs or waits");
         while !self.try_admit(plan, slot, None) {
             let victim = *self.running.last().expect("a sequence that is alone always fits");
             self.preempt(victim);
@@ -82,6 +87,19 @@ impl Scheduler {
     /// `reserved`: free blocks to leave for the running, a number a pool. One that would run alone, or a
     /// suspect (`None`), needs no more than its tokens take.
     fn try_admit(&mut self, plan: &mut Plan, slot: Slot, reserved: Option<&[u64]>) -> bool {
+        if !self.fits(slot, reserved) {
+            return false;
+        }
+        let start = self.cached_prefix.num_tokens;
+        let num_tokens = self.sequences[slot].num_tokens();
+        self.adopt_cached_prefix(slot);
+        assert!(self.entitle(slot, num_tokens), "the blocks were counted");
+        self.start(plan, slot, start);
+        true
+    }
+
+    /// Whether a row is free, and blocks beside those `reserved`. Leaves what it found in `cached_prefix`.
+    fn fits(&mut self, slot: Slot, reserved: Option<&[u64]>) -> bool {
         if self.free_rows.is_empty() {
             return false;
         }
@@ -104,13 +122,15 @@ impl Scheduler {
             needs[index] + reserved <= u64::from(pool.num_available())
         });
         self.needs = needs;
-        if !fits {
-            return false;
-        }
-        self.adopt_cached_prefix(slot);
-        assert!(self.entitle(slot, num_tokens), "the blocks were counted");
-        self.start(plan, slot, start);
-        true
+        fits
+    }
+
+    /// Whether it would be admitted if it were the first.
+    pub(crate) fn fits_now(&mut self, slot: Slot) -> bool {
+        let reserved = self.take_reserved();
+        let fits = self.fits(slot, Some(&reserved));
+        self.reserved = reserved;
+        fits
     }
 
     fn start(&mut self, plan: &mut Plan, slot: Slot, num_cached_tokens: u32) {
@@ -127,10 +147,26 @@ impl Scheduler {
             self.prefix_cache_hits += u64::from(num_cached_tokens);
         }
         plan.output.admitted.push(Admitted { id: sequence.id, row, num_cached_tokens });
-        let key = sequence.key;
-        self.waiting.remove(key);
-        let index = self.running.partition_point(|&other| self.sequences[other].key < key);
+        let (tenant, key) = (sequence.tenant, sequence.key);
+        if sequence.num_preemptions == 0 {
+            // Who gives way pays nothing for being computed again.
+            let num_computed = sequence.num_tokens() - num_cached_tokens;
+            self.tenants.charge(tenant, num_computed, PROMPT_COST);
+        }
+        self.tenants.row_taken(tenant);
+        self.tenants.remove(tenant, key);
+        let place = self.place_of(slot);
+        let index = self.running.partition_point(|&other| self.place_of(other) < place);
         self.running.insert(index, slot);
+    }
+
+    /// The blocks that the running are expected to take, a number a pool; to be put back into `reserved`.
+    fn take_reserved(&mut self) -> Vec<u64> {
+        let mut reserved = std::mem::take(&mut self.reserved);
+        reserved.clear();
+        reserved.resize(self.pools.len(), 0);
+        self.running.iter().for_each(|&slot| self.add_needs_to_come(slot, &mut reserved));
+        reserved
     }
 
     /// Adds to `needs`, a number a pool, the blocks that a running sequence is expected to take beyond

@@ -18,7 +18,7 @@ impl Scheduler {
         for (index, pool) in self.pools.iter().enumerate() {
             self.check_pool(index, pool).map_err(|message| format!("pool {index}: {message}"))?;
         }
-        for slot in self.waiting.iter() {
+        for slot in self.tenants.iter() {
             let sequence = &self.sequences[slot];
             check_waiting(sequence)
                 .map_err(|message| format!("sequence {}: {message}", sequence.id.0))?;
@@ -49,12 +49,14 @@ impl Scheduler {
     }
 
     fn check_lists(&self) -> Result<(), String> {
-        let in_order = |pair: &[Slot]| self.sequences[pair[0]].key < self.sequences[pair[1]].key;
+        let in_order = |pair: &[Slot]| self.place_of(pair[0]) < self.place_of(pair[1]);
         ensure(self.running.windows(2).all(in_order), "the running are not in order")?;
         ensure(
-            self.sequences.len() == self.running.len() + self.waiting.num_sequences() as usize,
+            self.sequences.len() == self.running.len() + self.tenants.num_waiting() as usize,
             "a sequence neither runs nor waits, or both",
         )?;
+        let (_, num_running) = self.tenants.check()?;
+        ensure(num_running as usize == self.running.len(), "a tenant's rows are miscounted")?;
         let mut row_is_taken = vec![false; self.config.max_num_seqs as usize];
         let held = self.running.iter().filter_map(|&slot| self.sequences[slot].row);
         for row in held.chain(self.free_rows.iter().copied()) {
@@ -63,7 +65,7 @@ impl Scheduler {
             *taken = true;
         }
         ensure(row_is_taken.iter().all(|&taken| taken), "a row is lost")?;
-        let all = self.running.iter().copied().chain(self.waiting.iter());
+        let all = self.running.iter().copied().chain(self.tenants.iter());
         let num_suspects = all.filter(|&slot| self.sequences[slot].suspect).count();
         ensure(num_suspects == self.num_suspects as usize, "suspects are miscounted")?;
         ensure(self.in_flight.len() <= MAX_STEPS_IN_FLIGHT, "too many steps in flight")

@@ -1,8 +1,8 @@
 //! What runs next, and in which blocks: pure, deterministic, integers only.
 //!
 //! Reading order: [`request`] (what comes in), [`output`] (what goes out), [`config`], then
-//! [`scheduler`] and the ideas it is made of: `admit`, `preempt`, `update`; below them `sequence`,
-//! `queue`, `groups` (what a sequence holds in each cache group), `cached_prefix`, `block`, `state`,
+//! [`scheduler`] and the ideas it is made of: `admit`, `turn`, `preempt`, `update`; below them `sequence`,
+//! [`tenants`] (whose turn it is), `queue`, `groups` (what a sequence holds in each cache group), `cached_prefix`, `block`, `state`,
 //! `block_pool`, `prefix_cache`, `forgotten`, `block_hash`; last `check`, which executes the list below.
 //!
 //! There is no prefill and no decode phase. Each step gives each running sequence the tokens it
@@ -23,8 +23,8 @@
 //!    behind a window it holds nothing. The state that a sequence writes is its own and has no name.
 //! 5. `num_scheduled_tokens - num_computed_tokens` is what the steps in flight compute; one pending
 //!    token for each of them that samples, and for each draft that they verify.
-//! 6. A row belongs to one running sequence or is free; the running are ordered by (priority,
-//!    arrival).
+//! 6. A row belongs to one running sequence or is free; the running are ordered by (rank of the tenant,
+//!    priority, arrival). A tenant's rows and waiting sequences are counted right.
 //! 7. A waiting sequence holds neither row nor blocks.
 //! 8. No sequence grows past its output limit, the model length or the pool, pending tokens
 //!    included.
@@ -70,6 +70,8 @@ pub mod request;
 pub mod scheduler;
 mod sequence;
 mod state;
+pub mod tenants;
+mod turn;
 mod update;
 
 pub use block::BlockId;
@@ -82,3 +84,4 @@ pub use output::{
 };
 pub use request::{FinishReason, NewSequence, Rejected, SequenceId, StopRule, TokenId};
 pub use scheduler::{MAX_STEPS_IN_FLIGHT, Scheduler};
+pub use tenants::Tenant;

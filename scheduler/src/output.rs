@@ -21,7 +21,8 @@ pub struct StepId(pub u64);
 #[derive(Clone, Eq, PartialEq, Debug)]
 pub struct SchedulerOutput {
     pub step: StepId,
-    /// Running ones first (those that lack one token before the rest), then the admitted.
+    /// Running ones first (those that lack one token before the rest), then the admitted; between prompts that run those
+    /// whose tenants go before them.
     pub sequences: Vec<ScheduledSequence>,
     /// The blocks that each sequence's tables grow by, flat; see [`ScheduledSequence::new_blocks`].
     pub new_blocks: Vec<NewBlock>,

@@ -75,7 +75,8 @@ impl Scheduler {
         sequence.num_published_blocks = 0;
         sequence.num_preemptions += 1;
         self.num_preemptions += 1;
-        self.waiting.insert(sequence.key, slot);
+        let (tenant, key) = (sequence.tenant, sequence.key);
+        self.tenants.insert(tenant, key, slot);
     }
 
     /// The end of a sequence, waiting or running.
@@ -85,16 +86,17 @@ impl Scheduler {
         if sequence.row.is_some() {
             self.release(slot);
         } else {
-            self.waiting.remove(sequence.key);
+            self.tenants.remove(sequence.tenant, sequence.key);
         }
         self.sequences.remove(slot);
     }
 
     /// Row and blocks of a running sequence, which leaves the running ones.
     fn release(&mut self, slot: Slot) {
-        let key = self.sequences[slot].key;
-        let index = self.running.partition_point(|&other| self.sequences[other].key < key);
-        assert_eq!(self.running.remove(index), slot, "the running are ordered by key");
+        let place = self.place_of(slot);
+        let index = self.running.partition_point(|&other| self.place_of(other) < place);
+        assert_eq!(self.running.remove(index), slot, "the running are in order");
+        self.tenants.row_freed(self.sequences[slot].tenant);
         self.release_blocks(slot);
         let row: Row = self.sequences[slot].row.take().expect("a running sequence has a row");
         self.free_rows.push(row);

@@ -1,12 +1,12 @@
-//! Who waits, in the order of service.
+//! Who waits of one tenant, in the order of service.
 
 use std::collections::BTreeMap;
 
 use crate::config::Policy;
 use crate::sequence::Slot;
 
-/// The place in the order of service, for waiting and running alike: a preempted sequence gets its
-/// old place back, and the last of the running is the first to be preempted.
+/// The place among the sequences of a tenant, for waiting and running alike: a preempted sequence gets
+/// its old place back, and the last of the running is the first to be preempted.
 #[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Debug)]
 pub(crate) struct QueueKey {
     priority: i32,

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::tenants::{MAX_TENANTS, Tenant};
+
 pub type TokenId = u32;
 
 /// The caller's name of a sequence, unique among the unfinished ones.
@@ -14,7 +16,8 @@ pub struct NewSequence {
     pub id: SequenceId,
     pub prompt: Vec<TokenId>,
     pub stop: StopRule,
-    /// Lower runs first; read by [`Policy::Priority`](crate::Policy::Priority) only.
+    pub tenant: Tenant,
+    /// Lower runs first among those of the tenant; read by [`Policy::Priority`](crate::Policy::Priority) only.
     pub priority: i32,
     /// Sequences share cached prefixes only within one salt.
     ///
@@ -78,6 +81,7 @@ pub enum Rejected {
     PromptTooLong { num_tokens: usize, limit: u32 },
     ExceedsKvCache { num_tokens: usize, limit: u64 },
     DuplicateId { id: SequenceId },
+    TenantOutOfRange { index: u32 },
 }
 
 impl fmt::Display for Rejected {
@@ -99,6 +103,9 @@ impl fmt::Display for Rejected {
                  (num_blocks times block_size)"
             ),
             Self::DuplicateId { id } => write!(f, "sequence {} is unfinished already", id.0),
+            Self::TenantOutOfRange { index } => {
+                write!(f, "tenant {index} is not below {MAX_TENANTS}, the limit of tenants")
+            }
         }
     }
 }

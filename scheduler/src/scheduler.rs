@@ -14,10 +14,11 @@ use crate::output::{
     DraftStats, MAX_TOKENS_PER_STEP, NewBlock, Row, ScheduledSequence, SchedulerOutput,
     SchedulerStats, StepId,
 };
-use crate::queue::{QueueKey, WaitingQueue};
+use crate::queue::QueueKey;
 use crate::request::{NewSequence, Rejected, SequenceId, TokenId};
 use crate::sequence::{Sequence, Sequences, Slot};
 use crate::state::StateTable;
+use crate::tenants::{MAX_TENANTS, Tenants};
 
 /// One step runs while the next is scheduled.
 pub const MAX_STEPS_IN_FLIGHT: usize = 2;
@@ -25,8 +26,9 @@ pub const MAX_STEPS_IN_FLIGHT: usize = 2;
 pub struct Scheduler {
     pub(crate) config: SchedulerConfig,
     pub(crate) sequences: Sequences,
-    pub(crate) waiting: WaitingQueue,
-    /// Ordered by key.
+    /// With the sequences that wait.
+    pub(crate) tenants: Tenants,
+    /// Ordered by the ranks of their tenants when this step was begun, then by key.
     pub(crate) running: Vec<Slot>,
     pub(crate) groups: Groups,
     pub(crate) pools: Vec<BlockPool>,
@@ -42,6 +44,8 @@ pub struct Scheduler {
     /// Buffers of `admit_waiting`, a number a pool.
     pub(crate) reserved: Vec<u64>,
     pub(crate) needs: Vec<u64>,
+    /// Buffer of `schedule_chunks`.
+    prompts: Vec<Slot>,
     /// Buffers of finished steps.
     pub(crate) spare_entries: Vec<Vec<EntryInFlight>>,
     /// Tokens that one sequence can have computed.
@@ -82,7 +86,7 @@ impl Scheduler {
         config.validate()?;
         Ok(Self {
             sequences: Sequences::default(),
-            waiting: WaitingQueue::default(),
+            tenants: Tenants::new(config.max_num_batched_tokens),
             running: Vec::with_capacity(config.max_num_seqs as usize),
             groups: Groups::new(&config),
             pools: config
@@ -99,6 +103,7 @@ impl Scheduler {
             cached_prefix: CachedPrefix::default(),
             reserved: Vec::new(),
             needs: Vec::new(),
+            prompts: Vec::new(),
             kv_capacity: config.kv_capacity(),
             spare_entries: Vec::new(),
             num_arrivals: 0,
@@ -117,6 +122,7 @@ impl Scheduler {
         let slot = self.sequences.insert(Sequence {
             id: new.id,
             key,
+            tenant: new.tenant.index,
             row: None,
             suspect: false,
             num_prompt_tokens: new.prompt.len() as u32,
@@ -137,7 +143,7 @@ impl Scheduler {
             cache_salt: new.cache_salt,
             skip_prefix_cache: new.skip_prefix_cache,
         });
-        self.waiting.insert(key, slot);
+        self.tenants.arrive(new.tenant, key, slot);
         Ok(())
     }
 
@@ -150,6 +156,7 @@ impl Scheduler {
             return None;
         }
         self.drop_unneeded();
+        self.order_running();
         let mut plan = self.empty_plan();
         if self.num_suspects > 0 {
             // Alone also in time: when the step fails, the culprit is known.
@@ -157,11 +164,13 @@ impl Scheduler {
                 self.schedule_suspect(&mut plan);
             }
         } else {
+            self.make_room();
             let num_preemptions = self.num_preemptions;
             self.schedule_decodes(&mut plan);
-            self.schedule_chunks(&mut plan);
-            if self.num_preemptions == num_preemptions {
-                self.admit_waiting(&mut plan);
+            let may_admit = self.num_preemptions == num_preemptions;
+            self.schedule_chunks(&mut plan, may_admit);
+            if may_admit {
+                self.admit_waiting(&mut plan, None);
                 self.admission_ratio.decay();
             }
         }
@@ -224,7 +233,7 @@ impl Scheduler {
 
     /// In the order of service.
     pub fn waiting_ids(&self) -> impl Iterator<Item = SequenceId> + '_ {
-        self.waiting.iter().map(|slot| self.sequences[slot].id)
+        self.tenants.iter().map(|slot| self.sequences[slot].id)
     }
 
     /// In the order of service.
@@ -236,7 +245,7 @@ impl Scheduler {
         let sum = |count: fn(&BlockPool) -> u32| self.pools.iter().map(count).sum();
         SchedulerStats {
             num_running: self.running.len() as u32,
-            num_waiting: self.waiting.num_sequences(),
+            num_waiting: self.tenants.num_waiting(),
             num_blocks: sum(BlockPool::num_blocks),
             num_used_blocks: sum(|pool| pool.num_blocks() - pool.num_free()),
             num_cached_free_blocks: sum(BlockPool::num_cached_free),
@@ -265,10 +274,13 @@ impl Scheduler {
         if num_tokens as u64 > kv_capacity {
             return Err(Rejected::ExceedsKvCache { num_tokens, limit: kv_capacity });
         }
+        if new.tenant.index >= MAX_TENANTS {
+            return Err(Rejected::TenantOutOfRange { index: new.tenant.index });
+        }
         if self.sequences.find(new.id).is_some() {
             return Err(Rejected::DuplicateId { id: new.id });
         }
-        if self.waiting.num_sequences() >= self.config.max_num_queued_seqs {
+        if self.tenants.num_waiting() >= self.config.max_num_queued_seqs {
             return Err(Rejected::QueueFull { limit: self.config.max_num_queued_seqs });
         }
         // The last token of a sequence is sampled but never computed: it needs no place in the
@@ -325,17 +337,22 @@ impl Scheduler {
         (1..=most).rev().find(|num_drafts| self.entitle(slot, end + num_drafts)).unwrap_or(0)
     }
 
-    /// Prompts, which are promised all their blocks since their admission.
-    fn schedule_chunks(&mut self, plan: &mut Plan) {
-        for index in 0..self.running.len() {
+    /// Prompts, which are promised all their blocks since their admission. Each waits for those that are admitted before it.
+    fn schedule_chunks(&mut self, plan: &mut Plan, may_admit: bool) {
+        let mut prompts = std::mem::take(&mut self.prompts);
+        prompts.clear();
+        let lacks_more = |slot: &Slot| self.sequences[*slot].num_lacking_tokens() > 1;
+        prompts.extend(self.running.iter().copied().filter(lacks_more));
+        for &slot in &prompts {
+            if may_admit && self.tenants.is_contended() {
+                self.admit_waiting(plan, Some(self.sequences[slot].tenant));
+            }
             if plan.token_budget == 0 {
-                return;
+                break;
             }
-            let slot = self.running[index];
-            if self.sequences[slot].num_lacking_tokens() > 1 {
-                self.schedule_sequence(plan, slot, 0);
-            }
+            self.schedule_sequence(plan, slot, 0);
         }
+        self.prompts = prompts;
     }
 
     /// Gives a running sequence what it lacks, as far as budget and threshold go; the blocks for that

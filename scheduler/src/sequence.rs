@@ -14,6 +14,8 @@ use crate::state::StateTable;
 pub(crate) struct Sequence {
     pub(crate) id: SequenceId,
     pub(crate) key: QueueKey,
+    /// Whose it is.
+    pub(crate) tenant: u32,
     /// None while it waits.
     pub(crate) row: Option<Row>,
     /// Its step failed: it runs alone until it has sampled again.

@@ -5,6 +5,7 @@ use crate::output::{SampledSequence, SequenceEvent, StepOutput, TokenList};
 use crate::request::{FinishReason, TokenId};
 use crate::scheduler::{EntryInFlight, Scheduler};
 use crate::sequence::Sequence;
+use crate::tenants::OUTPUT_COST;
 
 impl Scheduler {
     /// Takes the result of the oldest step in flight; one event for each sequence that got tokens
@@ -50,7 +51,7 @@ impl Scheduler {
         }
         let sequence = &mut self.sequences[slot];
         sequence.num_computed_tokens += num_tokens;
-        let id = sequence.id;
+        let (id, tenant) = (sequence.id, sequence.tenant);
         let index_in_step = Some(index);
         if sampled.failed {
             self.forget_blocks(slot);
@@ -82,6 +83,7 @@ impl Scheduler {
         sequence.suspect = false;
         sequence.num_pending_tokens -= 1 + num_drafts;
         let (new_tokens, finish) = sequence.accept(&sampled.tokens);
+        self.tenants.charge(tenant, new_tokens.len() as u32, OUTPUT_COST);
         if num_drafts > 0 {
             self.draft_stats.count(num_drafts, num_right_drafts);
             self.settle_drafts(slot, num_right_drafts);

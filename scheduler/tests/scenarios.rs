@@ -8,7 +8,7 @@ use expect_test::{Expect, expect};
 use quire_scheduler::{
     CacheGroup, CacheKind, CachePool, DraftTree, FinishReason, NewSequence, Policy,
     SampledSequence, Scheduler, SchedulerConfig, SchedulerOutput, SequenceEvent, SequenceId,
-    StepOutput, StopRule, TokenId, TokenList,
+    StepOutput, StopRule, Tenant, TokenId, TokenList,
 };
 
 const EOS: TokenId = 0;
@@ -50,6 +50,7 @@ fn sequence(id: u64, num_prompt_tokens: u32, max_tokens: u32) -> NewSequence {
             stop_token_ids: Arc::new([]),
             ignore_eos: false,
         },
+        tenant: Tenant::default(),
         priority: 0,
         cache_salt: 0,
         skip_prefix_cache: false,

@@ -14,7 +14,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
-use quire_scheduler::{DraftTree, NewSequence, Scheduler, SchedulerOutput, SequenceId, StopRule};
+use quire_scheduler::{
+    DraftTree, NewSequence, Scheduler, SchedulerOutput, SequenceId, StopRule, Tenant,
+};
 
 use super::step_cost::StepCost;
 use super::{Ask, Guess, Kind, Making, Proposer, vocabulary};
@@ -119,6 +121,7 @@ impl DraftModel {
                 stop_token_ids: nobody,
                 ignore_eos: true,
             },
+            tenant: Tenant::default(),
             priority: 0,
             cache_salt: ask.cache_salt,
             skip_prefix_cache: false,

@@ -247,22 +247,27 @@ impl Simulation {
         self.check();
     }
 
-    /// Admitted come last, none of them overtakes, and the first in line always moves.
+    /// Admitted come last, none of them overtakes another of its tenant or a better class, and the first in line always moves.
     fn check_order(&self, output: &SchedulerOutput, ids: &[SequenceId]) {
         let admitted: Vec<SequenceId> =
             output.admitted.iter().map(|admitted| admitted.id).collect();
-        assert_eq!(ids[ids.len() - admitted.len()..], admitted);
+        let is_alone = self.traffic.num_tenants() == 1;
+        if is_alone {
+            assert_eq!(ids[ids.len() - admitted.len()..], admitted);
+        }
+        assert!(ids.iter().filter(|id| admitted.contains(id)).eq(&admitted));
         if self.traffic.has_panics() {
             return;
         }
-        let place = |id: &SequenceId| self.traffic.place(*id);
-        if let (Some(last), Some(first)) = (
-            admitted.iter().map(place).max(),
-            self.scheduler.waiting_ids().map(|id| place(&id)).min(),
-        ) {
-            assert!(last < first, "a waiting sequence is overtaken");
+        let place = |id: SequenceId| (self.traffic.tenant(id), self.traffic.place(id));
+        for waiting in self.scheduler.waiting_ids() {
+            let (tenant, waiting) = place(waiting);
+            for (other, admitted) in admitted.iter().map(|&id| place(id)) {
+                assert!(tenant != other || admitted < waiting, "a waiting sequence is overtaken");
+                assert!(other.class <= tenant.class, "a class is overtaken by a worse one");
+            }
         }
-        if self.traffic.config.policy == Policy::FirstCome {
+        if is_alone && self.traffic.config.policy == Policy::FirstCome {
             let oldest = self.traffic.oldest_unfinished().expect("a step has sequences");
             let moves = ids.contains(&oldest)
                 || self.in_flight.iter().any(|(_, ids)| ids.contains(&oldest));

@@ -154,9 +154,10 @@ impl FakeRunner {
         for row in &output.freed_rows {
             assert!(self.rows[row.0 as usize].take().is_some(), "row {} was free", row.0);
         }
-        let num_before = output.sequences.len() - output.admitted.len();
-        for (admitted, &cache_salt) in output.admitted.iter().zip(&faults.cache_salts[num_before..])
-        {
+        for admitted in &output.admitted {
+            let mut with_salts = output.sequences.iter().zip(&faults.cache_salts);
+            let own = with_salts.find(|(sequence, _)| sequence.id == admitted.id);
+            let (_, &cache_salt) = own.expect("an admitted sequence is in the step");
             let mut row = RowState {
                 id: admitted.id,
                 tokens: Vec::new(),

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use quire_scheduler::{
     CacheGroup, CacheKind, CachePool, FinishReason, NewSequence, Policy, Rejected, Scheduler,
-    SchedulerConfig, SchedulerOutput, SequenceEvent, SequenceId, StepOutput, StopRule, TokenId,
+    SchedulerConfig, SchedulerOutput, SequenceEvent, SequenceId, StepOutput, StopRule, Tenant,
+    TokenId,
 };
 
 use crate::model::{EOS, NUM_TOKENS_IN_VOCABULARY, Random, STOP_TOKEN, isolated_run, kv_capacity};
@@ -80,6 +81,7 @@ fn random_groups(random: &mut Random) -> (Vec<CachePool>, Vec<CacheGroup>) {
 pub(crate) struct Traffic {
     pub(crate) config: SchedulerConfig,
     unfinished: BTreeMap<SequenceId, Expected>,
+    tenants: Vec<Tenant>,
     /// Prompts that others begin with, then also conversations that ended.
     beginnings: Vec<Vec<TokenId>>,
     next_id: u64,
@@ -96,6 +98,7 @@ pub(crate) struct Traffic {
 struct Expected {
     tokens: Vec<TokenId>,
     finish: FinishReason,
+    tenant: Tenant,
     priority: i32,
     cache_salt: u64,
     skip_prefix_cache: bool,
@@ -112,6 +115,7 @@ impl Traffic {
         Self {
             config,
             unfinished: BTreeMap::new(),
+            tenants: random_tenants(random),
             beginnings,
             next_id: 0,
             one_arrival_in: random.below(6) + 1,
@@ -160,6 +164,7 @@ impl Traffic {
                 },
                 ignore_eos: random.one_in(2),
             },
+            tenant: self.tenants[random.below(self.tenants.len() as u64) as usize],
             priority: random.below(3) as i32 - 1,
             cache_salt: u64::from(random.one_in(8)),
             skip_prefix_cache: random.one_in(10),
@@ -190,6 +195,7 @@ impl Traffic {
                 .min(kv_capacity + 1),
             tokens,
             finish,
+            tenant: new.tenant,
             priority: new.priority,
             cache_salt: new.cache_salt,
             skip_prefix_cache: new.skip_prefix_cache,
@@ -313,7 +319,15 @@ impl Traffic {
         self.unfinished[&id].max_num_tokens
     }
 
-    /// In the order of service.
+    pub(crate) fn tenant(&self, id: SequenceId) -> Tenant {
+        self.unfinished[&id].tenant
+    }
+
+    pub(crate) fn num_tenants(&self) -> usize {
+        self.tenants.len()
+    }
+
+    /// In the order of service of a tenant.
     pub(crate) fn place(&self, id: SequenceId) -> (i32, SequenceId) {
         match self.config.policy {
             Policy::FirstCome => (0, id),
@@ -324,6 +338,17 @@ impl Traffic {
     pub(crate) fn assert_all_ended(&self) {
         assert!(self.unfinished.is_empty(), "some sequences never ended");
     }
+}
+
+/// One in half of the runs.
+fn random_tenants(random: &mut Random) -> Vec<Tenant> {
+    let num_tenants = if random.one_in(2) { 1 } else { random.within(2, 5) };
+    let tenant = |index| Tenant {
+        index,
+        weight: random.within(1, 4),
+        class: if random.one_in(3) { random.below(3) as i32 } else { 0 },
+    };
+    (0..num_tenants).map(tenant).collect()
 }
 
 fn random_tokens(random: &mut Random, most: u32) -> Vec<TokenId> {

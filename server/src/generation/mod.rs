@@ -14,7 +14,9 @@ use std::time::Instant;
 use futures_util::StreamExt;
 use futures_util::stream::SelectAll;
 use quire_engine::Request;
-use quire_engine::request::{SamplingParams, SubmitError, TokenId, TokenLogprobs, TokenOutput};
+use quire_engine::request::{
+    SamplingParams, SubmitError, Tenant, TokenId, TokenLogprobs, TokenOutput,
+};
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -179,6 +181,7 @@ impl Generation {
                     prompt: prompt.clone(),
                     params,
                     pooling: None,
+                    tenant: Tenant::default(),
                     priority: spec.priority,
                     cache_salt: spec.cache_salt.clone(),
                     arrival: spec.arrival,

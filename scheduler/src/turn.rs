@@ -1,0 +1,80 @@
+//! Turns of tenants: the order of the running, and who makes room for whom.
+//!
+//! A tenant that had the machine for itself may have taken all of it. So rows and blocks are given back to those who
+//! come: to a better class at once, and inside a class up to a tenant's share of the rows. Beyond its share nobody takes from
+//! anybody, so two that have as much to do as they like do not preempt each other.
+
+use crate::queue::QueueKey;
+use crate::scheduler::Scheduler;
+use crate::sequence::Slot;
+use crate::tenants::Rank;
+
+impl Scheduler {
+    /// The place of a running sequence in the order of service.
+    pub(crate) fn place_of(&self, slot: Slot) -> ((Rank, u32), QueueKey) {
+        let sequence = &self.sequences[slot];
+        (self.tenants.rank_of_running(sequence.tenant), sequence.key)
+    }
+
+    /// Puts the running in the order of what their tenants were served until now.
+    pub(crate) fn order_running(&mut self) {
+        self.tenants.rank_running();
+        if self.tenants.is_contended() {
+            let mut running = std::mem::take(&mut self.running);
+            running.sort_unstable_by_key(|&slot| self.place_of(slot));
+            self.running = running;
+        }
+    }
+
+    /// Preempts for those who wait and whose turn it is, as many as a step could begin.
+    pub(crate) fn make_room(&mut self) {
+        let first = self.tenants.first().filter(|_| self.tenants.is_contended());
+        // The most usual case by far.
+        if first.is_none_or(|slot| self.victim_for(self.sequences[slot].tenant, 0).is_none()) {
+            return;
+        }
+        let waiting: Vec<Slot> =
+            self.tenants.iter().take(self.config.max_num_seqs as usize).collect();
+        let num_running = self.running.len() as u32;
+        let mut budget = self.config.max_num_batched_tokens.saturating_sub(num_running);
+        let (mut tenant, mut num_of_tenant) = (None, 0);
+        for (index, &slot) in waiting.iter().enumerate() {
+            let sequence = &self.sequences[slot];
+            let (of, num_tokens) = (sequence.tenant, sequence.num_tokens());
+            num_of_tenant = if tenant == Some(of) { num_of_tenant + 1 } else { 0 };
+            tenant = Some(of);
+            // The blocks of the first are sure; those of others are what rows bring.
+            while self.free_rows.len() <= index || (index == 0 && !self.fits_now(slot)) {
+                let Some(victim) = self.victim_for(of, num_of_tenant) else { return };
+                self.preempt(victim);
+            }
+            budget = budget.saturating_sub(num_tokens);
+            if budget == 0 {
+                return;
+            }
+        }
+    }
+
+    /// The running sequence that gives way to one of `tenant`, which is to get `num_promised` rows already: the last of
+    /// those that must.
+    fn victim_for(&self, tenant: u32, num_promised: u32) -> Option<Slot> {
+        let (tenants, num_rows) = (&self.tenants, self.config.max_num_seqs);
+        let (class, num_own) = (tenants.class(tenant), tenants.num_running(tenant) + num_promised);
+        let lacks_rows = num_own < tenants.share_of_rows(tenant, num_rows);
+        let gives_way = |other: u32| {
+            let has_more = || tenants.num_running(other) > tenants.share_of_rows(other, num_rows);
+            let is_later = tenants.class(other) > class;
+            is_later
+                || (tenants.class(other) == class && lacks_rows && other != tenant && has_more())
+        };
+        let mut last = None;
+        for &slot in self.running.iter().rev() {
+            let other = self.sequences[slot].tenant;
+            // The sequences of a tenant are neighbours.
+            if last.replace(other) != Some(other) && gives_way(other) {
+                return Some(slot);
+            }
+        }
+        None
+    }
+}
