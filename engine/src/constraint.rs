@@ -3,12 +3,18 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::request::TokenId;
 use crate::sequence_table::RowSampling;
 use crate::step_runner::panic_text;
+
+/// Processor time that the grammar of an answer may take: so much, and more a token. Others wait for the masks of a step.
+const TIME_AT_START: Duration = Duration::from_millis(200);
+const TIME_A_TOKEN: Duration = Duration::from_millis(1);
 
 /// The grammar of one answer as the answer grows. It begins before the first token.
 ///
@@ -68,6 +74,8 @@ struct State {
     mask: Option<Box<dyn TokenMask>>,
     /// Output tokens that `mask` has gone on by.
     num_tokens: usize,
+    /// That it took so far, whoever else ran meanwhile.
+    processor_time: Duration,
     failure: Option<String>,
 }
 
@@ -104,7 +112,7 @@ impl Guide {
             return 0;
         }
         let (before, tail) = output.split_at(state.num_tokens.min(output.len()));
-        let asked = guarded(|| {
+        let asked = timed(&mut state, |state| {
             state.go_to(&self.constraint, before.len(), tail)?;
             Ok(state.mask.as_mut().expect("there after going on").num_allowed(drafts))
         });
@@ -133,12 +141,13 @@ impl Guide {
         let num_output = num_before + tail.len();
         let mut rows = out.chunks_exact_mut(out.len() / (1 + drafts.len()));
         let first = rows.next().expect("there is a row for the next token");
-        let made = guarded(|| {
+        let made = timed(&mut state, |state| {
             state.go_to(&self.constraint, num_before, tail)?;
             let mask = state.mask.as_mut().expect("there after going on");
             mask.fill(first)?;
             sampling.narrow(first, num_output)
         });
+        let made = made.and_then(|()| state.check_time(num_output));
         if let Err(message) = made {
             first.fill(0);
             state.failure = Some(message);
@@ -147,7 +156,7 @@ impl Guide {
         if drafts.is_empty() {
             return;
         }
-        let made = guarded(|| {
+        let made = timed(&mut state, |state| {
             let mask = state.mask.as_mut().expect("there after going on");
             after_drafts(&mut **mask, sampling, num_output, drafts, (first, rows))
         });
@@ -178,6 +187,14 @@ impl State {
     fn forget(&mut self) {
         (self.mask, self.num_tokens) = (None, 0);
     }
+
+    fn check_time(&self, num_output: usize) -> Result<(), String> {
+        let tokens = u32::try_from(num_output).unwrap_or(u32::MAX);
+        match self.processor_time > TIME_AT_START.saturating_add(TIME_A_TOKEN * tokens) {
+            true => Err("the grammar takes too long for each token: make it simpler".into()),
+            false => Ok(()),
+        }
+    }
 }
 
 /// Fills the masks after each draft, as far as the drafts are allowed, and goes back.
@@ -203,6 +220,18 @@ fn after_drafts<'a>(
         before = row;
     }
     mask.rollback(num_taken)
+}
+
+/// Counts the time of `work`, which is guarded.
+fn timed<T>(
+    state: &mut State,
+    work: impl FnOnce(&mut State) -> Result<T, String>,
+) -> Result<T, String> {
+    let now = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default();
+    let start = now();
+    let done = guarded(|| work(state));
+    state.processor_time += now().saturating_sub(start);
+    done
 }
 
 /// A grammar that panics fails its own request.

@@ -396,9 +396,10 @@ impl Loop {
         {
             self.speculation.iter_mut().for_each(|own| own.forget(event.id));
             let failure = live.sampling.guide().and_then(Guide::failure);
-            let reason = match finish_reason(reason, failure.as_deref().unwrap_or(error)) {
-                FinishReason::Length if live.is_pooled() => FinishReason::Embedded,
-                reason => reason,
+            let reason = match (finish_reason(reason, error), failure) {
+                (FinishReason::Length, _) if live.is_pooled() => FinishReason::Embedded,
+                (FinishReason::Error(_), Some(failure)) => FinishReason::DeadEnd(failure),
+                (reason, _) => reason,
             };
             live.finish(reason, now, &self.metrics);
         }

@@ -238,10 +238,10 @@ impl EngineMetrics {
             FinishReason::EndToken | FinishReason::StopToken(_) | FinishReason::Embedded => 0,
             FinishReason::Length => 1,
             FinishReason::Aborted => 2,
-            FinishReason::Error(_) => 3,
+            FinishReason::DeadEnd(_) | FinishReason::Error(_) => 3,
         };
         self.finished[index].increment(1);
-        if index == 3 {
+        if matches!(reason, FinishReason::Error(_)) {
             self.corrupted.increment(1);
         }
         self.e2e_latency.record(times.e2e.as_secs_f64());

@@ -184,6 +184,8 @@ pub enum FinishReason {
     Embedded,
     /// The engine ended it: shutting down.
     Aborted,
+    /// The constraint lets no token come; the text says why.
+    DeadEnd(String),
     /// This request failed (as with non-finite logits); the text says how. No other request is touched.
     Error(String),
 }

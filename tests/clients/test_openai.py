@@ -5,6 +5,7 @@ import json
 import threading
 
 import openai
+import pydantic
 import pytest
 
 MODEL = "default"
@@ -264,3 +265,32 @@ def test_embeddings_that_cannot_be_name_their_field(client):
     with pytest.raises(openai.BadRequestError) as error:
         client.embeddings.create(model=MODEL, input="a", dimensions=10**6)
     assert error.value.param == "dimensions"
+
+
+class Person(pydantic.BaseModel):
+    name: str = pydantic.Field(max_length=30)
+    age: int = pydantic.Field(ge=0, le=150)
+    is_alive: bool
+    friends: list[pydantic.constr(max_length=20)] = pydantic.Field(max_length=2)
+
+
+def test_pydantic_models_are_parsed(client):
+    question = [{"role": "user", "content": "Describe Ada Lovelace as JSON: name, age, is_alive, friends."}]
+    options = {"model": MODEL, "messages": question, "max_tokens": 400, "response_format": Person}
+    for temperature in (0, 1.2):
+        answer = client.chat.completions.parse(**options, temperature=temperature, seed=1)
+        (choice,) = answer.choices
+        assert choice.finish_reason == "stop" and isinstance(choice.message.parsed, Person)
+    with client.chat.completions.stream(**options, temperature=0) as stream:
+        final = stream.get_final_completion()
+    assert isinstance(final.choices[0].message.parsed, Person)
+
+
+def test_vllms_structured_outputs(client):
+    answer = ask(client, extra_body={"structured_outputs": {"choice": ["red", "green"]}})
+    assert answer.choices[0].message.content in ("red", "green")
+    text = complete(client, max_tokens=30, extra_body={"guided_regex": "[0-9]{4}-[0-9]{2}"}).choices[0].text
+    assert text[4] == "-" and text.replace("-", "").isdigit() and len(text) == 7
+    with pytest.raises(openai.BadRequestError) as refused:
+        ask(client, response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "z"}}})
+    assert refused.value.param == "response_format"

@@ -1,6 +1,9 @@
 //! A grammar over token ids, for tests that need no text.
 
+use std::time::Duration;
+
 use quire_engine::{Constraint, TokenMask};
+use rustix::time::{ClockId, clock_gettime};
 
 /// Ends an answer.
 pub const END: u32 = 3;
@@ -11,12 +14,19 @@ pub struct Classes {
     taken: Vec<u32>,
     /// After so many tokens nothing may come.
     dead_end: Option<usize>,
+    /// How long each mask keeps a processor busy.
+    effort: Duration,
 }
 
 impl Classes {
     /// After so many tokens nothing may come.
     pub fn with_dead_end(num_tokens: usize) -> Self {
         Self { dead_end: Some(num_tokens), ..Self::default() }
+    }
+
+    /// Each mask keeps a processor busy so long.
+    pub fn with_effort(effort: Duration) -> Self {
+        Self { effort, ..Self::default() }
     }
 
     /// For a request.
@@ -38,6 +48,10 @@ impl TokenMask for Classes {
     fn fill(&mut self, allowed: &mut [u32]) -> Result<(), String> {
         if self.dead_end == Some(self.taken.len()) {
             return Err("planted: a dead end".into());
+        }
+        let end = processor_time() + self.effort;
+        while processor_time() < end {
+            std::hint::spin_loop();
         }
         let bits = (0..32 * allowed.len() as u32).filter(|&token| self.allows(token));
         bits.for_each(|token| allowed[token as usize / 32] |= 1 << (token % 32));
@@ -61,4 +75,9 @@ impl TokenMask for Classes {
         let mut ahead = self.clone();
         tokens.iter().take_while(|&&token| ahead.advance(token).is_ok()).count()
     }
+}
+
+/// Of this thread.
+fn processor_time() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).expect("time is not negative")
 }

@@ -1,6 +1,8 @@
 //! Answers that must follow a grammar are the same alone and together, guessed, preempted and steps ahead; one that cannot
 //! go on fails alone.
 
+use std::time::Duration;
+
 use quire_engine::config::{Faults, Speculative};
 use quire_engine::request::FinishReason;
 use quire_engine::{EngineOptions, Request, SamplingParams, TokenMask};
@@ -140,7 +142,7 @@ fn a_dead_end_and_a_step_that_panics_fail_their_own_requests() {
         };
         assert!(why.contains("internal error"), "{why}");
         let dead = answers.pop().expect("an answer each");
-        assert_eq!(dead.finished.reason, FinishReason::Error("planted: a dead end".into()));
+        assert_eq!(dead.finished.reason, FinishReason::DeadEnd("planted: a dead end".into()));
         assert_eq!(dead.tokens.len(), 7);
         for (index, (want, got)) in expected.iter().zip(&answers).enumerate() {
             if clean[index] {
@@ -152,6 +154,32 @@ fn a_dead_end_and_a_step_that_panics_fail_their_own_requests() {
             }
         }
         assert!(clean.iter().filter(|is_clean| **is_clean).count() > 20);
+    }
+}
+
+/// A mask may take long now and then, but not at each token: others wait.
+#[test]
+fn a_grammar_that_takes_too_long_fails_alone_and_soon() {
+    let requests = mixed();
+    let model = tiny_model("llama3");
+    let expected = one_by_one(&start(&model, &uncached(), &[END]), &requests);
+    for options in [uncached(), guessing(uncached())] {
+        let handle = start(&model, &options, &[END]);
+        let slow = |effort| SamplingParams {
+            constraint: Classes::with_effort(effort).constraint(),
+            ignore_eos: true,
+            ..SamplingParams::greedy(60)
+        };
+        let mut all = requests.clone();
+        all.push(Request::new(vec![5, 6, 7], slow(Duration::from_millis(20))));
+        all.push(Request::new(vec![7, 6, 5], slow(Duration::from_micros(500))));
+        let mut answers = together(&handle, &all);
+        let (fair, slow) = (answers.pop().expect("each"), answers.pop().expect("each"));
+        assert_eq!((fair.finished.reason, fair.tokens.len()), (FinishReason::Length, 60));
+        let FinishReason::DeadEnd(why) = slow.finished.reason else { panic!("it goes on") };
+        assert!(why.contains("too long"), "{why}");
+        assert!(slow.tokens.len() < 15, "{} tokens", slow.tokens.len());
+        assert_equal("beside it", &expected, &answers);
     }
 }
 

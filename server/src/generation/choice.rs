@@ -68,6 +68,8 @@ pub(super) struct Choice {
     names_tool: bool,
     stop_token_ids: Vec<TokenId>,
     min_tokens: u32,
+    /// The field that asked for structured output.
+    constraint_field: &'static str,
     num_tokens: u32,
     /// The last token, while it may turn out to be the end token, whose text is not shown.
     undecided: Option<TokenId>,
@@ -92,6 +94,7 @@ impl Choice {
             text_options: options,
             stop_token_ids: spec.params.stop_token_ids.clone(),
             min_tokens: spec.params.min_tokens,
+            constraint_field: spec.structured_output.as_ref().map_or("", |asked| asked.field),
             num_tokens: 0,
             undecided: None,
             delta: Delta::default(),
@@ -172,6 +175,10 @@ impl Choice {
             FinishReason::StopToken(token) => ("stop", Some(StopReason::Token(token))),
             FinishReason::Length => ("length", None),
             FinishReason::Aborted => ("abort", None),
+            FinishReason::DeadEnd(message) => {
+                self.stream = None;
+                return ChoiceEvent::Failed(ApiError::invalid(self.constraint_field, message));
+            }
             FinishReason::Error(message) => {
                 self.stream = None;
                 return ChoiceEvent::Failed(ApiError::internal(message));

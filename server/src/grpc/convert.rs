@@ -13,6 +13,7 @@ use crate::generation::{Finish, GenerationSpec, StopReason, TextOptions};
 use crate::limits::ServerLimits;
 use crate::model::ServedModel;
 use crate::routes::messages;
+use crate::structured::{Kind, StructuredOutput};
 use crate::text::ChatInput;
 
 /// `model` as the field of a message, where the empty name is no name.
@@ -49,7 +50,9 @@ pub(super) fn generation_spec(
         Some(Prompt::Chat(chat)) => chat_tokens(chat, model, limits)?,
     };
     check_cache_salt(&request.cache_salt)?;
-    let (sampling, text) = sampling_fields(request.sampling_params.unwrap_or_default());
+    let mut given = request.sampling_params.unwrap_or_default();
+    let structured_output = structured_output(given.structured_output.take())?;
+    let (sampling, text) = sampling_fields(given);
     text.check(limits)?;
     let params = sampling.resolve(model)?;
     let n = checked_n("n", request.n, limits)?;
@@ -58,7 +61,7 @@ pub(super) fn generation_spec(
         prompts: vec![prompt],
         n,
         params,
-        structured_output: None,
+        structured_output,
         text,
         output: None,
         priority: request.priority,
@@ -81,6 +84,21 @@ pub(super) fn chat_tokens(
         unix_seconds: unix_time() as i64,
         ..ChatInput::default()
     })
+}
+
+fn structured_output(
+    asked: Option<v1::sampling_params::StructuredOutput>,
+) -> Result<Option<StructuredOutput>, ApiError> {
+    use v1::sampling_params::StructuredOutput as Asked;
+    let (field, kind) = match asked {
+        None | Some(Asked::JsonObject(false)) => return Ok(None),
+        Some(Asked::JsonObject(true)) => ("json_object", Kind::JsonObject),
+        Some(Asked::JsonSchema(text)) => ("json_schema", Kind::of_schema("json_schema", &text)?),
+        Some(Asked::Regex(regex)) => ("regex", Kind::Regex(regex)),
+        Some(Asked::Choice(choice)) => ("choice", Kind::Choice(choice.choices)),
+        Some(Asked::Grammar(grammar)) => ("grammar", Kind::Grammar(grammar)),
+    };
+    Ok(Some(StructuredOutput::new(field, kind)))
 }
 
 fn sampling_fields(given: v1::SamplingParams) -> (SamplingFields, TextOptions) {

@@ -88,32 +88,38 @@ impl GrammarCompiler {
             let slot = Arc::clone(slots).acquire_owned().await;
             let slot =
                 slot.map_err(|_| ApiError::internal("grammars are not compiled any more"))?;
-            let compiled = self.spawn(asked.clone(), slot)?;
+            // Another request may have wanted the same meanwhile.
+            if let Some(compiled) = self.find(&key) {
+                return Ok(compiled);
+            }
+            let compiled = self.spawn((key, asked.clone()), slot, limits.max_cached_grammars)?;
             compiled.await.map_err(|_| ApiError::internal("compiling the grammar failed"))?
         };
-        let compiled = tokio::time::timeout(timeout, work).await.unwrap_or_else(|_| {
+        tokio::time::timeout(timeout, work).await.unwrap_or_else(|_| {
             let field = asked.field;
             let seconds = timeout.as_secs_f32();
             let message = format!(
                 "{field} was not compiled within {seconds} s (--grammar-timeout): make it simpler"
             );
             Err(ApiError::invalid(field, message))
-        })?;
-        self.keep(key, &compiled, limits.max_cached_grammars);
-        Ok(compiled)
+        })
     }
 
     fn spawn(
         self: &Arc<Self>,
-        asked: StructuredOutput,
+        (key, asked): (Key, StructuredOutput),
         slot: OwnedSemaphorePermit,
+        max_kept: usize,
     ) -> Result<oneshot::Receiver<Result<Arc<Compiled>, ApiError>>, ApiError> {
         let (answer, compiled) = oneshot::channel();
         let own = Arc::clone(self);
         let work = move || {
             let made = guarded(|| own.compile_now(&asked));
-            drop(slot);
             let made = made.unwrap_or_else(|panic| Err(format!("broke the compiler: {panic}")));
+            if let Ok(compiled) = &made {
+                own.keep(key, compiled, max_kept);
+            }
+            drop(slot);
             let _ = answer.send(made.map_err(|message| asked.invalid(&message)));
         };
         let thread = std::thread::Builder::new().name("quire-grammar".into());

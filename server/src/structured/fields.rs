@@ -64,7 +64,7 @@ fn take_structured_outputs(fields: &mut Fields<'_>) -> Result<Option<StructuredO
             (_, Value::Null)
             | ("json_object" | "disable_additional_properties", Value::Bool(false)) => {}
             ("json_object", Value::Bool(true)) => kinds.push(Kind::JsonObject),
-            ("json", value) => kinds.push(Kind::Json(schema(FIELD, value)?)),
+            ("json", value) => kinds.push(schema(FIELD, value)?),
             ("regex", Value::String(regex)) => kinds.push(Kind::Regex(regex)),
             ("grammar", Value::String(grammar)) => kinds.push(Kind::Grammar(grammar)),
             ("choice", value) => kinds.push(Kind::Choice(choices(FIELD, value)?)),
@@ -97,7 +97,7 @@ fn take_guided(fields: &mut Fields<'_>) -> Result<Vec<StructuredOutput>, ApiErro
     let mut asked = Vec::new();
     let mut add = |field, kind| asked.push(StructuredOutput::new(field, kind));
     if let Some(value) = fields.take("guided_json", "a JSON schema")? {
-        add("guided_json", Kind::Json(schema("guided_json", value)?));
+        add("guided_json", schema("guided_json", value)?);
     }
     if let Some(regex) = fields.take_string("guided_regex")? {
         add("guided_regex", Kind::Regex(regex));
@@ -121,11 +121,11 @@ fn take_object(
 }
 
 /// A schema, or the text of one.
-fn schema(field: &'static str, value: Value) -> Result<Value, ApiError> {
-    let Value::String(text) = value else { return Ok(value) };
-    serde_json::from_str(&text).map_err(|error| {
-        ApiError::invalid(field, format!("{field} is a text that is no JSON: {error}"))
-    })
+fn schema(field: &'static str, value: Value) -> Result<Kind, ApiError> {
+    match value {
+        Value::String(text) => Kind::of_schema(field, &text),
+        value => Ok(Kind::Json(value)),
+    }
 }
 
 fn choices(field: &'static str, value: Value) -> Result<Vec<String>, ApiError> {

@@ -3,7 +3,7 @@
 use llguidance::api::TopLevelGrammar;
 use serde_json::{Value, json};
 
-use super::{Kind, StructuredOutput};
+use super::{Kind, StructuredOutput, gbnf};
 
 /// Between the parts of JSON: bounded, or a small model might write white space for ever.
 const WHITE_SPACE: &str = r"[ \n\t]{1,20}";
@@ -27,7 +27,8 @@ pub(super) fn of(asked: &StructuredOutput) -> Result<TopLevelGrammar, String> {
         }
         Kind::Grammar(text) => {
             check_nesting(text)?;
-            Ok(TopLevelGrammar::from_lark(text.clone()))
+            let lark = if gbnf::is_gbnf(text) { gbnf::to_lark(text)? } else { text.clone() };
+            Ok(TopLevelGrammar::from_lark(lark))
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod compiler;
 pub(crate) mod fields;
+mod gbnf;
 mod grammar;
 mod mask;
 mod vocabulary;
@@ -38,6 +39,15 @@ pub(crate) enum Kind {
     Choice(Vec<String>),
     /// Lark, or GBNF.
     Grammar(String),
+}
+
+impl Kind {
+    /// `text` is a JSON schema.
+    pub(crate) fn of_schema(field: &'static str, text: &str) -> Result<Self, ApiError> {
+        serde_json::from_str(text).map(Self::Json).map_err(|error| {
+            ApiError::invalid(field, format!("{field} is a text that is no JSON: {error}"))
+        })
+    }
 }
 
 impl StructuredOutput {

@@ -1,7 +1,21 @@
 //! Structured output over HTTP: an engine that draws any of the tokens that the constraint allows.
 
+mod bombs;
+mod schemas;
+
+use std::sync::Arc;
+
 use quire_engine::request::{FinishReason, StreamEvent};
+use quire_proto::v1;
+use quire_proto::v1::inference_client::InferenceClient;
+use quire_proto::v1::sampling_params::StructuredOutput;
+use quire_server::grpc;
 use serde_json::{Value, json};
+
+use tonic::Code;
+use tonic_types::StatusExt;
+use vllm_proto::decoding_parameters::StructuredOutput as VllmOutput;
+use vllm_proto::inference_client::InferenceClient as VllmClient;
 
 use crate::support::{END, TestServer, answer_tokens, config, engine_info};
 
@@ -112,4 +126,95 @@ async fn grammars_are_limited() {
         json!({"prompt": "a", "guided_regex": "a", "response_format": {"type": "json_object"}});
     let reply = server.post("/v1/completions", &two).await;
     assert!(reply.status.as_u16() == 400 && reply.body.contains("only one of"), "{}", reply.body);
+}
+
+const SCHEMA: &str = r#"{"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"], "additionalProperties": false}"#;
+
+/// Whether an answer is as asked.
+type Check = fn(&str) -> bool;
+
+/// JSON of the schema.
+fn is_of_schema(text: &str) -> bool {
+    serde_json::from_str::<Value>(text).is_ok_and(|answer| answer["a"].is_boolean())
+}
+
+#[tokio::test]
+async fn grpc_takes_every_kind() {
+    let server = TestServer::scripted(obedient);
+    let mut client = InferenceClient::new(grpc::router(Arc::clone(&server.state)));
+    let request = |asked| v1::GenerateRequest {
+        prompt: Some(v1::generate_request::Prompt::Text("x".into())),
+        sampling_params: Some(v1::SamplingParams {
+            seed: Some(5),
+            structured_output: Some(asked),
+            ..v1::SamplingParams::default()
+        }),
+        ..v1::GenerateRequest::default()
+    };
+    let choices = v1::Choices { choices: vec!["yes".into(), "no".into()] };
+    let cases: [(StructuredOutput, Check); 5] = [
+        (StructuredOutput::JsonSchema(SCHEMA.into()), is_of_schema),
+        (StructuredOutput::JsonObject(true), |text| text.starts_with('{') && text.ends_with('}')),
+        (StructuredOutput::Regex("a{3}b".into()), |text| text == "aaab"),
+        (StructuredOutput::Choice(choices), |text| text == "yes" || text == "no"),
+        (StructuredOutput::Grammar("root ::= \"<\" [0-9]{2} \">\"".into()), |text| {
+            text.len() == 4 && text[1..3].parse::<u8>().is_ok()
+        }),
+    ];
+    for (asked, is_right) in cases {
+        let what = format!("{asked:?}");
+        let answer = client.generate(request(asked)).await.unwrap().into_inner();
+        assert!(is_right(&answer.answers[0].text), "{what}: {answer:?}");
+    }
+    for (asked, field) in [
+        (StructuredOutput::JsonSchema("{".into()), "json_schema"),
+        (StructuredOutput::Regex("(".into()), "regex"),
+        (StructuredOutput::Choice(v1::Choices::default()), "choice"),
+        (StructuredOutput::Grammar("root ::= a".into()), "grammar"),
+    ] {
+        let status = client.generate(request(asked)).await.unwrap_err();
+        let details = status.get_details_bad_request().unwrap();
+        assert_eq!(
+            (status.code(), details.field_violations[0].field.as_str()),
+            (Code::InvalidArgument, field)
+        );
+    }
+}
+
+#[tokio::test]
+async fn routers_made_for_vllm_may_ask_for_every_kind() {
+    let server = TestServer::scripted(obedient);
+    let mut client = VllmClient::new(grpc::router(Arc::clone(&server.state)));
+    let request = |asked| vllm_proto::GenerateRequest {
+        prompt: Some(vllm_proto::generate_request::Prompt::Text("x".into())),
+        stopping: Some(vllm_proto::StoppingCriteria {
+            max_new_tokens: 100,
+            ..vllm_proto::StoppingCriteria::default()
+        }),
+        decoding: Some(vllm_proto::DecodingParameters {
+            structured_output: Some(asked),
+            ..vllm_proto::DecodingParameters::default()
+        }),
+        ..vllm_proto::GenerateRequest::default()
+    };
+    let choices = vllm_proto::decoding_parameters::StringChoices { choices: vec!["yes".into()] };
+    let cases: [(VllmOutput, Check); 4] = [
+        (VllmOutput::Json(SCHEMA.into()), is_of_schema),
+        (VllmOutput::Regex("a{3}b".into()), |text| text == "aaab"),
+        (VllmOutput::Choice(choices), |text| text == "yes"),
+        (VllmOutput::Grammar("start: \"lark\"".into()), |text| text == "lark"),
+    ];
+    for (asked, is_right) in cases {
+        let what = format!("{asked:?}");
+        let answer = client.generate(request(asked)).await.unwrap().into_inner();
+        assert!(is_right(&answer.outputs.unwrap().text), "{what}");
+    }
+    for (asked, field) in [
+        (VllmOutput::Json("[".into()), "decoding.structured_output"),
+        (VllmOutput::StructuralTag("{}".into()), "decoding.structural_tag"),
+    ] {
+        let status = client.generate(request(asked)).await.unwrap_err();
+        let details = status.get_details_bad_request().unwrap();
+        assert_eq!(details.field_violations[0].field, field);
+    }
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 use quire_engine::request::{Started, TokenId, TokenLogprobs, TokenOutput};
 use vllm_proto::candidate_token_info::TokenInfo;
 use vllm_proto::candidate_tokens::Select;
+use vllm_proto::decoding_parameters::StructuredOutput as Asked;
 use vllm_proto::finish_info::{FinishReason, StopReason as WireStopReason};
 use vllm_proto::generate_request::Prompt;
 use vllm_proto::{
@@ -18,6 +19,7 @@ use crate::generation::{Delta, Finish, GenerationSpec, StopReason, TextOptions};
 use crate::grpc::convert::checked_n;
 use crate::limits::ServerLimits;
 use crate::model::ServedModel;
+use crate::structured::{Kind, StructuredOutput};
 
 /// What the contract says that 0 tokens mean.
 const DEFAULT_MAX_TOKENS: u32 = 20;
@@ -97,7 +99,7 @@ pub(super) fn generation_spec(
     let cache_salt = cache_salt(request.kv.unwrap_or_default())?;
     let priority = request.priority;
     let prompts = vec![prompt];
-    let structured_output = None;
+    let structured_output = structured_output(decoding.structured_output)?;
     let spec = GenerationSpec {
         prompts,
         n,
@@ -113,7 +115,6 @@ pub(super) fn generation_spec(
 }
 
 fn refuse_unsupported(request: &GenerateRequest) -> Result<(), ApiError> {
-    let decoding = request.decoding.as_ref();
     let kv = request.kv.as_ref();
     let budget = request.stopping.as_ref().and_then(|stopping| stopping.thinking_token_budget);
     let asked = [
@@ -123,15 +124,28 @@ fn refuse_unsupported(request: &GenerateRequest) -> Result<(), ApiError> {
         ("stopping.thinking_token_budget", budget.is_some_and(|budget| budget >= 0)),
         ("kv.kv_transfer_params", kv.is_some_and(|kv| kv.kv_transfer_params.is_some())),
         ("kv.ec_transfer_params", kv.is_some_and(|kv| kv.ec_transfer_params.is_some())),
-        (
-            "decoding.structured_output",
-            decoding.is_some_and(|decoding| decoding.structured_output.is_some()),
-        ),
     ];
     match asked.into_iter().find(|&(_, is_asked)| is_asked) {
         Some((field, _)) => Err(ApiError::invalid(field, format!("{field} is not supported"))),
         None => Ok(()),
     }
+}
+
+fn structured_output(asked: Option<Asked>) -> Result<Option<StructuredOutput>, ApiError> {
+    const FIELD: &str = "decoding.structured_output";
+    let kind = match asked {
+        None | Some(Asked::JsonObject(false)) => return Ok(None),
+        Some(Asked::JsonObject(true)) => Kind::JsonObject,
+        Some(Asked::Json(text)) => Kind::of_schema(FIELD, &text)?,
+        Some(Asked::Regex(regex)) => Kind::Regex(regex),
+        Some(Asked::Choice(choice)) => Kind::Choice(choice.choices),
+        Some(Asked::Grammar(grammar)) => Kind::Grammar(grammar),
+        Some(Asked::StructuralTag(_)) => {
+            let message = "decoding.structural_tag is not supported";
+            return Err(ApiError::invalid("decoding.structural_tag", message));
+        }
+    };
+    Ok(Some(StructuredOutput::new(FIELD, kind)))
 }
 
 /// Sequences of one token only.

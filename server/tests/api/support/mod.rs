@@ -1,6 +1,7 @@
 //! A server under test: the real router over a scripted engine, and ways to talk to it.
 
 mod model;
+mod real;
 
 use std::sync::Arc;
 use std::thread;
@@ -24,6 +25,7 @@ use tower::ServiceExt;
 pub(crate) use model::{
     END, FIRST_CONTROL, START, bytes_as_tokens, model_with, served_model, text_of,
 };
+pub(crate) use real::serve_tiny;
 
 /// The router with its state; the engine behind it is a script, or the test itself.
 pub(crate) struct TestServer {
