@@ -23,8 +23,8 @@ use crate::registry::{Entry, Origin, Registry, RegistryOptions, Taken};
 use crate::retry::DrainRate;
 use crate::routes::ollama::manage;
 use crate::routes::{
-    self, anthropic, chat_completions, completions, detokenize, embeddings, generate, health, load,
-    models, ollama, render, rerank, score, server_info, tokenize, version,
+    self, anthropic, chat_completions, completions, console, detokenize, embeddings, generate,
+    health, load, models, ollama, render, rerank, score, server_info, tokenize, version,
 };
 
 /// What every handler is given.
@@ -69,6 +69,9 @@ pub const ROUTES: &[Route] = &[
     Route::get("/is_sleeping", Access::Key, || get(load::is_sleeping)),
     Route::post("/v1/load_lora_adapter", Access::Key, || post(load::lora)),
     Route::post("/v1/unload_lora_adapter", Access::Key, || post(load::lora)),
+    Route::get("/console", Access::Page, || get(console::page)),
+    Route::get("/console/{asset}", Access::Page, || get(console::asset)),
+    Route::get(console::STATE_PATH, Access::Key, || get(console::state)),
     Route::get("/", Access::Open, || get(ollama::root)),
     Route::get("/api/version", Access::Key, || get(ollama::version)),
     Route::get("/api/tags", Access::Key, || get(ollama::tags)),
@@ -100,6 +103,8 @@ pub struct Route {
 pub enum Access {
     /// Everyone: probes carry no keys.
     Open,
+    /// Everyone: a page that shows nothing before its reader gives a key.
+    Page,
     /// Holders of a key; everyone with `metrics_without_key`.
     Metrics,
     /// Holders of a key.
@@ -114,6 +119,8 @@ pub struct ServerConfig {
     /// The names in the API of the one model that is loaded at start, the first one shown; empty when models are loaded on
     /// demand. `default` always works too.
     pub served_model_names: Vec<String>,
+    /// There is a page to chat and to watch the engine at `/console`.
+    pub console: bool,
     /// Empty: no key is asked for.
     pub api_keys: Vec<ApiKey>,
     /// `/metrics` needs no key.
@@ -144,6 +151,7 @@ impl Default for ServerConfig {
     fn default() -> Self {
         Self {
             served_model_names: vec!["default".into()],
+            console: true,
             api_keys: Vec::new(),
             metrics_without_key: false,
             allowed_hosts: Vec::new(),
@@ -211,7 +219,7 @@ pub fn router(state: SharedState, check_hosts: bool) -> Router {
 /// The routes of `ROUTES` that tell how the server is, for a listener of their own.
 pub fn probe_router(state: SharedState, check_hosts: bool) -> Router {
     router_of(
-        ROUTES.iter().filter(|route| !matches!(route.access, Access::Key | Access::Manage)),
+        ROUTES.iter().filter(|route| matches!(route.access, Access::Open | Access::Metrics)),
         state,
         check_hosts,
     )
@@ -223,7 +231,8 @@ fn router_of(
     check_hosts: bool,
 ) -> Router {
     let mut router = Router::new();
-    for route in routes {
+    let has_console = state.config.console;
+    for route in routes.filter(|route| has_console || !route.path.starts_with("/console")) {
         router = router.route(route.path, (route.handler)());
     }
     router = router
@@ -354,6 +363,11 @@ impl AppState {
 
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
+    }
+
+    /// Since the server was started.
+    pub(crate) fn uptime(&self) -> Duration {
+        self.began.elapsed()
     }
 
     /// Records how the server is, for a scrape.

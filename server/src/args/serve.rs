@@ -114,6 +114,10 @@ struct NetworkArgs {
     #[arg(long)]
     metrics_without_key: bool,
 
+    /// Serve no console, the page at /console to chat and to watch the engine
+    #[arg(long)]
+    no_console: bool,
+
     /// Web pages (as `https://example.org`) whose scripts may call this server; * is any
     #[arg(long, value_delimiter = ',', value_name = "ORIGIN")]
     allowed_origins: Vec<String>,
@@ -173,6 +177,7 @@ impl ServeArgs {
         let is_loopback = is_loopback(&network.host);
         let config = ServerConfig {
             served_model_names: network.served_model_name.clone(),
+            console: !network.no_console,
             api_keys: keys.iter().map(|key| ApiKey::new(key)).collect(),
             open_management: keys.is_empty() && manage_keys.is_empty() && is_loopback,
             manage_keys: manage_keys.iter().map(|key| ApiKey::new(key)).collect(),

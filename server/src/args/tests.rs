@@ -47,6 +47,8 @@ fn no_flags_mean_the_front_ends_own_defaults() {
     assert_eq!(config.engine_hang_timeout, defaults.engine_hang_timeout);
     assert_eq!(config.sse_keep_alive_interval, defaults.sse_keep_alive_interval);
     assert_eq!(config.metrics_without_key, defaults.metrics_without_key);
+    assert_eq!(config.console, defaults.console);
+    assert!(!serve("--no-console", &Environment::default()).unwrap().1.config.console);
 }
 
 #[test]

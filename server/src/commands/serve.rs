@@ -115,7 +115,6 @@ async fn serve_until_signal(
 ) -> Result<()> {
     let signals = StopSignals::new()?;
     let address = listener.local_addr()?;
-    let has_keys = !server.config.api_keys.is_empty();
     let health_port = server.health_port.map(|port| bind(&server.host, port, "--health-port"));
     let state = AppState::new(server.config, Metrics::install());
     let models = Arc::clone(&state.models);
@@ -165,7 +164,7 @@ async fn serve_until_signal(
         }
     };
     let reaper = state.models.reap();
-    println!("{}", greeting(address, &state.models.names().join(", "), has_keys, makes_embeddings));
+    println!("{}", greeting(address, &state, makes_embeddings));
     if let Some(address) = grpc_address {
         println!("{scheme} at {address} (quire.v1.Inference, vllm.Inference, health, reflection)");
     }
@@ -199,13 +198,21 @@ fn warn_if_open(server: &ServeOptions) {
 }
 
 /// What to do next, ready to be pasted.
-fn greeting(address: SocketAddr, model: &str, has_keys: bool, makes_embeddings: bool) -> String {
+fn greeting(address: SocketAddr, state: &AppState, makes_embeddings: bool) -> String {
     let host = if address.ip().is_unspecified() {
         format!("127.0.0.1:{}", address.port())
     } else {
         address.to_string()
     };
-    let key = if has_keys { " -H \"Authorization: Bearer $QUIRE_API_KEY\"" } else { "" };
+    let model = state.models.names().join(", ");
+    let key = match state.config.api_keys.is_empty() {
+        true => "",
+        false => " -H \"Authorization: Bearer $QUIRE_API_KEY\"",
+    };
+    let console = match state.config.console {
+        true => format!("\nor open http://{host}/console"),
+        false => String::new(),
+    };
     let (route, body) = match makes_embeddings {
         true => ("embeddings", r#"{"model": "default", "input": "Why is the sky blue?"}"#),
         false => (
@@ -215,7 +222,7 @@ fn greeting(address: SocketAddr, model: &str, has_keys: bool, makes_embeddings: 
     };
     format!(
         "serving {model} at http://{host} (OpenAI API under /v1)\ntry:\n  \
-         curl http://{host}/v1/{route}{key} -H 'Content-Type: application/json' -d '{body}'"
+         curl http://{host}/v1/{route}{key} -H 'Content-Type: application/json' -d '{body}'{console}"
     )
 }
 

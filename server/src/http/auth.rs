@@ -24,7 +24,7 @@ impl ApiKey {
 pub async fn check(State(state): State<SharedState>, request: Request, next: Next) -> Response {
     let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     let is_open = match app::access_of(path) {
-        Access::Open => true,
+        Access::Open | Access::Page => true,
         Access::Metrics => state.config.metrics_without_key,
         Access::Key => false,
         Access::Manage => return check_manage(&state, request, next).await,

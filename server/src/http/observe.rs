@@ -12,6 +12,7 @@ use futures_util::FutureExt;
 use crate::app::{self, Access};
 use crate::error::ApiError;
 use crate::metrics;
+use crate::routes::console;
 
 /// The header that carries a request's id both ways.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -46,10 +47,11 @@ pub async fn observe(mut request: Request, next: Next) -> Response {
     response
 }
 
-/// One line a request, without anything the client wrote but its id. Probes and scrapes come often and say little.
+/// One line a request, without anything the client wrote but its id. Probes, scrapes and the console come often and say little.
 fn log_access(method: &str, route: &str, status: u16, ms: f64, id: &str) {
     const TARGET: &str = "quire::access";
-    if matches!(app::access_of(Some(route)), Access::Key | Access::Manage) {
+    let is_watched = route == console::STATE_PATH;
+    if matches!(app::access_of(Some(route)), Access::Key | Access::Manage) && !is_watched {
         tracing::info!(target: TARGET, method, route, status, ms, id, "request");
     } else {
         tracing::debug!(target: TARGET, method, route, status, ms, id, "request");

@@ -49,15 +49,30 @@ pub(super) struct Slot {
 }
 
 /// What a loaded model takes.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Taken {
     pub num_bytes: u64,
     pub is_on_gpu: bool,
+    /// Bytes of each part, of one of several replicas.
+    pub memory: Arc<[(&'static str, u64)]>,
+    /// The lines of its plan.
+    pub plan: Arc<[(&'static str, String)]>,
 }
 
 impl Taken {
     pub fn of(plan: &MemoryPlan) -> Self {
-        Self { num_bytes: plan.total_bytes(), is_on_gpu: plan.place.gpu().is_some() }
+        let draft = plan.draft.as_ref().map(|draft| ("draft model", draft.total_bytes()));
+        let parts = [
+            ("weights", plan.weight_bytes),
+            ("KV cache", plan.kv_bytes),
+            ("workspace", plan.workspace_bytes),
+        ];
+        Self {
+            num_bytes: plan.total_bytes(),
+            is_on_gpu: plan.place.gpu().is_some(),
+            memory: parts.into_iter().chain(draft).collect(),
+            plan: plan.table().into(),
+        }
     }
 }
 
@@ -211,7 +226,7 @@ impl Entry {
 
     /// What it takes now.
     pub(crate) fn taken(&self) -> Taken {
-        self.slot().loaded.as_ref().map_or_else(Taken::default, |loaded| loaded.taken)
+        self.slot().loaded.as_ref().map_or_else(Taken::default, |loaded| loaded.taken.clone())
     }
 
     pub(super) fn is_evictable(&self) -> bool {

@@ -3,6 +3,7 @@
 pub(crate) mod anthropic;
 pub(crate) mod chat_completions;
 pub(crate) mod completions;
+pub(crate) mod console;
 pub(crate) mod detokenize;
 pub(crate) mod embeddings;
 pub(crate) mod generate;

@@ -13,7 +13,8 @@ use crate::http;
 use crate::model::ServedModel;
 
 /// Another one after each start of the server.
-static INSTANCE_ID: LazyLock<String> = LazyLock::new(|| uuid::Uuid::new_v4().to_string());
+pub(crate) static INSTANCE_ID: LazyLock<String> =
+    LazyLock::new(|| uuid::Uuid::new_v4().to_string());
 
 /// `GET /server_info` and `GET /get_server_info`.
 pub(crate) async fn server_info(State(state): State<SharedState>) -> Result<Response, ApiError> {

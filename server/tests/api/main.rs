@@ -7,6 +7,7 @@ mod bad_requests;
 mod chat;
 mod completions;
 mod connections;
+mod console;
 mod embeddings;
 mod extras;
 mod grpc;
