@@ -10,7 +10,7 @@ PEERS = $(RESULTS)-peers$(MODEL_SUFFIX)$(if $(findstring --types,$(ARGS)),-types
 # Keeps what a command prints in $(1).md, prints it too, and fails as the command does.
 keep = > $(1).md; status=$$?; cat $(1).md; exit $$status
 
-.PHONY: gpu gpu-bundle bench-cpu bench-kernels bench-offline bench-host-step bench-speculative train-eagle bench-peers bench-peers-vllm-setup real-models
+.PHONY: gpu gpu-bundle bench-cpu bench-kernels bench-offline bench-host-step bench-speculative train-eagle bench-serve bench-serve-picture bench-peers bench-peers-vllm-setup real-models
 
 bench-cpu: bench-kernels bench-offline ## Time every op and the engine as shares of this machine's limits
 
@@ -29,6 +29,18 @@ train-eagle: build model ## Train a small EAGLE-3 head for the default model int
 
 bench-host-step: ## Time what the host does in a decode step on a GPU (no GPU needed)
 	@$(RUN_BENCH) host_step -- tests/data/conformance/llama3.gguf --json $(RESULTS)-host-step.json $(ARGS) $(call keep,$(RESULTS)-host-step)
+
+# What `make bench-serve` compares.
+A ?= --max-num-seqs 4
+B ?= --max-num-seqs 32
+SERVE_ARGS ?= --concurrency 2,8,32 --requests 64 --prompt-tokens 96 --max-tokens 48 --rounds 3
+
+bench-serve: build model ## Compare Quire with itself at two settings in a page of HTML (A="--max-num-seqs 4" B="--max-num-seqs 32")
+	@$(CARGO) build --quiet --release --locked --package quire-benches --bin quire-bench
+	@benches/serve.sh target/release $(MODEL) $(RESULTS)-serve "$(A)" "$(B)" $(SERVE_ARGS) $(ARGS)
+
+bench-serve-picture: ## Take the picture of the README from a page (PAGE=report.html; needs chromium)
+	@python3 benches/picture.py $(or $(PAGE),$(RESULTS)-serve.html) benches/report.png
 
 bench-peers: build model ## Compare with llama.cpp in turn on this machine (MODEL=file.gguf ARGS=--quick)
 	@$(CARGO) build --quiet --release --locked --package quire-benches

@@ -117,7 +117,7 @@ def complete(parser, args):
         parser.error(
             f"{args.model} is not there: `make model`, or one of {', '.join(real_models.MODELS)}"
         )
-    for name in ["offline", "client", "quire"]:
+    for name in ["offline", "quire-bench", "quire"]:
         if not (args.binaries / name).exists():
             parser.error(f"{args.binaries / name} is missing: cargo build --release --workspace")
     args.own_format = servers.format_of(args.model)

@@ -122,7 +122,9 @@ def wait_until_ready(server, port, log):
 
 def run_client(binaries, pid, port, load):
     with tempfile.NamedTemporaryFile(suffix=".json") as report:
-        command = [binaries / "client", "--base-url", f"http://127.0.0.1:{port}", "--pid", pid]
+        command = [binaries / "quire-bench", "--base-url", f"http://127.0.0.1:{port}", "--pid", pid]
+        # The server has all processors, so the client is late like any other process here.
+        command += ["--allow-late"]
         command += ["--concurrency", load.users, "--max-tokens", load.max_tokens]
         command += ["--json", report.name]
         if load.requests:

@@ -1,4 +1,4 @@
-//! The HTTP/1.1 that a load client needs: one POST over a connection, its answer read as it comes.
+//! One blocking POST over a connection of its own, its answer read as it comes. The load harness has hyper.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -32,6 +32,16 @@ impl BaseUrl {
         let prefix = prefix.strip_suffix("v1").unwrap_or(prefix).trim_end_matches('/');
         let prefix = if prefix.is_empty() { String::new() } else { format!("/{prefix}") };
         Ok(Self { authority, prefix })
+    }
+
+    /// host:port
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// What precedes the paths of the API: nothing, or a folder without the slash at its end.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
     }
 }
 

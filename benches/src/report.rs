@@ -1,7 +1,7 @@
 //! What the programs print: markdown tables with a dated header, and the same as JSON.
 
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
@@ -120,8 +120,25 @@ pub fn progress(text: &str) {
 /// Writes `report` to `path`, when there is one.
 pub fn write_json(path: Option<&Path>, report: &impl Serialize) -> anyhow::Result<()> {
     let Some(path) = path else { return Ok(()) };
-    let text = serde_json::to_string_pretty(report)?;
-    std::fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))
+    write_file(path, &(serde_json::to_string_pretty(report)? + "\n"))
+}
+
+/// Writes all of a file or none of it: on a full disk an earlier report stays, and no half of a new one.
+pub fn write_file(path: &Path, text: &str) -> anyhow::Result<()> {
+    let written = if path.exists() && !path.is_file() {
+        // A pipe or a device has no name to give to something else.
+        std::fs::write(path, text)
+    } else {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".part");
+        let part = PathBuf::from(name);
+        let written = std::fs::write(&part, text).and_then(|()| std::fs::rename(&part, path));
+        if written.is_err() {
+            let _ = std::fs::remove_file(&part);
+        }
+        written
+    };
+    written.with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// "12.3": three digits or more, so that small and large times read equally well.
@@ -156,6 +173,24 @@ mod tests {
             | a      |    3 |
         "#]]
         .assert_eq(&table.to_string());
+    }
+
+    #[test]
+    fn a_file_is_written_whole_or_not_at_all() {
+        let folder = std::env::temp_dir().join(format!("quire-report-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let path = folder.join("a.html");
+        for text in ["one", "two"] {
+            write_file(&path, text).expect("written");
+            assert_eq!(std::fs::read_to_string(&path).expect("read"), text);
+        }
+        assert_eq!(std::fs::read_dir(&folder).expect("a folder").count(), 1);
+        std::fs::remove_dir_all(&folder).expect("removed");
+        assert!(write_file(&path, "x").is_err());
+        if Path::new("/dev/full").exists() {
+            let error = format!("{:#}", write_file(Path::new("/dev/full"), "x").expect_err("full"));
+            assert!(error.starts_with("cannot write /dev/full: No space left"), "{error}");
+        }
     }
 
     #[test]

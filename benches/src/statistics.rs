@@ -1,6 +1,6 @@
 //! Mean, median and percentiles.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// 0 of no values.
 pub fn mean(values: &[f64]) -> f64 {
@@ -15,6 +15,10 @@ pub fn median(values: &[f64]) -> f64 {
 pub fn percentile(values: &[f64], percent: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
+    percentile_of_sorted(&sorted, percent)
+}
+
+fn percentile_of_sorted(sorted: &[f64], percent: f64) -> f64 {
     let Some(last) = sorted.len().checked_sub(1) else { return 0.0 };
     let position = percent / 100.0 * last as f64;
     let below = position.floor() as usize;
@@ -22,17 +26,47 @@ pub fn percentile(values: &[f64], percent: f64) -> f64 {
     sorted[below] + (sorted[above] - sorted[below]) * position.fract()
 }
 
+/// The percents of [`Summary::curve`].
+pub const CURVE_PERCENTS: [f64; 17] = [
+    0.0, 1.0, 5.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 95.0, 98.0, 99.0, 99.9,
+    100.0,
+];
+
 /// What reports say of a set of latencies.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
+    pub count: usize,
     pub mean: f64,
+    /// Of the values themselves: the sum of squares is divided by their number.
+    pub std: f64,
     pub p50: f64,
+    pub p90: f64,
+    pub p95: f64,
     pub p99: f64,
+    pub max: f64,
+    /// The values at [`CURVE_PERCENTS`]; empty of no values.
+    pub curve: Vec<f64>,
 }
 
 impl Summary {
     pub fn of(values: &[f64]) -> Self {
-        Self { mean: mean(values), p50: median(values), p99: percentile(values, 99.0) }
+        let mut sorted = values.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let at = |percent| percentile_of_sorted(&sorted, percent);
+        let mean = mean(values);
+        let squares = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>();
+        let curve = CURVE_PERCENTS.iter().filter(|_| !sorted.is_empty());
+        Self {
+            count: values.len(),
+            mean,
+            std: (squares / values.len().max(1) as f64).sqrt(),
+            p50: at(50.0),
+            p90: at(90.0),
+            p95: at(95.0),
+            p99: at(99.0),
+            max: at(100.0),
+            curve: curve.map(|&percent| at(percent)).collect(),
+        }
     }
 }
 
@@ -59,6 +93,8 @@ mod tests {
     #[test]
     fn one_late_value_moves_the_mean_and_not_the_median() {
         let summary = Summary::of(&[1.0, 1.0, 1.0, 97.0]);
-        assert_eq!((summary.mean, summary.p50), (25.0, 1.0));
+        assert_eq!((summary.count, summary.mean, summary.p50, summary.max), (4, 25.0, 1.0, 97.0));
+        assert!((summary.std - 41.569).abs() < 1e-3, "{}", summary.std);
+        assert_eq!(summary.curve.len(), CURVE_PERCENTS.len());
     }
 }
