@@ -18,6 +18,7 @@ use crate::http::{cors, host, observe, signs};
 use crate::limits::ServerLimits;
 use crate::metrics::{self, Metrics};
 use crate::model::ServedModel;
+use crate::openapi;
 use crate::pull::Library;
 use crate::registry::{Entry, Origin, Registry, RegistryOptions, Taken};
 use crate::retry::DrainRate;
@@ -42,6 +43,7 @@ pub const ROUTES: &[Route] = &[
     Route::get("/ping", Access::Open, || get(health::readyz)),
     Route::get("/metrics", Access::Metrics, || get(routes::metrics::metrics)),
     Route::get("/version", Access::Key, || get(version::version)),
+    Route::get("/openapi.json", Access::Key, || get(openapi::serve)),
     Route::get("/v1/models", Access::Key, || get(models::list)),
     Route::get("/v1/models/{id}", Access::Key, || get(models::one)),
     Route::post("/v1/chat/completions", Access::Key, || post(chat_completions::chat_completions)),

@@ -127,6 +127,7 @@ fn kind_of(status: StatusCode) -> &'static str {
         404 => "NotFoundError",
         405 => "MethodNotAllowedError",
         408 => "RequestTimeoutError",
+        409 => "ConflictError",
         413 => "PayloadTooLargeError",
         415 => "UnsupportedMediaTypeError",
         429 => "RateLimitError",

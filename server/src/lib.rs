@@ -8,6 +8,7 @@ pub mod http;
 pub mod limits;
 pub mod metrics;
 pub mod model;
+pub mod openapi;
 pub mod pull;
 pub mod registry;
 mod retry;

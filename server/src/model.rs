@@ -131,6 +131,14 @@ impl ServedModel {
         }
     }
 
+    /// Where the files are; the name where that is unknown.
+    pub(crate) fn path_or_name(&self) -> String {
+        match self.source.display().to_string() {
+            source if source.is_empty() => self.name.clone(),
+            source => source,
+        }
+    }
+
     pub(crate) fn encode(&self, text: &str, add_special: bool) -> Vec<TokenId> {
         self.text.encode_prompt(text, add_special)
     }

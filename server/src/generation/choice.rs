@@ -9,6 +9,7 @@ use quire_engine::TokenStream;
 use quire_engine::request::{
     DraftStats, FinishReason, Finished, Started, StreamEvent, TokenId, TokenOutput,
 };
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::answer_text::{AnswerText, Ending};
@@ -50,7 +51,7 @@ pub(crate) struct Finish {
 }
 
 /// What made an answer stop, other than the model's own end token.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, JsonSchema, PartialEq, Serialize)]
 #[serde(untagged)]
 pub(crate) enum StopReason {
     Token(TokenId),

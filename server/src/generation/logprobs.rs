@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use quire_engine::request::{TokenId, TokenLogprobs, TokenOutput};
+use schemars::JsonSchema;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
@@ -16,19 +17,19 @@ pub(crate) struct TokenNames<'a> {
 }
 
 /// `logprobs` of a chat choice.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, JsonSchema, Serialize)]
 pub(crate) struct ChatLogprobs {
     content: Vec<ChatEntry>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct ChatEntry {
     #[serde(flatten)]
     token: ChatToken,
     top_logprobs: Vec<ChatToken>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct ChatToken {
     token: String,
     logprob: f32,
@@ -36,12 +37,13 @@ struct ChatToken {
 }
 
 /// `logprobs` of a completion choice: parallel lists, an entry a token.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, JsonSchema, Serialize)]
 pub(crate) struct CompletionLogprobs {
     /// Characters of token text before this token.
     text_offset: Vec<usize>,
     token_logprobs: Vec<Option<f32>>,
     tokens: Vec<String>,
+    #[schemars(with = "Vec<Option<BTreeMap<String, f32>>>")]
     top_logprobs: Vec<Option<TopLogprobs>>,
     #[serde(skip)]
     num_chars: usize,
@@ -57,7 +59,7 @@ struct TopLogprobs(Vec<(String, f32)>);
 /// One prompt token: id to what is known of it.
 pub(crate) type PromptLogprobs = Option<BTreeMap<TokenId, PromptEntry>>;
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(crate) struct PromptEntry {
     logprob: f32,
     rank: u32,

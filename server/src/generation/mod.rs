@@ -17,6 +17,7 @@ use quire_engine::Request;
 use quire_engine::request::{
     SamplingParams, SubmitError, Tenant, TokenId, TokenLogprobs, TokenOutput,
 };
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -99,7 +100,7 @@ pub(crate) struct UsageCount {
 }
 
 /// OpenAI's usage object.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, JsonSchema, Serialize)]
 pub(crate) struct Usage {
     prompt_tokens: u64,
     total_tokens: u64,
@@ -109,12 +110,12 @@ pub(crate) struct Usage {
     completion_tokens_details: Option<CompletionTokensDetails>,
 }
 
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, JsonSchema, Serialize)]
 struct PromptTokensDetails {
     cached_tokens: u64,
 }
 
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, JsonSchema, Serialize)]
 struct CompletionTokensDetails {
     /// Where reasoning is told apart.
     #[serde(rename = "reasoning_tokens", skip_serializing_if = "Option::is_none")]

@@ -11,6 +11,7 @@ use futures_util::FutureExt;
 use tonic::{Code, Status};
 
 use super::Method;
+use super::running::Caller;
 use crate::app::{Access, SharedState};
 use crate::error::ApiError;
 use crate::http::auth;
@@ -19,7 +20,7 @@ use crate::metrics;
 
 pub(super) async fn guard(
     State(state): State<SharedState>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let began = Instant::now();
@@ -27,7 +28,10 @@ pub(super) async fn guard(
     let id = client_id(request.headers());
     let id = id.unwrap_or_else(|| uuid::Uuid::new_v4().simple().to_string());
     let is_open = method.is_some_and(|method| method.access == Access::Open);
-    let mut response = if is_open || auth::is_known(&state.config.api_keys, request.headers()) {
+    let caller = Caller(auth::known_key(&state.config.api_keys, request.headers()));
+    request.extensions_mut().insert(caller);
+    let is_known = caller.0.is_some() || state.config.api_keys.is_empty();
+    let mut response = if is_open || is_known {
         let answered = AssertUnwindSafe(next.run(request)).catch_unwind().await;
         answered.unwrap_or_else(|_| Status::internal("the request handler failed").into_http())
     } else {

@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status};
 
 use super::answer::Answers;
 use super::convert;
-use super::running::{Place, Running};
+use super::running::{Caller, Place, Running};
 use super::stall;
 use crate::app::SharedState;
 use crate::error::ApiError;
@@ -42,9 +42,12 @@ impl Service {
         Self { state, running }
     }
 
-    async fn begin(&self, mut request: v1::GenerateRequest) -> Result<Call, ApiError> {
+    async fn begin(&self, request: Request<v1::GenerateRequest>) -> Result<Call, ApiError> {
         let arrival = Instant::now();
-        let place: Place = self.running.register(std::mem::take(&mut request.request_id))?;
+        let caller = Caller::of(&request);
+        let mut request = request.into_inner();
+        let id = std::mem::take(&mut request.request_id);
+        let place: Place = self.running.register(caller, id)?;
         let model = self.state.models.get(convert::name_of(&request.model)).await?;
         let size = request.encoded_len();
         let (state, served) = (Arc::clone(&self.state), Arc::clone(&model));
@@ -123,7 +126,7 @@ impl Inference for Service {
         &self,
         request: Request<v1::GenerateRequest>,
     ) -> Result<Response<v1::GenerateResponse>, Status> {
-        let call = self.begin(request.into_inner()).await?;
+        let call = self.begin(request).await?;
         Ok(Response::new(call.collect().await?))
     }
 
@@ -133,7 +136,7 @@ impl Inference for Service {
         &self,
         request: Request<v1::GenerateRequest>,
     ) -> Result<Response<EventStream>, Status> {
-        let call = self.begin(request.into_inner()).await?;
+        let call = self.begin(request).await?;
         let steps = stream::unfold(Some(call), async |call| {
             let mut call = call?;
             let step = call.next().await?;
@@ -212,7 +215,8 @@ impl Inference for Service {
         &self,
         request: Request<v1::AbortRequest>,
     ) -> Result<Response<v1::AbortResponse>, Status> {
-        let num_aborted = self.running.abort(&request.into_inner().request_ids);
+        let caller = Caller::of(&request);
+        let num_aborted = self.running.abort(caller, &request.into_inner().request_ids);
         Ok(Response::new(v1::AbortResponse { num_aborted }))
     }
 }

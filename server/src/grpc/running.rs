@@ -9,14 +9,26 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::error::ApiError;
+use crate::http::auth::KeyHash;
 use crate::http::observe::is_safe_id;
+
+/// Whose key a call came with. Calls of one caller are no business of another, also where their ids are the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Caller(pub(super) Option<KeyHash>);
+
+impl Caller {
+    pub(super) fn of<T>(request: &tonic::Request<T>) -> Self {
+        request.extensions().get::<Self>().copied().unwrap_or_default()
+    }
+}
 
 /// Ids and what ends their calls. As many as there are calls.
 #[derive(Default)]
-pub(super) struct Running(Mutex<HashMap<String, watch::Sender<bool>>>);
+pub(super) struct Running(Mutex<HashMap<(Caller, String), watch::Sender<bool>>>);
 
 /// A place in `Running` while it lives.
 pub(super) struct Place {
+    caller: Caller,
     id: String,
     running: Arc<Running>,
     aborted: watch::Receiver<bool>,
@@ -24,14 +36,18 @@ pub(super) struct Place {
 
 impl Running {
     /// Registers a call under its id; an empty id gets a fresh one.
-    pub(super) fn register(self: &Arc<Self>, id: String) -> Result<Place, ApiError> {
+    pub(super) fn register(
+        self: &Arc<Self>,
+        caller: Caller,
+        id: String,
+    ) -> Result<Place, ApiError> {
         let id = if id.is_empty() { uuid::Uuid::new_v4().simple().to_string() } else { id };
         if !is_safe_id(&id) {
             let message = "request_id must be 1 to 128 letters, digits, or any of -_.:";
             return Err(ApiError::invalid("request_id", message));
         }
         let (sender, aborted) = watch::channel(false);
-        match self.0.lock().entry(id.clone()) {
+        match self.0.lock().entry((caller, id.clone())) {
             Entry::Occupied(_) => {
                 let message = format!("a request with the request_id {id:?} is running");
                 let error = ApiError::new(StatusCode::CONFLICT, message);
@@ -39,13 +55,13 @@ impl Running {
             }
             Entry::Vacant(entry) => entry.insert(sender),
         };
-        Ok(Place { id, running: Arc::clone(self), aborted })
+        Ok(Place { caller, id, running: Arc::clone(self), aborted })
     }
 
-    /// Ends the calls with exactly these ids; how many there were.
-    pub(super) fn abort(&self, ids: &[String]) -> u32 {
+    /// Ends the caller's calls with exactly these ids; how many there were.
+    pub(super) fn abort(&self, caller: Caller, ids: &[String]) -> u32 {
         let running = self.0.lock();
-        let ended = ids.iter().filter_map(|id| running.get(id));
+        let ended = ids.iter().filter_map(|id| running.get(&(caller, id.clone())));
         ended.map(|sender| u32::from(!sender.send_replace(true))).sum()
     }
 }
@@ -64,7 +80,8 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.running.0.lock().remove(&self.id);
+        let place = (self.caller, std::mem::take(&mut self.id));
+        self.running.0.lock().remove(&place);
     }
 }
 
@@ -72,18 +89,21 @@ impl Drop for Place {
 mod tests {
     use std::sync::Arc;
 
-    use super::Running;
+    use super::{Caller, Running};
 
     #[test]
     fn an_id_is_one_call_at_a_time_and_no_prefix() {
         let running = Arc::new(Running::default());
-        let place = running.register("job-1".into()).expect("free");
-        assert!(running.register("job-1".into()).is_err(), "it runs");
-        assert!(running.register("a b".into()).is_err(), "a space");
-        assert_eq!(running.abort(&["job".into(), "job-1x".into(), String::new()]), 0);
-        assert_eq!(running.abort(&["job-1".into(), "job-1".into()]), 1);
+        let (me, other) = (Caller(Some([1; 32])), Caller(Some([2; 32])));
+        let place = running.register(me, "job-1".into()).expect("free");
+        assert!(running.register(me, "job-1".into()).is_err(), "it runs");
+        assert!(running.register(me, "a b".into()).is_err(), "a space");
+        assert_eq!(running.abort(me, &["job".into(), "job-1x".into(), String::new()]), 0);
+        assert_eq!(running.abort(other, &["job-1".into()]), 0, "somebody else's");
+        assert!(running.register(other, "job-1".into()).is_ok(), "another's id is free");
+        assert_eq!(running.abort(me, &["job-1".into(), "job-1".into()]), 1);
         drop(place);
-        assert_eq!(running.abort(&["job-1".into()]), 0);
-        assert!(running.register("job-1".into()).is_ok(), "free again");
+        assert_eq!(running.abort(me, &["job-1".into()]), 0);
+        assert!(running.register(me, "job-1".into()).is_ok(), "free again");
     }
 }

@@ -12,7 +12,10 @@ use crate::error::ApiError;
 
 /// The SHA-256 of a key.
 #[derive(Clone)]
-pub struct ApiKey([u8; 32]);
+pub struct ApiKey(KeyHash);
+
+/// The SHA-256 of a key.
+pub(crate) type KeyHash = [u8; 32];
 
 impl ApiKey {
     pub fn new(key: &str) -> Self {
@@ -60,20 +63,20 @@ async fn check_manage(state: &SharedState, request: Request, next: Next) -> Resp
 }
 
 pub(crate) fn is_known(keys: &[ApiKey], headers: &HeaderMap) -> bool {
-    if keys.is_empty() {
-        return true;
-    }
+    keys.is_empty() || known_key(keys, headers).is_some()
+}
+
+/// The key that a request came with, where it is one of `keys`.
+pub(crate) fn known_key(keys: &[ApiKey], headers: &HeaderMap) -> Option<KeyHash> {
     let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
     let bearer = headers.get(header::AUTHORIZATION).and_then(text).and_then(|given| {
         let (scheme, key) = given.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| key.trim().to_owned())
     });
     // As Anthropic's clients send it.
-    let Some(key) = bearer.or_else(|| headers.get("x-api-key").and_then(text)) else {
-        return false;
-    };
+    let key = bearer.or_else(|| headers.get("x-api-key").and_then(text))?;
     let given = ApiKey::new(&key);
     // Every key is compared, so that the time says nothing about which one matched.
     let found = keys.iter().fold(Choice::from(0), |found, key| found | key.0.ct_eq(&given.0));
-    bool::from(found)
+    bool::from(found).then_some(given.0)
 }

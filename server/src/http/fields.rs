@@ -12,6 +12,8 @@ use crate::error::ApiError;
 /// The fields not taken yet. `null` counts as absent.
 pub struct Fields<'a> {
     raw: BTreeMap<String, &'a RawValue>,
+    #[cfg(test)]
+    body: &'a str,
 }
 
 /// A known field that has one supported value only: its name and the values, as JSON, that ask for nothing.
@@ -38,7 +40,11 @@ impl<'a> Fields<'a> {
     /// Splits `body`, which must be a JSON object. Of duplicate fields the last one counts.
     pub fn parse(body: &'a str) -> Result<Self, ApiError> {
         match serde_json::from_str(body) {
-            Ok(raw) => Ok(Self { raw }),
+            Ok(raw) => Ok(Self {
+                raw,
+                #[cfg(test)]
+                body,
+            }),
             Err(error) => {
                 let mut invalid = ApiError::bad_request(format!("invalid JSON: {error}"));
                 invalid.param = field_before(body, &error).map(Into::into);
@@ -105,6 +111,8 @@ impl<'a> Fields<'a> {
     }
 
     pub fn take_raw(&mut self, name: &str) -> Option<&'a RawValue> {
+        #[cfg(test)]
+        asked_fields::note(self.body, name);
         self.raw.remove(name).filter(|raw| raw.get() != "null")
     }
 
@@ -128,6 +136,30 @@ impl<'a> Fields<'a> {
         for name in self.raw.keys() {
             tracing::debug!(field = %crate::error::shortened(name), "unknown field ignored");
         }
+    }
+}
+
+/// The names that a test's thread has asked for, by the body.
+#[cfg(test)]
+pub(crate) mod asked_fields {
+    use std::cell::RefCell;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    type Asked = BTreeMap<String, BTreeSet<String>>;
+
+    thread_local! {
+        static ASKED: RefCell<Asked> = const { RefCell::new(Asked::new()) };
+    }
+
+    pub(super) fn note(body: &str, name: &str) {
+        ASKED.with_borrow_mut(|asked| {
+            asked.entry(body.to_owned()).or_default().insert(name.to_owned())
+        });
+    }
+
+    /// What was asked of each body since the last call.
+    pub(crate) fn take() -> Asked {
+        ASKED.take()
     }
 }
 

@@ -10,7 +10,6 @@ use serde_json::json;
 use crate::app::SharedState;
 use crate::error::ApiError;
 use crate::http;
-use crate::model::ServedModel;
 
 /// Another one after each start of the server.
 pub(crate) static INSTANCE_ID: LazyLock<String> =
@@ -24,7 +23,7 @@ pub(crate) async fn server_info(State(state): State<SharedState>) -> Result<Resp
         "instance_id": *INSTANCE_ID,
         "version": env!("CARGO_PKG_VERSION"),
         "model_id": model.name,
-        "model_path": path_of(&model),
+        "model_path": model.path_or_name(),
         "served_model_names": state.models.names(),
         "kv_block_size": info.block_size,
         "effective_attention_block_size": info.block_size,
@@ -42,7 +41,7 @@ pub(crate) async fn server_info(State(state): State<SharedState>) -> Result<Resp
 pub(crate) async fn model_info(State(state): State<SharedState>) -> Result<Response, ApiError> {
     let model = state.models.loaded(None)?;
     let limits = &model.engine.info().limits;
-    let path = path_of(&model);
+    let path = model.path_or_name();
     let body = json!({
         "model_path": path,
         "tokenizer_path": path,
@@ -59,12 +58,4 @@ pub(crate) async fn model_info(State(state): State<SharedState>) -> Result<Respo
 /// `GET /kv_event_sources`: by replica; none publishes events.
 pub(crate) async fn kv_event_sources() -> Response {
     http::json(StatusCode::OK, &json!({}))
-}
-
-/// Where the files are; the name where that is unknown.
-fn path_of(model: &ServedModel) -> String {
-    match model.source.display().to_string() {
-        source if source.is_empty() => model.name.clone(),
-        source => source,
-    }
 }

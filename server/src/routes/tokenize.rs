@@ -13,7 +13,7 @@ use crate::error::ApiError;
 use crate::http;
 use crate::http::fields::NeutralOnly;
 
-const UNSUPPORTED: &[NeutralOnly] = &[
+pub(crate) const UNSUPPORTED: &[NeutralOnly] = &[
     NeutralOnly("chat_template", &[]),
     NeutralOnly("media_io_kwargs", &["{}"]),
     NeutralOnly("mm_processor_kwargs", &["{}"]),

@@ -437,3 +437,28 @@ async fn vectors_come_in_the_order_of_the_inputs() {
     let names: Vec<&str> = models.iter().map(|model| model.id.as_str()).collect();
     assert_eq!(names, ["tiny", "alias"]);
 }
+
+#[tokio::test]
+async fn nobody_aborts_the_call_of_another_key() {
+    let keys = ["mine", "yours"].map(ApiKey::new).to_vec();
+    let config = ServerConfig { api_keys: keys, ..config() };
+    let (server, queue) = TestServer::with_queue(config, engine_info());
+    let with_key = |key: &str| {
+        let value = format!("Bearer {key}").parse().unwrap();
+        InferenceClient::with_interceptor(router(&server), move |mut request: tonic::Request<()>| {
+            request.metadata_mut().insert("authorization", Clone::clone(&value));
+            Ok(request)
+        })
+    };
+    let (mut mine, mut yours) = (with_key("mine"), with_key("yours"));
+    let job = || v1::GenerateRequest { request_id: "job".into(), ..greedy("a") };
+    let _first = mine.generate_stream(job()).await.unwrap();
+    // The id of somebody else is free.
+    let _second = yours.generate_stream(job()).await.unwrap();
+    let (first, second) = (queue.recv().unwrap(), queue.recv().unwrap());
+    let abort = || v1::AbortRequest { request_ids: vec!["job".into()] };
+    assert_eq!(yours.abort(abort()).await.unwrap().into_inner().num_aborted, 1);
+    assert_eq!(yours.abort(abort()).await.unwrap().into_inner().num_aborted, 0);
+    assert!(!first.events.is_closed());
+    drop((first, second));
+}

@@ -13,6 +13,7 @@ mod extras;
 mod grpc;
 mod hostile;
 mod lifecycle;
+mod openapi;
 mod score;
 mod structured;
 mod support;

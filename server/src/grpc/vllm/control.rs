@@ -6,6 +6,8 @@ use vllm_proto as proto;
 use vllm_proto::control_server::Control;
 
 use super::Service;
+use crate::grpc::running::Caller;
+use crate::routes::server_info::INSTANCE_ID;
 
 /// Methods of `Control` without an implementation, with their messages.
 macro_rules! unimplemented_methods {
@@ -37,7 +39,7 @@ impl Control for Service {
             engine_version: env!("CARGO_PKG_VERSION").into(),
             // The name of this contract, which routers compare.
             api_version: "vllm".into(),
-            instance_id: self.instance_id.to_string(),
+            instance_id: INSTANCE_ID.clone(),
             // The engine is one worker, however many ranks it has inside.
             parallelism: Some(proto::ParallelismInfo {
                 tensor_parallel_size: 1,
@@ -68,10 +70,7 @@ impl Control for Service {
         let entry = self.state.models.find(Some(&model.name))?;
         let generates = model.engine.info().limits.tasks.generates;
         Ok(Response::new(proto::ModelInfo {
-            model_id: match model.source.display().to_string() {
-                source if source.is_empty() => model.name.clone(),
-                source => source,
-            },
+            model_id: model.path_or_name(),
             served_model_name: model.name.clone(),
             served_model_aliases: entry.names().iter().skip(1).cloned().collect(),
             supports_text_input: generates,
@@ -84,7 +83,8 @@ impl Control for Service {
         &self,
         request: Request<proto::AbortRequest>,
     ) -> Result<Response<proto::AbortResponse>, Status> {
-        self.running.abort(&request.into_inner().request_ids);
+        let caller = Caller::of(&request);
+        self.running.abort(caller, &request.into_inner().request_ids);
         Ok(Response::new(proto::AbortResponse {}))
     }
 

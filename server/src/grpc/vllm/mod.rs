@@ -15,7 +15,7 @@ use vllm_proto::{GenerateRequest, GenerateResponse};
 
 use super::answer::Answers;
 use super::convert::name_of;
-use super::running::Running;
+use super::running::{Caller, Running};
 use super::stall;
 use crate::app::SharedState;
 use crate::error::ApiError;
@@ -29,8 +29,6 @@ type ResponseStream = Pin<Box<dyn Stream<Item = Result<GenerateResponse, Status>
 pub(super) struct Service {
     state: SharedState,
     running: Arc<Running>,
-    /// Another one after each start of the server.
-    instance_id: Arc<str>,
 }
 
 /// An answer in the making, and how it is to be shown.
@@ -41,13 +39,15 @@ struct Call {
 
 impl Service {
     pub(super) fn new(state: SharedState, running: Arc<Running>) -> Self {
-        let instance_id = uuid::Uuid::new_v4().to_string().into();
-        Self { state, running, instance_id }
+        Self { state, running }
     }
 
-    async fn begin(&self, mut request: GenerateRequest) -> Result<Call, ApiError> {
+    async fn begin(&self, request: Request<GenerateRequest>) -> Result<Call, ApiError> {
         let arrival = Instant::now();
-        let place = self.running.register(std::mem::take(&mut request.request_id))?;
+        let caller = Caller::of(&request);
+        let mut request = request.into_inner();
+        let id = std::mem::take(&mut request.request_id);
+        let place = self.running.register(caller, id)?;
         let model = self.state.models.get(name_of(&request.model)).await?;
         let size = request.encoded_len();
         let (state, served) = (Arc::clone(&self.state), Arc::clone(&model));
@@ -80,8 +80,7 @@ impl Inference for Service {
         &self,
         request: Request<GenerateRequest>,
     ) -> Result<Response<GenerateResponse>, Status> {
-        let request = request.into_inner();
-        if request.sampling.is_some_and(|sampling| sampling.num_sequences > 1) {
+        if request.get_ref().sampling.is_some_and(|sampling| sampling.num_sequences > 1) {
             let message = "one answer fits into one response: more need GenerateStream";
             return Err(ApiError::invalid("sampling.num_sequences", message).into());
         }
@@ -99,7 +98,7 @@ impl Inference for Service {
         &self,
         request: Request<GenerateRequest>,
     ) -> Result<Response<ResponseStream>, Status> {
-        let call = self.begin(request.into_inner()).await?;
+        let call = self.begin(request).await?;
         let messages = stream::unfold(Some(call), async |call| {
             let mut call = call?;
             let message = call.next().await?;

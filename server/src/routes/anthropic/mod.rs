@@ -22,6 +22,7 @@ use crate::http;
 use crate::model::ServedModel;
 use crate::text::ParsedMessage;
 use error::AnthropicError;
+pub(crate) use translate::{UNSUPPORTED, WITHOUT_EFFECT};
 
 /// A checked request.
 struct Message {

@@ -13,11 +13,11 @@ pub(super) struct Translated {
 }
 
 /// Fields that ask for what is not there.
-const UNSUPPORTED: &[NeutralOnly] =
+pub(crate) const UNSUPPORTED: &[NeutralOnly] =
     &[NeutralOnly("mcp_servers", &["[]"]), NeutralOnly("container", &[])];
 
 /// Fields that mean something elsewhere and change nothing here.
-const WITHOUT_EFFECT: &[&str] =
+pub(crate) const WITHOUT_EFFECT: &[&str] =
     &["metadata", "service_tier", "inference_geo", "context_management", "betas"];
 
 pub(super) fn chat_body(body: &str, needs_max_tokens: bool) -> Result<Translated, ApiError> {

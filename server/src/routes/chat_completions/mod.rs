@@ -16,6 +16,7 @@ use types::{
     ToolCallMessage,
 };
 use validate::ChatRequest;
+pub(crate) use validate::UNSUPPORTED;
 
 use super::FINGERPRINT;
 use crate::app::SharedState;
@@ -25,8 +26,13 @@ use crate::generation::sse::{self, SseBuffer, SseInput};
 use crate::generation::{Answer, ChoiceEvent, Delta, Generation, UsageCount};
 use crate::http;
 use crate::model::ServedModel;
+use crate::openapi::doc::{Answer as DocAnswer, schema_of};
 use crate::routes::prepare::{Converted, Incoming, prepare};
 use crate::text::{OutputEvent, ParsedMessage};
+
+/// For the document of the API.
+pub(crate) const ANSWER: DocAnswer =
+    DocAnswer::JsonOrStream(schema_of::<ChatCompletion<'static>>, schema_of::<Chunk<'static>>);
 
 pub(crate) async fn chat_completions(
     State(state): State<SharedState>,

@@ -1,13 +1,14 @@
 //! The response bodies of `POST /v1/chat/completions`.
 
 use quire_engine::request::TokenId;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::generation::logprobs::{ChatLogprobs, PromptLogprobs};
 use crate::generation::{StopReason, Usage};
 use crate::text::OutputEvent;
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 pub(super) struct ChatCompletion<'a> {
     pub id: &'a str,
     pub object: &'static str,
@@ -24,7 +25,7 @@ pub(super) struct ChatCompletion<'a> {
     pub(super) kv_transfer_params: Option<()>,
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 pub(super) struct Choice {
     pub index: usize,
     pub message: Message,
@@ -34,7 +35,7 @@ pub(super) struct Choice {
     pub token_ids: Option<Vec<TokenId>>,
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 pub(super) struct Message {
     pub role: &'static str,
     /// `null` where there are calls only.
@@ -49,21 +50,21 @@ pub(super) struct Message {
     pub reasoning_content: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 pub(super) struct ToolCallMessage {
     pub id: String,
     pub r#type: &'static str,
     pub function: FunctionCall,
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 pub(super) struct FunctionCall {
     pub name: String,
     /// JSON.
     pub arguments: String,
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 pub(super) struct Chunk<'a> {
     pub id: &'a str,
     pub object: &'static str,
@@ -80,7 +81,7 @@ pub(super) struct Chunk<'a> {
     pub prompt_text: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 pub(super) struct ChunkChoice<'a> {
     pub index: usize,
     pub delta: DeltaMessage<'a>,
@@ -106,7 +107,7 @@ impl<'a> ChunkChoice<'a> {
 }
 
 /// A piece of one call: first with id and name, then with arguments.
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 pub(super) struct ToolCallDelta<'a> {
     pub index: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -116,14 +117,14 @@ pub(super) struct ToolCallDelta<'a> {
     pub function: FunctionDelta<'a>,
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 pub(super) struct FunctionDelta<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<&'a str>,
     pub arguments: &'a str,
 }
 
-#[derive(Default, Serialize)]
+#[derive(Default, JsonSchema, Serialize)]
 pub(super) struct DeltaMessage<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub role: Option<&'static str>,

@@ -29,7 +29,7 @@ pub(super) struct ChatRequest {
 }
 
 /// Chat fields without support, and the values that ask for nothing.
-const UNSUPPORTED: &[NeutralOnly] = &[
+pub(crate) const UNSUPPORTED: &[NeutralOnly] = &[
     NeutralOnly("functions", &[]),
     NeutralOnly("function_call", &[r#""none""#, r#""auto""#]),
     NeutralOnly("modalities", &[r#"["text"]"#]),

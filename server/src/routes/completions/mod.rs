@@ -13,6 +13,7 @@ use quire_engine::request::{TokenId, TokenLogprobs, TokenOutput};
 
 use types::{Choice, Chunk, ChunkChoice, Completion};
 use validate::CompletionRequest;
+pub(crate) use validate::UNSUPPORTED;
 
 use super::FINGERPRINT;
 use crate::app::SharedState;
@@ -22,7 +23,12 @@ use crate::generation::sse::{self, SseBuffer, SseInput};
 use crate::generation::{Answer, ChoiceEvent, Delta, Generation, UsageCount};
 use crate::http;
 use crate::model::ServedModel;
+use crate::openapi::doc::{Answer as DocAnswer, schema_of};
 use crate::routes::prepare::{Converted, Incoming, prepare};
+
+/// For the document of the API.
+pub(crate) const ANSWER: DocAnswer =
+    DocAnswer::JsonOrStream(schema_of::<Completion<'static>>, schema_of::<Chunk<'static>>);
 
 pub(crate) async fn completions(
     State(state): State<SharedState>,

@@ -1,12 +1,13 @@
 //! The response bodies of `POST /v1/completions`.
 
 use quire_engine::request::TokenId;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::generation::logprobs::{CompletionLogprobs, PromptLogprobs};
 use crate::generation::{StopReason, Usage};
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 pub(super) struct Completion<'a> {
     pub id: &'a str,
     pub object: &'static str,
@@ -19,7 +20,7 @@ pub(super) struct Completion<'a> {
     pub(super) kv_transfer_params: Option<()>,
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 pub(super) struct Choice<'a> {
     pub index: usize,
     pub text: String,
@@ -31,7 +32,7 @@ pub(super) struct Choice<'a> {
     pub prompt_token_ids: Option<&'a [TokenId]>,
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 pub(super) struct Chunk<'a> {
     pub id: &'a str,
     pub object: &'static str,
@@ -44,7 +45,7 @@ pub(super) struct Chunk<'a> {
     pub usage: Option<Usage>,
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 pub(super) struct ChunkChoice {
     pub index: usize,
     pub text: String,

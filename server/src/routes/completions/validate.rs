@@ -40,7 +40,7 @@ enum RawPrompt {
 }
 
 /// Completion fields without support, and the values that ask for nothing.
-const UNSUPPORTED: &[NeutralOnly] =
+pub(crate) const UNSUPPORTED: &[NeutralOnly] =
     &[NeutralOnly("suffix", &[r#""""#]), NeutralOnly("prompt_embeds", &[])];
 
 const DEFAULT_MAX_TOKENS: u32 = 16;

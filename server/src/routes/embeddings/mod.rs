@@ -11,14 +11,18 @@ use base64::prelude::BASE64_STANDARD;
 use quire_engine::PoolingParams;
 
 use types::{Embeddings, Item, Numbers};
-pub(crate) use validate::TextFields;
 use validate::{EmbeddingRequest, Encoding};
+pub(crate) use validate::{TEXT_UNSUPPORTED, TextFields, UNSUPPORTED};
 
 use crate::app::{SharedState, unix_time};
 use crate::error::ApiError;
 use crate::generation::embed::{EmbedJob, EmbedOptions};
 use crate::http;
+use crate::openapi::doc::{Answer, schema_of};
 use crate::routes::prepare::{Incoming, prepare};
+
+/// For the document of the API.
+pub(crate) const ANSWER: Answer = Answer::Json(schema_of::<Embeddings<'static>>);
 
 pub(crate) async fn embeddings(
     State(state): State<SharedState>,

@@ -1,8 +1,9 @@
 //! The response body of `POST /v1/embeddings`.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 pub(super) struct Embeddings<'a> {
     pub id: &'a str,
     pub object: &'static str,
@@ -12,7 +13,7 @@ pub(super) struct Embeddings<'a> {
     pub usage: Usage,
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 pub(super) struct Item {
     pub object: &'static str,
     pub index: usize,
@@ -20,14 +21,14 @@ pub(super) struct Item {
 }
 
 /// An array of numbers, or the base64 of their bytes: float32, little-endian.
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(untagged)]
 pub(super) enum Numbers {
     Floats(Vec<f32>),
     Base64(String),
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 pub(super) struct Usage {
     pub prompt_tokens: u64,
     pub total_tokens: u64,

@@ -55,11 +55,15 @@ enum RawInput {
 }
 
 /// Fields without support, and the values that ask for nothing.
-const UNSUPPORTED: &[NeutralOnly] = &[
+pub(crate) const UNSUPPORTED: &[NeutralOnly] = &[
     NeutralOnly("messages", &[]),
     NeutralOnly("embed_dtype", &[r#""float32""#]),
     NeutralOnly("endianness", &[r#""native""#, r#""little""#]),
 ];
+
+/// The same of `TextFields`.
+pub(crate) const TEXT_UNSUPPORTED: &[NeutralOnly] =
+    &[NeutralOnly("truncation_side", &[r#""right""#])];
 
 impl EmbeddingRequest {
     pub(super) fn take(fields: &mut Fields<'_>, limits: &ServerLimits) -> Result<Self, ApiError> {
@@ -83,7 +87,7 @@ impl EmbeddingRequest {
 
 impl TextFields {
     pub(crate) fn take(fields: &mut Fields<'_>) -> Result<Self, ApiError> {
-        fields.reject_unsupported(&[NeutralOnly("truncation_side", &[r#""right""#])])?;
+        fields.reject_unsupported(TEXT_UNSUPPORTED)?;
         let add_special_tokens = fields.take_bool("add_special_tokens")?.unwrap_or(true);
         let name = "truncate_prompt_tokens";
         let truncate = match fields.take_integer(name, -1, i64::from(u32::MAX))? {

@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use quire_engine::request::{TokenId, TokenOutput};
 
-pub(crate) use validate::BANNED_TOKENS;
+pub(crate) use validate::{BANNED_TOKENS, UNSUPPORTED, UNSUPPORTED_SAMPLING};
 
 use types::{Choice, Chunk, Generated};
 use validate::TokensRequest;
@@ -22,7 +22,12 @@ use crate::generation::sse::{self, SseBuffer, SseInput};
 use crate::generation::{Answer, ChoiceEvent, Finish, Generation, GenerationSpec, UsageCount};
 use crate::http;
 use crate::model::ServedModel;
+use crate::openapi::doc::{Answer as DocAnswer, schema_of};
 use crate::routes::prepare::{Incoming, prepare};
+
+/// For the document of the API.
+pub(crate) const ANSWER: DocAnswer =
+    DocAnswer::JsonOrStream(schema_of::<Generated<'static>>, schema_of::<Chunk<'static>>);
 
 pub(crate) async fn generate(
     State(state): State<SharedState>,

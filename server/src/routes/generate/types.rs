@@ -1,12 +1,13 @@
 //! The response bodies of `POST /inference/v1/generate`.
 
 use quire_engine::request::TokenId;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::generation::logprobs::{ChatLogprobs, PromptLogprobs};
 use crate::generation::{StopReason, Usage};
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 pub(super) struct Generated<'a> {
     pub request_id: &'a str,
     pub choices: Vec<Choice>,
@@ -15,7 +16,7 @@ pub(super) struct Generated<'a> {
     pub usage: Usage,
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 pub(super) struct Choice {
     pub index: usize,
     pub logprobs: Option<ChatLogprobs>,
@@ -25,7 +26,7 @@ pub(super) struct Choice {
     pub token_ids: Vec<TokenId>,
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 pub(super) struct Chunk<'a> {
     pub request_id: &'a str,
     /// One, or none in the chunk of the usage.

@@ -27,14 +27,14 @@ pub(super) struct TokensRequest {
 }
 
 /// Fields without support, and the values that ask for nothing.
-const UNSUPPORTED: &[NeutralOnly] = &[
+pub(crate) const UNSUPPORTED: &[NeutralOnly] = &[
     NeutralOnly("features", &[]),
     NeutralOnly("kv_transfer_params", &[]),
     NeutralOnly("ec_transfer_params", &[]),
 ];
 
 /// The same in `sampling_params`.
-const UNSUPPORTED_SAMPLING: &[NeutralOnly] = &[
+pub(crate) const UNSUPPORTED_SAMPLING: &[NeutralOnly] = &[
     NeutralOnly("extra_args", &["{}"]),
     NeutralOnly("logprob_token_ids", &[]),
     NeutralOnly("prompt_logprob_token_ids", &[]),

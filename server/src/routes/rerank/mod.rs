@@ -8,6 +8,7 @@ use axum::response::Response;
 use serde_json::{Value, json};
 
 use validate::RerankRequest;
+pub(crate) use validate::UNSUPPORTED;
 
 use crate::app::SharedState;
 use crate::error::ApiError;

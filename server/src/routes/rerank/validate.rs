@@ -28,7 +28,7 @@ enum RawDocument {
 }
 
 /// Fields without support, and the values that ask for nothing.
-const UNSUPPORTED: &[NeutralOnly] = &[
+pub(crate) const UNSUPPORTED: &[NeutralOnly] = &[
     NeutralOnly("rank_fields", &["[]", r#"["text"]"#]),
     NeutralOnly("max_chunks_per_doc", &["1"]),
     NeutralOnly("return_embeddings", &["false"]),

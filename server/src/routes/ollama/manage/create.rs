@@ -19,7 +19,7 @@ use crate::store::create::{From, create as create_in};
 use crate::store::modelfile::{self, Modelfile};
 
 /// What is made elsewhere, or not at all.
-const UNSUPPORTED: &[NeutralOnly] = &[
+pub(crate) const UNSUPPORTED: &[NeutralOnly] = &[
     NeutralOnly("adapters", &["{}"]),
     NeutralOnly("quantize", &["\"\""]),
     NeutralOnly("quantization", &["\"\""]),

@@ -7,7 +7,7 @@ mod create;
 mod pull;
 
 pub(crate) use blobs::{has_blob, put_blob};
-pub(crate) use create::create;
+pub(crate) use create::{UNSUPPORTED as CREATE_UNSUPPORTED, create};
 pub(crate) use pull::pull;
 
 use std::str::FromStr;
