@@ -24,7 +24,7 @@ pub struct Args {
     pub base_url: Vec<String>,
 
     /// What to call it in reports [default: its host and port]
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     pub name: Vec<String>,
 
     /// What it speaks
@@ -66,6 +66,10 @@ pub struct Args {
     /// Seconds in which requests begin [default: 30 in an open loop]
     #[arg(long)]
     pub duration: Option<f64>,
+
+    /// Closed loop: seconds over which the users begin, one after the other
+    #[arg(long, default_value_t = 0.0)]
+    pub ramp_up: f64,
 
     /// Rounds of two servers in turn
     #[arg(long, default_value_t = 3)]
@@ -200,6 +204,7 @@ impl Args {
             is_positive(self.timeout) && is_positive(self.request_timeout),
             "--timeout must be above 0"
         );
+        ensure!((0.0..1e6).contains(&self.ramp_up), "--ramp-up must be at least 0");
         ensure!(self.tolerance >= 0.0, "--tolerance must be at least 0");
         Ok(())
     }
@@ -264,6 +269,7 @@ impl Args {
         ];
         let is_open = !self.rate.is_empty();
         settings.extend(is_open.then(|| ("burstiness", self.burstiness.to_string())));
+        settings.extend((self.ramp_up > 0.0).then(|| ("ramp-up", self.ramp_up.to_string())));
         settings.extend(self.max_concurrency.map(|most| ("most at once", most.to_string())));
         settings.extend(self.requests.map(|requests| ("requests", requests.to_string())));
         settings.extend(self.duration.map(|seconds| ("seconds", seconds.to_string())));

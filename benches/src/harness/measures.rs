@@ -229,6 +229,7 @@ mod tests {
         };
         Record {
             intended: Duration::from_millis(intended_ms),
+            due: sent,
             sent,
             ended: sent + last,
             result: Ok(answer),

@@ -175,8 +175,11 @@ async fn answer(
     fault: Option<Fault>,
 ) -> std::io::Result<bool> {
     let asked: Value = serde_json::from_slice(body).unwrap_or_default();
-    let tokens =
-        asked["max_tokens"].as_u64().or(asked["options"]["num_predict"].as_u64()).unwrap_or(16);
+    let tokens = asked["max_tokens"]
+        .as_u64()
+        .or(asked["max_completion_tokens"].as_u64())
+        .or(asked["options"]["num_predict"].as_u64())
+        .unwrap_or(16);
     if let Some(status) = match fault {
         Some(Fault::TooManyRequests) => Some("429 Too Many Requests"),
         Some(Fault::Unavailable) => Some("503 Service Unavailable"),

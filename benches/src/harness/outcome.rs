@@ -76,6 +76,11 @@ impl Outcome {
 
     /// The first thing a reader is told.
     pub fn headline(&self) -> (Tone, String) {
+        let (tone, words) = self.news();
+        (if self.validity == Validity::Invalid { Tone::Bad } else { tone }, words)
+    }
+
+    fn news(&self) -> (Tone, String) {
         if self.answered() == 0 {
             return (Tone::Bad, "Nothing was answered".to_owned());
         }

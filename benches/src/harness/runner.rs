@@ -19,8 +19,9 @@ const UNREACHABLE_PAUSE: Duration = Duration::from_millis(50);
 /// When conversations begin.
 #[derive(Clone, Debug)]
 pub enum Pace {
-    /// So many users, each with one conversation at a time; nobody begins one after the time.
-    Closed { users: usize, until: Option<Duration> },
+    /// So many users, each with one conversation at a time. They come one after the other within `ramp_up`; nobody begins a
+    /// conversation after `until`.
+    Closed { users: usize, ramp_up: Duration, until: Option<Duration> },
     /// At these times after the start, whatever the server does. At most so many are sent at once; latencies still count
     /// from the intended time.
     Open { times: Vec<Duration>, max_running: Option<usize> },
@@ -31,6 +32,8 @@ pub enum Pace {
 pub struct Record {
     /// When it was meant to be sent.
     pub intended: Duration,
+    /// When this client knew that it was due; from there to `sent` it waits for a place among those under way.
+    pub due: Duration,
     /// When it was sent, before opening a connection.
     pub sent: Duration,
     pub ended: Duration,
@@ -69,7 +72,7 @@ pub async fn run(
         Arc::new(Shared { target, conversations, live: live.clone(), start, records: sender });
     let is_open = matches!(pace, Pace::Open { .. });
     match pace {
-        Pace::Closed { users, until } => closed(&shared, users, until),
+        Pace::Closed { users, ramp_up, until } => closed(&shared, users, ramp_up, until),
         Pace::Open { times, max_running } => open(&shared, times, max_running),
     }
     drop(shared);
@@ -90,7 +93,7 @@ pub async fn run(
     }
     let first = records.iter().map(|record| record.intended).min().unwrap_or_default();
     let last = records.iter().map(|record| record.ended).max().unwrap_or_default();
-    let late = |record: &Record| (record.sent.saturating_sub(record.intended)).as_secs_f64() * 1e3;
+    let late = |record: &Record| record.due.saturating_sub(record.intended).as_secs_f64() * 1e3;
     let has_limit = is_open.then(|| records.iter().map(late).collect::<Vec<f64>>());
     let client = probe.stop(&has_limit.unwrap_or_default()).await;
     Run {
@@ -101,11 +104,13 @@ pub async fn run(
     }
 }
 
-fn closed(shared: &Arc<Shared>, users: usize, until: Option<Duration>) {
+fn closed(shared: &Arc<Shared>, users: usize, ramp_up: Duration, until: Option<Duration>) {
     let next = Arc::new(AtomicUsize::new(0));
-    for _ in 0..users {
+    for user in 0..users {
         let (shared, next) = (shared.clone(), next.clone());
+        let begins = ramp_up.mul_f64(user as f64 / users as f64);
         tokio::spawn(async move {
+            tokio::time::sleep_until((shared.start + begins).into()).await;
             loop {
                 let is_over = until.is_some_and(|until| shared.start.elapsed() >= until);
                 let index = next.fetch_add(1, Relaxed);
@@ -113,7 +118,7 @@ fn closed(shared: &Arc<Shared>, users: usize, until: Option<Duration>) {
                     break;
                 }
                 let intended = shared.start.elapsed();
-                let is_reached = converse(&shared, index, intended).await;
+                let is_reached = converse(&shared, index, intended, intended).await;
                 if !is_reached {
                     tokio::time::sleep(UNREACHABLE_PAUSE).await;
                 }
@@ -134,8 +139,9 @@ fn open(shared: &Arc<Shared>, times: Vec<Duration>, max_running: Option<usize>) 
             }
             let (shared, slots) = (shared.clone(), slots.clone());
             runtime.spawn(async move {
+                let due = shared.start.elapsed();
                 let slot = slots.acquire().await;
-                converse(&shared, index, intended).await;
+                converse(&shared, index, intended, due).await;
                 drop(slot);
             });
         }
@@ -143,7 +149,12 @@ fn open(shared: &Arc<Shared>, times: Vec<Duration>, max_running: Option<usize>) 
 }
 
 /// One conversation; each later turn is meant to be sent when the one before it has ended. Whether the server was reached.
-async fn converse(shared: &Shared, index: usize, mut intended: Duration) -> bool {
+async fn converse(
+    shared: &Shared,
+    index: usize,
+    mut intended: Duration,
+    mut due: Duration,
+) -> bool {
     let conversation = &shared.conversations[index];
     let mut messages = Vec::new();
     messages.extend(conversation.system.clone().map(|content| Message { role: "system", content }));
@@ -163,12 +174,12 @@ async fn converse(shared: &Shared, index: usize, mut intended: Duration) -> bool
             Ok(answer) => sent + answer.last,
             Err(_) => shared.start.elapsed(),
         };
-        let record = Record { intended, sent, ended, result };
+        let record = Record { intended, due, sent, ended, result };
         // The receiver waits until all senders are gone.
         drop(shared.records.send(record));
         let Some(content) = answer else { break };
         messages.push(Message { role: "assistant", content });
-        intended = shared.start.elapsed();
+        (intended, due) = (shared.start.elapsed(), shared.start.elapsed());
     }
     is_reached
 }

@@ -193,7 +193,11 @@ impl Session<'_> {
                 workload.conversations(self.next, args.requests.unwrap_or(default))?;
             return Ok((
                 conversations,
-                Pace::Closed { users, until: seconds.map(Duration::from_secs_f64) },
+                Pace::Closed {
+                    users,
+                    ramp_up: Duration::from_secs_f64(args.ramp_up),
+                    until: seconds.map(Duration::from_secs_f64),
+                },
             ));
         }
         let Some(rate) = load.rate else {

@@ -34,8 +34,9 @@ async fn a_closed_loop_meets_the_pace_of_the_server() {
         gap: Duration::from_millis(10),
         ..MockOptions::default()
     };
-    let outcome =
-        bench(&[pace], "--concurrency 2,4 --requests 8 --max-tokens 6").await.expect("it runs");
+    let outcome = bench(&[pace], "--concurrency 2,4 --requests 8 --max-tokens 6 --ramp-up 0.02")
+        .await
+        .expect("it runs");
     assert_eq!(outcome.levels.len(), 2);
     for (level, users) in outcome.levels.iter().zip([2, 4]) {
         assert_eq!((level.requests, level.failures, level.load.users), (8, 0, Some(users)));
@@ -125,6 +126,8 @@ async fn a_pause_is_seen_by_all_who_were_to_ask_in_it() {
     assert!(late >= 5, "p90 and above are late: {:?}", level.ttft);
     assert!(level.ttft.p90 > 50.0 && level.ttft.p99 > 150.0, "{:?}", level.ttft);
     assert!(level.ttft_from_sending.p90 < level.ttft.p90 / 2.0, "{:?}", level.ttft_from_sending);
+    // Waiting for a place is the server's doing, not this client's.
+    assert!(level.client.dispatch.p90 < level.ttft.p90 / 2.0, "{:?}", level.client.dispatch);
     // Nobody waited longer than a pause and its backlog.
     assert!(level.ttft.max < 1000.0, "{:?}", level.ttft);
 }

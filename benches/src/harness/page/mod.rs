@@ -138,10 +138,7 @@ fn tiles(html: &mut String, outcome: &Outcome, groups: &[Group<'_>]) {
         for ratio in comparison.ratios.iter().filter(|ratio| ratio.load == load) {
             let figures = format!("{} → {}", three_digits(ratio.a), three_digits(ratio.b));
             let class = tables::class_of(ratio.winner);
-            let value = format!(
-                "<span class={class} style=\"font-size:inherit\">{:.3}×</span>",
-                ratio.ratio
-            );
+            let value = format!("<i class={class}>{:.3}×</i>", ratio.ratio);
             tile(html, &ratio.quantity, &value, "", &format!("{figures}{}", interval_words(ratio)));
         }
         *html += "</div>";
@@ -171,8 +168,7 @@ fn tiles(html: &mut String, outcome: &Outcome, groups: &[Group<'_>]) {
         tile(html, "Kept the objectives", &percent(goodput.share), "", &more);
     }
     let class = if level.failures > 0 { "bad" } else { "good" };
-    let failed =
-        format!("<span class={class} style=\"font-size:inherit\">{}</span>", level.failures);
+    let failed = format!("<i class={class}>{}</i>", level.failures);
     tile(html, "Failed", &failed, "", &format!("of {} requests", level.requests));
     *html += "</div>";
 }

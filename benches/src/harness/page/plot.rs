@@ -36,6 +36,14 @@ impl Axis {
         Self { label: label.to_owned(), low: 0.0, high, is_logarithmic: false, ticks }
     }
 
+    /// From 0 to `most` itself.
+    pub fn until(label: &str, most: f64) -> Self {
+        let most = if most > 0.0 { most } else { 1.0 };
+        let mut axis = Self::linear(label, std::iter::once(most));
+        axis.ticks.retain(|(value, _)| *value <= most);
+        Self { high: most, ..axis }
+    }
+
     /// Logarithmic where the values differ by more than a factor of 20, else from 0.
     pub fn spread(label: &str, values: impl Iterator<Item = f64> + Clone) -> Self {
         let positive = values.clone().filter(|value| value.is_finite() && *value > 0.0);
@@ -148,7 +156,7 @@ pub fn figure(
     let mut html = format!("<figure><figcaption>{}</figcaption>", for_html(title));
     if series.len() > 1 {
         html += "<div class=legend>";
-        for one in series {
+        for one in series.iter().filter(|one| !one.name.is_empty()) {
             let dashed = if one.style == Style::Dashed { " dashed" } else { "" };
             let _ = write!(
                 html,

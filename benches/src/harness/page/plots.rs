@@ -48,7 +48,7 @@ pub(super) fn section(html: &mut String, outcome: &Outcome, groups: &[Group<'_>]
         );
         *html += "</div>";
     }
-    *html += "<h2>Latency percentiles</h2><div class=plots>";
+    *html += "<h2>Latency percentiles</h2><div class=\"plots four\">";
     let lines = chosen(&shown);
     let bounds = outcome.objectives.unwrap_or_default();
     *html += &percentiles(&lines, "Time to first token (ms)", |level| &level.ttft, bounds.ttft);
@@ -156,8 +156,9 @@ fn percentiles(
     let marks =
         [0.0, 50.0, 90.0, 99.0, 99.9].map(|percent| (nines(percent), format!("p{percent}")));
     let x = Axis::fixed("percentile →", 0.0, nines(100.0), marks.to_vec());
-    let values: Vec<f64> =
-        series.iter().flat_map(|one| &one.points).map(|point| point.1).chain(bound).collect();
+    // The luckiest requests would stretch a logarithmic axis for nothing.
+    let points = series.iter().flat_map(|one| &one.points).filter(|point| point.0 >= nines(10.0));
+    let values: Vec<f64> = points.map(|point| point.1).chain(bound).collect();
     let y = Axis::spread("↑ ms", values.into_iter());
     figure(title, &x, &y, &series, bound.map(|ms| (ms, "objective")))
 }
@@ -184,7 +185,7 @@ fn timeline(html: &mut String, group: &Group<'_>, name: &str) {
             })
             .collect();
         let ys: Vec<f64> = series.iter().flat_map(|one| &one.points).map(|point| point.1).collect();
-        let x = Axis::linear("seconds →", std::iter::once(level.seconds));
+        let x = Axis::until("seconds →", level.seconds);
         figure(title, &x, &Axis::linear(unit, ys.into_iter()), &series, None)
     };
     let chunks = line(&|piece| Some(piece.chunks_per_second));
