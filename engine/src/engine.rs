@@ -14,7 +14,7 @@ use quire_scheduler::{
 
 use crate::config::{EngineConfig, SchedulingPolicy};
 use crate::constraint::Guide;
-use crate::handle::{Disconnected, EngineHandle, EngineInfo, EngineQueue, Submission};
+use crate::handle::{Disconnected, EngineHandle, EngineInfo, EngineQueue, Look, Submission, Woken};
 use crate::live::{Live, finish_reason};
 use crate::load::load_ranks;
 use crate::metrics::EngineMetrics;
@@ -215,7 +215,18 @@ impl Loop {
             self.queue.publish(stats);
             self.metrics.scheduler(stats);
             self.metrics.oldest_waiting(self.oldest_waiting(stats.num_waiting));
+            if let Some(look) = self.queue.next_look() {
+                self.show(look);
+            }
         }
+    }
+
+    /// Makes a view of the engine as it is between two turns.
+    fn show(&self, look: Look) {
+        let now = Instant::now();
+        let live = self.live.values().map(|live| live.view(now));
+        let blocks = self.scheduler.block_map(look.max_cells);
+        look.answer(self.metrics.journal.view(blocks, live));
     }
 
     /// How long the request that waits longest for its first step does.
@@ -235,11 +246,12 @@ impl Loop {
                 Ok(Some(submission)) => self.admit(submission),
                 Ok(None) if self.is_idle() => {
                     self.queue.idle();
-                    match self.queue.recv() {
-                        Ok(submission) => {
+                    match self.queue.wait() {
+                        Ok(Woken::ByRequest(submission)) => {
                             self.queue.beat();
                             self.admit(submission);
                         }
+                        Ok(Woken::ByLook(look)) => self.show(look),
                         Err(Disconnected) => return false,
                     }
                 }
@@ -284,11 +296,15 @@ impl Loop {
             Some(pooling) => RowSampling::pooled(pooling),
             None => RowSampling::new(params, seed, &self.end_tokens, self.vocab_size),
         };
-        let live = Live::new(events, Arc::new(sampling), lengths, request.arrival);
+        let live = Live::new(id, events, Arc::new(sampling), lengths, request.arrival);
         if live.sampling.guide().is_some() && self.runner.runs_ahead() {
             let reason =
                 "structured output is not available with --device cuda without --speculative";
-            return live.finish(FinishReason::Error(reason.into()), Instant::now(), &self.metrics);
+            return live.finish(
+                FinishReason::Error(reason.into()),
+                Instant::now(),
+                &mut self.metrics,
+            );
         }
         match self.scheduler.add(sequence) {
             Ok(()) => drop(self.live.insert(id, live)),
@@ -297,9 +313,9 @@ impl Loop {
     }
 
     /// The validator lets nothing through that the scheduler refuses, but for what only the pool's size forbids.
-    fn reject(&self, live: Live, rejected: &Rejected) {
+    fn reject(&mut self, live: Live, rejected: &Rejected) {
         let reason = FinishReason::Error(format!("{rejected}; raise --kv-cache-memory"));
-        live.finish(reason, Instant::now(), &self.metrics);
+        live.finish(reason, Instant::now(), &mut self.metrics);
     }
 
     /// Clients that have gone are noticed here, whether their request waits, runs or is halfway through its prompt.
@@ -315,7 +331,7 @@ impl Loop {
         if let Some(live) = self.live.remove(&id) {
             let is_whole = live.is_satisfied();
             let reason = if is_whole { FinishReason::EndToken } else { FinishReason::Aborted };
-            live.finish(reason, Instant::now(), &self.metrics);
+            live.finish(reason, Instant::now(), &mut self.metrics);
         }
     }
 
@@ -375,12 +391,12 @@ impl Loop {
             if live.is_pooled() {
                 let embedding = index.and_then(|index| result.embeddings[index].take());
                 if let Some(embedding) = embedding {
-                    live.emit_embedding(embedding, now, &self.metrics);
+                    live.emit_embedding(embedding, now, &mut self.metrics);
                 }
             } else {
                 let (num_tokens, num_right) = (event.num_drafts, event.num_right_drafts);
                 let tokens = (&event.new_tokens[..], DraftCount { num_tokens, num_right });
-                live.emit_tokens(tokens, logprobs, now, &self.metrics);
+                live.emit_tokens(tokens, logprobs, now, &mut self.metrics);
                 if let Some(speculation) = &mut self.speculation {
                     speculation.learn(event.id, &event.new_tokens);
                 }
@@ -401,7 +417,7 @@ impl Loop {
                 (FinishReason::Error(_), Some(failure)) => FinishReason::DeadEnd(failure),
                 (reason, _) => reason,
             };
-            live.finish(reason, now, &self.metrics);
+            live.finish(reason, now, &mut self.metrics);
         }
     }
 
@@ -415,7 +431,7 @@ impl Loop {
         }
         for (_, live) in self.live.drain() {
             let reason = FinishReason::Error(format!("the engine stopped: {reason}"));
-            live.finish(reason, Instant::now(), &self.metrics);
+            live.finish(reason, Instant::now(), &mut self.metrics);
         }
     }
 

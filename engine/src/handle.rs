@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, Select, Sender};
 use futures_channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
+use futures_channel::oneshot;
 use futures_core::Stream;
 use parking_lot::Mutex;
 pub use quire_scheduler::SchedulerStats;
@@ -15,6 +16,10 @@ pub use quire_scheduler::SchedulerStats;
 use crate::request::{Request, StreamEvent, SubmitError};
 use crate::router::Router;
 use crate::validate::RequestLimits;
+use crate::view::EngineView;
+
+/// Looks at an engine that may wait for it.
+const MAX_LOOKS: usize = 4;
 
 /// What front-ends may know of the model that runs.
 #[derive(Clone, Debug)]
@@ -59,12 +64,28 @@ pub struct EngineHandle {
 struct Replica {
     shared: Arc<Shared>,
     queue: Sender<Submission>,
+    looks: Sender<Look>,
 }
 
 /// The engine's end of the queue.
 pub struct EngineQueue {
     shared: Arc<Shared>,
     queue: Receiver<Submission>,
+    looks: Receiver<Look>,
+}
+
+/// Somebody wants to see the engine.
+pub struct Look {
+    /// Into so many cells at most its blocks are gathered.
+    pub max_cells: u32,
+    reply: oneshot::Sender<EngineView>,
+}
+
+/// Why a sleep ended.
+#[allow(clippy::large_enum_variant, reason = "it is taken apart where it is made")]
+pub enum Woken {
+    ByRequest(Submission),
+    ByLook(Look),
 }
 
 /// A request on its way to the engine.
@@ -115,8 +136,9 @@ impl EngineHandle {
             busy_since_ms: AtomicU64::new(0),
             stats: Mutex::new(SchedulerStats::default()),
         });
-        let queue = EngineQueue { shared: Arc::clone(&shared), queue: receiver };
-        let replica = Replica { shared, queue: sender };
+        let (look_sender, looks) = crossbeam_channel::bounded(MAX_LOOKS);
+        let queue = EngineQueue { shared: Arc::clone(&shared), queue: receiver, looks };
+        let replica = Replica { shared, queue: sender, looks: look_sender };
         (Self { replicas: Arc::new([replica]), router: None }, queue)
     }
 
@@ -178,6 +200,13 @@ impl EngineHandle {
     /// The figures of a replica.
     pub fn stats_of(&self, replica: usize) -> SchedulerStats {
         *self.replicas[replica].shared.stats.lock()
+    }
+
+    /// What a replica looks like after the turn of its loop that is under way; `None` when it has ended, or too many ask.
+    pub async fn view_of(&self, replica: usize, max_cells: u32) -> Option<EngineView> {
+        let (reply, answer) = oneshot::channel();
+        self.replicas[replica].looks.try_send(Look { max_cells, reply }).ok()?;
+        answer.await.ok()
     }
 
     /// That of the replica which is worst off.
@@ -262,6 +291,24 @@ impl EngineQueue {
         self.queue.recv().map_err(|_| Disconnected)
     }
 
+    /// Sleeps until a request comes, or somebody who wants to look. `Err` when every handle is gone.
+    pub fn wait(&self) -> Result<Woken, Disconnected> {
+        let mut select = Select::new();
+        let request = select.recv(&self.queue);
+        select.recv(&self.looks);
+        let ready = select.select();
+        if ready.index() == request {
+            return ready.recv(&self.queue).map(Woken::ByRequest).map_err(|_| Disconnected);
+        }
+        // Handles go with both of their ends.
+        ready.recv(&self.looks).map(Woken::ByLook).or_else(|_| self.recv().map(Woken::ByRequest))
+    }
+
+    /// Who wants to look now.
+    pub fn next_look(&self) -> Option<Look> {
+        self.looks.try_recv().ok()
+    }
+
     /// Marks the begin of a turn of the loop.
     pub fn beat(&self) {
         let now = self.shared.started.elapsed().as_millis() as u64;
@@ -289,6 +336,13 @@ impl EngineQueue {
 impl Drop for EngineQueue {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+impl Look {
+    /// Nothing happens when who asked has gone.
+    pub fn answer(self, view: EngineView) {
+        let _ = self.reply.send(view);
     }
 }
 

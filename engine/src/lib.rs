@@ -40,6 +40,7 @@ mod speculative;
 mod step_input;
 mod step_runner;
 pub mod validate;
+pub mod view;
 mod weight_bytes;
 pub mod weights;
 mod workspace;

@@ -11,9 +11,11 @@ use crate::request::{
     DraftCount, FinishReason, Finished, Started, StreamEvent, TokenId, TokenLogprobs, TokenOutput,
 };
 use crate::sequence_table::RowSampling;
+use crate::view::{RequestState, RequestView};
 
 /// One request between its submission and its end.
 pub struct Live {
+    id: scheduler::SequenceId,
     events: EventSender,
     pub sampling: Arc<RowSampling>,
     pub num_prompt_tokens: u32,
@@ -32,6 +34,7 @@ pub struct Live {
 
 impl Live {
     pub fn new(
+        id: scheduler::SequenceId,
         events: EventSender,
         sampling: Arc<RowSampling>,
         (num_prompt_tokens, cache_salt): (u32, u64),
@@ -40,6 +43,7 @@ impl Live {
         let wants_prompt = sampling.params.prompt_logprobs.is_some();
         let prompt_logprobs = vec![None; if wants_prompt { num_prompt_tokens as usize } else { 0 }];
         Self {
+            id,
             events,
             sampling,
             num_prompt_tokens,
@@ -93,7 +97,12 @@ impl Live {
     }
 
     /// Sends the embedding, which ends the request.
-    pub fn emit_embedding(&mut self, embedding: Vec<f32>, now: Instant, metrics: &EngineMetrics) {
+    pub fn emit_embedding(
+        &mut self,
+        embedding: Vec<f32>,
+        now: Instant,
+        metrics: &mut EngineMetrics,
+    ) {
         self.first_token = Some(now);
         metrics.prompt(self.num_prompt_tokens, self.num_cached_tokens);
         let started = self.started();
@@ -108,7 +117,7 @@ impl Live {
         (tokens, drafts): (&[TokenId], DraftCount),
         logprobs: &[TokenLogprobs],
         now: Instant,
-        metrics: &EngineMetrics,
+        metrics: &mut EngineMetrics,
     ) -> bool {
         if tokens.is_empty() {
             return true;
@@ -127,7 +136,7 @@ impl Live {
     }
 
     /// The latency between tokens is that between the steps that brought some.
-    fn observe(&mut self, now: Instant, metrics: &EngineMetrics) {
+    fn observe(&mut self, now: Instant, metrics: &mut EngineMetrics) {
         if let Some(last) = self.last_token {
             metrics.inter_token_latency.record((now - last).as_secs_f64());
         } else {
@@ -150,18 +159,32 @@ impl Live {
     }
 
     /// Says the last word.
-    pub fn finish(mut self, reason: FinishReason, now: Instant, metrics: &EngineMetrics) {
+    pub fn finish(mut self, reason: FinishReason, now: Instant, metrics: &mut EngineMetrics) {
         if self.first_token.is_none() {
             let started = self.started();
             self.events.send(started);
         }
-        metrics.finish(&reason, &self.times(now), &self.counts());
+        metrics.finish(&reason, self.view(now));
         self.events.send(StreamEvent::Finished(Finished {
             reason,
             num_prompt_tokens: self.num_prompt_tokens,
             num_output_tokens: self.num_output_tokens,
             num_cached_tokens: self.num_cached_tokens,
         }));
+    }
+
+    /// What may be seen of it.
+    pub fn view(&self, now: Instant) -> RequestView {
+        RequestView {
+            id: self.id.0,
+            state: match self.first_scheduled {
+                Some(_) => RequestState::Running,
+                None => RequestState::Waiting,
+            },
+            arrival: self.arrival,
+            times: self.times(now),
+            counts: self.counts(),
+        }
     }
 
     fn counts(&self) -> RequestCounts {

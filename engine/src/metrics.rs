@@ -6,6 +6,7 @@ use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use quire_scheduler::{DraftStats, SchedulerStats};
 
 use crate::request::FinishReason;
+use crate::view::{Journal, RequestState, RequestView};
 
 /// Handles made once; recording never allocates.
 pub struct EngineMetrics {
@@ -45,6 +46,7 @@ pub struct EngineMetrics {
     request_num_preemptions: Histogram,
     drafts: Option<DraftMetrics>,
     last: SchedulerStats,
+    pub journal: Journal,
 }
 
 /// Of speculative decoding.
@@ -177,6 +179,7 @@ impl EngineMetrics {
             request_num_preemptions: histogram!("vllm:request_num_preemptions", &labels),
             drafts: num_speculative_tokens.map(|num_tokens| DraftMetrics::new(&labels, num_tokens)),
             last: SchedulerStats::default(),
+            journal: Journal::default(),
         }
     }
 
@@ -220,7 +223,8 @@ impl EngineMetrics {
     }
 
     /// A request's prompt is computed, all but `num_cached` tokens of it now.
-    pub fn prompt(&self, num_prompt_tokens: u32, num_cached: u32) {
+    pub fn prompt(&mut self, num_prompt_tokens: u32, num_cached: u32) {
+        self.journal.totals.num_prompt_tokens += u64::from(num_prompt_tokens);
         self.prompt_tokens.increment(u64::from(num_prompt_tokens));
         self.prompt_tokens_cached.increment(u64::from(num_cached));
         self.prompt_tokens_cached_device.increment(u64::from(num_cached));
@@ -228,18 +232,21 @@ impl EngineMetrics {
         self.prompt_tokens_computed.increment(u64::from(num_prompt_tokens - num_cached));
     }
 
-    pub fn generated(&self, num_tokens: u32) {
+    pub fn generated(&mut self, num_tokens: u32) {
+        self.journal.totals.num_generated_tokens += u64::from(num_tokens);
         self.generation_tokens.increment(u64::from(num_tokens));
     }
 
     /// A request ended.
-    pub fn finish(&self, reason: &FinishReason, times: &RequestTimes, counts: &RequestCounts) {
+    pub fn finish(&mut self, reason: &FinishReason, mut request: RequestView) {
         let index = match reason {
             FinishReason::EndToken | FinishReason::StopToken(_) | FinishReason::Embedded => 0,
             FinishReason::Length => 1,
             FinishReason::Aborted => 2,
             FinishReason::DeadEnd(_) | FinishReason::Error(_) => 3,
         };
+        request.state = RequestState::Ended(FINISHED_REASONS[index]);
+        let (times, counts) = (&request.times, &request.counts);
         self.finished[index].increment(1);
         if matches!(reason, FinishReason::Error(_)) {
             self.corrupted.increment(1);
@@ -260,5 +267,6 @@ impl EngineMetrics {
             let per_token = times.decode.as_secs_f64() / f64::from(counts.output - 1);
             self.time_per_output_token.record(per_token);
         }
+        self.journal.end(request);
     }
 }

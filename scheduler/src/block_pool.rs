@@ -202,6 +202,12 @@ impl BlockPool {
         self.num_touched
     }
 
+    /// For each block that was ever handed out: whether it is in use, and whether the cache names it.
+    pub(crate) fn touched(&self) -> impl Iterator<Item = (bool, bool)> + '_ {
+        let states = self.ref_counts.iter().zip(&self.hashes).take(self.num_touched as usize);
+        states.map(|(&ref_count, hash)| (ref_count > 0, hash.is_some()))
+    }
+
     fn sentinel(&self) -> usize {
         self.ref_counts.len()
     }

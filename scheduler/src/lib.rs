@@ -55,6 +55,7 @@
 mod admit;
 mod block;
 mod block_hash;
+mod block_map;
 mod block_pool;
 mod cached_prefix;
 mod check;
@@ -75,6 +76,7 @@ mod turn;
 mod update;
 
 pub use block::BlockId;
+pub use block_map::BlockCell;
 pub use config::{CacheGroup, CacheKind, CachePool, Policy, SchedulerConfig, kv_capacity};
 pub use draft_tree::DraftTree;
 pub use output::{

@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::app::unix_time;
 use crate::error::ApiError;
 use crate::registry::ModelSettings;
+use crate::routes::console::LastLook;
 use crate::structured::GrammarCompiler;
 use crate::text::{
     ChatInput, Detokenizer, OutputFormats, OutputOptions, RenderedPrompt, SpecialTokens,
@@ -31,6 +32,7 @@ pub struct ServedModel {
     pub source: PathBuf,
     /// How it writes reasoning and tool calls.
     pub output_formats: OutputFormats,
+    pub(crate) last_look: LastLook,
     text: Arc<TextPipeline>,
     pub(crate) grammars: Arc<GrammarCompiler>,
 }
@@ -126,6 +128,7 @@ impl ServedModel {
             settings: Arc::default(),
             source,
             output_formats,
+            last_look: LastLook::default(),
             text,
             grammars,
         }

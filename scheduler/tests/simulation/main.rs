@@ -11,7 +11,9 @@ mod traffic;
 use std::collections::VecDeque;
 
 use model::Random;
-use quire_scheduler::{CacheKind, Policy, Scheduler, SchedulerOutput, SequenceId, StepOutput};
+use quire_scheduler::{
+    BlockCell, CacheKind, Policy, Scheduler, SchedulerOutput, SequenceId, StepOutput,
+};
 use runner::{FakeRunner, Panicked};
 use traffic::Traffic;
 
@@ -279,6 +281,12 @@ impl Simulation {
         if let Err(message) = self.scheduler.check() {
             panic!("{message}");
         }
+        let (cells, stats) = (self.scheduler.block_map(8), self.scheduler.stats());
+        let sum = |count: fn(&BlockCell) -> u32| cells.iter().map(count).sum::<u32>();
+        let used = (sum(|cell| cell.num_used), stats.num_used_blocks);
+        let cached = (sum(|cell| cell.num_cached), stats.num_cached_free_blocks);
+        assert!(cells.len() <= 8 && used.0 == used.1 && cached.0 == cached.1, "{cells:?}");
+        assert_eq!(sum(|cell| cell.num_blocks), stats.num_blocks);
     }
 }
 

@@ -1,8 +1,13 @@
 //! `/console`: what its files carry, who sees what, and what a snapshot has.
 
+use std::time::{Duration, Instant};
+
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
-use quire_engine::handle::SchedulerStats;
+use quire_engine::handle::{EngineQueue, SchedulerStats, Woken};
+use quire_engine::view::{
+    BlockCell, EngineView, RequestCounts, RequestState, RequestTimes, RequestView, TokenTotals,
+};
 use quire_server::http::auth::ApiKey;
 use serde_json::json;
 
@@ -156,6 +161,88 @@ async fn a_snapshot_has_what_the_engine_counts() {
     // Other names of the model lead to it; unknown ones are errors.
     assert_eq!(server.get("/console/state/alias").await.json()["model"]["name"], "tiny");
     assert_eq!(server.get("/console/state/other").await.status, StatusCode::NOT_FOUND);
+}
+
+/// A request that came `age` ago.
+fn request(id: u64, state: RequestState, age: Duration) -> RequestView {
+    let ms = Duration::from_millis;
+    RequestView {
+        id,
+        state,
+        arrival: Instant::now().checked_sub(age).unwrap(),
+        times: RequestTimes { e2e: ms(60), queue: ms(10), prefill: ms(20), decode: ms(30) },
+        counts: RequestCounts {
+            prompt: 50,
+            cached: 32,
+            output: 7,
+            preemptions: 1,
+            max_tokens: None,
+        },
+    }
+}
+
+/// Answers all looks with more than a page takes; returns how many there were.
+fn be_looked_at(queue: EngineQueue, max_cells: u32) -> std::thread::JoinHandle<usize> {
+    std::thread::spawn(move || {
+        let mut num_looks = 0;
+        while let Ok(Woken::ByLook(look)) = queue.wait() {
+            assert_eq!(look.max_cells, max_cells);
+            let states = |states: [RequestState; 2], from: u64| -> Vec<RequestView> {
+                let state = |id: u64| states[usize::from(id.is_multiple_of(2))];
+                (0..100)
+                    .map(|id| request(from + id, state(id), Duration::from_secs(500 - id)))
+                    .collect()
+            };
+            let ended = [RequestState::Ended("stop"), RequestState::Ended("error")];
+            look.answer(EngineView {
+                totals: TokenTotals { num_prompt_tokens: 5000, num_generated_tokens: 700 },
+                blocks: vec![BlockCell::default(); max_cells as usize],
+                live: states([RequestState::Running, RequestState::Waiting], 100),
+                ended: states(ended, 0),
+            });
+            num_looks += 1;
+        }
+        num_looks
+    })
+}
+
+#[tokio::test]
+async fn a_snapshot_is_of_bounded_size_and_says_nothing_of_texts() {
+    let (server, queue) = TestServer::with_queue(config(), engine_info());
+    let engine = be_looked_at(queue, 512);
+    let reply = server.get(STATE).await;
+    assert!(reply.body.len() < 64 << 10, "{} bytes", reply.body.len());
+    let state = reply.json();
+    let replica = &state["replicas"][0];
+    assert_eq!(replica["num_prompt_tokens"], 5000);
+    assert_eq!(replica["num_generated_tokens"], 700);
+    assert_eq!(replica["blocks"].as_array().unwrap().len(), 512);
+    let requests = state["requests"].as_array().unwrap();
+    assert_eq!(requests.len(), 128);
+    let num = |state: &str| requests.iter().filter(|own| own["state"] == state).count();
+    assert_eq!(["running", "waiting", "stop", "error"].map(num), [50, 14, 32, 32]);
+    let mut row = requests[0].clone();
+    assert!(row["age_ms"].as_f64().unwrap() > 400_000.0, "the last to come is first");
+    row["age_ms"] = json!(0);
+    let expected = json!({
+        "id": "199", "state": "running", "age_ms": 0, "queue_ms": 10.0, "prefill_ms": 20.0, "decode_ms": 30.0,
+        "num_prompt_tokens": 50, "num_cached_tokens": 32, "num_output_tokens": 7, "num_preemptions": 1,
+    });
+    assert_eq!(row, expected);
+    // Many pages cost no more than one.
+    let again = futures_util::future::join_all((0..50).map(|_| server.get(STATE))).await;
+    assert!(again.iter().all(|own| own.status == StatusCode::OK));
+    drop(server);
+    assert!(engine.join().unwrap() < 20, "each of 51 looked");
+}
+
+#[tokio::test]
+async fn an_engine_that_does_not_answer_is_not_waited_for() {
+    let (server, queue) = TestServer::with_queue(config(), engine_info());
+    queue.publish(SchedulerStats { num_running: 3, ..SchedulerStats::default() });
+    let state = server.get(STATE).await.json();
+    assert_eq!((&state["requests"], &state["replicas"][0]["blocks"]), (&json!(null), &json!(null)));
+    assert_eq!(state["replicas"][0]["num_running"], 3);
 }
 
 #[tokio::test]

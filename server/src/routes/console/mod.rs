@@ -1,5 +1,6 @@
 //! `/console`: one page to chat and to see what the engine does. Its files are in the binary; `/console/state/{model}` is what it shows.
 
+mod look;
 mod state;
 
 use std::sync::LazyLock;
@@ -10,6 +11,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use sha2::{Digest, Sha256};
 
+pub(crate) use look::LastLook;
 pub(crate) use state::state;
 
 use crate::error::ApiError;

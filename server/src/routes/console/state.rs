@@ -1,10 +1,14 @@
 //! `GET /console/state/{model}`: one snapshot of the server and of one model's engines, of bounded size and without anybody's text.
 
+use std::sync::Arc;
+
 use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
+use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::look::Look;
 use crate::app::{Health, SharedState};
 use crate::error::ApiError;
 use crate::http;
@@ -14,6 +18,21 @@ use crate::routes::server_info::INSTANCE_ID;
 
 /// Models that are listed.
 const MAX_MODELS: usize = 64;
+
+#[derive(Serialize)]
+struct Snapshot<'a> {
+    /// Another one after each start of the server.
+    instance_id: &'a str,
+    version: &'static str,
+    health: &'static str,
+    uptime_seconds: f64,
+    num_models: usize,
+    models: Vec<Value>,
+    /// `null`: it is not loaded.
+    model: Option<Value>,
+    #[serde(flatten)]
+    look: &'a Look,
+}
 
 pub(crate) async fn state(
     State(state): State<SharedState>,
@@ -28,17 +47,21 @@ pub(crate) async fn state(
     let taken = entry.as_ref().map(|entry| entry.taken()).unwrap_or_default();
     let entries = state.models.entries();
     let shown = entries.iter().take(MAX_MODELS);
-    let body = json!({
-        "instance_id": *INSTANCE_ID,
-        "version": env!("CARGO_PKG_VERSION"),
-        "health": health_name(state.health()),
-        "uptime_seconds": state.uptime().as_secs_f64(),
-        "num_models": entries.len(),
-        "models": shown.map(|entry| card(&state, entry)).collect::<Vec<Value>>(),
-        "model": model.as_ref().map(|model| facts(model, &taken)),
-        "replicas": model.as_ref().map(|model| replicas(model)).unwrap_or_default(),
-    });
-    let mut response = http::json(StatusCode::OK, &body);
+    let look = match &model {
+        Some(model) => model.last_look.renewed(&model.engine).await,
+        None => Arc::default(),
+    };
+    let snapshot = Snapshot {
+        instance_id: &INSTANCE_ID,
+        version: env!("CARGO_PKG_VERSION"),
+        health: health_name(state.health()),
+        uptime_seconds: state.uptime().as_secs_f64(),
+        num_models: entries.len(),
+        models: shown.map(|entry| card(&state, entry)).collect(),
+        model: model.as_ref().map(|model| facts(model, &taken)),
+        look: &look,
+    };
+    let mut response = http::json(StatusCode::OK, &snapshot);
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -83,24 +106,6 @@ fn facts(model: &ServedModel, taken: &Taken) -> Value {
     })
 }
 
-fn pairs<T: serde::Serialize>(pairs: &[(&'static str, T)], field: &str) -> Vec<Value> {
+fn pairs<T: Serialize>(pairs: &[(&'static str, T)], field: &str) -> Vec<Value> {
     pairs.iter().map(|(name, value)| json!({"name": name, field: value})).collect()
-}
-
-fn replicas(model: &ServedModel) -> Vec<Value> {
-    let replica = |replica: usize| {
-        let stats = model.engine.stats_of(replica);
-        json!({
-            "num_running": stats.num_running,
-            "num_waiting": stats.num_waiting,
-            "num_blocks": stats.num_blocks,
-            "num_used_blocks": stats.num_used_blocks,
-            "num_cached_blocks": stats.num_cached_free_blocks,
-            "num_touched_blocks": stats.num_touched_blocks,
-            "prefix_cache_queries": stats.prefix_cache_queries,
-            "prefix_cache_hits": stats.prefix_cache_hits,
-            "num_preemptions": stats.num_preemptions,
-        })
-    };
-    (0..model.engine.num_replicas()).map(replica).collect()
 }

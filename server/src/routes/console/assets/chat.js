@@ -108,6 +108,8 @@ export class Chat {
       else if (error instanceof Unauthorized) this.#onUnauthorized();
       if (!outcome) answer.fail(error.message);
     }
+    // Nothing more is read, whatever went wrong.
+    this.#running.abort();
     turn.content = answer.content.raw;
     answer.end(outcome, outcome ? null : () => this.#again(turn, answer, parameters));
     this.#running = null;
@@ -169,8 +171,11 @@ export class Chat {
   }
 
   #setBusy(isBusy) {
-    byId("send").hidden = isBusy;
-    byId("stop").hidden = !isBusy;
+    const [hides, shows] = isBusy ? [byId("send"), byId("stop")] : [byId("stop"), byId("send")];
+    const hasFocus = document.activeElement === hides;
+    hides.hidden = true;
+    shows.hidden = false;
+    if (hasFocus) (isBusy ? shows : this.#prompt).focus();
     this.#log.setAttribute("aria-busy", String(isBusy));
   }
 
@@ -295,7 +300,9 @@ class Answer {
       if (this.#usage) parts.push(`prompt ${format(this.#usage.prompt_tokens)}${cached ? `, ${format(cached)} cached` : ""}`);
     }
     if (outcome) parts.push(outcome);
-    if (parts.length > 0) setText(this.#figures, parts.join(" · "));
+    // A number stays on the line of its unit.
+    const whole = parts.map((part) => part.replaceAll(" ", "\u00a0"));
+    if (parts.length > 0) setText(this.#figures, whole.join(" · "));
     else if (this.finish || outcome) setText(this.#figures, "no text");
     this.#onDraw();
   }

@@ -22,8 +22,9 @@ export function bytes(number) {
 export function duration(ms) {
   if (ms < 1000) return `${Math.round(ms)} ms`;
   if (ms < 60_000) return `${(ms / 1000).toFixed(ms < 10_000 ? 2 : 1)} s`;
-  if (ms < 3_600_000) return `${Math.floor(ms / 60_000)} min ${Math.round((ms % 60_000) / 1000)} s`;
-  return `${Math.floor(ms / 3_600_000)} h ${Math.round((ms % 3_600_000) / 60_000)} min`;
+  const seconds = Math.floor(ms / 1000);
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${seconds % 60} s`;
+  return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
 }
 
 /** The last samples of a number, as a line under its present value. */
@@ -58,7 +59,7 @@ export class Sparkline {
     this.#line.setAttribute("points", points.join(" "));
     this.#area.setAttribute("points", `${start},32 ${points.join(" ")} ${Sparkline.LENGTH - 1},32`);
     setText(this.#value, short(number));
-    setText(this.#most, most > 0 ? `most ${short(most)}` : "");
+    setText(this.#most, most > 0 ? `max ${short(most)}` : "");
   }
 
   clear() {

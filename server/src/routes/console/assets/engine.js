@@ -44,9 +44,12 @@ export class EngineView {
     let isLocked = false;
     try {
       const signal = AbortSignal.timeout(PATIENCE);
-      const response = await ask(`console/state/${encodeURIComponent(this.#model())}`, { signal });
-      this.#show(await response.json());
+      const model = this.#model();
+      const response = await ask(`console/state/${encodeURIComponent(model)}`, { signal });
+      const snapshot = await response.json();
       this.#numFailures = 0;
+      if (model === this.#model()) this.#show(snapshot);
+      else pause = 0;
     } catch (error) {
       this.#numFailures += 1;
       pause = Math.min(INTERVAL * this.#numFailures, LONGEST_PAUSE);
@@ -80,8 +83,11 @@ export class EngineView {
     document.body.classList.remove("stale");
     this.#on.state(snapshot);
     const now = { at: performance.now(), snapshot, sums: sums(snapshot.replicas) };
-    this.#showNumbers(now, this.#last ?? now);
-    this.#last = now;
+    // An engine within a long step has not said what it counts: the next answer tells for both.
+    if (snapshot.replicas.every((replica) => replica.num_generated_tokens !== null)) {
+      this.#showNumbers(now, this.#last ?? now);
+      this.#last = now;
+    }
     this.#showBlocks(snapshot.replicas, now.sums);
     this.#showRequests(snapshot.requests);
     this.#showModel(snapshot.model);
@@ -110,18 +116,20 @@ export class EngineView {
     setText(byId("count-cached"), `${short(cached)}${share(cached)}`);
     setText(byId("count-free"), short(Math.max(0, all - used - cached)));
     const maps = replicas.map((replica) => replica.blocks).filter(Boolean);
-    const cells = maps.flatMap((map) => map.cells.map(([size, used, cached]) => ({ size, used, cached })));
-    byId("map-box").hidden = cells.length === 0;
-    const perCell = cells[0]?.size ?? 1;
+    const cells = maps.flatMap((map) => map.map(([size, used, cached]) => ({ size, used, cached })));
+    // An engine within a long step has not answered: the last map stays.
+    if (cells.length === 0) return;
+    byId("map-box").hidden = false;
+    const perCell = cells[0].size;
     const text = `${short(all)} blocks${perCell > 1 ? `, ${perCell} a cell` : ""}; ${short(touched)} were ever written`;
     setText(byId("map-note"), all ? text : "");
     byId("map").setAttribute("aria-label", `KV blocks: ${used} in use, ${cached} cached, ${Math.max(0, all - used - cached)} free`);
-    if (cells.length > 0) this.#map.show(cells);
+    this.#map.show(cells);
   }
 
   #showRequests(requests) {
-    byId("requests-card").hidden = !requests;
     if (!requests) return;
+    byId("requests-card").hidden = false;
     byId("no-requests").hidden = requests.length > 0;
     byId("requests-box").hidden = requests.length === 0;
     const longest = this.#timeline.show(requests);

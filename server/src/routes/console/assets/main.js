@@ -24,7 +24,10 @@ function model() {
 function showState(state) {
   health(state.health, state.health === "ready" ? "good" : "bad");
   byId("health").title = `Quire ${state.version}`;
-  if (byId("notice").dataset.kind === "gone") notice("", "The server answers again.");
+  if (byId("notice").dataset.kind === "gone") {
+    notice("again", "The server answers again.");
+    setTimeout(() => byId("notice").dataset.kind === "again" && notice("", ""), 4000);
+  }
   const names = state.models.map((own) => own.name);
   const options = [...byId("model").options].map((option) => option.value);
   if (JSON.stringify(names) !== JSON.stringify(options)) {
@@ -37,6 +40,8 @@ function showState(state) {
 
 function showGone(error) {
   health("not reachable", "bad");
+  // The chosen model is no longer served.
+  if (error.message.startsWith("404")) byId("model").selectedIndex = -1;
   const why = error.name === "TypeError" ? "The server does not answer" : `The server does not answer as it should (${error.message})`;
   notice("gone", `${why}. Trying again; numbers are those of the last answer.`);
 }
