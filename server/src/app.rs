@@ -27,6 +27,8 @@ use crate::routes::{
     self, anthropic, chat_completions, completions, console, detokenize, embeddings, generate,
     health, load, models, ollama, render, rerank, score, server_info, tokenize, version,
 };
+use crate::tenants::{KeysFile, Tenants};
+use crate::traces::Exporter;
 
 /// What every handler is given.
 pub type SharedState = Arc<AppState>;
@@ -125,6 +127,8 @@ pub struct ServerConfig {
     pub console: bool,
     /// Empty: no key is asked for.
     pub api_keys: Vec<ApiKey>,
+    /// Keys of tenants, beside `api_keys`.
+    pub keys_file: Option<KeysFile>,
     /// `/metrics` needs no key.
     pub metrics_without_key: bool,
     /// Host names answered beside loopback's own, while bound to loopback.
@@ -145,6 +149,8 @@ pub struct ServerConfig {
     pub manage_keys: Vec<ApiKey>,
     /// Those routes need no key, because nobody else can reach them.
     pub open_management: bool,
+    /// Where spans go; `None`: nowhere.
+    pub traces: Option<Exporter>,
     /// Where models are kept; `None`: nothing is pulled, created or deleted.
     pub library: Option<Arc<Library>>,
 }
@@ -155,6 +161,7 @@ impl Default for ServerConfig {
             served_model_names: vec!["default".into()],
             console: true,
             api_keys: Vec::new(),
+            keys_file: None,
             metrics_without_key: false,
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
@@ -166,6 +173,7 @@ impl Default for ServerConfig {
             registry: RegistryOptions::default(),
             manage_keys: Vec::new(),
             open_management: false,
+            traces: None,
             library: None,
         }
     }
@@ -176,6 +184,7 @@ pub struct AppState {
     pub config: ServerConfig,
     pub metrics: Metrics,
     pub models: Arc<Registry>,
+    pub tenants: Tenants,
     pub(crate) drain_rate: DrainRate,
     /// Models that may be pulled at once.
     pub(crate) pull_slots: Arc<Semaphore>,
@@ -285,6 +294,13 @@ impl Route {
     }
 }
 
+impl ServerConfig {
+    /// Whether clients need a key.
+    pub fn has_keys(&self) -> bool {
+        !self.api_keys.is_empty() || self.keys_file.is_some()
+    }
+}
+
 impl AppState {
     pub fn new(config: ServerConfig, metrics: Metrics) -> SharedState {
         let num_jobs = config.limits.max_tokenize_jobs.clamp(1, Semaphore::MAX_PERMITS);
@@ -294,10 +310,12 @@ impl AppState {
             let names = config.served_model_names.clone();
             models.add(Entry::pinned(names, Origin::default())).expect("it is the first one");
         }
+        let tenants = Tenants::new(config.keys_file.clone());
         Arc::new(Self {
             config,
             metrics,
             models,
+            tenants,
             drain_rate: DrainRate::default(),
             pull_slots: Arc::new(Semaphore::new(MAX_PULLS)),
             tokenize_slots,

@@ -61,6 +61,13 @@ impl ApiError {
         Self::unavailable("the model is loading", 5)
     }
 
+    /// The request took longer than it may.
+    pub fn deadline_exceeded() -> Self {
+        let message = "the request took longer than its deadline";
+        let error = Self::new(StatusCode::GATEWAY_TIMEOUT, message);
+        Self { code: Some("deadline_exceeded"), ..error }
+    }
+
     pub fn engine_stopped() -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "the engine has stopped")
     }
@@ -70,8 +77,8 @@ impl ApiError {
         match error {
             SubmitError::Invalid(invalid) => invalid.into(),
             SubmitError::QueueFull { .. } => {
-                let full = Self::new(StatusCode::TOO_MANY_REQUESTS, error.to_string());
-                Self { code: Some("queue_full"), retry_after: Some(retry_after), ..full }
+                let full = Self::unavailable(error.to_string(), retry_after);
+                Self { code: Some("queue_full"), ..full }
             }
             SubmitError::Draining => Self::unavailable(error.to_string(), retry_after),
             SubmitError::Stopped => Self::engine_stopped(),
@@ -126,7 +133,7 @@ fn kind_of(status: StatusCode) -> &'static str {
         403 => "PermissionDeniedError",
         404 => "NotFoundError",
         405 => "MethodNotAllowedError",
-        408 => "RequestTimeoutError",
+        408 | 504 => "RequestTimeoutError",
         409 => "ConflictError",
         413 => "PayloadTooLargeError",
         415 => "UnsupportedMediaTypeError",

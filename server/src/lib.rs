@@ -16,4 +16,6 @@ mod routes;
 pub mod serve;
 pub mod store;
 mod structured;
+pub mod tenants;
 pub mod text;
+pub mod traces;

@@ -81,6 +81,16 @@ pub fn record_http(
     histogram!("http_request_duration_highr_seconds").record(took.as_secs_f64());
 }
 
+/// Bytes of a request's body, as far as it was read.
+pub(crate) fn record_request_size(num_bytes: u64) {
+    histogram!("http_request_size_bytes").record(num_bytes as f64);
+}
+
+/// Bytes of a response's body, as far as it was sent.
+pub(crate) fn record_response_size(num_bytes: u64) {
+    histogram!("http_response_size_bytes").record(num_bytes as f64);
+}
+
 /// Says how the server is at the time of a scrape. `turn`: how long the engine's present turn takes already.
 pub(crate) fn record_state(health: Health, turn: Duration, num_in_flight: usize) {
     for (state, name) in Health::NAMES {

@@ -14,6 +14,7 @@ use crate::app::{self, SharedState};
 use crate::grpc;
 use crate::http::connections::{Connections, Protocol};
 use crate::http::tls::Tls;
+use crate::tenants;
 
 /// How often recorded samples are sorted into buckets.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -41,6 +42,7 @@ pub async fn serve(
 ) -> io::Result<()> {
     let mut doors = doors(listeners, &state)?;
     let upkeep = tokio::spawn(upkeep(state.clone()));
+    let keys = tokio::spawn(tenants::watch(state.clone()));
 
     accept(&mut doors, shutdown).await;
     state.leave();
@@ -58,7 +60,12 @@ pub async fn serve(
     state.abort();
     let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
     join_all(doors.into_iter().map(|door| door.connections.close(left))).await;
+    if let Some(exporter) = state.config.traces.clone() {
+        // What the last requests were is worth a moment.
+        let _ = tokio::task::spawn_blocking(move || exporter.flush()).await;
+    }
     upkeep.abort();
+    keys.abort();
     Ok(())
 }
 

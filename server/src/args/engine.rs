@@ -136,7 +136,7 @@ pub(crate) struct EngineArgs {
     #[arg(long, default_value_t = 0, value_name = "TOKENS")]
     long_prefill_token_threshold: u32,
 
-    /// Requests that may wait; more are answered with 429
+    /// Requests that may wait; more are answered with 503
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..), value_name = "COUNT")]
     max_num_queued_reqs: u32,
 

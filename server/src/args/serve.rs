@@ -11,6 +11,7 @@ use quire_server::app::ServerConfig;
 use quire_server::http::auth::ApiKey;
 use quire_server::http::tls::Tls;
 use quire_server::registry::{KeepAlive, ParserNames, RegistryOptions};
+use quire_server::tenants::KeysFile;
 use quire_server::text::TemplateOptions;
 
 use super::limits::LimitArgs;
@@ -101,6 +102,11 @@ struct NetworkArgs {
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
 
+    /// A JSON file of tenants: the SHA-256 of their keys, weights, priority classes and limits (deploy/README.md); read again when
+    /// it changes and on SIGHUP
+    #[arg(long, value_name = "FILE")]
+    keys_file: Option<PathBuf>,
+
     /// A key for what --api-key opens and for changing which models there are (/api/pull, create, copy, delete, blobs); without
     /// one those routes are open only where no key is set and nobody but this machine can reach the server [env: QUIRE_MANAGE_KEY]
     #[arg(long, value_name = "KEY")]
@@ -109,6 +115,10 @@ struct NetworkArgs {
     /// Registries beside Ollama's that /api/pull may ask, as registry.example or registry.example:5000
     #[arg(long, value_delimiter = ',', value_name = "HOST")]
     allowed_registries: Vec<String>,
+
+    /// Send a trace of each request to this OpenTelemetry collector, by OTLP over HTTP, as http://HOST:4318
+    #[arg(long, value_name = "URL")]
+    otlp_traces_endpoint: Option<String>,
 
     /// Give out /metrics without a key
     #[arg(long)]
@@ -158,6 +168,7 @@ pub(crate) struct ServeOptions {
     pub(crate) template: TemplateOptions,
     pub(crate) parsers: ParserNames,
     pub(crate) allowed_registries: Vec<String>,
+    pub(crate) otlp_traces_endpoint: Option<String>,
     pub(crate) config: ServerConfig,
 }
 
@@ -179,9 +190,14 @@ impl ServeArgs {
             served_model_names: network.served_model_name.clone(),
             console: !network.no_console,
             api_keys: keys.iter().map(|key| ApiKey::new(key)).collect(),
-            open_management: keys.is_empty() && manage_keys.is_empty() && is_loopback,
+            open_management: keys.is_empty()
+                && manage_keys.is_empty()
+                && network.keys_file.is_none()
+                && is_loopback,
+            keys_file: network.keys_file.as_deref().map(KeysFile::open).transpose()?,
             manage_keys: manage_keys.iter().map(|key| ApiKey::new(key)).collect(),
             library: None,
+            traces: None,
             metrics_without_key: network.metrics_without_key,
             allowed_hosts: network.allowed_hosts.clone(),
             allowed_origins: network.allowed_origins.clone(),
@@ -210,6 +226,7 @@ impl ServeArgs {
             template: self.template.resolve(),
             parsers: self.template.parsers(),
             allowed_registries: network.allowed_registries.clone(),
+            otlp_traces_endpoint: network.otlp_traces_endpoint.clone(),
             config,
         };
         Ok((engine, server))

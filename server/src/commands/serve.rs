@@ -11,6 +11,7 @@ use quire_server::metrics::Metrics;
 use quire_server::pull::Library;
 use quire_server::registry::{Entry, Loader, Origin, Taken};
 use quire_server::serve::{Listeners, ProbeServer, serve};
+use quire_server::traces::Exporter;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::several::{self, Named};
@@ -116,7 +117,10 @@ async fn serve_until_signal(
     let signals = StopSignals::new()?;
     let address = listener.local_addr()?;
     let health_port = server.health_port.map(|port| bind(&server.host, port, "--health-port"));
-    let state = AppState::new(server.config, Metrics::install());
+    let metrics = Metrics::install();
+    let mut config = server.config;
+    config.traces = server.otlp_traces_endpoint.as_deref().map(Exporter::start).transpose()?;
+    let state = AppState::new(config, metrics);
     let models = Arc::clone(&state.models);
     models.set_loader(loader.clone());
     let _probes = match health_port.transpose()? {
@@ -189,7 +193,7 @@ fn bind(host: &str, port: u16, flag: &str) -> Result<TcpListener> {
 }
 
 fn warn_if_open(server: &ServeOptions) {
-    if !server.is_loopback() && server.config.api_keys.is_empty() {
+    if !server.is_loopback() && !server.config.has_keys() {
         tracing::warn!(
             "everyone who can reach {} may use this server: set --api-key or QUIRE_API_KEY",
             server.host
@@ -205,9 +209,9 @@ fn greeting(address: SocketAddr, state: &AppState, makes_embeddings: bool) -> St
         address.to_string()
     };
     let model = state.models.names().join(", ");
-    let key = match state.config.api_keys.is_empty() {
-        true => "",
-        false => " -H \"Authorization: Bearer $QUIRE_API_KEY\"",
+    let key = match state.config.has_keys() {
+        true => " -H \"Authorization: Bearer $QUIRE_API_KEY\"",
+        false => "",
     };
     let console = match state.config.console {
         true => format!("\nor open http://{host}/console"),

@@ -11,6 +11,8 @@ use super::refusal;
 use crate::app::{InFlight, SharedState};
 use crate::error::ApiError;
 use crate::model::ServedModel;
+use crate::tenants::caller::Caller;
+use crate::traces::Recording;
 
 /// Inputs of one request that are in the engine at once; the others of the queue stay for other requests.
 const MAX_AT_ONCE: usize = 256;
@@ -83,10 +85,22 @@ impl EmbedJob {
     /// The embeddings in the order of the inputs, and how many tokens those had.
     pub(crate) async fn run(&self, state: &SharedState) -> Result<(Vec<Vec<f32>>, u64), ApiError> {
         let _in_flight = InFlight::new(Arc::clone(state));
+        let (caller, began) = (Caller::current(state), Instant::now());
+        let num_tokens = self.inputs.iter().map(|input| input.prompt.len() as u64).sum();
+        // Of a request's inputs some are in the queue at a time, and each gives its place to the next.
+        let (_admission, _waiting) = caller.admit(state, &self.model, 1, num_tokens)?;
         let mut aborting = state.aborting();
         let at_once = (self.model.engine.info().max_num_queued as usize).clamp(1, MAX_AT_ONCE);
+        let exporter = state.config.traces.as_ref();
+        let named = ("embeddings", &*self.model.name);
+        let mut recording = Recording::begin(exporter, caller.trace, named, began);
+        if let Some(recording) = &mut recording {
+            recording.used((num_tokens, 0, 0));
+        }
         let embed = |index: usize| {
-            let submitted = self.model.engine.generate(self.inputs[index].clone());
+            let tenant = caller.tenant.of_engine();
+            let request = Request { tenant, ..self.inputs[index].clone() };
+            let submitted = self.model.engine.generate(request);
             let submitted = submitted.map_err(|error| refusal(state, &self.model, error));
             async move { embedding_of(submitted?).await }
         };
@@ -94,12 +108,12 @@ impl EmbedJob {
         let all = all.try_collect::<Vec<_>>();
         let vectors = tokio::select! {
             vectors = all => vectors?,
+            () = Caller::out_of_time(caller.deadline) => return Err(ApiError::deadline_exceeded()),
             _ = aborting.wait_for(|&aborting| aborting) => {
                 return Err(ApiError::unavailable("the server is shutting down", 1));
             }
         };
         state.drain_rate.record(Instant::now());
-        let num_tokens = self.inputs.iter().map(|input| input.prompt.len() as u64).sum();
         Ok((vectors, num_tokens))
     }
 }

@@ -14,9 +14,7 @@ use std::time::Instant;
 use futures_util::StreamExt;
 use futures_util::stream::SelectAll;
 use quire_engine::Request;
-use quire_engine::request::{
-    SamplingParams, SubmitError, Tenant, TokenId, TokenLogprobs, TokenOutput,
-};
+use quire_engine::request::{SamplingParams, SubmitError, TokenId, TokenLogprobs, TokenOutput};
 use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::watch;
@@ -28,7 +26,10 @@ use crate::error::ApiError;
 use crate::metrics;
 use crate::model::ServedModel;
 use crate::structured::StructuredOutput;
+use crate::tenants::caller::Caller;
+use crate::tenants::{Admission, WaitingPlace};
 use crate::text::{OutputOptions, ParsedMessage};
+use crate::traces::Recording;
 use choice::Choice;
 
 /// `n` answers to each prompt. The answer `k` to prompt `i` has the index `i * n + k`.
@@ -66,9 +67,15 @@ pub(crate) struct Generation {
     /// Tokens of each answer.
     lengths: Vec<u32>,
     usage: UsageCount,
+    caller: Caller,
+    recording: Option<Recording>,
+    arrival: Instant,
+    /// Of each answer, until its first token.
+    waiting: Vec<Option<WaitingPlace>>,
     aborting: watch::Receiver<bool>,
     model: Arc<ServedModel>,
     state: SharedState,
+    _admission: Admission,
     _in_flight: InFlight,
 }
 
@@ -168,6 +175,10 @@ impl Generation {
             return Err(ApiError::invalid("n", message));
         }
         let in_flight = InFlight::new(Arc::clone(state));
+        let caller = Caller::current(state);
+        let num_prompt_tokens = spec.prompts.iter().map(|prompt| prompt.len() as u64).sum();
+        let num_answers = spec.prompts.len() as u32 * spec.n;
+        let (admission, waiting) = caller.admit(state, model, num_answers, num_prompt_tokens)?;
         let constraint = match &spec.structured_output {
             Some(asked) => Some(model.grammars.compile(asked, &state.config.limits).await?),
             None => None,
@@ -182,7 +193,7 @@ impl Generation {
                     prompt: prompt.clone(),
                     params,
                     pooling: None,
-                    tenant: Tenant::default(),
+                    tenant: caller.tenant.of_engine(),
                     priority: spec.priority,
                     cache_salt: spec.cache_salt.clone(),
                     arrival: spec.arrival,
@@ -199,18 +210,23 @@ impl Generation {
             }
         }
         metrics::record_num_choices(&model.name, spec.n);
+        let recording = spec.record(state, model, &caller);
         let knows_reasoning = |output: &OutputOptions| output.formats.reasoning.is_some();
         let reasoning = spec.output.as_ref().is_some_and(knows_reasoning).then_some(0);
-        let num_prompt_tokens = spec.prompts.iter().map(|prompt| prompt.len() as u64).sum();
         Ok(Self {
             num_choices: choices.len(),
             lengths: vec![0; choices.len()],
             choices,
             n: spec.n as usize,
             usage: UsageCount { prompt: num_prompt_tokens, reasoning, ..UsageCount::default() },
+            caller,
+            recording,
+            arrival: spec.arrival,
+            waiting: waiting.into_iter().map(Some).collect(),
             aborting: state.aborting(),
             model: Arc::clone(model),
             state: Arc::clone(state),
+            _admission: admission,
             _in_flight: in_flight,
         })
     }
@@ -224,8 +240,9 @@ impl Generation {
             biased;
             event = self.choices.next() => Some(event),
             _ = self.aborting.wait_for(|&aborting| aborting) => None,
+            () = Caller::out_of_time(self.caller.deadline) => None,
         };
-        let event = next.unwrap_or_else(|| self.abort_one());
+        let event = next.unwrap_or_else(|| self.end_one());
         if let Some((index, event)) = &event {
             self.count(*index, event);
         }
@@ -269,7 +286,17 @@ impl Generation {
         self.usage
     }
 
-    /// The server is going down: the answers end where they are.
+    /// The server is going down, or time is up: who has got nothing is told so, other answers end where they are.
+    fn end_one(&mut self) -> Option<(usize, ChoiceEvent)> {
+        let is_late = self.caller.deadline.is_some_and(|deadline| deadline <= Instant::now());
+        let has_begun = self.waiting.iter().any(Option::is_none);
+        match is_late && !has_begun {
+            true => Some((0, ChoiceEvent::Failed(ApiError::deadline_exceeded()))),
+            false => self.abort_one(),
+        }
+    }
+
+    /// The answers end where they are.
     fn abort_one(&mut self) -> Option<(usize, ChoiceEvent)> {
         let mut choices: Vec<Choice> = std::mem::take(&mut self.choices).into_iter().collect();
         let mut last = choices.pop()?;
@@ -279,6 +306,12 @@ impl Generation {
     }
 
     fn count(&mut self, index: usize, event: &ChoiceEvent) {
+        if matches!(event, ChoiceEvent::Started(_)) && self.waiting[index].take().is_some() {
+            self.caller.tenant.record_first_token(self.arrival.elapsed());
+        }
+        if let Some(recording) = &mut self.recording {
+            record(recording, event);
+        }
         match event {
             ChoiceEvent::Started(started) if index.is_multiple_of(self.n) => {
                 self.usage.cached += u64::from(started.num_cached_tokens);
@@ -288,6 +321,7 @@ impl Generation {
                 self.usage.completion += delta.tokens.len() as u64;
                 self.usage.drafts += delta.drafts.num_tokens;
                 self.usage.right_drafts += delta.drafts.num_right.iter().sum::<u64>();
+                self.caller.tenant.count_generated(delta.tokens.len() as u64);
                 self.lengths[index] += delta.tokens.len() as u32;
                 if let Some(count) = &mut self.usage.reasoning {
                     *count += delta.num_reasoning_tokens;
@@ -301,8 +335,36 @@ impl Generation {
     }
 }
 
+impl GenerationSpec {
+    fn record(
+        &self,
+        state: &SharedState,
+        model: &ServedModel,
+        caller: &Caller,
+    ) -> Option<Recording> {
+        let operation = if self.output.is_some() { "chat" } else { "text_completion" };
+        let exporter = state.config.traces.as_ref();
+        let named = (operation, &*model.name);
+        let mut recording = Recording::begin(exporter, caller.trace, named, self.arrival)?;
+        recording.asked(&self.params, self.n);
+        Some(recording)
+    }
+}
+
+fn record(recording: &mut Recording, event: &ChoiceEvent) {
+    match event {
+        ChoiceEvent::Started(started) => recording.started(started.queue),
+        ChoiceEvent::Delta(Delta { finish: Some(finish), .. }) => recording.finished(finish.reason),
+        ChoiceEvent::Delta(_) => {}
+        ChoiceEvent::Failed(error) => recording.failed(error.code.unwrap_or(error.kind)),
+    }
+}
+
 impl Drop for Generation {
     fn drop(&mut self) {
+        if let Some(recording) = &mut self.recording {
+            recording.used((self.usage.prompt, self.usage.completion, self.usage.cached));
+        }
         for answers in self.lengths.chunks(self.n.max(1)) {
             let longest = answers.iter().copied().max().unwrap_or(0);
             metrics::record_longest_answer(&self.model.name, longest);

@@ -4,19 +4,32 @@ use std::panic::AssertUnwindSafe;
 use std::time::Instant;
 
 use axum::extract::{Request, State};
-use axum::http::HeaderValue;
+use axum::http::{HeaderMap, HeaderValue};
 use axum::middleware::Next;
 use axum::response::Response;
 use futures_util::FutureExt;
 use tonic::{Code, Status};
 
-use super::Method;
-use super::running::Caller;
+use super::{Method, running};
 use crate::app::{Access, SharedState};
 use crate::error::ApiError;
-use crate::http::auth;
 use crate::http::observe::{REQUEST_ID, client_id};
 use crate::metrics;
+use crate::tenants::caller::Caller;
+
+/// Who calls, nobody in particular where everybody may, and whose key the call came with.
+fn caller_of(
+    state: &SharedState,
+    is_open: bool,
+    headers: &HeaderMap,
+) -> Result<(Option<Caller>, running::Caller), ApiError> {
+    if is_open {
+        return Ok((None, running::Caller::default()));
+    }
+    let identity = state.tenants.identify(&state.config, headers);
+    let identity = identity.ok_or_else(ApiError::unauthorized)?;
+    Ok((Some(Caller::new(&identity, headers)?), running::Caller(identity.key)))
+}
 
 pub(super) async fn guard(
     State(state): State<SharedState>,
@@ -28,14 +41,17 @@ pub(super) async fn guard(
     let id = client_id(request.headers());
     let id = id.unwrap_or_else(|| uuid::Uuid::new_v4().simple().to_string());
     let is_open = method.is_some_and(|method| method.access == Access::Open);
-    let caller = Caller(auth::known_key(&state.config.api_keys, request.headers()));
-    request.extensions_mut().insert(caller);
-    let is_known = caller.0.is_some() || state.config.api_keys.is_empty();
-    let mut response = if is_open || is_known {
-        let answered = AssertUnwindSafe(next.run(request)).catch_unwind().await;
-        answered.unwrap_or_else(|_| Status::internal("the request handler failed").into_http())
-    } else {
-        Status::from(ApiError::unauthorized()).into_http()
+    let mut response = match caller_of(&state, is_open, request.headers()) {
+        Ok((caller, holder)) => {
+            request.extensions_mut().insert(holder);
+            let answered = async { AssertUnwindSafe(next.run(request)).catch_unwind().await };
+            let answered = match caller {
+                Some(caller) => caller.scope(answered).await,
+                None => answered.await,
+            };
+            answered.unwrap_or_else(|_| Status::internal("the request handler failed").into_http())
+        }
+        Err(error) => Status::from(error).into_http(),
     };
     // A call that fails later, in its stream, is counted as begun well: the engine's metrics count how answers end.
     let code = Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code());

@@ -32,7 +32,7 @@ fn code_of(status: u16) -> Code {
         401 => Code::Unauthenticated,
         403 => Code::PermissionDenied,
         404 => Code::NotFound,
-        408 => Code::DeadlineExceeded,
+        408 | 504 => Code::DeadlineExceeded,
         409 => Code::AlreadyExists,
         413 | 429 => Code::ResourceExhausted,
         501 => Code::Unimplemented,

@@ -8,6 +8,7 @@ pub mod fields;
 pub mod host;
 pub mod observe;
 pub mod signs;
+mod sizes;
 pub mod stall;
 pub mod tls;
 

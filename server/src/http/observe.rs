@@ -9,6 +9,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 
+use super::sizes;
 use crate::app::{self, Access};
 use crate::error::ApiError;
 use crate::metrics;
@@ -31,20 +32,21 @@ pub async fn observe(mut request: Request, next: Next) -> Response {
         request.extensions_mut().insert(ClientRequestId(id.clone()));
     }
     let id = id.unwrap_or_else(|| uuid::Uuid::new_v4().simple().to_string());
+    let route = metrics::route_label(matched.as_ref().map(MatchedPath::as_str));
+    let request = request.map(|body| sizes::counted(body, metrics::record_request_size));
 
     let mut response = match AssertUnwindSafe(next.run(request)).catch_unwind().await {
         Ok(response) => response,
         Err(_) => ApiError::internal("the request handler failed").into_response(),
     };
 
-    let route = metrics::route_label(matched.as_ref().map(MatchedPath::as_str));
     let (status, elapsed) = (response.status(), began.elapsed());
     metrics::record_http(route, method, status, elapsed);
     log_access(method, route, status.as_u16(), elapsed.as_secs_f64() * 1e3, &id);
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
-    response
+    response.map(|body| sizes::counted(body, metrics::record_response_size))
 }
 
 /// One line a request, without anything the client wrote but its id. Probes, scrapes and the console come often and say little.

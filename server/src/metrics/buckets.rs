@@ -26,6 +26,8 @@ const HTTP_DURATION_FINE: &[f64] = &[
     0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0,
     7.5, 10.0, 30.0, 60.0,
 ];
+const SIZE: &[f64] =
+    &[256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 4194304.0, 16777216.0];
 const STEP: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
@@ -37,6 +39,7 @@ pub(super) const BUCKETS: &[(&str, &[f64])] = &[
     ("vllm:request_prefill_time_seconds", REQUEST_LATENCY),
     ("vllm:request_decode_time_seconds", REQUEST_LATENCY),
     ("vllm:time_to_first_token_seconds", FIRST_TOKEN),
+    ("quire_tenant_time_to_first_token_seconds", FIRST_TOKEN),
     ("vllm:inter_token_latency_seconds", INTER_TOKEN),
     ("vllm:time_per_output_token_seconds", INTER_TOKEN),
     ("vllm:request_time_per_output_token_seconds", INTER_TOKEN),
@@ -50,6 +53,8 @@ pub(super) const BUCKETS: &[(&str, &[f64])] = &[
     ("vllm:request_num_preemptions", PREEMPTIONS),
     ("quire_model_load_duration_seconds", MODEL_LOAD),
     ("http_request_duration_seconds", HTTP_DURATION),
+    ("http_request_size_bytes", SIZE),
+    ("http_response_size_bytes", SIZE),
     ("http_request_duration_highr_seconds", HTTP_DURATION_FINE),
     ("quire_scheduler_step_seconds", STEP),
     ("grpc_server_handling_seconds", HTTP_DURATION),

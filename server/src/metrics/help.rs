@@ -62,6 +62,8 @@ const HELP: &[(&str, &str)] = &[
         "http_request_duration_highr_seconds",
         "Time to the head of the response, of all routes, in many buckets.",
     ),
+    ("http_request_size_bytes", "Bytes of requests' bodies, as far as they were read."),
+    ("http_response_size_bytes", "Bytes of responses' bodies, as far as they were sent."),
     ("grpc_server_handled_total", "gRPC calls that ended, by method and code."),
     ("grpc_server_handling_seconds", "Time of gRPC calls to the head of the response."),
     ("quire_build_info", "The version, as a label."),
@@ -81,6 +83,19 @@ const HELP: &[(&str, &str)] = &[
     ),
     ("quire_scheduler_steps_total", "Steps."),
     ("quire_scheduler_step_seconds", "How long the engine waited for each step."),
+    ("quire_tenant_requests_total", "Requests of each tenant that were taken."),
+    ("quire_tenant_refused_total", "Requests of each tenant over a limit of its own, by which."),
+    ("quire_tenant_tokens_total", "Tokens of each tenant's prompts and answers."),
+    ("quire_tenant_requests_in_flight", "Requests of each tenant whose answers are not finished."),
+    ("quire_tenant_answers_waiting", "Answers of each tenant without a first token."),
+    ("quire_tenant_time_to_first_token_seconds", "From arrival to the first token, by tenant."),
+    ("quire_keys_file_reloads_total", "Times that a changed keys file was read, by result."),
+    (
+        "quire_spans_total",
+        "Spans that were sent to the collector, or dropped because it took none.",
+    ),
+    ("quire_doctor_check", "What quire doctor finds: 0 well, 1 a warning, 2 failing."),
+    ("quire_keys_file_ok", "Whether the keys file is in force as it is now."),
     ("quire_failed_steps_total", "Steps that panicked and were computed again."),
 ];
 

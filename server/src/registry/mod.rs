@@ -27,6 +27,7 @@ pub use settings::ModelSettings;
 use crate::error::{ApiError, shortened};
 use crate::metrics;
 use crate::model::ServedModel;
+use crate::tenants::caller;
 use entry::Loaded;
 
 /// How often a model that must give way is looked at until its last answer is finished.
@@ -162,6 +163,7 @@ impl Registry {
         self: &Arc<Self>,
         entry: &Arc<Entry>,
     ) -> Result<Arc<ServedModel>, ApiError> {
+        caller::check_model(entry.names())?;
         if let Some(model) = entry.loaded() {
             return Ok(model);
         }

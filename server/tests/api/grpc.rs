@@ -183,7 +183,7 @@ async fn what_passes_by_itself_says_when_to_come_again() {
     let (server, _queue) = TestServer::with_queue(config, info);
     let _waiting = client(&server).generate_stream(greedy("a")).await.unwrap();
     let status = client(&server).generate(greedy("a")).await.unwrap_err();
-    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert_eq!(status.code(), Code::Unavailable);
     assert!(status.get_details_retry_info().unwrap().retry_delay.is_some());
     assert!(status.message().starts_with(&SubmitError::QueueFull { limit: 1 }.to_string()));
 }

@@ -82,17 +82,20 @@ async fn a_model_that_loads_after_the_signal_takes_nothing() {
 }
 
 #[tokio::test]
-async fn a_full_queue_is_429_and_takes_nothing_halfway() {
+async fn a_full_queue_is_503_and_takes_nothing_halfway() {
     let mut info = engine_info();
     info.max_num_queued = 3;
     let (server, queue) = TestServer::with_queue(config(), info);
     // Two wait, unread.
     let first = start_stream(&server, json!({"prompt": "a", "n": 2, "stream": true})).await;
     let reply = server.post("/v1/completions", &json!({"prompt": "a", "n": 2})).await;
-    assert_eq!(reply.status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(reply.header("retry-after").parse::<u64>().unwrap() >= 1);
     let error = &reply.json()["error"];
-    assert_eq!((&error["type"], &error["code"]), (&json!("RateLimitError"), &json!("queue_full")));
+    assert_eq!(
+        (&error["type"], &error["code"]),
+        (&json!("ServiceUnavailableError"), &json!("queue_full"))
+    );
     assert!(error["message"].as_str().unwrap().contains("--max-num-queued-reqs"));
     let metrics = server.get("/metrics").await.body;
     let rejections =

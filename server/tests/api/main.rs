@@ -17,6 +17,8 @@ mod openapi;
 mod score;
 mod structured;
 mod support;
+mod tenants;
 mod tls;
 mod tools;
+mod traces;
 mod workers;
