@@ -53,6 +53,8 @@ pub(crate) enum Command {
     Create(CreateArgs),
     /// Print the memory a model needs, before loading anything.
     Plan(PlanArgs),
+    /// Look for what could fail without a word: disks, model files, limits, drivers, ports, the clock. Fails if something is wrong.
+    Doctor(Box<DoctorArgs>),
     /// Read text from standard input and print its token ids on one line.
     ///
     /// The names of special tokens are ordinary text, and no token is added in front.
@@ -185,6 +187,36 @@ pub(crate) struct PlanArgs {
     /// The memory to fit into, as 16G [default: what this machine has free]
     #[arg(long, value_parser = units::bytes, value_name = "BYTES")]
     pub(crate) memory: Option<u64>,
+
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(allow_negative_numbers = true)]
+pub(crate) struct DoctorArgs {
+    /// A model whose plan is held against the limits: a GGUF file, a directory with safetensors, or a name
+    pub(crate) model: Option<String>,
+
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Compare the sizes of model files, not their sums
+    #[arg(long)]
+    pub(crate) quick: bool,
+
+    /// The address that a server would listen on
+    #[arg(long, default_value = "127.0.0.1")]
+    pub(crate) host: String,
+
+    /// Ports that it would listen on
+    #[arg(long = "port", value_delimiter = ',', default_value = "8000", value_name = "PORT")]
+    pub(crate) ports: Vec<u16>,
+
+    /// Connections that it would hold
+    #[arg(long, default_value_t = 4096, value_name = "COUNT")]
+    pub(crate) max_connections: usize,
 
     #[command(flatten)]
     pub(crate) engine: EngineArgs,

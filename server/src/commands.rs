@@ -4,6 +4,7 @@ use anyhow::Result;
 
 use crate::args::{Command, CommonOptions, Environment};
 
+mod doctor;
 mod list;
 mod model;
 mod plan;
@@ -32,6 +33,7 @@ pub(crate) fn run(
         Command::Rm(args) => store::remove(args, options),
         Command::Cp(args) => store::copy(args, options),
         Command::Create(args) => store::create(args, options),
+        Command::Doctor(args) => doctor::run(args, options),
         Command::Plan(args) => plan::run(args, options),
         Command::Serve(args) => serve::run(args, options, environment),
         Command::Tokenize(args) => tokenize::run(args),

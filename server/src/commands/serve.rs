@@ -14,6 +14,7 @@ use quire_server::serve::{Listeners, ProbeServer, serve};
 use quire_server::traces::Exporter;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::doctor::{self, Surroundings};
 use super::several::{self, Named};
 use super::{model, plan, pull};
 use crate::args::{CommonOptions, Environment, LoadFormat, ServeArgs, ServeOptions};
@@ -56,12 +57,18 @@ pub(crate) fn run(
     };
     let listener = bind(&server.host, server.port, "--port")?;
     warn_if_open(&server);
+    let planned = match &served {
+        Served::One(opened) => Some(Ok((opened.2.total_bytes(), opened.2.config.threads))),
+        Served::Several(_) => None,
+    };
+    let max_connections = server.config.limits.max_connections;
+    let around = Surroundings::of_server(options, planned, max_connections);
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(server.num_http_threads)
         .enable_all()
         .build()?;
-    let outcome = runtime.block_on(serve_until_signal(listener, server, served, loader));
+    let outcome = runtime.block_on(serve_until_signal((listener, around), server, served, loader));
     // A load that a signal overtook is not waited for.
     runtime.shutdown_background();
     outcome
@@ -109,7 +116,7 @@ fn several_models(named: Vec<Named>, server: &ServeOptions, loader: &Loader) -> 
 }
 
 async fn serve_until_signal(
-    listener: TcpListener,
+    (listener, around): (TcpListener, Surroundings),
     server: ServeOptions,
     served: Served,
     loader: Loader,
@@ -121,6 +128,7 @@ async fn serve_until_signal(
     let mut config = server.config;
     config.traces = server.otlp_traces_endpoint.as_deref().map(Exporter::start).transpose()?;
     let state = AppState::new(config, metrics);
+    doctor::watch::start(around);
     let models = Arc::clone(&state.models);
     models.set_loader(loader.clone());
     let _probes = match health_port.transpose()? {
