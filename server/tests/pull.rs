@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -153,6 +153,61 @@ fn mistakes_are_one_clear_sentence() {
     assert!(models.files().is_empty(), "{:?}", models.files());
 }
 
+#[test]
+fn a_planted_link_is_not_followed() {
+    let (hub, models) = (Hub::start(), Models::new("link"));
+    let outside = Models::new("link-outside");
+    let (victim, folder) = (outside.dir.join("victim"), models.dir.join("org/plain"));
+    std::fs::write(&victim, b"mine").unwrap();
+    std::fs::create_dir_all(&folder).unwrap();
+    let part = folder.join(part_name());
+    std::os::unix::fs::symlink(&victim, &part).unwrap();
+    let output = models.pull(&hub, "org/plain");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("cannot be written"), "{}", stderr(&output));
+    assert_eq!(std::fs::read(&victim).unwrap(), b"mine");
+    // In the place of the file itself it is replaced.
+    std::fs::remove_file(&part).unwrap();
+    std::os::unix::fs::symlink(&victim, folder.join("m-Q4_0.gguf")).unwrap();
+    assert!(models.pull(&hub, "org/plain").status.success());
+    assert_eq!(models.read("org/plain/m-Q4_0.gguf"), content());
+    assert!(folder.join("m-Q4_0.gguf").symlink_metadata().unwrap().is_file());
+    assert_eq!(std::fs::read(&victim).unwrap(), b"mine");
+}
+
+#[test]
+fn a_disk_that_is_full_in_the_middle_loses_nothing() {
+    let (hub, models) = (Hub::start(), Models::new("full"));
+    // No file of this process may be longer than 1 MiB: writes fail there.
+    let limit = ["-c", "trap '' XFSZ; ulimit -f 1024; exec \"$@\"", "bash"];
+    let output = models.command(&hub, "org/plain", &limit).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("cannot be written"), "{}", stderr(&output));
+    let part = format!("org/plain/{}", part_name());
+    assert_eq!(models.files(), [part.as_str()]);
+    assert_eq!(models.read(&part), content()[..1 << 20]);
+    hub.take_seen();
+    assert!(models.pull(&hub, "org/plain").status.success());
+    assert_eq!(hub.take_seen()[0].range, Some(format!("bytes={}-", 1 << 20)));
+    assert_eq!(models.read("org/plain/m-Q4_0.gguf"), content());
+}
+
+#[test]
+fn two_pulls_of_one_model_do_not_meet() {
+    let (hub, models) = (Hub::start(), Models::new("two"));
+    let start = || {
+        let mut command = models.command(&hub, "org/slow", &[]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let outputs = [start(), start()].map(|child| child.wait_with_output().unwrap());
+    assert!(outputs.iter().any(|output| output.status.success()));
+    for output in outputs.iter().filter(|output| !output.status.success()) {
+        assert!(stderr(output).contains("by another quire pull"), "{}", stderr(output));
+    }
+    assert_eq!(models.files(), ["org/slow/m-Q4_0.gguf"]);
+    assert_eq!(models.read("org/slow/m-Q4_0.gguf"), content());
+}
+
 impl Hub {
     fn start() -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -236,6 +291,10 @@ async fn resolve(
         "loop" => redirect(path),
         "norange" => Response::new(content().into()),
         "cut" if num_seen == 1 => cut_answer(),
+        "slow" => {
+            tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+            ranged_answer(&headers)
+        }
         "wrong-etag" => {
             let mut response = ranged_answer(&headers);
             response.headers_mut().insert("etag", format!("\"{SHA_OF_ANOTHER}\"").parse().unwrap());
@@ -287,6 +346,11 @@ fn sha256_of_content() -> String {
     format!("{:x}", Sha256::digest(content()))
 }
 
+/// The file that grows into `m-Q4_0.gguf`.
+fn part_name() -> String {
+    format!("m-Q4_0.gguf.{}.part", &sha256_of_content()[..12])
+}
+
 /// A models folder of one test, removed with it.
 struct Models {
     dir: PathBuf,
@@ -301,25 +365,30 @@ impl Models {
     }
 
     fn pull(&self, hub: &Hub, name: &str) -> Output {
+        self.command(hub, name, &[]).output().unwrap()
+    }
+
+    /// `quire pull`, started by bash with `wrapper` where that is not empty.
+    fn command(&self, hub: &Hub, name: &str, wrapper: &[&str]) -> Command {
         let environment = HashMap::from([
             ("HF_ENDPOINT", format!("http://{}", hub.address)),
             ("HF_TOKEN", "secret".to_owned()),
             ("HOME", self.dir.display().to_string()),
         ]);
-        Command::new(env!("CARGO_BIN_EXE_quire"))
-            .args(["pull", name, "--models-dir"])
-            .arg(&self.dir)
-            .env_clear()
-            .envs(environment)
-            .output()
-            .unwrap()
+        let quire = env!("CARGO_BIN_EXE_quire");
+        let mut command = Command::new(if wrapper.is_empty() { quire } else { "bash" });
+        if !wrapper.is_empty() {
+            command.args(wrapper).arg(quire);
+        }
+        command.args(["pull", name, "--models-dir"]).arg(&self.dir);
+        command.env_clear().envs(environment);
+        command
     }
 
     fn write_part(&self, repo: &str, bytes: &[u8]) {
         let folder = self.dir.join(repo);
         std::fs::create_dir_all(&folder).unwrap();
-        let name = format!("m-Q4_0.gguf.{}.part", &sha256_of_content()[..12]);
-        std::fs::write(folder.join(name), bytes).unwrap();
+        std::fs::write(folder.join(part_name()), bytes).unwrap();
     }
 
     fn read(&self, path: &str) -> Vec<u8> {

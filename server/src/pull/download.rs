@@ -2,14 +2,17 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use rustix::fs::OFlags;
 use sha2::{Digest, Sha256};
 
 use quire_engine::plan::human_bytes;
 
+use super::guard::is_refusal;
 use super::hub::{Download, HubFile};
 use super::{Report, Step};
 use crate::registry::hex;
@@ -19,6 +22,8 @@ use crate::store::check_disk;
 const MAX_FRUITLESS_ATTEMPTS: u32 = 4;
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 const BUFFER_SIZE: usize = 1 << 20;
+/// Of a file of unknown length, after so many bytes the disk is looked at again.
+const CHECKED_BYTES: u64 = 32 << 20;
 
 /// Downloads `file` to `path`, unless it is there already. `open` gives its bytes from an offset on.
 pub(super) fn fetch(
@@ -35,6 +40,12 @@ pub(super) fn fetch(
         return Ok(());
     }
     let mut part = Part::open(path, file)?;
+    if part.len == 0 && is_there(path, file)? {
+        // Another pull was faster.
+        std::fs::remove_file(&part.path)?;
+        report(file, Step::Here);
+        return Ok(());
+    }
     part.fill(open, file, report)?;
     report(file, Step::Verifying);
     part.finish(path)
@@ -69,12 +80,7 @@ impl Part {
         name.push(format!(".{version}.part"));
         let path = PathBuf::from(name);
         let context = || format!("{} cannot be written", path.display());
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false);
-        let mut handle = options.open(&path).with_context(context)?;
-        if handle.try_lock().is_err() {
-            bail!("{} is being written by another quire pull", path.display());
-        }
+        let mut handle = open_alone(&path).with_context(context)?;
         if file.sha256.is_none() {
             // Without a checksum nothing tells whether the bytes are of the same version.
             handle.set_len(0).with_context(context)?;
@@ -126,8 +132,8 @@ impl Part {
         if download.start != self.len {
             self.restart()?;
         }
-        let folder = self.path.parent().unwrap_or(&self.path);
-        check_disk(folder, self.expected_size.unwrap_or(0).saturating_sub(self.len))?;
+        let folder = self.path.parent().unwrap_or(&self.path).to_path_buf();
+        check_disk(&folder, self.expected_size.unwrap_or(0).saturating_sub(self.len))?;
         report(file, Step::Started { len: self.len, size: self.expected_size });
         self.file.seek(SeekFrom::Start(self.len))?;
         let mut buffer = vec![0; BUFFER_SIZE];
@@ -144,7 +150,11 @@ impl Part {
                 .write_all(&buffer[..count])
                 .with_context(|| format!("{} cannot be written", self.path.display()))?;
             self.hash.update(&buffer[..count]);
+            let before = self.len / CHECKED_BYTES;
             self.len += count as u64;
+            if self.expected_size.is_none() && self.len / CHECKED_BYTES > before {
+                check_disk(&folder, 0)?;
+            }
             report(file, Step::Has { len: self.len, size: self.expected_size });
         }
     }
@@ -180,13 +190,34 @@ impl Part {
     }
 }
 
+/// Opens the file, or makes it, for this pull alone. A link in its place is not followed: it may lead anywhere.
+fn open_alone(path: &Path) -> Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+    loop {
+        let file = options.open(path)?;
+        let opened = file.metadata()?;
+        ensure!(opened.is_file(), "it is no file");
+        ensure!(file.try_lock().is_ok(), "it is being written by another quire pull");
+        // Another pull may have finished in between, and given this file its name.
+        let is_here = path
+            .symlink_metadata()
+            .is_ok_and(|found| (found.dev(), found.ino()) == (opened.dev(), opened.ino()));
+        if is_here {
+            return Ok(file);
+        }
+    }
+}
+
 /// A connection that broke: worth another attempt.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection broke: {0}")]
 struct Interrupted(std::io::Error);
 
 fn is_transient(error: &anyhow::Error) -> bool {
-    error.is::<Interrupted>() || error.downcast_ref::<ureq::Error>().is_some()
+    error.is::<Interrupted>()
+        || error.downcast_ref::<ureq::Error>().is_some_and(|error| !is_refusal(error))
 }
 
 /// Hashes the file from its begin and returns its length.

@@ -1,9 +1,15 @@
 //! Where downloads may go: never from a public host to an address of this machine or its network.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, ToSocketAddrs};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, ensure};
+use ureq::config::Config;
 use ureq::http::Uri;
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::NextTimeout;
 
 /// Whether a name may be asked without TLS: only this machine.
 pub(super) fn is_loopback_host(host: &str) -> bool {
@@ -11,17 +17,65 @@ pub(super) fn is_loopback_host(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-/// Refuses an address that leads into this machine or its network.
-pub(super) fn check_public(url: &str) -> Result<()> {
+/// Resolves names, and refuses those that lead into this machine or its network. The connection goes to the very addresses
+/// that were looked at, so no name can change its meaning in between.
+#[derive(Debug)]
+pub(super) struct PublicOnly<R>(pub(super) R);
+
+impl<R: Resolver> Resolver for PublicOnly<R> {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        config: &Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let found = self.0.resolve(uri, config, timeout)?;
+        // The owner's proxy may be near.
+        let is_proxy = config.proxy().is_some_and(|proxy| uri.host() == Some(proxy.host()));
+        if !is_proxy && found.iter().any(|address| !is_public(address.ip())) {
+            let host = uri.host().unwrap_or_default();
+            let message = format!("{host} is an address of this network: not followed");
+            return Err(ureq::Error::Io(io::Error::new(io::ErrorKind::PermissionDenied, message)));
+        }
+        Ok(found)
+    }
+}
+
+/// Resolves names, and notes whether one is outside this machine and its network.
+#[derive(Debug)]
+pub(super) struct Noting<R> {
+    pub inner: R,
+    pub met_public: Arc<AtomicBool>,
+}
+
+impl<R: Resolver> Resolver for Noting<R> {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        config: &Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let found = self.inner.resolve(uri, config, timeout)?;
+        // What a proxy asks cannot be seen: it counts as public.
+        if config.proxy().is_some() || found.iter().any(|address| is_public(address.ip())) {
+            self.met_public.store(true, Ordering::Release);
+        }
+        Ok(found)
+    }
+}
+
+/// Whether an error says that an address is refused, whatever is tried again.
+pub(super) fn is_refusal(error: &ureq::Error) -> bool {
+    matches!(error, ureq::Error::Io(error) if error.kind() == io::ErrorKind::PermissionDenied)
+}
+
+/// Refuses a number as host that leads into this machine or its network.
+pub(super) fn check_literal(url: &str) -> Result<()> {
     let uri: Uri = url.parse().context("the address is malformed")?;
     let host = uri.host().context("the address has no host")?;
-    let port = uri.port_u16().unwrap_or(443);
     let bare = host.trim_start_matches('[').trim_end_matches(']');
-    let found = (bare, port).to_socket_addrs();
-    let found = found.with_context(|| format!("{bare} cannot be resolved"))?;
-    for address in found {
-        ensure!(is_public(address.ip()), "{bare} is an address of this network: not followed");
-    }
+    let is_inside = bare.parse().is_ok_and(|ip| !is_public(ip));
+    ensure!(!is_inside, "{bare} is an address of this network: not followed");
     Ok(())
 }
 
@@ -98,8 +152,8 @@ mod tests {
         for ip in ["1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700::1111", "64:ff9b::101:101"] {
             assert!(is_public(ip.parse().unwrap()), "{ip}");
         }
-        assert!(check_public("https://127.0.0.1/x").is_err());
-        assert!(check_public("https://[::1]:8443/x").is_err());
+        assert!(check_literal("https://127.0.0.1/x").is_err());
+        assert!(check_literal("https://[::1]:8443/x").is_err());
         assert!(is_loopback_host("localhost:5000") && is_loopback_host("127.0.0.1"));
         assert!(!is_loopback_host("localhost.evil.example"));
     }

@@ -9,9 +9,8 @@ use hf_hub::api::sync::{Api, ApiBuilder, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 use serde::Deserialize;
 use ureq::http::{Response, Uri, header};
-use ureq::typestate::WithoutBody;
-use ureq::{Agent, RequestBuilder};
 
+use super::agents::Agents;
 use super::name::{ModelName, is_file_path};
 
 /// Redirects followed for one file.
@@ -26,7 +25,7 @@ pub(crate) struct Hub {
     endpoint: String,
     token: Option<String>,
     api: Api,
-    agent: Agent,
+    agents: Agents,
 }
 
 /// A repository at one commit.
@@ -61,7 +60,7 @@ impl Hub {
             .with_user_agent("quire", env!("CARGO_PKG_VERSION"))
             .build()
             .context("the hub's client cannot start")?;
-        Ok(Self { endpoint: endpoint.to_owned(), token, api, agent: agent() })
+        Ok(Self { endpoint: endpoint.to_owned(), token, api, agents: Agents::default() })
     }
 
     /// The files of `name` at `revision`. Those whose names could leave their folder are left out.
@@ -95,10 +94,11 @@ impl Hub {
 
     /// Opens `file` at `start`. The token goes to the hub itself and to no host it redirects to.
     pub(crate) fn open(&self, listing: &Listing, file: &HubFile, start: u64) -> Result<Download> {
-        let mut url = listing.repo.url(&file.path);
+        let first = listing.repo.url(&file.path);
+        let mut url = first.clone();
         let mut linked = (None, None);
         for _ in 0..=MAX_REDIRECTS {
-            let response = self.get(&url, start)?;
+            let response = self.get(&first, &url, start)?;
             linked.0 = linked.0.or(header_sha256(&response, "x-linked-etag"));
             linked.1 = linked.1.or(header_text(&response, "x-linked-size")?.parse().ok());
             if response.status().is_redirection() {
@@ -118,8 +118,8 @@ impl Hub {
         bail!("{}: more than {MAX_REDIRECTS} redirects", file.path)
     }
 
-    fn get(&self, url: &str, start: u64) -> Result<Response<ureq::Body>> {
-        let mut request = get_from(&self.agent, url, start);
+    fn get(&self, first: &str, url: &str, start: u64) -> Result<Response<ureq::Body>> {
+        let mut request = self.agents.get(first, url, start)?;
         if let Some(token) = self.token.as_ref().filter(|_| same_origin(url, &self.endpoint)) {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
@@ -167,25 +167,6 @@ impl From<Sibling> for HubFile {
         let sha256 = sha256.map(|sha| sha.to_ascii_lowercase()).filter(|sha| is_hex(sha, 64));
         Self { path: sibling.rfilename, size: size.or(sibling.size), sha256 }
     }
-}
-
-/// A client that leaves redirects and statuses to its caller.
-pub(super) fn agent() -> Agent {
-    Agent::config_builder()
-        .max_redirects(0)
-        .max_redirects_will_error(false)
-        .http_status_as_error(false)
-        .timeout_connect(Some(CONNECT_TIMEOUT))
-        .timeout_recv_response(Some(ANSWER_TIMEOUT))
-        .user_agent(concat!("quire/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .new_agent()
-}
-
-/// Asks for the bytes at `url` from `start` on, as they are.
-pub(super) fn get_from(agent: &Agent, url: &str, start: u64) -> RequestBuilder<WithoutBody> {
-    let request = agent.get(url).header(header::ACCEPT_ENCODING, "identity");
-    if start == 0 { request } else { request.header(header::RANGE, format!("bytes={start}-")) }
 }
 
 /// Where the body begins, and how long the whole file is.

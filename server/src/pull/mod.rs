@@ -1,5 +1,6 @@
 //! Models from elsewhere, whole and verified or not at all: from a Hugging Face style hub, or a registry.
 
+mod agents;
 mod choice;
 mod directory;
 mod download;

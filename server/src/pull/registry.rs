@@ -1,27 +1,20 @@
 //! Registries in the manner of Docker's: a manifest, then its blobs, into the store.
 
 use anyhow::{Context, Result, bail, ensure};
-use ureq::Agent;
 use ureq::http::{Response, header};
 
-use super::guard::{check_public, is_loopback_host};
-use super::hub::{
-    Download, HubFile, agent, body_range, get_from, header_text, join_url, same_origin,
-};
+use super::agents::Agents;
+use super::guard::is_loopback_host;
+use super::hub::{Download, HubFile, body_range, header_text, join_url};
 use super::{Report, download};
 use crate::store::{MANIFEST_TYPE, MAX_MANIFEST, Manifest, Store, StoreName, check_disk};
 
 const MAX_REDIRECTS: usize = 5;
 
 /// Asks registries, without any key: whoever they redirect to learns nothing.
+#[derive(Default)]
 pub struct RegistryClient {
-    agent: Agent,
-}
-
-impl Default for RegistryClient {
-    fn default() -> Self {
-        Self { agent: agent() }
-    }
+    agents: Agents,
 }
 
 impl RegistryClient {
@@ -52,7 +45,7 @@ impl RegistryClient {
 
     fn manifest(&self, base: &str, name: &StoreName) -> Result<Vec<u8>> {
         let url = format!("{base}/manifests/{}", name.tag);
-        let request = get_from(&self.agent, &url, 0).header(header::ACCEPT, MANIFEST_TYPE);
+        let request = self.agents.get(&url, &url, 0)?.header(header::ACCEPT, MANIFEST_TYPE);
         let mut response =
             request.call().with_context(|| format!("{} cannot be reached", name.host))?;
         match response.status().as_u16() {
@@ -69,13 +62,9 @@ impl RegistryClient {
     fn open(&self, first: &str, start: u64) -> Result<Download> {
         let mut url = first.to_owned();
         for _ in 0..=MAX_REDIRECTS {
-            let response = self.get(&url, start)?;
+            let response = self.get(first, &url, start)?;
             if response.status().is_redirection() {
-                let next = join_url(&url, header_text(&response, "location")?)?;
-                if !same_origin(&next, first) && !first.starts_with("http://") {
-                    check_public(&next)?;
-                }
-                url = next;
+                url = join_url(&url, header_text(&response, "location")?)?;
                 continue;
             }
             let status = response.status().as_u16();
@@ -91,8 +80,8 @@ impl RegistryClient {
         bail!("a blob has more than {MAX_REDIRECTS} redirects")
     }
 
-    fn get(&self, url: &str, start: u64) -> Result<Response<ureq::Body>> {
-        get_from(&self.agent, url, start).call().context("the registry cannot be reached")
+    fn get(&self, first: &str, url: &str, start: u64) -> Result<Response<ureq::Body>> {
+        self.agents.get(first, url, start)?.call().context("the registry cannot be reached")
     }
 }
 

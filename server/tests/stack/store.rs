@@ -281,6 +281,7 @@ async fn manifest(UrlPath((_, model, _)): UrlPath<(String, String, String)>) -> 
             });
             Response::new(Body::from_stream(parts))
         }
+        "bomb" => gzip_bomb(),
         "login" => Response::builder()
             .status(401)
             .header("www-authenticate", "Bearer realm=\"http://127.0.0.1:1/steal\"")
@@ -288,6 +289,21 @@ async fn manifest(UrlPath((_, model, _)): UrlPath<(String, String, String)>) -> 
             .unwrap(),
         _ => Response::new(manifest.to_string().into()),
     }
+}
+
+/// Many zeros, compressed as one run again and again: 13 bits for 258 of them (RFC 1951, fixed codes).
+fn gzip_bomb() -> Response<Body> {
+    let mut bits: Vec<bool> = vec![true, true, false];
+    let mut code = |value: u32, len: u32| bits.extend((0..len).rev().map(|i| value >> i & 1 == 1));
+    code(0x30, 8);
+    for _ in 0..200_000 {
+        code(0xc5, 8);
+        code(0, 5);
+    }
+    let byte = |bits: &[bool]| bits.iter().enumerate().map(|(i, &bit)| u8::from(bit) << i).sum();
+    let mut bytes = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
+    bytes.extend(bits.chunks(8).map(byte).collect::<Vec<u8>>());
+    Response::builder().header("content-encoding", "gzip").body(bytes.into()).unwrap()
 }
 
 async fn blob(
@@ -301,6 +317,7 @@ async fn blob(
             .header("location", "file:///etc/passwd")
             .body(Body::empty())
             .unwrap(),
+        "bloated" if bytes.len() > 2 => gzip_bomb(),
         "long" if bytes.len() > 2 => Response::new([bytes, vec![0; 9]].concat().into()),
         _ => {
             // Whoever is resumed gets the rest.
@@ -360,6 +377,8 @@ async fn rogue_registries_leave_nothing_behind() {
         ("long", "more bytes than it named"),
         ("absent", "there is no"),
         ("endless", "cannot be read"),
+        ("bomb", "cannot be read"),
+        ("bloated", "more bytes than it named"),
         ("login", "does not give out"),
         ("file", "not followed"),
     ] {
