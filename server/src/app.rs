@@ -25,7 +25,7 @@ use crate::retry::DrainRate;
 use crate::routes::ollama::manage;
 use crate::routes::{
     self, anthropic, chat_completions, completions, console, detokenize, embeddings, generate,
-    health, load, models, ollama, render, rerank, score, server_info, tokenize, version,
+    health, load, models, ollama, render, rerank, responses, score, server_info, tokenize, version,
 };
 use crate::tenants::{KeysFile, Tenants};
 use crate::traces::Exporter;
@@ -63,6 +63,12 @@ pub const ROUTES: &[Route] = &[
     Route::post("/detokenize", Access::Key, || post(detokenize::detokenize)),
     Route::post("/v1/messages", Access::Key, || post(anthropic::messages)),
     Route::post("/v1/messages/count_tokens", Access::Key, || post(anthropic::count_tokens)),
+    Route::post("/v1/responses", Access::Key, || post(responses::create)),
+    Route::post("/v1/responses/input_tokens", Access::Key, || post(responses::input_tokens)),
+    Route::get("/v1/responses/{id}", Access::Key, || {
+        get(responses::retrieve).delete(responses::delete)
+    }),
+    Route::get("/v1/responses/{id}/input_items", Access::Key, || get(responses::input_items)),
     Route::get("/server_info", Access::Key, || get(server_info::server_info)),
     Route::get("/get_server_info", Access::Key, || get(server_info::server_info)),
     Route::get("/model_info", Access::Key, || get(server_info::model_info)),
@@ -185,6 +191,7 @@ pub struct AppState {
     pub metrics: Metrics,
     pub models: Arc<Registry>,
     pub tenants: Tenants,
+    pub(crate) responses: responses::ResponseStore,
     pub(crate) drain_rate: DrainRate,
     /// Models that may be pulled at once.
     pub(crate) pull_slots: Arc<Semaphore>,
@@ -305,6 +312,7 @@ impl AppState {
     pub fn new(config: ServerConfig, metrics: Metrics) -> SharedState {
         let num_jobs = config.limits.max_tokenize_jobs.clamp(1, Semaphore::MAX_PERMITS);
         let tokenize_slots = Arc::new(Semaphore::new(num_jobs));
+        let responses = responses::ResponseStore::new(config.limits.response_store_bytes);
         let models = Registry::new(config.registry.clone());
         if !config.served_model_names.is_empty() {
             let names = config.served_model_names.clone();
@@ -316,6 +324,7 @@ impl AppState {
             metrics,
             models,
             tenants,
+            responses,
             drain_rate: DrainRate::default(),
             pull_slots: Arc::new(Semaphore::new(MAX_PULLS)),
             tokenize_slots,

@@ -47,6 +47,8 @@ pub struct ServerLimits {
     pub max_grammar_jobs: usize,
     /// Compiled ones that are kept for the next request (`--max-cached-grammars`).
     pub max_cached_grammars: usize,
+    /// Bytes of the responses that are stored because their requests asked for it (`--response-store-memory`).
+    pub response_store_bytes: usize,
 }
 
 impl Default for ServerLimits {
@@ -72,6 +74,7 @@ impl Default for ServerLimits {
             grammar_timeout: Duration::from_secs(10),
             max_grammar_jobs: 2,
             max_cached_grammars: 64,
+            response_store_bytes: 64 << 20,
         }
     }
 }

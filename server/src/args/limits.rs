@@ -89,6 +89,10 @@ pub(crate) struct LimitArgs {
     /// Compiled grammars that are kept for later requests
     #[arg(long, default_value_t = 64, value_name = "COUNT")]
     max_cached_grammars: usize,
+
+    /// Memory for responses that are stored because their requests say `store: true`; the oldest go first
+    #[arg(long, default_value = "64MiB", value_parser = units::bytes, value_name = "BYTES")]
+    response_store_memory: u64,
 }
 
 impl LimitArgs {
@@ -114,6 +118,7 @@ impl LimitArgs {
             grammar_timeout: self.grammar_timeout,
             max_grammar_jobs: self.max_grammar_jobs,
             max_cached_grammars: self.max_cached_grammars,
+            response_store_bytes: self.response_store_memory as usize,
         }
     }
 }

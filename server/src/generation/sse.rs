@@ -9,6 +9,7 @@ use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use futures_util::{FutureExt, StreamExt, stream};
 use serde::Serialize;
+use serde_json::Value;
 
 use super::{ChoiceEvent, Generation, UsageCount};
 use crate::error::ApiError;
@@ -18,6 +19,36 @@ pub(crate) enum SseInput {
     Event(usize, ChoiceEvent),
     /// Every answer is over and none failed.
     End,
+}
+
+/// How an API's streams say what belongs to no answer.
+pub(crate) struct Form {
+    /// Sent on a silent stream.
+    pub ping: &'static str,
+    /// Writes a failure, which ends the stream.
+    pub error: fn(&ApiError, &mut SseBuffer),
+    /// Failures of answers are events for `render`.
+    pub renders_failures: bool,
+    /// Sent at the end.
+    pub end: &'static str,
+}
+
+/// As chats and completions have it.
+pub(crate) const OPENAI: Form = Form {
+    ping: ": keep-alive\n\n",
+    error: |error, out| out.push(&error.body()),
+    renders_failures: false,
+    end: "data: [DONE]\n\n",
+};
+
+impl Form {
+    /// The end of a stream that failed.
+    pub(crate) fn failure(&self, error: &ApiError) -> Bytes {
+        let mut buffer = SseBuffer::default();
+        (self.error)(error, &mut buffer);
+        buffer.0.extend_from_slice(self.end.as_bytes());
+        buffer.take()
+    }
 }
 
 /// Events ready to be sent.
@@ -31,12 +62,11 @@ impl SseBuffer {
         self.0.extend_from_slice(b"\n\n");
     }
 
-    fn push_error(&mut self, error: &ApiError) {
-        self.push(&error.body());
-    }
-
-    fn push_done(&mut self) {
-        self.0.extend_from_slice(b"data: [DONE]\n\n");
+    /// An event that is named as its type.
+    pub(crate) fn push_named(&mut self, event: &Value) {
+        let name = event["type"].as_str().unwrap_or("error");
+        self.0.extend_from_slice(format!("event: {name}\n").as_bytes());
+        self.push(event);
     }
 
     fn take(&mut self) -> Bytes {
@@ -46,6 +76,7 @@ impl SseBuffer {
 
 /// Streams `generation` as `render` writes it. The body owns the generation: dropping the response cancels it.
 pub(crate) fn respond<F>(
+    form: &'static Form,
     generation: Generation,
     keep_alive: Option<Duration>,
     render: F,
@@ -53,21 +84,23 @@ pub(crate) fn respond<F>(
 where
     F: FnMut(SseInput, UsageCount, &mut SseBuffer) + Send + 'static,
 {
-    let feed =
-        Feed { generation, render, keep_alive, buffer: SseBuffer::default(), is_over: false };
+    let buffer = SseBuffer::default();
+    let feed = Feed { form, generation, render, keep_alive, buffer, is_over: false };
     let frames = stream::unfold(feed, async |mut feed| {
         let frame = feed.next_frame().await?;
         Some((frame, feed))
     });
     let frames = AssertUnwindSafe(frames).catch_unwind().map(|frame| {
-        Ok::<_, Infallible>(frame.unwrap_or_else(|_| {
-            let mut buffer = SseBuffer::default();
-            buffer.push_error(&ApiError::internal("the stream failed"));
-            buffer.push_done();
-            buffer.take()
-        }))
+        Ok::<_, Infallible>(
+            frame.unwrap_or_else(|_| form.failure(&ApiError::internal("the stream failed"))),
+        )
     });
-    let mut response = Response::new(Body::from_stream(frames));
+    response_of(Body::from_stream(frames))
+}
+
+/// A response whose body is events.
+pub(crate) fn response_of(body: Body) -> Response {
+    let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers
         .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
@@ -78,6 +111,7 @@ where
 }
 
 struct Feed<F> {
+    form: &'static Form,
     generation: Generation,
     render: F,
     keep_alive: Option<Duration>,
@@ -86,19 +120,19 @@ struct Feed<F> {
 }
 
 impl<F: FnMut(SseInput, UsageCount, &mut SseBuffer)> Feed<F> {
-    /// Events that are ready together travel together. `None` after `[DONE]`.
+    /// Events that are ready together travel together. `None` after the end.
     async fn next_frame(&mut self) -> Option<Bytes> {
         const MAX_FRAME_BYTES: usize = 16 << 10;
         if self.is_over {
             return None;
         }
-        while self.buffer.0.is_empty() {
+        while self.buffer.0.is_empty() && !self.is_over {
             let next = self.generation.next();
             let event = match self.keep_alive {
                 None => next.await,
                 Some(interval) => match tokio::time::timeout(interval, next).await {
                     Ok(event) => event,
-                    Err(_) => return Some(Bytes::from_static(b": keep-alive\n\n")),
+                    Err(_) => return Some(Bytes::from_static(self.form.ping.as_bytes())),
                 },
             };
             self.take_event(event);
@@ -107,17 +141,18 @@ impl<F: FnMut(SseInput, UsageCount, &mut SseBuffer)> Feed<F> {
             let Some(event) = self.generation.next().now_or_never() else { break };
             self.take_event(event);
         }
-        Some(self.buffer.take())
+        (!self.buffer.0.is_empty()).then(|| self.buffer.take())
     }
 
     fn take_event(&mut self, event: Option<(usize, ChoiceEvent)>) {
         let usage = self.generation.usage();
         match event {
-            Some((_, ChoiceEvent::Failed(error))) => {
-                self.buffer.push_error(&error);
+            Some((_, ChoiceEvent::Failed(error))) if !self.form.renders_failures => {
+                (self.form.error)(&error, &mut self.buffer);
                 self.is_over = true;
             }
             Some((index, event)) => {
+                self.is_over = matches!(event, ChoiceEvent::Failed(_));
                 (self.render)(SseInput::Event(index, event), usage, &mut self.buffer);
             }
             None => {
@@ -126,7 +161,7 @@ impl<F: FnMut(SseInput, UsageCount, &mut SseBuffer)> Feed<F> {
             }
         }
         if self.is_over {
-            self.buffer.push_done();
+            self.buffer.0.extend_from_slice(self.form.end.as_bytes());
         }
     }
 }

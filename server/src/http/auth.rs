@@ -92,6 +92,16 @@ fn no_manager(state: &SharedState) -> ApiError {
     ApiError::new(StatusCode::FORBIDDEN, message)
 }
 
+/// Who asks, by the key that came with the request; those who send none are one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KeyOwner(Option<KeyHash>);
+
+impl KeyOwner {
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        Self(given_key(headers).map(|key| key.0))
+    }
+}
+
 /// The hash of the key that a request has.
 pub(crate) fn given_key(headers: &HeaderMap) -> Option<ApiKey> {
     let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);

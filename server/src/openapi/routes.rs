@@ -17,6 +17,7 @@ pub(super) fn doc_of(path: &str) -> Doc {
         .or_else(|| openai(path))
         .or_else(|| worker(path))
         .or_else(|| of_anthropic(path))
+        .or_else(|| of_responses(path))
         .or_else(|| of_ollama(path))
         .unwrap_or_else(|| panic!("{path} has no documentation in openapi/routes.rs"))
 }
@@ -129,6 +130,31 @@ fn of_anthropic(path: &str) -> Option<Doc> {
     let unsupported = &[routes::anthropic::UNSUPPORTED];
     let ignored = routes::anthropic::WITHOUT_EFFECT;
     Some(Doc { fields, unsupported, ignored, ..Doc::plain(summary, answer) })
+}
+
+fn of_responses(path: &str) -> Option<Doc> {
+    let request = |summary, answer| Doc {
+        fields: &[fields::responses::RESPONSE, fields::responses::ONE_SAMPLING],
+        unsupported: &[routes::responses::UNSUPPORTED],
+        ignored: routes::responses::WITHOUT_EFFECT,
+        ..Doc::plain(summary, answer)
+    };
+    Some(match path {
+        "/v1/responses" => {
+            request("Goes on with a conversation, as items.", Answer::ObjectOrStream(EVENTS))
+        }
+        "/v1/responses/input_tokens" => {
+            request("How many tokens a conversation has.", Answer::Object)
+        }
+        "/v1/responses/{id}" => {
+            Doc::plain("A response that was stored; `DELETE` forgets it.", Answer::Object)
+        }
+        "/v1/responses/{id}/input_items" => Doc::plain(
+            "The items of its request, in pages: `limit`, `order`, `after`.",
+            Answer::Object,
+        ),
+        _ => return None,
+    })
 }
 
 fn of_ollama(path: &str) -> Option<Doc> {

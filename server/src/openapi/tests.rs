@@ -59,6 +59,8 @@ const BODIES: &[(&str, &[&str])] = &[
     ("/detokenize", &[r#"{"tokens": [1]}"#]),
     ("/v1/messages", &[MESSAGE]),
     ("/v1/messages/count_tokens", &[MESSAGE]),
+    ("/v1/responses", &[r#"{"input": "x"}"#]),
+    ("/v1/responses/input_tokens", &[r#"{"input": "x"}"#]),
     ("/api/show", &[r#"{"model": "default"}"#]),
     ("/api/generate", &[r#"{"model": "default", "prompt": "x"}"#]),
     (

@@ -8,6 +8,7 @@ use axum::extract::Request;
 use crate::app::SharedState;
 use crate::error::ApiError;
 use crate::generation::GenerationSpec;
+use crate::http::auth::KeyOwner;
 use crate::http::body::{self, ContentType};
 use crate::http::fields::Fields;
 use crate::http::observe::{ClientRequestId, is_safe_id};
@@ -18,12 +19,21 @@ pub(crate) struct Incoming {
     pub(crate) state: SharedState,
     pub(crate) body: String,
     pub(crate) arrival: Instant,
+    pub(crate) caller: KeyOwner,
     /// From the header `X-Request-Id`.
     client_id: Option<String>,
     /// The model that was asked for; `None`: the one that is always loaded.
     pub(crate) model: Option<Arc<ServedModel>>,
     /// How long the request waited for it.
     pub(crate) load_time: Duration,
+    head: Option<Head>,
+}
+
+/// The fields that are looked at before the model is there.
+#[derive(Clone, Default)]
+struct Head {
+    model: Option<String>,
+    stream: bool,
 }
 
 /// What a body came to: the answer's id, its model, and what the engine is asked.
@@ -39,11 +49,7 @@ pub(crate) async fn prepare<T: Send + 'static>(
     request: Request,
     work: fn(&Incoming) -> Result<T, ApiError>,
 ) -> Result<T, ApiError> {
-    let mut incoming = Incoming::read(state, request, ContentType::Json).await?;
-    if !state.models.is_single() {
-        incoming = incoming.wait_for_model().await?;
-    }
-    state.prepare(incoming.body.len(), move || work(&incoming)).await
+    Incoming::read(state, request, ContentType::Json).await?.convert(state, work).await
 }
 
 impl Incoming {
@@ -54,10 +60,11 @@ impl Incoming {
         content_type: ContentType,
     ) -> Result<Self, ApiError> {
         let arrival = Instant::now();
+        let caller = KeyOwner::of(request.headers());
         let client_id = request.extensions().get::<ClientRequestId>().map(|id| id.0.clone());
         let body = body::read_json(request, content_type, &state.config.limits).await?;
         let (state, load_time) = (Arc::clone(state), Duration::ZERO);
-        Ok(Self { state, body, arrival, client_id, model: None, load_time })
+        Ok(Self { state, body, arrival, caller, client_id, model: None, load_time, head: None })
     }
 
     /// The same request with another body.
@@ -66,23 +73,52 @@ impl Incoming {
             state: Arc::clone(&self.state),
             body,
             arrival: self.arrival,
+            caller: self.caller,
             client_id: self.client_id.clone(),
             model: self.model.clone(),
             load_time: self.load_time,
+            head: None,
         }
     }
 
-    async fn wait_for_model(self) -> Result<Self, ApiError> {
+    /// Waits for the model that the body asks for, and runs `work` on it.
+    pub(crate) async fn convert<T: Send + 'static>(
+        mut self,
+        state: &SharedState,
+        work: fn(&Self) -> Result<T, ApiError>,
+    ) -> Result<T, ApiError> {
+        if !state.models.is_single() {
+            self = self.wait_for_model().await?;
+        }
+        state.prepare(self.body.len(), move || work(&self)).await
+    }
+
+    /// Reads what `head` tells.
+    pub(crate) async fn look_at_head(self) -> Result<Self, ApiError> {
         let (state, num_bytes) = (Arc::clone(&self.state), self.body.len());
-        let find = move || {
-            let name = Fields::parse(&self.body)?.take_string("model")?;
-            Ok((self, name))
+        let read = move || {
+            let mut fields = Fields::parse(&self.body)?;
+            let model = fields.take_string("model")?;
+            // What is no switch is for the route to refuse.
+            let stream = fields.take_bool("stream").ok().flatten().unwrap_or(false);
+            Ok(Self { head: Some(Head { model, stream }), ..self })
         };
-        let (mut incoming, name) = state.prepare(num_bytes, find).await?;
+        state.prepare(num_bytes, read).await
+    }
+
+    /// The model's name in the body, and whether a stream is asked for.
+    pub(crate) fn head(&self) -> (Option<&str>, bool) {
+        self.head.as_ref().map_or((None, false), |head| (head.model.as_deref(), head.stream))
+    }
+
+    async fn wait_for_model(mut self) -> Result<Self, ApiError> {
+        if self.head.is_none() {
+            self = self.look_at_head().await?;
+        }
         let began = Instant::now();
-        incoming.model = Some(state.models.get(name.as_deref()).await?);
-        incoming.load_time = began.elapsed();
-        Ok(incoming)
+        self.model = Some(self.state.models.get(self.head().0).await?);
+        self.load_time = began.elapsed();
+        Ok(self)
     }
 
     /// The body's fields and the model that the field `model` asks for.

@@ -1,9 +1,12 @@
-//! `truncate_prompt_tokens`: a prompt that is cut to what was asked for, or to what fits.
+//! Prompts that are cut to what was asked for, or to what fits: `truncate_prompt_tokens`, and the header that tells.
 
 use quire_engine::request::TokenId;
 
 use crate::error::{ApiError, shortened};
 use crate::http::fields::Fields;
+
+/// How many messages, texts, or tokens of a raw prompt were left out or cut because that was asked for.
+pub(crate) const TRUNCATED: &str = "x-quire-truncated";
 
 /// How a prompt is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,6 +14,7 @@ mod grpc;
 mod hostile;
 mod lifecycle;
 mod openapi;
+mod responses;
 mod score;
 mod structured;
 mod support;

@@ -13,7 +13,7 @@ use crate::support::{
 const PATH: &str = "/v1/chat/completions";
 
 /// Prints all that templates of models with tools print, and names the markers of their calls.
-const TEMPLATE: &str = "{% if tools %}T{{ tools | tojson }};{% endif %}\
+pub(crate) const TEMPLATE: &str = "{% if tools %}T{{ tools | tojson }};{% endif %}\
     {% for m in messages %}{{ m.role }}:{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}\
     {{ m.content }}{% for call in m.tool_calls %}<tool_call>{{ call.function.name }}{{ call.function.arguments | tojson }}\
     {{ call.id }}{% endfor %}{% if m.tool_call_id %}({{ m.tool_call_id }}){% endif %};{% endfor %}\
@@ -23,12 +23,12 @@ const CALL: u32 = FIRST_CONTROL;
 const END_CALL: u32 = FIRST_CONTROL + 1;
 const OTHER: u32 = FIRST_CONTROL + 2;
 
-fn server(script: fn(&Request) -> Vec<StreamEvent>) -> TestServer {
+pub(crate) fn server(script: fn(&Request) -> Vec<StreamEvent>) -> TestServer {
     TestServer::scripted_with(TEMPLATE, &["<tool_call>", "</tool_call>", "<|other|>"], script)
 }
 
 /// Thoughts, content, two calls whose markers are control tokens, and one that nobody should see.
-fn two_calls(request: &Request) -> Vec<StreamEvent> {
+pub(crate) fn two_calls(request: &Request) -> Vec<StreamEvent> {
     let text = bytes_as_tokens;
     let tokens = [
         text("<think>\nHm. STOP\n</think>\n\nI look"),

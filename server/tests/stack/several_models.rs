@@ -140,6 +140,41 @@ async fn many_requests_share_one_load() {
 }
 
 #[tokio::test]
+async fn a_stream_shows_life_while_its_model_loads() {
+    let often = Some(Duration::from_millis(1));
+    let config = || ServerConfig { sse_keep_alive_interval: often, ..config() };
+    let messages = json!([{"role": "user", "content": "Hi"}]);
+    for (path, more) in [
+        ("/v1/completions", json!({"prompt": "Hi"})),
+        ("/v1/chat/completions", json!({"messages": messages})),
+        ("/v1/messages", json!({"messages": messages})),
+        ("/v1/responses", json!({"input": "Hi"})),
+    ] {
+        let body = |model: &str, stream: bool| {
+            let mut body = more.clone();
+            body["model"] = model.into();
+            body["stream"] = stream.into();
+            body["max_tokens"] = 4.into();
+            body["max_output_tokens"] = 4.into();
+            body
+        };
+        let server = TestServer::with(&["llama3", "qwen3"], PLENTY, config());
+        let first = server.post(path, &body("llama3", true)).await;
+        assert_eq!(first.header("content-type"), "text/event-stream; charset=utf-8");
+        assert!(first.body.starts_with(": loading llama3\n\n"), "{path}: {}", first.body);
+        let events = first.body.split_terminator("\n\n").filter(|event| !event.starts_with(": "));
+        assert!(events.count() >= 2, "{path}: {}", first.body);
+        // Neither a model that is there, nor an error that is known at once, nor an answer that comes whole.
+        let second = server.post(path, &body("llama3", true)).await;
+        assert!(!second.body.contains(": loading"), "{path}: {}", second.body);
+        let unknown = server.post(path, &body("nobody", true)).await;
+        assert_eq!(unknown.status, StatusCode::NOT_FOUND);
+        let other = TestServer::with(&["llama3", "qwen3"], PLENTY, config());
+        assert!(other.post(path, &body("llama3", false)).await.ok().is_object());
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_goes_leaves_the_load_to_others() {
     let server = TestServer::with(&["qwen3"], PLENTY, config());
     let body = prompt("qwen3");

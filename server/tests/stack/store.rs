@@ -296,7 +296,7 @@ fn gzip_bomb() -> Response<Body> {
     let mut bits: Vec<bool> = vec![true, true, false];
     let mut code = |value: u32, len: u32| bits.extend((0..len).rev().map(|i| value >> i & 1 == 1));
     code(0x30, 8);
-    for _ in 0..200_000 {
+    for _ in 0..400_000 {
         code(0xc5, 8);
         code(0, 5);
     }

@@ -2,6 +2,7 @@
 
 pub(super) mod anthropic;
 pub(super) mod ollama;
+pub(super) mod responses;
 
 use crate::openapi::doc::{Field, Kind, optional, required};
 use crate::routes::generate::UNSUPPORTED_SAMPLING;

@@ -14,11 +14,13 @@ use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::chat_completions;
+use super::loading;
 use super::prepare::{Converted, Incoming, prepare};
 use crate::app::SharedState;
 use crate::error::ApiError;
 use crate::generation::{Finish, Generation, GenerationSpec, StopReason, UsageCount};
 use crate::http;
+use crate::http::body::ContentType;
 use crate::model::ServedModel;
 use crate::text::ParsedMessage;
 use error::AnthropicError;
@@ -38,7 +40,12 @@ pub(crate) async fn messages(
     State(state): State<SharedState>,
     request: Request,
 ) -> Result<Response, AnthropicError> {
-    let message = prepare(&state, request, convert).await?;
+    let incoming = Incoming::read(&state, request, ContentType::Json).await?;
+    Ok(loading::respond(state, incoming, &stream::FORM, answer).await?)
+}
+
+async fn answer(state: SharedState, incoming: Incoming) -> Result<Response, ApiError> {
+    let message = incoming.convert(&state, convert).await?;
     let generation = Generation::submit(&state, &message.model, &message.spec).await?;
     if message.stream {
         let keep_alive = state.config.sse_keep_alive_interval;

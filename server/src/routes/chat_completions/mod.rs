@@ -25,9 +25,11 @@ use crate::generation::logprobs::{ChatLogprobs, TokenNames, prompt_logprobs};
 use crate::generation::sse::{self, SseBuffer, SseInput};
 use crate::generation::{Answer, ChoiceEvent, Delta, Generation, UsageCount};
 use crate::http;
+use crate::http::body::ContentType;
 use crate::model::ServedModel;
 use crate::openapi::doc::{Answer as DocAnswer, schema_of};
-use crate::routes::prepare::{Converted, Incoming, prepare};
+use crate::routes::loading;
+use crate::routes::prepare::{Converted, Incoming};
 use crate::text::{OutputEvent, ParsedMessage};
 
 /// For the document of the API.
@@ -38,7 +40,12 @@ pub(crate) async fn chat_completions(
     State(state): State<SharedState>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let (frame, spec) = prepare(&state, request, convert::convert).await?;
+    let incoming = Incoming::read(&state, request, ContentType::Json).await?;
+    loading::respond(state, incoming, &sse::OPENAI, answer).await
+}
+
+async fn answer(state: SharedState, incoming: Incoming) -> Result<Response, ApiError> {
+    let (frame, spec) = incoming.convert(&state, convert::convert).await?;
     let generation = Generation::submit(&state, &frame.model, &spec)
         .await
         .map_err(|error| frame.request.blame(error))?;
@@ -154,7 +161,7 @@ impl Frame {
                 SseInput::End | SseInput::Event(_, ChoiceEvent::Failed(_)) => {}
             }
         };
-        sse::respond(generation, state.config.sse_keep_alive_interval, render)
+        sse::respond(&sse::OPENAI, generation, state.config.sse_keep_alive_interval, render)
     }
 
     fn chunk<'a>(&'a self, choice: Option<ChunkChoice<'a>>) -> Chunk<'a> {

@@ -22,9 +22,11 @@ use crate::generation::logprobs::{CompletionLogprobs, TokenNames, prompt_logprob
 use crate::generation::sse::{self, SseBuffer, SseInput};
 use crate::generation::{Answer, ChoiceEvent, Delta, Generation, UsageCount};
 use crate::http;
+use crate::http::body::ContentType;
 use crate::model::ServedModel;
 use crate::openapi::doc::{Answer as DocAnswer, schema_of};
-use crate::routes::prepare::{Converted, Incoming, prepare};
+use crate::routes::loading;
+use crate::routes::prepare::{Converted, Incoming};
 
 /// For the document of the API.
 pub(crate) const ANSWER: DocAnswer =
@@ -34,7 +36,12 @@ pub(crate) async fn completions(
     State(state): State<SharedState>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let (frame, spec) = prepare(&state, request, convert::convert).await?;
+    let incoming = Incoming::read(&state, request, ContentType::Json).await?;
+    loading::respond(state, incoming, &sse::OPENAI, answer).await
+}
+
+async fn answer(state: SharedState, incoming: Incoming) -> Result<Response, ApiError> {
+    let (frame, spec) = incoming.convert(&state, convert::convert).await?;
     let generation = Generation::submit(&state, &frame.model, &spec).await?;
     if frame.request.common.stream {
         return Ok(frame.stream(&state, generation));
@@ -138,7 +145,7 @@ impl Frame {
             };
             out.push(&self.chunk(Some(choice), running.then_some(usage)));
         };
-        sse::respond(generation, state.config.sse_keep_alive_interval, render)
+        sse::respond(&sse::OPENAI, generation, state.config.sse_keep_alive_interval, render)
     }
 
     fn chunk(&self, choice: Option<ChunkChoice>, usage: Option<UsageCount>) -> Chunk<'_> {

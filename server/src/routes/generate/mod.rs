@@ -120,7 +120,7 @@ impl Frame {
                 usage: has_usage.then(|| usage.into()),
             });
         };
-        sse::respond(generation, state.config.sse_keep_alive_interval, render)
+        sse::respond(&sse::OPENAI, generation, state.config.sse_keep_alive_interval, render)
     }
 
     /// Who sends ids knows no texts.

@@ -20,6 +20,7 @@ use crate::model::ServedModel;
 use crate::routes::messages;
 use crate::routes::prepare::Incoming;
 use crate::routes::tools;
+use crate::routes::truncation::TRUNCATED;
 use crate::structured::{Kind, StructuredOutput};
 use crate::text::{ChatInput, OutputOptions, ToolRequest};
 
@@ -233,9 +234,6 @@ pub(super) fn fitting_prompt(
     }
     Err(too_long(prompt.len(), window, options))
 }
-
-/// How many messages, or tokens of a raw prompt, were left out because `truncate` was asked for.
-pub(super) const TRUNCATED: &str = "x-quire-truncated";
 
 /// Tokens of prompt and answer together.
 pub(super) fn window(model: &ServedModel, options: &Options) -> usize {

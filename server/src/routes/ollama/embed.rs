@@ -6,7 +6,7 @@ use axum::response::Response;
 use quire_engine::PoolingParams;
 use serde_json::json;
 
-use super::chat::{TRUNCATED, window};
+use super::chat::window;
 use super::durations::Clock;
 use super::error::OllamaError;
 use super::incoming::{Prepared, does_not_support, prepare};
@@ -17,6 +17,7 @@ use crate::generation::embed::{EmbedJob, EmbedOptions, Input};
 use crate::http;
 use crate::http::fields::{Fields, OneOrMany};
 use crate::routes::prepare::Incoming;
+use crate::routes::truncation::TRUNCATED;
 
 /// Checked texts as token ids.
 struct Embedding {

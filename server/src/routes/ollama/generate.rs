@@ -6,7 +6,7 @@ use axum::response::Response;
 use quire_engine::request::TokenId;
 use serde_json::{Value, json};
 
-use super::chat::{Common, TRUNCATED, fitting_prompt, take_think, too_long, window};
+use super::chat::{Common, fitting_prompt, take_think, too_long, window};
 use super::durations::Clock;
 use super::error::OllamaError;
 use super::incoming::{does_not_support, prepare, refuse_images};
@@ -18,6 +18,7 @@ use crate::http::fields::Fields;
 use crate::model::ServedModel;
 use crate::routes::messages;
 use crate::routes::prepare::Incoming;
+use crate::routes::truncation::TRUNCATED;
 use crate::text::{ChatInput, ToolRequest};
 
 pub(crate) async fn generate(
