@@ -6,7 +6,7 @@ PYTHON ?= python3
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build model tokenizers cuda-toolchain serve test test-deploy mutations clients check fmt clean
+.PHONY: help build model tokenizers cuda-toolchain serve test test-deploy mutations clients clients-stack check fmt clean
 
 help: ## Print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1@\2/p' $(MAKEFILE_LIST) | while IFS=@ read name text; do printf '  make %-22s %s\n' "$$name" "$$text"; done
@@ -39,6 +39,14 @@ mutations: ## Plant every bug of the mutation test in the CUDA kernels (minutes;
 
 clients: build model .venv/ready ## Run the Python tests alone: clients, and what the benches compute
 	PYTHONPATH=.venv/site $(PYTHON) -m pytest -q -p no:cacheprovider tests/clients benches/peers $(ARGS)
+
+clients-stack: build model .venv/stack-ready ## Try stores of vectors and agents, which take minutes to install (0.7 GB from PyPI, and npm)
+	PYTHONPATH=.venv/stack:tests/clients $(PYTHON) -m pytest -q -p no:cacheprovider tests/clients/stack $(ARGS)
+
+.venv/stack-ready: tests/clients/stack/requirements.txt
+	rm -rf .venv/stack
+	$(PYTHON) -m pip install --quiet --no-warn-conflicts --root-user-action=ignore --target .venv/stack --requirement $<
+	@touch $@
 
 # A folder of packages, not a virtual environment: Debian ships python3 without venv.
 .venv/ready: tests/clients/requirements.txt

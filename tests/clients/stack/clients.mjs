@@ -1,0 +1,29 @@
+// The clients of Ollama and Anthropic for JavaScript against Quire: node clients.mjs URL KEY, in a folder with their packages.
+import assert from 'node:assert/strict'
+import Anthropic from '@anthropic-ai/sdk'
+import { Ollama } from 'ollama'
+
+const [url, key] = process.argv.slice(2)
+const messages = [{ role: 'user', content: 'Name three colours of the rainbow.' }]
+
+const ollama = new Ollama({ host: url, headers: { Authorization: `Bearer ${key}` } })
+const model = (await ollama.list()).models[0].model
+const options = { temperature: 0, num_predict: 16 }
+const whole = await ollama.chat({ model, messages, options })
+let parts = ''
+for await (const part of await ollama.chat({ model, messages, options, stream: true })) parts += part.message.content
+assert.ok(whole.message.content && parts === whole.message.content)
+assert.equal((await ollama.embed({ model, input: ['a', 'b'] })).embeddings.length, 2)
+await assert.rejects(ollama.chat({ model: 'nobody', messages }), /not found/)
+
+const claude = new Anthropic({ baseURL: url, apiKey: key, maxRetries: 0 })
+const asked = { model: 'default', max_tokens: 16, messages }
+const said = await claude.messages.create(asked)
+assert.equal(said.content[0].type, 'text')
+const stream = claude.messages.stream(asked)
+let text = ''
+stream.on('text', (delta) => { text += delta })
+assert.equal((await stream.finalMessage()).content[0].text, text)
+assert.ok((await claude.messages.countTokens({ model: 'default', messages })).input_tokens > 5)
+await assert.rejects(claude.messages.create({ ...asked, model: 'nobody' }), Anthropic.NotFoundError)
+console.log('fine')
