@@ -15,7 +15,7 @@ pub use quire_scheduler::SchedulerStats;
 
 use crate::request::{Request, StreamEvent, SubmitError};
 use crate::router::Router;
-use crate::validate::RequestLimits;
+use crate::validate::{InvalidRequest, RequestLimits};
 use crate::view::EngineView;
 
 /// Looks at an engine that may wait for it.
@@ -163,6 +163,28 @@ impl EngineHandle {
         let chosen = router.lock().choose(&request.prompt, &request.cache_salt, &open);
         // Of those that take nothing the first says why.
         self.replicas[chosen.unwrap_or(0)].generate(request)
+    }
+
+    /// As `generate`, by the replica `rank` where one is named.
+    pub fn generate_on(
+        &self,
+        rank: Option<u32>,
+        request: Request,
+    ) -> Result<TokenStream, SubmitError> {
+        let Some(rank) = rank else { return self.generate(request) };
+        let Some(replica) = self.replicas.get(rank as usize) else {
+            let message = format!("there is no replica {rank}: {} run", self.replicas.len());
+            let param = "x-data-parallel-rank";
+            return Err(InvalidRequest { param, message, is_context_length: false }.into());
+        };
+        self.info().limits.check(&request)?;
+        if let Some(router) = &self.router {
+            // The others are as good as closed: the router learns where the prompt went.
+            let mut open = vec![None; self.replicas.len()];
+            open[rank as usize] = replica.open_to_requests();
+            let _ = router.lock().choose(&request.prompt, &request.cache_salt, &open);
+        }
+        replica.generate(request)
     }
 
     /// What is the same of all replicas.

@@ -1,4 +1,4 @@
-//! The gRPC contract of Quire, generated from `v1/inference.proto`: messages, client and server.
+//! The gRPC contracts that Quire describes itself: messages, clients and servers, generated from `*.proto`.
 
 /// Version 1 of the contract.
 pub mod v1 {
@@ -6,7 +6,13 @@ pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/quire.v1.rs"));
 }
 
-/// The contract itself, as a `google.protobuf.FileDescriptorSet`, for reflection.
+/// What sgl-model-gateway and llm-d call on vLLM, as far as Quire answers it.
+pub mod engine {
+    #![allow(clippy::pedantic, clippy::allow_attributes_without_reason, reason = "generated code")]
+    include!(concat!(env!("OUT_DIR"), "/vllm.grpc.engine.rs"));
+}
+
+/// The contracts themselves, as a `google.protobuf.FileDescriptorSet`, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 #[cfg(test)]

@@ -150,6 +150,8 @@ pub struct ServerConfig {
     pub shutdown_timeout: Duration,
     /// A comment is sent on a silent stream this often; `None`: never.
     pub sse_keep_alive_interval: Option<Duration>,
+    /// Responses say how long they took.
+    pub per_request_metrics: bool,
     pub registry: RegistryOptions,
     /// Keys that also open the routes that change which models there are.
     pub manage_keys: Vec<ApiKey>,
@@ -176,6 +178,7 @@ impl Default for ServerConfig {
             shutdown_delay: Duration::ZERO,
             shutdown_timeout: Duration::from_secs(30),
             sse_keep_alive_interval: Some(Duration::from_secs(15)),
+            per_request_metrics: false,
             registry: RegistryOptions::default(),
             manage_keys: Vec::new(),
             open_management: false,

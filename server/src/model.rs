@@ -142,6 +142,11 @@ impl ServedModel {
         }
     }
 
+    /// Tokens that end an answer.
+    pub(crate) fn end_tokens(&self) -> &[TokenId] {
+        self.text.tokenizer().eos_token_ids()
+    }
+
     pub(crate) fn encode(&self, text: &str, add_special: bool) -> Vec<TokenId> {
         self.text.encode_prompt(text, add_special)
     }

@@ -151,6 +151,10 @@ struct NetworkArgs {
     /// Send a comment on a silent stream this often; 0: never
     #[arg(long, default_value = "15s", value_parser = units::seconds, value_name = "TIME")]
     sse_keep_alive_interval: Duration,
+
+    /// Say in each response how long it took, in the field `metrics`
+    #[arg(long)]
+    enable_per_request_metrics: bool,
 }
 
 /// What `quire serve` does beside the engine.
@@ -207,6 +211,7 @@ impl ServeArgs {
             shutdown_timeout: network.shutdown_timeout,
             sse_keep_alive_interval: Some(network.sse_keep_alive_interval)
                 .filter(|interval| !interval.is_zero()),
+            per_request_metrics: network.enable_per_request_metrics,
             registry: RegistryOptions {
                 keep_alive: self.several.keep_alive,
                 load_timeout: self.several.model_load_timeout,

@@ -7,6 +7,7 @@ pub(crate) mod logprobs;
 pub(crate) mod sampling;
 pub(crate) mod score;
 pub(crate) mod sse;
+pub(crate) mod times;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -31,6 +32,7 @@ use crate::tenants::{Admission, WaitingPlace};
 use crate::text::{OutputOptions, ParsedMessage};
 use crate::traces::Recording;
 use choice::Choice;
+use times::{RequestMetrics, Times};
 
 /// `n` answers to each prompt. The answer `k` to prompt `i` has the index `i * n + k`.
 #[derive(Debug)]
@@ -44,6 +46,8 @@ pub(crate) struct GenerationSpec {
     /// How to tell reasoning and calls from content; `None`: the text is shown as it is.
     pub output: Option<OutputOptions>,
     pub priority: i32,
+    /// The replica that is to answer; `None`: any.
+    pub replica: Option<u32>,
     pub cache_salt: Option<String>,
     pub arrival: Instant,
 }
@@ -91,7 +95,7 @@ pub(crate) struct Answer {
     pub prompt_logprobs: Vec<Option<TokenLogprobs>>,
 }
 
-/// Tokens counted so far.
+/// Tokens counted so far, and when they came.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct UsageCount {
     /// Each prompt once, however many answers it has.
@@ -104,6 +108,14 @@ pub(crate) struct UsageCount {
     pub right_drafts: u64,
     /// Of the completion tokens, those of reasoning; `None` where it is not told apart.
     pub reasoning: Option<u64>,
+    /// Of the first answer.
+    pub times: Option<Times>,
+}
+
+impl UsageCount {
+    pub(crate) fn metrics(&self, are_wanted: bool) -> Option<RequestMetrics> {
+        self.times.filter(|_| are_wanted).map(|times| times.metrics())
+    }
 }
 
 /// OpenAI's usage object.
@@ -198,8 +210,10 @@ impl Generation {
                     cache_salt: spec.cache_salt.clone(),
                     arrival: spec.arrival,
                 };
-                let stream =
-                    model.engine.generate(request).map_err(|e| refusal(state, model, e))?;
+                let stream = model
+                    .engine
+                    .generate_on(spec.replica, request)
+                    .map_err(|e| refusal(state, model, e))?;
                 choices.push(Choice::new(
                     choices.len(),
                     stream,
@@ -218,7 +232,12 @@ impl Generation {
             lengths: vec![0; choices.len()],
             choices,
             n: spec.n as usize,
-            usage: UsageCount { prompt: num_prompt_tokens, reasoning, ..UsageCount::default() },
+            usage: UsageCount {
+                prompt: num_prompt_tokens,
+                reasoning,
+                times: Some(Times::new(spec.arrival)),
+                ..UsageCount::default()
+            },
             caller,
             recording,
             arrival: spec.arrival,
@@ -311,6 +330,13 @@ impl Generation {
         }
         if let Some(recording) = &mut self.recording {
             record(recording, event);
+        }
+        if let Some(times) = self.usage.times.as_mut().filter(|_| index == 0) {
+            match event {
+                ChoiceEvent::Started(started) => times.start(started),
+                ChoiceEvent::Delta(delta) => times.count(delta.tokens.len() as u64, Instant::now()),
+                ChoiceEvent::Failed(_) => {}
+            }
         }
         match event {
             ChoiceEvent::Started(started) if index.is_multiple_of(self.n) => {

@@ -65,6 +65,7 @@ pub(super) fn generation_spec(
         text,
         output: None,
         priority: request.priority,
+        replica: None,
         cache_salt: Some(request.cache_salt).filter(|salt| !salt.is_empty()),
         arrival,
     })

@@ -13,7 +13,9 @@ use crate::app::{Health, SharedState};
 
 /// The names that may be asked for; the empty one is the server.
 const SERVICES: &[&str] =
-    &["", "quire.v1.Inference", "vllm.Inference", "vllm.Control", "readiness", LIVENESS];
+    &["", "quire.v1.Inference", "vllm.Inference", "vllm.Control", ENGINE, "readiness", LIVENESS];
+
+const ENGINE: &str = "vllm.grpc.engine.VllmEngine";
 
 /// As `/livez`: red only when a restart would help.
 const LIVENESS: &str = "liveness";

@@ -2,6 +2,7 @@
 
 mod answer;
 mod convert;
+mod engine;
 mod guard;
 mod health;
 mod inference;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
+use quire_proto::engine::vllm_engine_server::VllmEngineServer;
 use quire_proto::v1::inference_server::InferenceServer;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
@@ -40,6 +42,13 @@ pub const METHODS: &[Method] = &[
     Method::new("vllm.Control", "GetKvEventSources", Access::Key),
     Method::new("vllm.Control", "IsPaused", Access::Key),
     Method::new("vllm.Control", "IsSleeping", Access::Key),
+    Method::new("vllm.grpc.engine.VllmEngine", "Generate", Access::Key),
+    Method::new("vllm.grpc.engine.VllmEngine", "Embed", Access::Key),
+    Method::new("vllm.grpc.engine.VllmEngine", "HealthCheck", Access::Key),
+    Method::new("vllm.grpc.engine.VllmEngine", "Abort", Access::Key),
+    Method::new("vllm.grpc.engine.VllmEngine", "GetModelInfo", Access::Key),
+    Method::new("vllm.grpc.engine.VllmEngine", "GetServerInfo", Access::Key),
+    Method::new("vllm.grpc.engine.VllmEngine", "GetLoads", Access::Key),
     Method::new("grpc.health.v1.Health", "Check", Access::Open),
     Method::new("grpc.health.v1.Health", "Watch", Access::Open),
     Method::new("grpc.reflection.v1.ServerReflection", "ServerReflectionInfo", Access::Key),
@@ -71,7 +80,8 @@ pub fn router(state: SharedState) -> Router {
     let max_bytes = state.config.limits.max_body_bytes;
     let running = Arc::new(Running::default());
     let inference = inference::Service::new(Arc::clone(&state), Arc::clone(&running));
-    let vllm = vllm::Service::new(Arc::clone(&state), running);
+    let vllm = vllm::Service::new(Arc::clone(&state), Arc::clone(&running));
+    let engine = engine::Service::new(Arc::clone(&state), running);
     let mut routes = Routes::new(
         InferenceServer::new(inference)
             .max_decoding_message_size(max_bytes)
@@ -80,6 +90,11 @@ pub fn router(state: SharedState) -> Router {
     routes = routes
         .add_service(
             VllmInferenceServer::new(vllm.clone())
+                .max_decoding_message_size(max_bytes)
+                .max_encoding_message_size(usize::MAX),
+        )
+        .add_service(
+            VllmEngineServer::new(engine)
                 .max_decoding_message_size(max_bytes)
                 .max_encoding_message_size(usize::MAX),
         )

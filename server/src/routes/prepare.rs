@@ -1,9 +1,11 @@
 //! From a request's body to what the engine is asked: parsing, templates and tokenization.
 
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::Request;
+use axum::http::HeaderMap;
 
 use crate::app::SharedState;
 use crate::error::ApiError;
@@ -20,6 +22,7 @@ pub(crate) struct Incoming {
     pub(crate) body: String,
     pub(crate) arrival: Instant,
     pub(crate) caller: KeyOwner,
+    pub(crate) routing: RoutingHeaders,
     /// From the header `X-Request-Id`.
     client_id: Option<String>,
     /// The model that was asked for; `None`: the one that is always loaded.
@@ -34,6 +37,34 @@ pub(crate) struct Incoming {
 struct Head {
     model: Option<String>,
     stream: bool,
+}
+
+/// What proxies ask for in headers, so that bodies stay the client's.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct RoutingHeaders {
+    /// `X-Vllm-Priority`, where the body has no `priority`.
+    pub(crate) priority: Option<i32>,
+    /// `X-Data-Parallel-Rank`.
+    pub(crate) replica: Option<u32>,
+}
+
+impl RoutingHeaders {
+    pub(crate) fn of(headers: &HeaderMap) -> Result<Self, ApiError> {
+        Ok(Self {
+            priority: number(headers, "x-vllm-priority")?,
+            replica: number(headers, DATA_PARALLEL_RANK)?,
+        })
+    }
+}
+
+/// The header, and the metadata of gRPC, that names a replica.
+pub(crate) const DATA_PARALLEL_RANK: &str = "x-data-parallel-rank";
+
+fn number<T: FromStr>(headers: &HeaderMap, name: &'static str) -> Result<Option<T>, ApiError> {
+    let Some(value) = headers.get(name) else { return Ok(None) };
+    let number = value.to_str().ok().and_then(|text| text.trim().parse().ok());
+    let message = || ApiError::invalid(name, format!("the header {name} must be a whole number"));
+    number.map(Some).ok_or_else(message)
 }
 
 /// What a body came to: the answer's id, its model, and what the engine is asked.
@@ -62,9 +93,11 @@ impl Incoming {
         let arrival = Instant::now();
         let caller = KeyOwner::of(request.headers());
         let client_id = request.extensions().get::<ClientRequestId>().map(|id| id.0.clone());
+        let routing = RoutingHeaders::of(request.headers())?;
         let body = body::read_json(request, content_type, &state.config.limits).await?;
         let (state, load_time) = (Arc::clone(state), Duration::ZERO);
-        Ok(Self { state, body, arrival, caller, client_id, model: None, load_time, head: None })
+        let (model, head) = (None, None);
+        Ok(Self { state, body, arrival, caller, routing, client_id, model, load_time, head })
     }
 
     /// The same request with another body.
@@ -74,6 +107,7 @@ impl Incoming {
             body,
             arrival: self.arrival,
             caller: self.caller,
+            routing: self.routing,
             client_id: self.client_id.clone(),
             model: self.model.clone(),
             load_time: self.load_time,

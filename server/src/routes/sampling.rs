@@ -24,7 +24,8 @@ pub(crate) struct CommonFields {
     pub text: TextOptions,
     pub stream: bool,
     pub stream_options: StreamOptions,
-    pub priority: i32,
+    /// `None`: the headers may say.
+    pub priority: Option<i32>,
     pub cache_salt: Option<String>,
     pub truncation: Option<Truncation>,
     pub return_token_ids: bool,
@@ -84,8 +85,7 @@ impl CommonFields {
         check_n(n, &params)?;
         let stream = fields.take_bool("stream")?.unwrap_or(false);
         let stream_options = take_stream_options(fields, stream)?;
-        let priority =
-            fields.take_integer("priority", i64::from(i32::MIN), i64::from(i32::MAX))?.unwrap_or(0);
+        let priority = fields.take_integer("priority", i64::from(i32::MIN), i64::from(i32::MAX))?;
         Ok(Self {
             n,
             params,
@@ -93,7 +93,7 @@ impl CommonFields {
             text: take_text_options(fields, limits)?,
             stream,
             stream_options,
-            priority: priority as i32,
+            priority: priority.map(|priority| priority as i32),
             cache_salt: take_cache_salt(fields)?,
             truncation: Truncation::take(fields)?,
             return_token_ids: fields.take_bool("return_token_ids")?.unwrap_or(false),

@@ -38,6 +38,15 @@ impl Truncation {
         Ok(tokens.map(|tokens| Self { tokens, keeps_start }))
     }
 
+    /// The end of a prompt, so many tokens of it; -1: as many as fit.
+    pub(crate) fn keeping_end(tokens: i32) -> Result<Self, ApiError> {
+        if tokens == 0 || tokens < -1 {
+            let name = "truncate_prompt_tokens";
+            return Err(ApiError::invalid(name, format!("{name} must be -1 or at least 1")));
+        }
+        Ok(Self { tokens: u32::try_from(tokens).ok(), keeps_start: false })
+    }
+
     /// Cuts `prompt`. `max_model_len` has to hold `max_tokens` of the answer too.
     pub(crate) fn cut(self, prompt: &mut Vec<TokenId>, max_model_len: u32, max_tokens: u32) {
         let room = max_model_len.saturating_sub(max_tokens).max(1);

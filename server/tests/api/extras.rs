@@ -1,10 +1,13 @@
-//! What vLLM's API has beyond OpenAI's: cut prompts, echoes, the best of several answers.
+//! What vLLM's API has beyond OpenAI's: cut prompts, echoes, the best of several answers, headers of routers, times.
 
-use axum::http::StatusCode;
+use axum::body::Body;
+use axum::http::{Method, StatusCode};
 use quire_engine::request::{FinishReason, StreamEvent, TokenLogprobs, TokenOutput};
 use serde_json::{Value, json};
 
-use crate::support::{Reply, TestServer, answer, answer_tokens, text_of};
+use crate::support::{
+    Reply, TestServer, answer, answer_tokens, config, engine_info, json_request, text_of,
+};
 
 const COMPLETIONS: &str = "/v1/completions";
 const CHAT: &str = "/v1/chat/completions";
@@ -119,5 +122,68 @@ async fn an_echo_is_scored_in_a_stream_too() {
         let of = |chunk: &Value| chunk["choices"][0]["logprobs"][field].as_array().cloned();
         let joined: Vec<Value> = chunks.iter().filter_map(of).flatten().collect();
         assert_eq!(Some(joined), of(&whole), "{field}");
+    }
+}
+
+async fn with_headers(server: &TestServer, headers: &[(&str, &str)], body: &Value) -> Reply {
+    let mut request = json_request(Method::POST, COMPLETIONS);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    server.send(request.body(Body::from(body.to_string())).unwrap()).await
+}
+
+#[tokio::test]
+async fn headers_of_routers_count() {
+    // Answers with the priority it was given.
+    let server = TestServer::scripted(|request| answer(request, &format!("{}", request.priority)));
+    let plain = json!({"prompt": "x"});
+    let own = json!({"prompt": "x", "priority": 3});
+    let cases = [(&plain, "-7", "-7"), (&own, "-7", "3")];
+    for (body, header, expected) in cases {
+        let reply = with_headers(&server, &[("x-vllm-priority", header)], body).await;
+        assert_eq!(texts(&reply), [expected]);
+    }
+    let rank = "x-data-parallel-rank";
+    assert_eq!(with_headers(&server, &[(rank, "0")], &plain).await.status, StatusCode::OK);
+    for (name, value) in [(rank, "1"), (rank, "-1"), (rank, "one"), ("x-vllm-priority", "high")] {
+        let reply = with_headers(&server, &[(name, value)], &plain).await;
+        assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{name}: {value}");
+        assert_eq!(reply.json()["error"]["param"], name, "{value}");
+    }
+}
+
+#[tokio::test]
+async fn times_are_told_where_the_server_wants_it() {
+    let mut config = config();
+    config.per_request_metrics = true;
+    let (server, queue) = TestServer::with_queue(config, engine_info());
+    std::thread::spawn(move || {
+        while let Ok(submission) = queue.recv() {
+            for event in answer(&submission.request, "Hello!") {
+                assert!(submission.events.send(event));
+            }
+        }
+    });
+    let chat = json!({"messages": [{"role": "user", "content": "q"}]});
+    for (path, mut body) in [(COMPLETIONS, json!({"prompt": "x"})), (CHAT, chat)] {
+        let whole = server.post(path, &body).await.json();
+        for field in
+            ["time_to_first_token_ms", "generation_time_ms", "queue_time_ms", "mean_itl_ms"]
+        {
+            assert!(
+                whole["metrics"][field].as_f64().is_some_and(|ms| ms >= 0.0),
+                "{field} {whole}"
+            );
+        }
+        assert!(whole["metrics"]["tokens_per_second"].as_f64().unwrap() > 0.0);
+        body["stream"] = json!(true);
+        body["stream_options"] = json!({"include_usage": true});
+        let chunks = server.post(path, &body).await.chunks();
+        let with_times = chunks.iter().filter(|chunk| !chunk["metrics"].is_null()).count();
+        assert_eq!(with_times, 1);
+        assert!(chunks.last().unwrap()["metrics"]["queue_time_ms"].is_number());
+        let untold = hello().post(path, &body).await;
+        assert!(!untold.body.contains("metrics"));
     }
 }

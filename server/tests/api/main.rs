@@ -22,4 +22,5 @@ mod tenants;
 mod tls;
 mod tools;
 mod traces;
+mod vllm_engine;
 mod workers;

@@ -97,17 +97,16 @@ pub(super) fn generation_spec(
     let n = checked_n("sampling.num_sequences", random.num_sequences, limits)?;
     check_n(n, &params)?;
     let cache_salt = cache_salt(request.kv.unwrap_or_default())?;
-    let priority = request.priority;
-    let prompts = vec![prompt];
     let structured_output = structured_output(decoding.structured_output)?;
     let spec = GenerationSpec {
-        prompts,
+        prompts: vec![prompt],
         n,
         params,
         structured_output,
         text,
         output: None,
-        priority,
+        priority: request.priority,
+        replica: None,
         cache_salt,
         arrival,
     };

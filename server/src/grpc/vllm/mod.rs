@@ -20,6 +20,7 @@ use super::stall;
 use crate::app::SharedState;
 use crate::error::ApiError;
 use crate::generation::{ChoiceEvent, Generation};
+use crate::routes::prepare::RoutingHeaders;
 use convert::Wanted;
 
 type ResponseStream = Pin<Box<dyn Stream<Item = Result<GenerateResponse, Status>> + Send>>;
@@ -45,6 +46,7 @@ impl Service {
     async fn begin(&self, request: Request<GenerateRequest>) -> Result<Call, ApiError> {
         let arrival = Instant::now();
         let caller = Caller::of(&request);
+        let replica = RoutingHeaders::of(request.metadata().as_ref())?.replica;
         let mut request = request.into_inner();
         let id = std::mem::take(&mut request.request_id);
         let place = self.running.register(caller, id)?;
@@ -53,7 +55,8 @@ impl Service {
         let (state, served) = (Arc::clone(&self.state), Arc::clone(&model));
         let work =
             move || convert::generation_spec(request, &served, &state.config.limits, arrival);
-        let (spec, wanted) = self.state.prepare(size, work).await?;
+        let (mut spec, wanted) = self.state.prepare(size, work).await?;
+        spec.replica = replica;
         let generation = Generation::submit(&self.state, &model, &spec).await?;
         let wanted = Wanted::new(wanted, spec, generation.num_choices());
         Ok(Call { answers: Answers::new(generation, place), wanted })

@@ -38,11 +38,13 @@ pub(super) fn convert(incoming: &Incoming) -> Result<(Frame, GenerationSpec), Ap
         structured_output,
         text,
         output: Some(output),
-        priority: common.priority,
+        priority: common.priority.or(incoming.routing.priority).unwrap_or(0),
+        replica: incoming.routing.replica,
         cache_salt: common.cache_salt.clone(),
         arrival: incoming.arrival,
         prompts: vec![prompt.clone()],
     };
     let model_name = model.name.clone();
-    Ok((Frame { id, created: unix_time(), model_name, model, prompt, request }, spec))
+    let has_metrics = incoming.state.config.per_request_metrics;
+    Ok((Frame { id, created: unix_time(), model_name, model, prompt, request, has_metrics }, spec))
 }

@@ -70,6 +70,8 @@ struct Frame {
     model: Arc<ServedModel>,
     prompt: Vec<TokenId>,
     request: ChatRequest,
+    /// Answers say how long they took.
+    has_metrics: bool,
 }
 
 impl Frame {
@@ -89,6 +91,7 @@ impl Frame {
             usage: usage.into(),
             prompt_logprobs,
             kv_transfer_params: None,
+            metrics: usage.metrics(self.has_metrics),
             prompt_token_ids: self.request.common.return_token_ids.then_some(&self.prompt),
             prompt_text: self.prompt_text(),
         }
@@ -156,6 +159,7 @@ impl Frame {
                 SseInput::End if options.include_usage => {
                     let mut chunk = self.chunk(None);
                     chunk.usage = Some(usage.into());
+                    chunk.metrics = usage.metrics(self.has_metrics);
                     out.push(&chunk);
                 }
                 SseInput::End | SseInput::Event(_, ChoiceEvent::Failed(_)) => {}
@@ -175,6 +179,7 @@ impl Frame {
             usage: None,
             prompt_token_ids: None,
             prompt_text: None,
+            metrics: None,
         }
     }
 

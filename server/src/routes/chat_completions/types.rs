@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::generation::logprobs::{ChatLogprobs, PromptLogprobs};
+use crate::generation::times::RequestMetrics;
 use crate::generation::{StopReason, Usage};
 use crate::text::OutputEvent;
 
@@ -23,6 +24,8 @@ pub(super) struct ChatCompletion<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_text: Option<String>,
     pub(super) kv_transfer_params: Option<()>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<RequestMetrics>,
 }
 
 #[derive(JsonSchema, Serialize)]
@@ -79,6 +82,8 @@ pub(super) struct Chunk<'a> {
     pub prompt_token_ids: Option<&'a [TokenId]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_text: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<RequestMetrics>,
 }
 
 #[derive(JsonSchema, Serialize)]

@@ -46,10 +46,12 @@ pub(super) fn convert(incoming: &Incoming) -> Result<(Frame, GenerationSpec), Ap
         structured_output: common.structured_output.clone(),
         text,
         output: None,
-        priority: common.priority,
+        priority: common.priority.or(incoming.routing.priority).unwrap_or(0),
+        replica: incoming.routing.replica,
         cache_salt: common.cache_salt.clone(),
         arrival: incoming.arrival,
     };
     let model_name = model.name.clone();
-    Ok((Frame { id, created: unix_time(), model_name, model, prompts, request }, spec))
+    let has_metrics = incoming.state.config.per_request_metrics;
+    Ok((Frame { id, created: unix_time(), model_name, model, prompts, request, has_metrics }, spec))
 }

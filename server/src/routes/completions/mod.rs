@@ -64,6 +64,8 @@ struct Frame {
     model: Arc<ServedModel>,
     prompts: Vec<Vec<TokenId>>,
     request: CompletionRequest,
+    /// Answers say how long they took.
+    has_metrics: bool,
 }
 
 impl Frame {
@@ -78,6 +80,7 @@ impl Frame {
             service_tier: None,
             system_fingerprint: FINGERPRINT,
             kv_transfer_params: None,
+            metrics: usage.metrics(self.has_metrics),
             usage: self.shown_usage(usage).into(),
         }
     }
@@ -138,7 +141,9 @@ impl Frame {
                     self.chunk_choice(index, delta, &mut num_chars[index])
                 }
                 SseInput::End if options.include_usage => {
-                    out.push(&self.chunk(None, Some(usage)));
+                    let mut chunk = self.chunk(None, Some(usage));
+                    chunk.metrics = usage.metrics(self.has_metrics);
+                    out.push(&chunk);
                     return;
                 }
                 SseInput::End | SseInput::Event(_, ChoiceEvent::Failed(_)) => return,
@@ -157,6 +162,7 @@ impl Frame {
             system_fingerprint: FINGERPRINT,
             choices: choice.into_iter().collect(),
             usage: usage.map(Into::into),
+            metrics: None,
         }
     }
 

@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::generation::logprobs::{CompletionLogprobs, PromptLogprobs};
+use crate::generation::times::RequestMetrics;
 use crate::generation::{StopReason, Usage};
 
 #[derive(JsonSchema, Serialize)]
@@ -18,6 +19,8 @@ pub(super) struct Completion<'a> {
     pub system_fingerprint: &'static str,
     pub usage: Usage,
     pub(super) kv_transfer_params: Option<()>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<RequestMetrics>,
 }
 
 #[derive(JsonSchema, Serialize)]
@@ -43,6 +46,8 @@ pub(super) struct Chunk<'a> {
     pub choices: Vec<ChunkChoice>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<RequestMetrics>,
 }
 
 #[derive(JsonSchema, Serialize)]

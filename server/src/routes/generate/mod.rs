@@ -65,7 +65,8 @@ fn convert(incoming: &Incoming) -> Result<(Frame, GenerationSpec), ApiError> {
         structured_output: request.structured_output.clone(),
         text: request.text.clone(),
         output: None,
-        priority: request.priority,
+        priority: request.priority.or(incoming.routing.priority).unwrap_or(0),
+        replica: incoming.routing.replica,
         cache_salt: request.cache_salt.clone(),
         arrival: incoming.arrival,
     };

@@ -22,7 +22,8 @@ pub(super) struct TokensRequest {
     pub text: TextOptions,
     pub stream: bool,
     pub stream_options: StreamOptions,
-    pub priority: i32,
+    /// `None`: the headers may say.
+    pub priority: Option<i32>,
     pub cache_salt: Option<String>,
 }
 
@@ -74,7 +75,7 @@ impl TokensRequest {
         let structured_output = structured::fields::take(&mut sampling).map_err(inside)?;
         let (n, params, text) =
             take_params(&mut sampling, stream, model, limits).map_err(inside)?;
-        let priority = priority.unwrap_or(0) as i32;
+        let priority = priority.map(|priority| priority as i32);
         let request = Self {
             n,
             params,

@@ -129,6 +129,7 @@ impl Common {
             text,
             output: None,
             priority: 0,
+            replica: None,
             cache_salt: None,
             arrival: incoming.arrival,
         })
