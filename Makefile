@@ -37,8 +37,9 @@ test-deploy: build model ## Check deploy/ with the real tools (ARGS="-m 'not lon
 mutations: ## Plant every bug of the mutation test in the CUDA kernels (minutes; PART=attention: those of some files)
 	QUIRE_ALL_MUTATIONS=$(or $(PART),1) $(CARGO) test --release --locked --package quire-kernels --test cuda_mutations -- --nocapture
 
-clients: build model .venv/ready ## Run the Python tests alone: clients, and what the benches compute
+clients: build model .venv/ready .venv/frameworks-ready ## Run the Python tests alone: clients, and what the benches compute
 	PYTHONPATH=.venv/site $(PYTHON) -m pytest -q -p no:cacheprovider tests/clients benches/peers $(ARGS)
+	PYTHONPATH=.venv/frameworks $(PYTHON) -m pytest -q -p no:cacheprovider tests/frameworks $(ARGS)
 
 clients-stack: build model .venv/stack-ready ## Try stores of vectors and agents, which take minutes to install (0.7 GB from PyPI, and npm)
 	PYTHONPATH=.venv/stack:tests/clients $(PYTHON) -m pytest -q -p no:cacheprovider tests/clients/stack $(ARGS)
@@ -53,6 +54,12 @@ clients-stack: build model .venv/stack-ready ## Try stores of vectors and agents
 	rm -rf .venv/site
 	$(PYTHON) -m pip install --quiet --no-warn-conflicts --root-user-action=ignore --target .venv/site --requirement tests/clients/requirements.txt
 	@touch .venv/ready
+
+# Apart from the clients: packages of theirs want an older openai.
+.venv/frameworks-ready: tests/frameworks/requirements.txt
+	rm -rf .venv/frameworks
+	$(PYTHON) -m pip install --quiet --no-warn-conflicts --root-user-action=ignore --target .venv/frameworks --requirement tests/frameworks/requirements.txt
+	@touch .venv/frameworks-ready
 
 check: ## Format, lints, documentation, and licences where cargo-deny is installed
 	$(CARGO) fmt --all --check

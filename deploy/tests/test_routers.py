@@ -6,9 +6,11 @@ import sys
 
 import pytest
 import tools
-from support import MODEL, Load, Process, Quire, free_port, status_of, wait_for
+from support import MODEL, ROOT, Load, Process, Quire, free_port, status_of, wait_for
 
 PACKAGES = ["vllm-router==0.1.17", "smg==1.13.0"]
+# Routers over gRPC read the tokenizer.
+DIRECTORY = ROOT / "tests" / "data" / "conformance" / "hf" / "llama3"
 FOLDER = tools.TOOLS / "routers"
 ROUTERS = {
     "vllm-router": ["-c", "from vllm_router.launch_router import main; main()"],
@@ -30,6 +32,29 @@ def workers():
     workers = [Quire("--threads", "1") for _ in range(2)]
     yield [worker.wait_until_ready() for worker in workers]
     for worker in workers:
+        worker.kill()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ROUTERS)
+def test_a_router_speaks_grpc_to_its_worker(packages, name):
+    """vllm-router calls vllm.Inference with the token ids that it is sent, smg tokenizes for vllm.grpc.engine.VllmEngine."""
+    # vllm-router looks for the tokenizer where the model's name leads.
+    name_of_model = str(DIRECTORY)
+    port, grpc_port = free_port(), free_port()
+    worker = Quire("--threads", "1", "--grpc-port", str(grpc_port), "--served-model-name", name_of_model, model=DIRECTORY).wait_until_ready()
+    flags = ["--host", "127.0.0.1", "--port", str(port), "--prometheus-port", str(free_port()), "--policy", "round_robin"]
+    flags += ["--worker-urls", f"grpc://127.0.0.1:{grpc_port}"] + ["--model-path", str(DIRECTORY)] * (name == "smg")
+    router = Process(sys.executable, *ROUTERS[name], *flags, environment=os.environ | {"PYTHONPATH": str(FOLDER)})
+    prompt = "Ready?" if name == "smg" else [5, 6, 7]
+    clients = [Load(port, 0, stream=stream, model=name_of_model) for stream in [True, False]]
+    try:
+        wait_for(lambda: clients[0].ask(prompt) is None, 60, f"{name} answers")
+        for client in clients * 4:
+            assert client.ask(prompt) is None, router.output()[-2000:]
+        assert worker.served() >= 9
+    finally:
+        router.kill()
         worker.kill()
 
 
