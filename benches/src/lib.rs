@@ -5,6 +5,7 @@
 //! and `random_model` (GGUF files). See README.md.
 
 pub mod attention_shapes;
+pub mod front_end;
 pub mod gpu;
 pub mod harness;
 pub mod http;
