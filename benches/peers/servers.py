@@ -124,7 +124,7 @@ def run_client(binaries, pid, port, load):
     with tempfile.NamedTemporaryFile(suffix=".json") as report:
         command = [binaries / "quire-bench", "--base-url", f"http://127.0.0.1:{port}", "--pid", pid]
         # The server has all processors, so the client is late like any other process here.
-        command += ["--allow-late"]
+        command += ["--allow-late", "--seed", "0"]
         command += ["--concurrency", load.users, "--max-tokens", load.max_tokens]
         command += ["--json", report.name]
         if load.requests:

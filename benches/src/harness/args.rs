@@ -1,7 +1,7 @@
 //! The flags of quire-bench.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, ensure};
 use clap::Parser;
@@ -122,9 +122,12 @@ pub struct Args {
     #[arg(long, default_value_t = 0.0)]
     pub temperature: f64,
 
-    /// Other prompts and other times for another number
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
+    /// Another number gives other prompts, lengths and times [default: the lengths and times of 0, prompts of their own in every run]
+    #[arg(long)]
+    pub seed: Option<u64>,
+
+    #[arg(skip = number_of_this_run())]
+    nonce: u64,
 
     /// What a request must keep, in milliseconds: ttft:200 tpot:50 e2el:5000
     #[arg(long, num_args = 1..)]
@@ -250,7 +253,8 @@ impl Args {
             turns: self.turns,
             prefixes: self.prefixes,
             prefix_words: self.prefix_words,
-            seed: self.seed,
+            seed: self.seed.unwrap_or(0),
+            salt: self.seed.map_or(self.nonce, |seed| seed.wrapping_mul(1_000_003) % (1 << 40)),
         }
     }
 
@@ -265,7 +269,7 @@ impl Args {
             ("spread of lengths", self.range_ratio.to_string()),
             ("temperature", self.temperature.to_string()),
             ("answers end early", self.stop_at_end.to_string()),
-            ("seed", self.seed.to_string()),
+            ("seed", self.seed.map_or("none".to_owned(), |seed| seed.to_string())),
         ];
         let is_open = !self.rate.is_empty();
         settings.extend(is_open.then(|| ("burstiness", self.burstiness.to_string())));
@@ -284,4 +288,10 @@ impl Args {
         settings.extend(file.map(|name| ("input", name.to_string_lossy().into_owned())));
         settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
+}
+
+/// Where the numbers of this run's prompts begin: by the second, so that no server has them in its prefix cache from the run before.
+fn number_of_this_run() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    since.as_secs() % 100_000 * 100_000
 }

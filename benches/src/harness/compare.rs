@@ -134,6 +134,11 @@ fn interval(logs: &[f64]) -> Option<(f64, f64)> {
 }
 
 impl Comparison {
+    /// The last load: the heaviest, where loads go up.
+    pub fn load(&self) -> Option<Load> {
+        self.ratios.last().map(|ratio| ratio.load)
+    }
+
     /// What it shows of the throughput of the heaviest load, in a sentence.
     pub fn headline(&self) -> String {
         let first = |ratio: &&Ratio| ratio.quantity == QUANTITIES[0].name;

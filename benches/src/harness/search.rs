@@ -7,6 +7,8 @@ use super::measures::Level;
 
 /// The search ends when the lowest rate that missed is so much above the highest that kept.
 const RESOLUTION: f64 = 1.05;
+/// So many probes may tell nothing before the search is given up.
+const MAX_VOID: usize = 4;
 /// Most probes.
 const MAX_PROBES: usize = 24;
 
@@ -16,8 +18,10 @@ pub struct Probe {
     pub rate: f64,
     /// Share of the requests that kept all objectives.
     pub share: f64,
-    /// Why it does not count; `None`: it kept them.
+    /// Which objective was missed, or why it does not count; `None`: it kept them.
     pub missed: Option<String>,
+    /// The client was too late to tell: it is tried again.
+    pub is_void: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -37,19 +41,17 @@ impl Search {
 
     /// The next rate to try, beginning at `start`; `None`: the search is over, and `best` is set.
     pub fn next(&mut self, start: f64) -> Option<f64> {
-        let lowest_missed = self
-            .probes
-            .iter()
-            .filter(|probe| probe.missed.is_some())
-            .map(|probe| probe.rate)
-            .reduce(f64::min);
+        let told = || self.probes.iter().filter(|probe| !probe.is_void);
+        let missed = told().filter(|probe| probe.missed.is_some());
+        let lowest_missed = missed.map(|probe| probe.rate).reduce(f64::min);
         // A rate above one that missed was lucky.
         let kept = |probe: &&Probe| {
             probe.missed.is_none() && lowest_missed.is_none_or(|missed| probe.rate < missed)
         };
-        let highest_kept = self.probes.iter().filter(kept).map(|probe| probe.rate).reduce(f64::max);
-        let times = |rate: f64| self.probes.iter().filter(|probe| probe.rate == rate).count();
-        let has_ended = self.probes.len() >= MAX_PROBES;
+        let highest_kept = told().filter(kept).map(|probe| probe.rate).reduce(f64::max);
+        let times = |rate: f64| told().filter(|probe| probe.rate == rate).count();
+        let num_void = self.probes.iter().filter(|probe| probe.is_void).count();
+        let has_ended = self.probes.len() >= MAX_PROBES || num_void >= MAX_VOID;
         let next = match (highest_kept, lowest_missed) {
             (None, None) => Some(start),
             (Some(kept), None) => Some(2.0 * kept),
@@ -70,22 +72,21 @@ impl Search {
     /// `allows_late`: a client that was too late spoils no probe.
     pub fn tell(&mut self, rate: f64, level: &Level, arrival_seconds: f64, allows_late: bool) {
         let share = level.goodput.map_or(0.0, |goodput| goodput.share);
-        let missed = if share < self.wanted_share {
-            let most = level.goodput.and_then(|goodput| goodput.most_missed());
-            Some(
-                if level.failures > 0 && most.is_none() {
-                    "failures"
-                } else {
-                    most.unwrap_or("TTFT")
-                }
-                .to_owned(),
-            )
-        } else if level.validity == Validity::Invalid && !allows_late {
+        let is_void = level.validity == Validity::Invalid && !allows_late;
+        let missed = if is_void {
             Some("the client was too late to tell".to_owned())
+        } else if share < self.wanted_share {
+            let most = level.goodput.and_then(|goodput| goodput.most_missed());
+            Some(most.unwrap_or("failures").to_owned())
         } else {
             is_growing(level, arrival_seconds).then(|| "the queue grows".to_owned())
         };
-        self.probes.push(Probe { rate, share, missed });
+        self.probes.push(Probe { rate, share, missed, is_void });
+    }
+
+    /// Whether the last probe told nothing.
+    pub fn was_void(&self) -> bool {
+        self.probes.last().is_some_and(|probe| probe.is_void)
     }
 
     pub fn headline(&self) -> String {
@@ -93,7 +94,10 @@ impl Search {
         let Some(best) = self.best else {
             return format!("No rate kept the objectives for {share}% of the requests");
         };
-        let above = self.probes.iter().filter(|probe| probe.rate > best && probe.missed.is_some());
+        let above = self
+            .probes
+            .iter()
+            .filter(|probe| probe.rate > best && probe.missed.is_some() && !probe.is_void);
         let next = above.min_by(|a, b| a.rate.total_cmp(&b.rate));
         let why = next.and_then(|probe| {
             Some(format!("; at {:.2} it misses: {}", probe.rate, probe.missed.as_ref()?))
@@ -156,6 +160,24 @@ mod tests {
         let best = lucky.best.expect("some rate holds");
         assert!(best <= 10.0, "{best}: {:?}", lucky.probes);
         assert!(lucky.headline().contains("it misses: TTFT"), "{}", lucky.headline());
+    }
+
+    #[test]
+    fn a_probe_that_tells_nothing_is_tried_again() {
+        let mut search = Search::new("a", 0.99);
+        let late = |is_late| Level {
+            goodput: Some(Goodput { share: 1.0, ..Goodput::default() }),
+            validity: if is_late { Validity::Invalid } else { Validity::Valid },
+            ..level("a", 1.0)
+        };
+        search.tell(1.0, &late(true), 1.0, false);
+        assert!(search.was_void() && search.next(1.0) == Some(1.0));
+        search.tell(1.0, &late(true), 1.0, true);
+        assert!(!search.was_void() && search.next(1.0) == Some(2.0));
+        for _ in 1..MAX_VOID {
+            search.tell(2.0, &late(true), 1.0, false);
+        }
+        assert_eq!((search.next(1.0), search.best), (None, Some(1.0)));
     }
 
     #[test]

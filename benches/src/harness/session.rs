@@ -141,7 +141,7 @@ impl Session<'_> {
                 for target in self.targets.clone() {
                     // Both servers get the same prompts at the same times.
                     self.next = first;
-                    let seed = self.args.seed + round as u64;
+                    let seed = self.args.seed.unwrap_or(0) + round as u64;
                     let level = self.level(&target, load, self.args.duration, seed).await?;
                     self.levels.push(level);
                     if self.is_interrupted {
@@ -221,10 +221,13 @@ impl Session<'_> {
         let seconds = self.args.duration.unwrap_or(DEFAULT_SECONDS);
         while let Some(rate) = search.next(start) {
             let load = Load { users: None, rate: Some(rate) };
-            let seed = self.args.seed + search.probes.len() as u64;
+            let seed = self.args.seed.unwrap_or(0) + search.probes.len() as u64;
             let level = self.level(target, load, Some(seconds), seed).await?;
             search.tell(rate, &level, seconds, self.args.allow_late);
-            self.levels.push(level);
+            // What says nothing of the server is no result, unless it is all there is.
+            if !search.was_void() || search.next(start).is_none() {
+                self.levels.push(level);
+            }
             if self.is_interrupted {
                 break;
             }

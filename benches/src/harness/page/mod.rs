@@ -110,7 +110,8 @@ fn verdict(html: &mut String, outcome: &Outcome) {
     let _ = write!(
         html,
         "<div class=\"verdict {class}\"><p>{}</p>{}</div>",
-        for_html(&words),
+        // Flags are names of settings here: they are not broken at their hyphens.
+        for_html(&words).replace("--", "\u{2011}\u{2011}"),
         objectives.unwrap_or_default()
     );
     for warning in outcome.warnings() {
@@ -132,7 +133,7 @@ fn tiles(html: &mut String, outcome: &Outcome, groups: &[Group<'_>]) {
     let rate = |group: &&Group<'_>| group.mean(|level| level.output_tokens_per_second);
     let Some(best) = groups.iter().max_by(|a, b| rate(a).total_cmp(&rate(b))) else { return };
     if let Some(comparison) = &outcome.comparison {
-        let load = best.first().load;
+        let load = comparison.load().unwrap_or(best.first().load);
         let (a, b) = (for_html(&comparison.a), for_html(&comparison.b));
         let _ = write!(html, "<h2>{a} → {b}, {}</h2><div class=tiles>", load.words());
         for ratio in comparison.ratios.iter().filter(|ratio| ratio.load == load) {

@@ -49,21 +49,36 @@ pub(super) fn section(html: &mut String, outcome: &Outcome, groups: &[Group<'_>]
         *html += "</div>";
     }
     *html += "<h2>Latency percentiles</h2><div class=\"plots four\">";
-    let lines = chosen(&shown);
+    let lines = match &outcome.comparison {
+        // Two servers at one load, in the colours that they have in the other plots.
+        Some(comparison) => {
+            let load = comparison.load();
+            let both = shown.iter().copied().filter(|group| Some(group.levels[0].load) == load);
+            both.map(|group| (group.name(true), group)).collect()
+        }
+        None => chosen(&shown),
+    };
     let bounds = outcome.objectives.unwrap_or_default();
     *html += &percentiles(&lines, "Time to first token (ms)", |level| &level.ttft, bounds.ttft);
     *html += &percentiles(&lines, "Time per token (ms)", |level| &level.tpot, bounds.tpot);
     *html += &percentiles(&lines, "Between chunks (ms)", |level| &level.itl, None);
     *html += &percentiles(&lines, "Whole request (ms)", |level| &level.e2e, bounds.e2el);
     *html += "</div><h2>The run in time</h2><div class=plots>";
-    for target in targets(&shown) {
-        let of_target = shown.iter().filter(|group| group.target == target);
-        let rate = |group: &&&Group<'_>| group.mean(|level| level.output_tokens_per_second);
-        if let Some(best) = of_target.max_by(|a, b| rate(a).total_cmp(&rate(b))) {
-            timeline(html, best, &best.name(targets(&shown).len() > 1));
-        }
+    for (name, group) in if outcome.comparison.is_some() { lines } else { busiest(&shown) } {
+        timeline(html, group, &name);
     }
     *html += "</div>";
+}
+
+/// The load of each server with the most tokens a second.
+fn busiest<'a, 'b>(groups: &[&'b Group<'a>]) -> Vec<(String, &'b Group<'a>)> {
+    let names = targets(groups);
+    let rate = |group: &&Group<'_>| group.mean(|level| level.output_tokens_per_second);
+    let best = names.iter().filter_map(|target| {
+        let of_target = groups.iter().copied().filter(|group| group.target == *target);
+        of_target.max_by(|a, b| rate(a).total_cmp(&rate(b)))
+    });
+    best.map(|group| (group.name(names.len() > 1), group)).collect()
 }
 
 fn targets<'a>(groups: &[&Group<'a>]) -> Vec<&'a str> {
@@ -194,21 +209,14 @@ fn timeline(html: &mut String, group: &Group<'_>, name: &str) {
         let failed = line(&|piece| Some(piece.failed as f64 / timeline.seconds));
         rates.push(("failures/s", Style::Line, failed));
     }
-    *html += &plot(&format!("Chunks a second, {name}"), "↑ chunks/s", &rates);
+    *html += &plot(&format!("Chunks/s, {name}"), "↑ chunks/s", &rates);
     let median = line(&|piece| piece.ttft.map(|(median, _)| median));
     let most = line(&|piece| piece.ttft.map(|(_, most)| most));
     let waits = [("median", Style::Line, median), ("largest", Style::Line, most)];
-    *html += &plot(
-        &format!("Time to first token, {name}"),
-        "↑ ms, by when it was meant to be sent",
-        &waits,
-    );
+    *html += &plot(&format!("TTFT, {name}"), "↑ ms, by when it was meant to be sent", &waits);
     let running = line(&|piece| Some(piece.running));
-    *html += &plot(
-        &format!("Requests under way, {name}"),
-        "↑ requests",
-        &[("running", Style::Area, running)],
-    );
+    *html +=
+        &plot(&format!("Under way, {name}"), "↑ requests", &[("running", Style::Area, running)]);
 }
 
 fn probes(search: &Search) -> String {

@@ -95,7 +95,7 @@ fn ratios(html: &mut String, comparison: &Comparison) {
     let (a, b) = (for_html(&comparison.a), for_html(&comparison.b));
     let _ = write!(
         html,
-        "<h2>Side by side: {} rounds in turn</h2><div class=scroll><table><tr><th class=text>quantity<th class=text>load<th>{a}<th>{b}<th>{b} / {a}<th>95% interval<th class=text>½ &nbsp; to &nbsp; 2<th class=text>better</tr>",
+        "<h2>Side by side: {} rounds in turn</h2><div class=scroll><table><tr><th class=text>quantity<th class=text>load<th>{a}<th>{b}<th>ratio<th>95% interval<th class=text>½ &nbsp; to &nbsp; 2<th class=text>better</tr>",
         comparison.rounds
     );
     for ratio in &comparison.ratios {

@@ -131,3 +131,118 @@ fn failed(status: &Status) -> Failure {
     };
     Failure::new(kind, format!("{:?}: {}", status.code(), status.message()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use futures_util::stream::{Iter, iter};
+    use quire_proto::v1::inference_server::{Inference, InferenceServer};
+    use quire_proto::v1::{
+        AbortRequest, AbortResponse, Delta, EmbedRequest, EmbedResponse, Finished, GenerateEvent,
+        GenerateResponse, ModelsRequest, ModelsResponse, Started, TokenizeRequest,
+        TokenizeResponse,
+    };
+    use tonic::Response;
+    use tonic::transport::Server;
+    use tonic::transport::server::TcpIncoming;
+
+    use super::*;
+    use crate::harness::live::Live;
+    use crate::harness::target::{Api, Target};
+    use crate::http::BaseUrl;
+
+    /// Says as many words as it may; of a model "busy" nothing.
+    struct Words;
+
+    type Events = std::vec::IntoIter<Result<GenerateEvent, Status>>;
+
+    #[tonic::async_trait]
+    impl Inference for Words {
+        type GenerateStreamStream = Iter<Events>;
+
+        async fn generate_stream(
+            &self,
+            request: Request<GenerateRequest>,
+        ) -> Result<Response<Iter<Events>>, Status> {
+            let request = request.into_inner();
+            if request.model == "busy" {
+                return Err(Status::resource_exhausted("the queue is full"));
+            }
+            let num = request.sampling_params.and_then(|params| params.max_tokens).unwrap_or(0);
+            let started = Told::Started(Started { num_prompt_tokens: 7, ..Started::default() });
+            let delta = || Told::Delta(Delta { text: "word".to_owned(), ..Delta::default() });
+            let finished =
+                Told::Finished(Finished { num_output_tokens: num, ..Finished::default() });
+            let events = [started].into_iter().chain((0..num).map(|_| delta())).chain([finished]);
+            let events: Vec<_> =
+                events.map(|event| Ok(GenerateEvent { event: Some(event), index: 0 })).collect();
+            Ok(Response::new(iter(events)))
+        }
+
+        async fn generate(
+            &self,
+            _: Request<GenerateRequest>,
+        ) -> Result<Response<GenerateResponse>, Status> {
+            Err(Status::aborted("not asked"))
+        }
+
+        async fn embed(&self, _: Request<EmbedRequest>) -> Result<Response<EmbedResponse>, Status> {
+            Err(Status::aborted("not asked"))
+        }
+
+        async fn tokenize(
+            &self,
+            _: Request<TokenizeRequest>,
+        ) -> Result<Response<TokenizeResponse>, Status> {
+            Err(Status::aborted("not asked"))
+        }
+
+        async fn models(
+            &self,
+            _: Request<ModelsRequest>,
+        ) -> Result<Response<ModelsResponse>, Status> {
+            Err(Status::aborted("not asked"))
+        }
+
+        async fn abort(&self, _: Request<AbortRequest>) -> Result<Response<AbortResponse>, Status> {
+            Err(Status::aborted("not asked"))
+        }
+    }
+
+    fn target(address: &str, model: &str) -> Target {
+        Target::new(TargetOptions {
+            name: "a".to_owned(),
+            api: Api::Grpc,
+            url: BaseUrl::parse(&format!("http://{address}")).expect("a URL"),
+            model: model.to_owned(),
+            key: Some("k".to_owned()),
+            temperature: 0.0,
+            ignores_end: true,
+            silence: Duration::from_secs(20),
+            whole: Duration::from_secs(20),
+        })
+    }
+
+    #[tokio::test]
+    async fn events_become_an_answer_and_statuses_failures() {
+        let incoming =
+            TcpIncoming::bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
+        let address = incoming.local_addr().expect("it is bound").to_string();
+        tokio::spawn(
+            Server::builder()
+                .add_service(InferenceServer::new(Words))
+                .serve_with_incoming(incoming),
+        );
+        let ask = Ask { messages: &[], max_tokens: 4, keeps_text: true };
+        let answer = target(&address, "default").ask(ask, Instant::now(), &Live::default()).await;
+        let answer = answer.expect("four words");
+        assert_eq!((answer.prompt_tokens, answer.output_tokens, answer.gaps.len()), (7, 4, 3));
+        assert_eq!(answer.text, "wordwordwordword");
+        let busy = target(&address, "busy").ask(ask, Instant::now(), &Live::default()).await;
+        assert_eq!(busy.expect_err("full").kind, FailureKind::TooManyRequests);
+        let gone =
+            target("127.0.0.1:9", "default").ask(ask, Instant::now(), &Live::default()).await;
+        assert_eq!(gone.expect_err("nobody is there").kind, FailureKind::Unreachable);
+    }
+}

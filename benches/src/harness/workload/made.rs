@@ -41,9 +41,8 @@ fn numbered(
     })
 }
 
-/// The number that a prompt shows and is drawn by: another one for another seed.
 fn text(workload: &Workload<'_>, number: u64, words: usize) -> String {
-    prompt(number + workload.seed.wrapping_mul(1_000_003) % (1 << 40), words)
+    prompt(number + workload.salt, words)
 }
 
 pub(super) fn random(workload: &Workload<'_>, first: u64, num: usize) -> Vec<Conversation> {
@@ -106,7 +105,16 @@ mod tests {
 
     fn workload(kind: WorkloadKind) -> Workload<'static> {
         let lengths = Lengths { prompt: 40, output: 20, spread: 0.5 };
-        Workload { kind, input: None, lengths, turns: 3, prefixes: 2, prefix_words: 30, seed: 1 }
+        Workload {
+            kind,
+            input: None,
+            lengths,
+            turns: 3,
+            prefixes: 2,
+            prefix_words: 30,
+            seed: 1,
+            salt: 5,
+        }
     }
 
     #[test]
@@ -120,7 +128,7 @@ mod tests {
             let texts = all.iter().flat_map(|one| &one.turns).map(|turn| &turn.text);
             let (texts, count) = (texts.clone().collect::<HashSet<_>>(), texts.count());
             assert_eq!(texts.len(), count, "{kind:?}");
-            let other = Workload { seed: 2, ..workload.clone() };
+            let other = Workload { salt: 1000, ..workload.clone() };
             assert_ne!(all, other.conversations(0, 100).expect("made"));
         }
     }

@@ -57,7 +57,10 @@ pub struct Workload<'a> {
     /// Prompts share one of so many beginnings.
     pub prefixes: usize,
     pub prefix_words: usize,
+    /// Of lengths.
     pub seed: u64,
+    /// Added to the numbers that prompts begin with and are drawn by.
+    pub salt: u64,
 }
 
 impl Workload<'_> {
@@ -75,7 +78,7 @@ impl Workload<'_> {
             (WorkloadKind::Turns, _) => made::turns(self, first, num),
             (WorkloadKind::Trace, path) => {
                 let path = path.context("--workload trace needs --input")?;
-                let read = trace::read(&text_of(path)?, self.seed);
+                let read = trace::read(&text_of(path)?, self.salt);
                 let mut all = read.with_context(|| path.display().to_string())?;
                 all.truncate(num);
                 all

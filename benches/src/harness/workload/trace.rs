@@ -25,7 +25,7 @@ struct Line {
     hash_ids: Vec<u64>,
 }
 
-pub(super) fn read(text: &str, seed: u64) -> anyhow::Result<Vec<Conversation>> {
+pub(super) fn read(text: &str, salt: u64) -> anyhow::Result<Vec<Conversation>> {
     let is_json = text.trim_start().starts_with('{');
     let mut lines = Vec::new();
     for (index, line) in text.lines().enumerate().skip(usize::from(!is_json)) {
@@ -44,23 +44,23 @@ pub(super) fn read(text: &str, seed: u64) -> anyhow::Result<Vec<Conversation>> {
     let start = lines.first().map_or(0.0, |line| line.timestamp);
     let conversations = lines.iter().enumerate().map(|(index, line)| Conversation {
         at: Some(Duration::from_secs_f64((line.timestamp - start) / 1e3)),
-        ..Conversation::single(words(line, index as u64, seed), line.output_length.max(1))
+        ..Conversation::single(words(line, index as u64, salt), line.output_length.max(1))
     });
     Ok(conversations.collect())
 }
 
 /// A prompt of about `input_length` tokens: a text for each id, then one of its own.
-fn words(line: &Line, index: u64, seed: u64) -> String {
+fn words(line: &Line, index: u64, salt: u64) -> String {
     let mut left = line.input_length.max(1);
     let mut text = String::new();
     for id in &line.hash_ids {
         let taken = left.min(BLOCK_TOKENS);
         left -= taken;
-        text.push_str(&prompt(id.wrapping_add(seed), taken.saturating_sub(2)));
+        text.push_str(&prompt(id.wrapping_add(salt), taken.saturating_sub(2)));
         text.push('\n');
     }
     if left > 0 {
-        text.push_str(&prompt((1 << 48) + index, left.saturating_sub(2).max(1)));
+        text.push_str(&prompt((1 << 48) + index + salt, left.saturating_sub(2).max(1)));
     }
     text
 }
