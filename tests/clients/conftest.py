@@ -30,10 +30,10 @@ def free_port():
 
 
 class Server:
-    """A running server. `flags` go to `quire serve`."""
+    """A running server. `flags` go to `quire serve`; `port`: any that is free."""
 
-    def __init__(self, *flags):
-        self.port = free_port()
+    def __init__(self, *flags, port=None):
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = tempfile.NamedTemporaryFile("w+", prefix="quire-", suffix=".log")
         # The same on every machine: `server/tests/gpu.rs` is for GPUs.
@@ -121,8 +121,8 @@ def start():
     """Starts further servers, with flags of their own."""
     servers = []
 
-    def start(*flags):
-        servers.append(Server(*flags))
+    def start(*flags, **options):
+        servers.append(Server(*flags, **options))
         return servers[-1]
 
     yield start
