@@ -65,6 +65,8 @@ impl fmt::Debug for Constraint {
 /// Where an answer stands in its grammar. The loop cuts drafts by it between steps, a step makes masks by it.
 pub struct Guide {
     constraint: Constraint,
+    /// Its masks may take some time and no more.
+    is_limited: bool,
     state: Mutex<State>,
 }
 
@@ -87,7 +89,13 @@ impl fmt::Debug for Guide {
 
 impl Guide {
     pub fn new(constraint: Constraint) -> Self {
-        Self { constraint, state: Mutex::default() }
+        Self { constraint, is_limited: true, state: Mutex::default() }
+    }
+
+    /// Of another rank, at the beginning. What it takes is no reason to part: the first rank's guide has the limit.
+    pub fn for_rank(&self) -> Self {
+        let constraint = self.constraint.clone();
+        Self { constraint, is_limited: false, state: Mutex::default() }
     }
 
     /// How many output tokens it knows: `masks` wants those after them.
@@ -147,7 +155,10 @@ impl Guide {
             mask.fill(first)?;
             sampling.narrow(first, num_output)
         });
-        let made = made.and_then(|()| state.check_time(num_output));
+        let made = made.and_then(|()| match self.is_limited {
+            true => state.check_time(num_output),
+            false => Ok(()),
+        });
         if let Err(message) = made {
             first.fill(0);
             state.failure = Some(message);

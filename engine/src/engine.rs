@@ -297,15 +297,6 @@ impl Loop {
             None => RowSampling::new(params, seed, &self.end_tokens, self.vocab_size),
         };
         let live = Live::new(id, events, Arc::new(sampling), lengths, request.arrival);
-        if live.sampling.guide().is_some() && self.runner.runs_ahead() {
-            let reason =
-                "structured output is not available with --device cuda without --speculative";
-            return live.finish(
-                FinishReason::Error(reason.into()),
-                Instant::now(),
-                &mut self.metrics,
-            );
-        }
         match self.scheduler.add(sequence) {
             Ok(()) => drop(self.live.insert(id, live)),
             Err(rejected) => self.reject(live, &rejected),

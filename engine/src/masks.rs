@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use quire_scheduler::{SchedulerOutput, TokenId, TokenList};
 
-use crate::sequence_table::{RowSampling, SequenceTable};
+use crate::sequence_table::{RowSampling, SequenceTable, TableRow};
 
 /// Of the thread: what grammars of clients recurse into is not ours.
 const STACK_BYTES: usize = 64 << 20;
@@ -17,6 +17,7 @@ const NONE: u32 = u32::MAX;
 pub struct StepMasks {
     /// Words of a mask.
     words: usize,
+    blank: Vec<u32>,
     /// By sequence of the step its first mask, or `NONE`.
     first_rows: Vec<u32>,
     /// Away while masks are made.
@@ -46,6 +47,7 @@ impl StepMasks {
     pub fn new(vocab_size: usize) -> Self {
         Self {
             words: vocab_size.div_ceil(32),
+            blank: vec![0; vocab_size.div_ceil(32)],
             first_rows: Vec::new(),
             job: Some(Box::default()),
             is_running: false,
@@ -55,29 +57,33 @@ impl StepMasks {
 
     /// Begins to make the masks of the sequences that get tokens in this step. Their rows end with their drafts.
     pub fn begin(&mut self, output: &SchedulerOutput, table: &SequenceTable) {
+        let sampled = output.sequences.iter().enumerate().filter(|(_, each)| each.samples);
+        self.begin_rows(
+            sampled.map(|(index, each)| (index, table.row(each.row), each.num_drafts as usize)),
+        );
+    }
+
+    /// As `begin`, of rows that each have an index and end with so many drafts.
+    pub fn begin_rows<'a>(&mut self, rows: impl Iterator<Item = (usize, &'a TableRow, usize)>) {
         self.first_rows.clear();
         // A step that failed may have left masks in the making.
         self.wait();
         let job = self.job.as_mut().expect("waited for");
         job.entries.clear();
         let mut num_rows = 0;
-        for (index, sequence) in output.sequences.iter().enumerate() {
-            let row = table.row(sequence.row);
-            let Some(guide) = row.sampling.guide().filter(|_| sequence.samples) else { continue };
-            let known = (sequence.start + sequence.num_tokens - sequence.num_drafts) as usize;
+        for (index, row, num_drafts) in rows {
+            let Some(guide) = row.sampling.guide() else { continue };
+            let known = row.tokens.len() - num_drafts;
             let output = &row.tokens[row.num_prompt_tokens..known];
             let num_before = guide.num_tokens().min(output.len());
             self.first_rows.resize(index, NONE);
             self.first_rows.push(num_rows);
-            num_rows += 1 + sequence.num_drafts;
+            num_rows += 1 + num_drafts as u32;
             job.entries.push(Entry {
                 sampling: Arc::clone(&row.sampling),
                 num_before,
                 tail: output[num_before..].to_vec(),
-                drafts: row.tokens[known..][..sequence.num_drafts as usize]
-                    .iter()
-                    .copied()
-                    .collect(),
+                drafts: row.tokens[known..].iter().copied().collect(),
             });
         }
         if num_rows == 0 {
@@ -96,6 +102,11 @@ impl StepMasks {
             self.job = Some(thread.done.recv().expect("the thread answers every job"));
             self.is_running = false;
         }
+    }
+
+    /// A mask without tokens.
+    pub fn blank(&self) -> &[u32] {
+        &self.blank
     }
 
     /// After `wait`: the mask after the first `num_drafts` drafts of a sequence of the step. `None`: it has no constraint.

@@ -59,11 +59,10 @@ impl Ranks {
     }
 
     pub fn launch(&mut self, job: &mut StepJob, result: &mut StepResult) {
+        let row = |row: &RowInit| RowInit { sampling: row.sampling.for_rank(), ..row.clone() };
         let copy = || {
-            Command::Launch(Box::new(StepJob {
-                output: job.output.clone(),
-                rows: job.rows.clone(),
-            }))
+            let rows = job.rows.iter().map(row).collect();
+            Command::Launch(Box::new(StepJob { output: job.output.clone(), rows }))
         };
         self.others.iter().for_each(|other| other.send(copy()));
         self.on_first(|first| first.launch(job, result));

@@ -63,16 +63,7 @@ impl RowSampling {
             constraint: None,
             ..self.params.clone()
         };
-        let mut own = Self {
-            params,
-            pooling: self.pooling,
-            seed: self.seed,
-            banned: self.banned.clone(),
-            num_always_banned: self.num_always_banned,
-            bans_before: self.bans_before,
-            allowed: self.allowed.clone(),
-            guide: None,
-        };
+        let mut own = Self { params, ..self.with_guide(None) };
         own.params.logit_bias.retain(|&(token, _)| token < vocab_size);
         let is_known = |token: &TokenId| *token < vocab_size;
         let always = own.banned[..own.num_always_banned].iter();
@@ -85,6 +76,28 @@ impl RowSampling {
             }
         }
         own
+    }
+
+    /// The same for another rank that samples, which goes through the grammar by itself.
+    #[must_use]
+    pub fn for_rank(self: &Arc<Self>) -> Arc<Self> {
+        match &self.guide {
+            None => Arc::clone(self),
+            Some(guide) => Arc::new(self.with_guide(Some(guide.for_rank()))),
+        }
+    }
+
+    fn with_guide(&self, guide: Option<Guide>) -> Self {
+        Self {
+            params: self.params.clone(),
+            pooling: self.pooling,
+            seed: self.seed,
+            banned: self.banned.clone(),
+            num_always_banned: self.num_always_banned,
+            bans_before: self.bans_before,
+            allowed: self.allowed.clone(),
+            guide,
+        }
     }
 
     /// Tokens that must not follow `num_output_tokens` tokens.
@@ -242,6 +255,11 @@ impl SequenceTable {
     }
 
     /// The row, while it belongs to that owner.
+    pub fn row_if_of(&self, row: Row, admission: u64) -> Option<&TableRow> {
+        self.rows[row.0 as usize].as_ref().filter(|row| row.admission == admission)
+    }
+
+    /// So, to be changed.
     pub fn row_of(&mut self, row: Row, admission: u64) -> Option<&mut TableRow> {
         self.rows[row.0 as usize].as_mut().filter(|row| row.admission == admission)
     }

@@ -350,7 +350,7 @@ impl StepBuffers {
     }
 
     /// The same, with what the sampler on a GPU wants to know.
-    fn samples(&self) -> SampleInput<'_> {
+    pub fn samples(&self) -> SampleInput<'_> {
         let arrays = &self.arrays;
         SampleInput {
             rows: self.sample_rows(),

@@ -51,11 +51,6 @@ impl StepRunner {
         }
     }
 
-    /// Whether a step is launched before the tokens of the one before it are known to the host: on a GPU.
-    pub fn runs_ahead(&self) -> bool {
-        matches!(self, Self::Inline(inline) if inline.runner.runner.runs_ahead())
-    }
-
     /// Puts a step behind those already launched.
     pub fn launch(&mut self, job: StepJob, result: Box<StepResult>) {
         match self {

@@ -13,6 +13,7 @@ use quire_engine::{
 use quire_sim::Asynchrony;
 use quire_tests::distance::gap;
 use quire_tests::families::FAMILIES;
+use quire_tests::grammars::Classes;
 use quire_tests::windows::{ids, number, read};
 use quire_tests::{Answer, ask, collect, default_model, options, start, start_files, tiny_model};
 use serde_json::Value;
@@ -88,6 +89,7 @@ fn answers(options: &EngineOptions, model: &Path) -> Vec<Answer> {
             repetition_penalty: if index == 3 { 1.4 } else { 1.0 },
             logprobs: (index == 1).then_some(3),
             prompt_logprobs: (index == 2).then_some(2),
+            constraint: Classes::default().constraint().filter(|_| index >= 2),
             seed: Some(7),
             ..SamplingParams::greedy(4 + 2 * index)
         };

@@ -1,9 +1,11 @@
 //! How steps are launched on a GPU changes no bit: as CUDA graphs or op by op, ahead of the host or not. On the emulator.
 
-use quire_engine::config::DeviceChoice;
-use quire_engine::{EngineOptions, Request, SamplingParams};
+use quire_engine::config::{DeviceChoice, Speculative};
+use quire_engine::request::FinishReason;
+use quire_engine::{EngineOptions, Request, SamplingParams, TokenMask};
 use quire_sim::Asynchrony;
-use quire_tests::{Answer, collect, options, start, tiny_model};
+use quire_tests::grammars::Classes;
+use quire_tests::{Answer, collect, options, speculative, start, tiny_model};
 
 fn cuda() -> EngineOptions {
     EngineOptions {
@@ -158,4 +160,53 @@ fn with_batch_invariance_the_library_that_looks_at_the_batch_is_not_asked() {
         let num_products = emulator.num_products() - before;
         assert_eq!(num_products == 0, batch_invariant, "{num_products} products");
     }
+}
+
+/// The masks travel to the sampler's table behind the step that they are for; with drafts each step is waited for, and the
+/// sampler gets the masks that the CPU's gets.
+#[test]
+fn masks_reach_steps_that_were_launched_ahead() {
+    let emulator = quire_sim::load();
+    let constrained = |index: usize| index.is_multiple_of(2);
+    let mut requests = requests();
+    for (index, request) in requests.iter_mut().enumerate() {
+        let params = &mut request.params;
+        params.stop_token_ids.clear();
+        if constrained(index) {
+            (params.constraint, params.min_tokens) = (Classes::default().constraint(), 3);
+            params.banned_token_ids = (100..200).collect();
+            params.allowed_token_ids = (index == 4).then(|| (3..90).chain(300..500).collect());
+        }
+    }
+    let dead = Classes::with_dead_end(4).constraint();
+    let dead = SamplingParams { constraint: dead, ..SamplingParams::greedy(9) };
+    requests.push(Request::new(vec![5, 6, 7], dead));
+    // Steps with drafts and steps filled up to the sizes of graphs have other rows.
+    let exact = |options| EngineOptions { batch_invariant: true, ..options };
+    let expected = answers(&exact(plain()), &requests);
+    for (index, answer) in expected.iter().enumerate().filter(|(i, _)| constrained(i % 8)) {
+        let mut grammar = Classes::default();
+        let tokens = answer.ids();
+        tokens.iter().for_each(|&token| grammar.advance(token).expect("it may come"));
+        assert!(tokens.iter().all(|token| !(100..200).contains(token)), "{index}: {tokens:?}");
+    }
+    assert_eq!(expected[7].finished.reason, FinishReason::DeadEnd("planted: a dead end".into()));
+    assert_eq!(expected[7].tokens.len(), 4);
+    let ahead = EngineOptions { async_scheduling: Some(true), ..cuda() };
+    let eager = EngineOptions { enforce_eager: true, ..ahead.clone() };
+    for (options, asynchrony) in [
+        (&eager, Asynchrony::Lazy),
+        (&ahead, Asynchrony::Lazy),
+        (&eager, Asynchrony::Eager),
+        (&ahead, Asynchrony::Eager),
+    ] {
+        emulator.run_streams(Some(asynchrony));
+        let before = emulator.num_replays();
+        let what = format!("eager: {}, {asynchrony:?}", options.enforce_eager);
+        assert_equal(&expected, &answers(&exact(options.clone()), &requests), &what);
+        assert_eq!(emulator.num_replays() - before > 10, !options.enforce_eager, "{what}");
+    }
+    let speculative = Speculative { is_adaptive: false, ..Speculative::new(speculative("ngram")) };
+    let guessing = EngineOptions { speculative: Some(speculative), ..cuda() };
+    assert_equal(&expected, &answers(&exact(guessing), &requests), "each step waited for");
 }

@@ -16,6 +16,14 @@ const MAX_DECODE: usize = 512;
 /// Tokens of mixed steps that have graphs: larger ones take longer than their launches.
 const MIXED: [usize; 3] = [16, 32, 64];
 
+/// What of a step a graph has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Part {
+    Whole,
+    /// All but the sampler, which waits for masks.
+    Forward,
+}
+
 /// The graphs met so far, at most one for each size.
 pub struct Graphs {
     /// Ascending; empty: steps are launched op by op.
@@ -23,7 +31,7 @@ pub struct Graphs {
     mixed_sizes: Vec<usize>,
     max_num_seqs: usize,
     /// `None`: one step of this shape has run, so all it needs is loaded and chosen.
-    recorded: HashMap<StepShape, Option<Graph>>,
+    recorded: HashMap<(StepShape, Part), Option<Graph>>,
 }
 
 impl Graphs {
@@ -71,14 +79,19 @@ impl Graphs {
     }
 
     /// Runs `compute`: the first time as it is, the second time recorded, then by its graph.
-    pub fn run(&mut self, cuda: &CudaDevice, shape: Option<StepShape>, compute: impl FnOnce()) {
+    pub fn run(
+        &mut self,
+        cuda: &CudaDevice,
+        (shape, part): (Option<StepShape>, Part),
+        compute: impl FnOnce(),
+    ) {
         let Some(shape) = shape else { return compute() };
-        match self.recorded.get_mut(&shape) {
+        match self.recorded.get_mut(&(shape, part)) {
             Some(Some(graph)) => graph.launch(),
             Some(not_yet) => not_yet.insert(cuda.record(compute)).launch(),
             None => {
                 compute();
-                self.recorded.insert(shape, None);
+                self.recorded.insert((shape, part), None);
             }
         }
     }

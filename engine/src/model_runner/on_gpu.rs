@@ -4,17 +4,18 @@
 use std::collections::VecDeque;
 
 use quire_kernels::cuda::CudaDevice;
-use quire_kernels::{DType, Device, DeviceError, SampleLimits, SampleTable, Sampled};
+use quire_kernels::{
+    BansBefore, DType, Device, DeviceError, SampleLimits, SampleRow, SampleTable, Sampled,
+};
 use quire_scheduler::{Row, SchedulerOutput};
 
-use super::graphs::Graphs;
+use super::graphs::{Graphs, Part};
 use super::{ModelRunner, StepJob, StepResult, plant_panic};
 use crate::config::{EngineConfig, Faults};
-use crate::kv_cache::KvCache;
 use crate::models::{Decoder, Model};
 use crate::sampler::{sample_row, token_logprobs};
 use crate::sequence_table::SequenceTable;
-use crate::step_input::{SampleInput, StepInput};
+use crate::step_input::SampleInput;
 use crate::workspace::{Workspace, num_logits_rows};
 
 /// What only a GPU's steps need.
@@ -23,6 +24,8 @@ pub struct GpuSteps {
     graphs: Graphs,
     /// In the order of their launches.
     in_flight: VecDeque<Vec<Task>>,
+    /// Of the step launched last, whose rows wait for masks: those need the tokens of the steps before it.
+    unsampled: Option<Vec<Task>>,
     spare: Vec<Vec<Task>>,
     answers: Vec<Sampled>,
 }
@@ -36,6 +39,7 @@ struct Task {
     /// Which owner of the row it is for.
     admission: u64,
     has_logprobs: bool,
+    is_constrained: bool,
     /// A test wants its logits not to be numbers.
     is_poisoned: bool,
 }
@@ -73,6 +77,7 @@ impl GpuSteps {
             sample_table: SampleTable::new(cuda, limits)?,
             graphs: Graphs::new(config),
             in_flight: VecDeque::new(),
+            unsampled: None,
             spare: Vec::new(),
             answers: Vec::new(),
         })
@@ -98,16 +103,24 @@ impl GpuSteps {
                 row: sequence.row,
                 admission: row.admission,
                 has_logprobs: row.sampling.params.logprobs.is_some(),
+                is_constrained: row.sampling.guide().is_some(),
                 is_poisoned: poison.is_some() && poison == row.tokens.get(last).copied(),
             });
         }
         tasks
     }
 
+    /// Has the answers of the sampler that was launched last brought to the host.
+    fn fetch(&mut self, tasks: Vec<Task>) {
+        self.sample_table.fetch(tasks.len(), tasks.iter().any(|task| task.has_logprobs));
+        self.in_flight.push_back(tasks);
+    }
+
     /// Nobody waits for the steps in flight any more.
     pub fn forget(&mut self) {
         self.sample_table.forget();
         self.in_flight.clear();
+        self.unsampled = None;
     }
 }
 
@@ -129,7 +142,7 @@ impl ModelRunner {
     }
 
     fn launch_step(&mut self, output: &SchedulerOutput) {
-        let Self { device, model, workspace, kv_cache, table, buffers, config, .. } = self;
+        let Self { device, model, workspace, kv_cache, table, buffers, config, masks, .. } = self;
         let gpu = self.gpu.as_mut().expect("this runner has a GPU");
         let (Device::Cuda(cuda), Model::Decoder(model)) = (&*device, &*model) else {
             unreachable!("`gpu` is of a decoder on a CUDA device")
@@ -137,7 +150,14 @@ impl ModelRunner {
         if !output.admitted.is_empty() {
             gpu.sample_table.admit(output.admitted.iter().map(|admitted| {
                 let row = table.row(admitted.row);
-                (admitted.row.0, sample_row(row, &row.tokens), row.sampling.bans())
+                let settings = sample_row(row, &row.tokens);
+                if row.sampling.guide().is_none() {
+                    return (admitted.row.0, settings, row.sampling.bans());
+                }
+                // Its masks come step by step, and know what is banned.
+                let allowed = Some(masks.blank());
+                let settings = SampleRow { allowed, banned: &[], ..settings };
+                (admitted.row.0, settings, BansBefore::default())
             }));
         }
         let tasks = gpu.tasks(output, table, &config.faults);
@@ -145,13 +165,48 @@ impl ModelRunner {
         let sampled = gpu.sample_table.sampled();
         let (input, samples) = buffers.gather_ahead(device, output, table, sampled, shape);
         plant_panic(&config.faults, input.token_ids.host());
+        assert!(gpu.unsampled.is_none(), "the step before this one has its sampler");
         let sample_table = &gpu.sample_table;
-        gpu.graphs.run(cuda, shape, || {
-            let step = (&input, &samples, tasks.as_slice());
-            compute((device, cuda, model), (workspace, kv_cache), sample_table, step);
+        if tasks.iter().any(|task| task.is_constrained) {
+            gpu.graphs.run(cuda, (shape, Part::Forward), || {
+                model.forward(device, workspace, kv_cache, &input);
+            });
+            gpu.unsampled = Some(tasks);
+            if gpu.in_flight.is_empty() {
+                self.sample_constrained();
+            }
+            return;
+        }
+        gpu.graphs.run(cuda, (shape, Part::Whole), || {
+            model.forward(device, workspace, kv_cache, &input);
+            sample((device, cuda, model), workspace, sample_table, (&samples, &tasks));
         });
-        gpu.sample_table.fetch(tasks.len(), tasks.iter().any(|task| task.has_logprobs));
-        gpu.in_flight.push_back(tasks);
+        gpu.fetch(tasks);
+    }
+
+    /// Launches the sampler of the step whose rows wait for masks, which are made while its forward pass runs. The tokens of
+    /// all steps before it are known.
+    fn sample_constrained(&mut self) {
+        let Self { device, model, workspace, table, buffers, masks, .. } = self;
+        let gpu = self.gpu.as_mut().expect("this runner has a GPU");
+        let (Device::Cuda(cuda), Model::Decoder(model)) = (&*device, &*model) else {
+            unreachable!("`gpu` is of a decoder on a CUDA device")
+        };
+        let Some(tasks) = gpu.unsampled.take() else { return };
+        let constrained = || tasks.iter().filter(|task| task.is_constrained);
+        // A sequence that has left its row meanwhile needs no token.
+        let rows = constrained().enumerate().filter_map(|(index, task)| {
+            Some((index, table.row_if_of(task.row, task.admission)?, 0))
+        });
+        masks.begin_rows(rows);
+        masks.wait();
+        let made = constrained().enumerate();
+        gpu.sample_table.set_masks(
+            made.filter_map(|(index, task)| Some((task.row.0, masks.mask(index as u32, 0)?))),
+        );
+        let work = (&buffers.samples(), tasks.as_slice());
+        sample((device, cuda, model), workspace, &gpu.sample_table, work);
+        gpu.fetch(tasks);
     }
 
     /// Waits for the oldest step in flight and completes its result.
@@ -173,17 +228,19 @@ impl ModelRunner {
             }
         }
         gpu.spare.push(tasks);
+        if gpu.unsampled.is_some() && gpu.in_flight.is_empty() {
+            self.sample_constrained();
+        }
     }
 }
 
-/// The forward pass and the sampler, for all rows that the arrays have.
-fn compute(
+/// The sampler, for all rows that the arrays have.
+fn sample(
     (device, cuda, model): (&Device, &CudaDevice, &Decoder),
-    (ws, kv): (&mut Workspace, &mut KvCache),
+    ws: &mut Workspace,
     sample_table: &SampleTable,
-    (input, samples, tasks): (&StepInput, &SampleInput, &[Task]),
+    (samples, tasks): (&SampleInput, &[Task]),
 ) {
-    model.forward(device, ws, kv, input);
     let num_samples = samples.rows.len();
     for first in (0..num_samples).step_by(ws.logits.rows()) {
         let range = first..num_samples.min(first + ws.logits.rows());

@@ -45,7 +45,7 @@ pub(super) struct DeviceSampleRow {
     prompt: [u32; 2],
     output: [u32; 2],
     bias: [u32; 2],
-    mask: [u32; 2],
+    pub(super) mask: [u32; 2],
     banned: [u32; 2],
     /// Which row of `work` and `counts` is this one's.
     changed_row: u32,

@@ -76,6 +76,10 @@ pub struct SampleTable {
     work: DeviceBuffer,
     counts: DeviceBuffer,
     staging: PinnedBuffer,
+    /// Of `set_masks`, whose copies wait for steps that `staging` must not wait for.
+    masks: PinnedBuffer,
+    /// By row, where its mask begins among its words, and how many words it has.
+    mask_places: Vec<[u32; 2]>,
     replies: [PinnedBuffer; NUM_REPLIES],
     next_reply: usize,
     waiting: VecDeque<Reply>,
@@ -108,6 +112,8 @@ impl SampleTable {
             work: zeroed(4 * num_logits_rows * vocabulary)?,
             counts: zeroed(4 * num_logits_rows * vocabulary)?,
             staging: PinnedBuffer::new(context, STAGING_BYTES)?,
+            masks: PinnedBuffer::new(context, 4 * num_rows * vocabulary.div_ceil(32))?,
+            mask_places: vec![[0; 2]; num_rows],
             replies: [reply()?, reply()?],
             next_reply: 0,
             waiting: VecDeque::with_capacity(NUM_REPLIES),
@@ -127,10 +133,24 @@ impl SampleTable {
             let settings = device_row(&row, bans, &mut self.lists);
             assert!(settings.num_top <= self.limits.max_logprobs, "log-probabilities of a row");
             assert!(self.lists.len() <= words, "the lists of a row are longer than planned");
+            self.mask_places[index] = settings.mask;
             self.staging.copy(bytes_of(&[settings]), &self.rows, index * row_bytes);
             self.staging.copy(word_bytes(&self.lists), &self.words, 4 * index * words);
         }
         self.staging.finish();
+    }
+
+    /// Behind what was launched: rows of the table get the tokens of new masks alone. Each row was given out with `allowed`, of
+    /// as many words.
+    pub fn set_masks<'a>(&mut self, masks: impl Iterator<Item = (u32, &'a [u32])>) {
+        self.masks.restart();
+        for (row, mask) in masks {
+            let [start, num_words] = self.mask_places[row as usize];
+            assert_eq!(mask.len(), num_words as usize, "words of the mask of row {row}");
+            let start = row as usize * self.limits.list_words() + start as usize;
+            self.masks.copy(word_bytes(mask), &self.words, 4 * start);
+        }
+        self.masks.finish();
     }
 
     /// By row, the token that was sampled last: `[1, num_rows]` U32.
@@ -229,6 +249,9 @@ mod tests {
         max_logprobs: 9,
     };
 
+    /// Of row 3, a mask a step.
+    const MASKS: [[u32; 3]; 4] = [[0xFFFF, 0, 77], [0, 1 << 9, 0], [!0, !0, !0], [0, 0, 0xF0]];
+
     /// Settings of the table's rows, and how their bans end.
     fn settings(row: usize) -> (SampleRow<'static>, BansBefore) {
         const BANNED: [u32; 6] = [5, 6, 7, 290, 11, 13];
@@ -241,7 +264,7 @@ mod tests {
                 (SampleRow { banned: &BANNED, logit_bias: &[(5, 9.0), (7, 9.0)], ..plain }, bans)
             }
             3 => {
-                let allowed = Some(&[0xFFFF_u32, 0, 77][..]);
+                let allowed = Some(&MASKS[0][..]);
                 (SampleRow { allowed, num_logprobs: Some(0), ..plain }, BansBefore::default())
             }
             // Strong enough that the tokens of steps before decide.
@@ -258,7 +281,7 @@ mod tests {
     fn expected(logits: &[Vec<f32>], rows: &[u32], prompts: &[Vec<u32>]) -> Vec<Vec<Sampled>> {
         let mut outputs = vec![Vec::new(); rows.len()];
         let mut steps = Vec::new();
-        for logits in logits {
+        for (step, logits) in logits.iter().enumerate() {
             let mut got = vec![Sampled::default(); rows.len()];
             let wants: Vec<SampleRow> = rows
                 .iter()
@@ -273,7 +296,8 @@ mod tests {
                     };
                     let banned = if bans.position == 0 { want.banned } else { &want.banned[..end] };
                     let (prompt_tokens, output_tokens) = (&prompts[index][..], &outputs[index][..]);
-                    SampleRow { prompt_tokens, output_tokens, banned, position, ..want }
+                    let allowed = want.allowed.map(|_| &MASKS[step][..]);
+                    SampleRow { prompt_tokens, output_tokens, banned, position, allowed, ..want }
                 })
                 .collect();
             let mut copy = logits.clone();
@@ -313,6 +337,7 @@ mod tests {
             };
             let mut tensors = Vec::new();
             for (step, logits) in logits.iter().enumerate() {
+                table.set_masks([(3, &MASKS[step][..])].into_iter());
                 // Four rows at once, then two and one that is none.
                 for (first, rows) in [(0, &rows[..4]), (4, &[rows[4], rows[5], u32::MAX])] {
                     let n = rows.len().min(6 - first);
