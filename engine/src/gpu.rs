@@ -62,6 +62,12 @@ impl Place {
         })
     }
 
+    /// That this place also has the kernels of `spec`, of layers that run beside the model.
+    pub fn ensure_runs(&self, options: &EngineOptions, spec: &DecoderSpec) -> anyhow::Result<()> {
+        let Self::Gpu(gpu) = self else { return Ok(()) };
+        check_decoder(spec, options, &cuda::probe(gpu.ordinal)?)
+    }
+
     /// `check`: whether that GPU can run the model.
     fn choose(
         options: &EngineOptions,

@@ -77,7 +77,10 @@ impl KvCache {
         let pages = self.layer_mut(layer);
         let (dtype, num_blocks) = (pages.dtype(), pages.num_blocks() + num_blocks);
         let (size, heads, head_dim) = (pages.block_size(), pages.num_kv_heads(), pages.head_dim());
-        *pages = KvLayer::new(device, dtype, num_blocks, size, heads, head_dim)?;
+        let new = |num_blocks| KvLayer::new(device, dtype, num_blocks, size, heads, head_dim);
+        // The old pages go first: there is no memory for both.
+        *pages = new(1)?;
+        *pages = new(num_blocks)?;
         Ok(())
     }
 

@@ -264,7 +264,7 @@ impl ModelRunner {
                 drafting.begin();
                 let num_layers = model.spec().num_layers();
                 let observe = |rows: &Tensor, count: usize| {
-                    drafting.observe(num_layers, rows.first_rows(count));
+                    drafting.observe(device, num_layers, rows.first_rows(count));
                 };
                 model.forward_observed(device, ws, kv, &input, observe);
             }

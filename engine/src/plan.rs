@@ -94,7 +94,7 @@ impl MemoryPlan {
             KvCache::bytes_per_token(&kept, kv_dtype, on_gpu) * num_ranks as u64;
         let draft = draft_model::plan((files, &place), options, machine)?;
         let of_head = (kv_dtype, block_size);
-        let others = eagle::num_bytes(head.as_ref(), options, limits, of_head)
+        let others = eagle::num_bytes(head.as_ref(), (options, &place), limits, of_head)
             .saturating_add(workspace_bytes)
             .saturating_add(bytes_beside(&place, draft.as_deref()));
         let rest = rest_of_memory((files, &place), available_memory, (weight_bytes, others))?;

@@ -57,7 +57,7 @@ pub use causal_conv::causal_conv;
 pub use choose_positions::{IndexSpec, choose_positions};
 pub use combine_experts::{SharedExpert, combine_experts};
 pub use copy_blocks::copy_blocks;
-pub use copy_heads::{CopyHeads, copy_heads};
+pub use copy_heads::{CopyHeads, copy_heads, copy_rows};
 pub use copy_slots::copy_slots;
 pub use device::{Device, DeviceError, DeviceHealth};
 pub use embedding::embedding;

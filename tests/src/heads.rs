@@ -4,14 +4,50 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use quire_engine::EngineOptions;
+use quire_engine::config::Speculative;
 use quire_engine::weights::safetensors::SafetensorsFile;
 use serde_json::{Map, Value, json};
 
-use crate::repository;
+use crate::safetensors::Safetensors;
+use crate::{repository, speculative_at};
 
 /// The head of the tiny llama3, with golden drafts.
 pub fn committed_head() -> PathBuf {
     repository("tests/data/conformance/eagle3_llama3")
+}
+
+/// Always as many drafts as `num_tokens`.
+pub fn with_head(path: &Path, num_tokens: u32, options: EngineOptions) -> EngineOptions {
+    let method = speculative_at("eagle", path);
+    let speculative =
+        Some(Speculative { num_tokens, is_adaptive: false, ..Speculative::new(method) });
+    EngineOptions { speculative, ..options }
+}
+
+/// Trees of at most `num_tokens` drafts, always.
+pub fn with_trees(
+    path: &Path,
+    (topk, num_tokens): (u32, u32),
+    options: EngineOptions,
+) -> EngineOptions {
+    let mut options = with_head(path, num_tokens, options);
+    options.speculative.iter_mut().for_each(|own| own.eagle_topk = topk);
+    options
+}
+
+/// Prompts, the tokens after them, and the drafts under `key`.
+pub fn golden(key: &str) -> Vec<(Vec<u32>, u32, Vec<u32>)> {
+    let path = committed_head().join("golden.json");
+    let text = std::fs::read_to_string(path).expect("committed");
+    let golden: Value = serde_json::from_str(&text).expect("JSON");
+    let prompts = Safetensors::open(&repository("tests/data/conformance/llama3.safetensors"));
+    let number = |value: &Value| value.as_u64().expect("a token") as u32;
+    let entry = |(index, entry): (usize, &Value)| {
+        let drafts = entry[key].as_array().expect("drafts").iter().map(number).collect();
+        (prompts.ids(&format!("p{index}.input_ids")), number(&entry["first_token"]), drafts)
+    };
+    golden["prompts"].as_array().expect("prompts").iter().enumerate().map(entry).collect()
 }
 
 /// A head in memory.

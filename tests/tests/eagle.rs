@@ -5,47 +5,14 @@ use std::path::Path;
 use quire_engine::config::{Speculative, Weights};
 use quire_engine::draft_trial::{DraftTree, DraftTrial};
 use quire_engine::{EngineHandle, EngineOptions, Machine, MemoryPlan, ModelFiles, Request};
-use quire_tests::heads::{Head, committed_head};
+use quire_tests::heads::{Head, committed_head, golden, with_head, with_trees};
 use quire_tests::requests::{assert_equal, one_by_one, requests, together};
 use quire_tests::safetensors::Safetensors;
-use quire_tests::{options, repository, speculative, speculative_at, start, tiny_model};
+use quire_tests::{options, repository, speculative, start, tiny_model};
 use serde_json::Value;
-
-/// Always as many drafts as `num_tokens`.
-fn with_head(path: &Path, num_tokens: u32, options: EngineOptions) -> EngineOptions {
-    let method = speculative_at("eagle", path);
-    let speculative =
-        Some(Speculative { num_tokens, is_adaptive: false, ..Speculative::new(method) });
-    EngineOptions { speculative, ..options }
-}
-
-/// Trees of at most `num_tokens` drafts, always.
-fn with_trees(
-    path: &Path,
-    (topk, num_tokens): (u32, u32),
-    options: EngineOptions,
-) -> EngineOptions {
-    let mut options = with_head(path, num_tokens, options);
-    options.speculative.iter_mut().for_each(|own| own.eagle_topk = topk);
-    options
-}
 
 fn uncached() -> EngineOptions {
     EngineOptions { enable_prefix_caching: false, ..options() }
-}
-
-/// Prompts, the tokens after them, and the drafts under `key`.
-fn golden(key: &str) -> Vec<(Vec<u32>, u32, Vec<u32>)> {
-    let path = committed_head().join("golden.json");
-    let text = std::fs::read_to_string(path).expect("committed");
-    let golden: Value = serde_json::from_str(&text).expect("JSON");
-    let prompts = Safetensors::open(&repository("tests/data/conformance/llama3.safetensors"));
-    let number = |value: &Value| value.as_u64().expect("a token") as u32;
-    let entry = |(index, entry): (usize, &Value)| {
-        let drafts = entry[key].as_array().expect("drafts").iter().map(number).collect();
-        (prompts.ids(&format!("p{index}.input_ids")), number(&entry["first_token"]), drafts)
-    };
-    golden["prompts"].as_array().expect("prompts").iter().enumerate().map(entry).collect()
 }
 
 /// Each golden prompt twice, so that the second time its blocks come from the cache.

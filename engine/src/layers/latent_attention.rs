@@ -3,8 +3,8 @@
 
 use quire_kernels::{
     AttentionSpec, CopyHeads, Device, HeadStrides, HeadWeights, Indices, LinearWeight, RopeWriteKv,
-    Tensor, attention, attention_to, copy_heads, gather_rows, head_linear, linear, rms_norm,
-    rope_write_kv, scale_by_position,
+    Tensor, attention, attention_to, copy_heads, copy_rows, gather_rows, head_linear, linear,
+    rms_norm, rope_write_kv, scale_by_position,
 };
 
 use super::{BlockNorm, Indexer, Positions};
@@ -163,16 +163,14 @@ impl LatentAttention {
             let out = buffers.queries.first_rows_mut(n).columns(0..queries.out_features());
             linear(device, out, normed, queries, None);
         } else {
-            let whole = CopyHeads { num_heads: 1, width: first, out_stride: first, x_stride: 0 };
             let out = buffers.queries.first_rows_mut(n).columns(0..first);
-            copy_heads(device, out, down.columns(0..first), whole);
+            copy_rows(device, out, down.columns(0..first));
         }
         let (latent, rotated) = (first..first + rank, first + rank..end);
-        let whole = CopyHeads { num_heads: 1, width: rope_dim, out_stride: rope_dim, x_stride: 0 };
         for part in 0..2 {
             let start = self.dims.q_size() + part * self.dims.head_dim;
             let out = qkv.first_rows_mut(n).columns(start..start + rope_dim);
-            copy_heads(device, out, down.columns(rotated.clone()), whole);
+            copy_rows(device, out, down.columns(rotated.clone()));
             let out = qkv.first_rows_mut(n).columns(start + rope_dim..start + self.dims.head_dim);
             rms_norm(device, out, down.columns(latent.clone()), &self.latent_norm, norm_eps);
         }

@@ -2,8 +2,8 @@
 //! to its output in the end.
 
 use quire_kernels::{
-    Activation, CopyHeads, Device, Gated, Indices, Input, LinearWeight, RankGroup, SandwichNorm,
-    Tensor, View, ViewMut, all_reduce, copy_heads, embedding, gather_rows, linear, sandwich_norm,
+    Activation, Device, Gated, Indices, Input, LinearWeight, RankGroup, SandwichNorm, Tensor,
+    all_reduce, copy_rows, embedding, gather_rows, linear, sandwich_norm,
 };
 
 use super::{Before, PostNorm};
@@ -152,11 +152,4 @@ impl PerLayerInput {
         linear(device, out, Input::Gated(gated), &self.projection, None);
         Before::PostNorm(&self.post_norm)
     }
-}
-
-/// `out = x`, in the type of `out`.
-fn copy_rows(device: &Device, out: ViewMut, x: View) {
-    let width = x.cols();
-    let whole = CopyHeads { num_heads: 1, width, out_stride: width, x_stride: width };
-    copy_heads(device, out, x, whole);
 }

@@ -8,7 +8,8 @@
 use std::cmp::Reverse;
 
 use quire_kernels::{
-    Device, DeviceError, SampleRow, Sampled, StateBatch, View, copy_blocks, gather_rows, sample,
+    DType, Device, DeviceError, SampleRow, Sampled, StateBatch, Tensor, View, copy_blocks,
+    copy_rows, gather_rows, sample,
 };
 use quire_scheduler::{Row, SchedulerOutput, SequenceId};
 
@@ -22,7 +23,7 @@ use crate::sampler::Path;
 use crate::sequence_table::SequenceTable;
 use crate::speculative::{Ask, Guess};
 use crate::step_input::{GroupInputs, StepBuffers, StepInput};
-use crate::workspace::MAX_LOGITS_ROWS;
+use crate::workspace::{MAX_LOGITS_ROWS, Workspace};
 
 mod tree;
 
@@ -36,10 +37,12 @@ pub struct Drafting {
     workspace: HeadWorkspace,
     /// Layers whose inputs were seen in this step.
     num_seen: usize,
-    /// By row: who goes on from which state.
-    ready: Vec<Option<Ready>>,
-    /// `[max_num_seqs, hidden_size]`: the states.
-    states: quire_kernels::Tensor,
+    /// Who was in the last step and may go on.
+    ready: Vec<Ready>,
+    /// `[max_num_seqs, hidden_size]` F32: from which state each of them does.
+    states: Tensor,
+    /// The rows of the step that the head follows.
+    kept: Vec<u32>,
     rows: Rows,
     sampled: Vec<Sampled>,
     /// The head's first own block.
@@ -87,10 +90,11 @@ impl DraftingSize {
     }
 }
 
-/// A row whose head has followed it to its last token but one.
+/// A sequence that the head has followed to its last token but one.
 #[derive(Clone, Copy)]
 struct Ready {
     id: SequenceId,
+    row: Row,
     num_tokens: usize,
 }
 
@@ -100,6 +104,8 @@ struct DraftingRow {
     /// Index of the ask.
     ask: usize,
     row: Row,
+    /// Row of `Drafting::states`.
+    state: u32,
     most: usize,
     num_tokens: usize,
 }
@@ -131,12 +137,9 @@ impl Drafting {
             block_size,
             workspace,
             num_seen: 0,
-            ready: vec![None; num_seqs],
-            states: device.allocate(
-                quire_kernels::DType::F32,
-                num_seqs,
-                spec.decoder.hidden_size,
-            )?,
+            ready: Vec::with_capacity(num_seqs),
+            states: device.allocate(DType::F32, num_seqs, spec.decoder.hidden_size)?,
+            kept: Vec::with_capacity(max_tokens),
             rows: Rows::default(),
             sampled: vec![Sampled::default(); size.num_rows],
             first_block,
@@ -161,7 +164,7 @@ impl Drafting {
     }
 
     /// What the next layer is given, or in the end what the last norm leaves; `[n, hidden_size]`.
-    pub fn observe(&mut self, num_layers: usize, rows: View) {
+    pub fn observe(&mut self, device: &Device, num_layers: usize, rows: View) {
         let (index, columns) = (self.num_seen, rows.cols());
         self.num_seen += 1;
         let places = match &self.head.spec().features {
@@ -170,15 +173,13 @@ impl Drafting {
         };
         for (place, _) in places.iter().enumerate().filter(|(_, layer)| **layer == index) {
             let features = self.workspace.features.first_rows_mut(rows.rows());
-            let mut out = features.columns(place * columns..(place + 1) * columns);
-            (0..rows.rows())
-                .for_each(|row| out.row_f32_mut(row).copy_from_slice(rows.row_f32(row)));
+            copy_rows(device, features.columns(place * columns..(place + 1) * columns), rows);
         }
     }
 
     /// Nobody goes on.
     pub fn forget(&mut self) {
-        self.ready.fill(None);
+        self.ready.clear();
     }
 
     /// After a step and its samples: the head computes every row whose next token is known.
@@ -190,8 +191,9 @@ impl Drafting {
         paths: &[Path],
     ) {
         self.rows.clear();
-        let starts = buffers.query_start_loc();
-        let mut num_kept = 0;
+        self.kept.clear();
+        self.ready.clear();
+        let (starts, mut last_rows) = (buffers.query_start_loc(), Vec::new());
         for ((sequence, &first), path) in output.sequences.iter().zip(starts).zip(paths) {
             let first_draft = sequence.start + sequence.num_tokens - sequence.num_drafts;
             let tokens = &table.row(sequence.row).tokens;
@@ -204,49 +206,25 @@ impl Drafting {
                     Some(index) => first_draft + path.draft(index as usize),
                     None => position,
                 };
-                self.keep_features(num_kept, (first + place - sequence.start) as usize);
-                num_kept += 1;
+                self.kept.push(first + place - sequence.start);
             }
-            self.ready[sequence.row.0 as usize] = None;
             if end > sequence.start {
                 self.rows.end_sequence(end, sequence.row.0);
+                if end as usize + 1 == tokens.len() {
+                    let (row, num_tokens) = (sequence.row, tokens.len());
+                    self.ready.push(Ready { id: sequence.id, row, num_tokens });
+                    last_rows.push(self.kept.len() as u32 - 1);
+                }
             }
         }
-        if num_kept == 0 {
+        if self.kept.is_empty() {
             return;
         }
         let tables = &table.block_tables()[self.group];
         let step = self.rows.input(tables, table.max_blocks_per_seq());
-        self.head.follow(at, &mut self.workspace, (kv, self.layer), &step);
-        self.keep_states(output, table);
-    }
-
-    /// The features of row `from` of the step move up to row `to`.
-    fn keep_features(&mut self, to: usize, from: usize) {
-        if to != from {
-            let columns = self.workspace.features.cols();
-            let features = self.workspace.features.f32_mut();
-            features.copy_within(from * columns..(from + 1) * columns, to * columns);
-        }
-    }
-
-    /// The states that rows go on from whose last token but one was computed.
-    fn keep_states(&mut self, output: &SchedulerOutput, table: &SequenceTable) {
-        let residual = &self.workspace.layer.residual;
-        let mut states = self.states.view_mut();
-        let followed = self.rows.query_start_loc.windows(2).zip(&self.rows.of_tables);
-        let followed = followed.zip(&self.rows.context_lens);
-        for ((ends, &row), &context_len) in followed {
-            let tokens = &table.row(Row(row)).tokens;
-            if context_len as usize + 1 != tokens.len() {
-                continue;
-            }
-            let last = ends[1] as usize - 1;
-            states.row_f32_mut(row as usize).copy_from_slice(residual.view().row_f32(last));
-            let owner = output.sequences.iter().find(|sequence| sequence.row.0 == row);
-            self.ready[row as usize] =
-                owner.map(|owner| Ready { id: owner.id, num_tokens: tokens.len() });
-        }
+        self.head.follow(at, &mut self.workspace, (kv, self.layer), (&step, &self.kept));
+        let states = self.states.first_rows_mut(last_rows.len());
+        gather_rows(at.0, states, self.workspace.layer.residual.view(), (&last_rows[..]).into());
     }
 
     /// Drafts for each ask whose sequence was followed to its end, likeliest tokens one after the other.
@@ -262,13 +240,13 @@ impl Drafting {
             self.asked_for.clear();
             while asked < asks.len() && self.asked_for.len() < self.size.num_seqs {
                 let ask = &asks[asked];
-                let is_ready = |ready: &Option<Ready>| {
-                    ready.is_some_and(|r| r.id == ask.id && r.num_tokens == ask.tokens.len())
-                };
-                if let Some(row) = self.ready.iter().position(is_ready).filter(|_| ask.most > 0) {
+                let is_ready =
+                    |r: &Ready| r.id == ask.id && r.num_tokens == ask.tokens.len() && ask.most > 0;
+                if let Some(state) = self.ready.iter().position(is_ready) {
                     self.asked_for.push(DraftingRow {
                         ask: asked,
-                        row: Row(row as u32),
+                        row: self.ready[state].row,
+                        state: state as u32,
                         most: ask.most,
                         num_tokens: ask.tokens.len(),
                     });
@@ -327,9 +305,9 @@ impl Drafting {
         }
         for wanted in wanted.chunks(self.sampled.len()) {
             let rows: Vec<u32> = wanted.iter().map(|(_, row)| *row).collect();
-            let HeadWorkspace { states, layer, .. } = &mut self.workspace;
-            let gathered = layer.gathered.first_rows_mut(rows.len());
-            gather_rows(at.0, gathered, states.view(), (&rows[..]).into());
+            let Workspace { hidden, gathered, .. } = &mut self.workspace.layer;
+            let gathered = gathered.first_rows_mut(rows.len());
+            gather_rows(at.0, gathered, hidden.view(), (&rows[..]).into());
             if !self.guess(at, wanted.iter().map(|(ask, _)| *ask), guesses) {
                 return;
             }
@@ -338,13 +316,15 @@ impl Drafting {
 
     /// One draft after the other.
     fn draft_chain(&mut self, at: (&Device, &Decoder), kv: &mut KvCache, guesses: &mut [Guess]) {
-        let rows: Vec<u32> = self.asked_for.iter().map(|drafting| drafting.row.0).collect();
-        let states = self.workspace.states.first_rows_mut(rows.len());
-        gather_rows(at.0, states, self.states.view(), (&rows[..]).into());
+        let rows: Vec<u32> = self.asked_for.iter().map(|drafting| drafting.state).collect();
+        let residual = self.workspace.layer.residual.first_rows_mut(rows.len());
+        gather_rows(at.0, residual, self.states.view(), (&rows[..]).into());
         for depth in 0..self.asked_for.first().map_or(0, |drafting| drafting.most) {
             let wanting = |more: usize| move |row: &&DraftingRow| row.most > depth + more;
             let n = self.asked_for.iter().take_while(wanting(0)).count();
             let asks: Vec<usize> = self.asked_for[..n].iter().map(|row| row.ask).collect();
+            let HeadWorkspace { states, layer, .. } = &mut self.workspace;
+            copy_rows(at.0, states.first_rows_mut(n), layer.residual.first_rows(n));
             if !self.guess(at, asks.iter().copied(), guesses) {
                 return;
             }
@@ -365,9 +345,6 @@ impl Drafting {
             if let DraftHead::Eagle(head) = &self.head {
                 head.forward(at, &mut self.workspace, kv.layer_mut(self.layer), &step);
             }
-            let HeadWorkspace { states, layer, .. } = &mut self.workspace;
-            let columns = states.cols();
-            states.f32_mut()[..n * columns].copy_from_slice(&layer.residual.f32()[..n * columns]);
         }
     }
 

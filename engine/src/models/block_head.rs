@@ -5,12 +5,12 @@
 //! before it and each other, and each says which token stands at its place.
 
 use quire_kernels::{
-    AttentionSpec, Device, HeadNorm, LinearWeight, RopeWriteKv, Tensor, attention, linear,
-    rms_norm, rope_write_kv,
+    AttentionSpec, Device, HeadNorm, LinearWeight, RopeWriteKv, Tensor, attention, gather_rows,
+    linear, rms_norm, rope_write_kv,
 };
 
 use super::Decoder;
-use super::draft_head::{HeadWorkspace, copy_rows};
+use super::draft_head::{HeadWorkspace, num_rows_up_to};
 use super::head_spec::HeadSpec;
 use super::spec::LayerSpec;
 use crate::kv_cache::KvCache;
@@ -71,30 +71,33 @@ impl BlockHead {
         &self.spec
     }
 
-    /// The rows of `step`: from `ws.features` to keys and values of each layer, which lie from `first_layer` of `kv` on.
+    /// The rows of `step`: from those rows of `ws.features` to keys and values of each layer, which lie from `first_layer`
+    /// of `kv` on.
     pub fn follow(
         &self,
         device: &Device,
         ws: &mut HeadWorkspace,
         (kv, first_layer): (&mut KvCache, usize),
-        step: &StepInput,
+        (step, rows): (&StepInput, &[u32]),
     ) {
         let n = step.num_tokens();
-        let HeadWorkspace { features, states, layer: own, .. } = ws;
+        let HeadWorkspace { features, embedded, layer: own, .. } = ws;
         let Norm { weight, eps } = &self.state_norm;
-        linear(device, own.residual.first_rows_mut(n), features.first_rows(n), &self.fc, None);
-        rms_norm(device, states.first_rows_mut(n), own.residual.first_rows(n), weight, *eps);
+        let features = features.first_rows(num_rows_up_to(rows));
+        linear(device, embedded.first_rows_mut(features.rows()), features, &self.fc, None);
+        gather_rows(device, own.residual.first_rows_mut(n), embedded.view(), rows.into());
+        rms_norm(device, own.hidden.first_rows_mut(n), own.residual.first_rows(n), weight, *eps);
         for (index, layer) in self.layers.iter().enumerate() {
             let columns = 0..layer.kv.out_features();
             let out = own.qkv.first_rows_mut(n).columns(columns.clone());
-            linear(device, out, states.first_rows(n), &layer.kv, None);
+            linear(device, out, own.hidden.first_rows(n), &layer.kv, None);
             let qkv = own.qkv.first_rows_mut(n).columns(columns);
             let cache = kv.layer_mut(first_layer + index);
             rope_write_kv(device, qkv, cache, &layer.rope_args(0, step, &self.positions));
         }
     }
 
-    /// The rows of `step`, a block of each sequence; what they leave is in `ws.states`.
+    /// The rows of `step`, a block of each sequence; what they leave is in `ws.layer.hidden`.
     pub fn forward(
         &self,
         (device, target): (&Device, &Decoder),
@@ -115,7 +118,6 @@ impl BlockHead {
             layer.mlp.forward(device, own, n, Some(norm));
         }
         BlockNorm { norm: &self.norm, before }.apply(device, own, n);
-        copy_rows(ws.states.first_rows_mut(n), own.hidden.first_rows(n));
     }
 }
 

@@ -1,7 +1,7 @@
 //! What guesses from the hidden states of a model: an EAGLE head, or a DFlash drafter. Both have layers of their own in the
 //! model's cache, and follow each of its steps.
 
-use quire_kernels::{DType, Device, DeviceError, Tensor, View, ViewMut};
+use quire_kernels::{DType, Device, DeviceError, Tensor};
 
 use super::Decoder;
 use super::block_head::BlockHead;
@@ -19,14 +19,16 @@ pub enum DraftHead {
     Block(BlockHead),
 }
 
-/// Buffers of a head; n = rows, all F32.
+/// Buffers of a head; n = rows.
 pub struct HeadWorkspace {
-    /// `[n, feature_size]`: what the model's layers left.
+    /// `[n, feature_size]` activations: what the model's layers left.
     pub features: Tensor,
-    /// `[n, hidden_size]`: what rows go on from.
+    /// `[n, hidden_size]`, see `HeadSpec::state_dtype`: what rows go on from.
     pub states: Tensor,
-    pub embedded: Tensor, // [n, hidden_size]
-    pub inputs: Tensor,   // [n, 2 hidden_size]
+    /// `[n, hidden_size]` F32: embeddings, and before them the states of all rows of a step.
+    pub embedded: Tensor,
+    /// `[n, 2 hidden_size]` activations.
+    pub inputs: Tensor,
     /// `residual` has what the rows leave.
     pub layer: Workspace,
 }
@@ -38,8 +40,9 @@ impl HeadWorkspace {
         num_rows: usize,
         num_drafting: usize,
     ) -> Result<Self, DeviceError> {
+        let shapes = Self::shapes(spec, device.activation_dtype());
         let [features, states, embedded, inputs] =
-            Self::columns(spec).map(|columns| device.allocate(DType::F32, num_rows, columns));
+            shapes.map(|(dtype, columns)| device.allocate(dtype, num_rows, columns));
         Ok(Self {
             features: features?,
             states: states?,
@@ -50,15 +53,27 @@ impl HeadWorkspace {
     }
 
     /// Bytes that `new` takes, for planning.
-    pub fn num_bytes(spec: &HeadSpec, num_rows: usize, num_drafting: usize) -> u64 {
-        let columns: usize = Self::columns(spec).iter().sum();
-        let own = num_rows.saturating_mul(columns * DType::F32.size()) as u64;
-        own.saturating_add(Workspace::num_bytes(&spec.decoder, num_rows, num_drafting, DType::F32))
+    pub fn num_bytes(
+        spec: &HeadSpec,
+        num_rows: usize,
+        num_drafting: usize,
+        activations: DType,
+    ) -> u64 {
+        let shapes = Self::shapes(spec, activations).into_iter();
+        let row_bytes: usize = shapes.map(|(dtype, columns)| columns * dtype.size()).sum();
+        let own = num_rows.saturating_mul(row_bytes) as u64;
+        own.saturating_add(Workspace::num_bytes(&spec.decoder, num_rows, num_drafting, activations))
     }
 
-    fn columns(spec: &HeadSpec) -> [usize; 4] {
+    /// Type and columns of each buffer.
+    fn shapes(spec: &HeadSpec, activations: DType) -> [(DType, usize); 4] {
         let hidden = spec.decoder.hidden_size;
-        [spec.feature_size(), hidden, hidden, 2 * hidden]
+        [
+            (activations, spec.feature_size()),
+            (spec.state_dtype(activations), hidden),
+            (DType::F32, hidden),
+            (activations, 2 * hidden),
+        ]
     }
 }
 
@@ -84,21 +99,21 @@ impl DraftHead {
         }
     }
 
-    /// After a step of the model: the rows of `step`, from `ws.features`. The layers of the head lie from `first_layer` of
-    /// `kv` on.
+    /// After a step of the model: the rows of `step`, from those rows of `ws.features`. The layers of the head lie from
+    /// `first_layer` of `kv` on.
     pub fn follow(
         &self,
         at: (&Device, &Decoder),
         ws: &mut HeadWorkspace,
         (kv, first_layer): (&mut KvCache, usize),
-        step: &StepInput,
+        (step, rows): (&StepInput, &[u32]),
     ) {
         match self {
             Self::Eagle(head) => {
-                head.fuse(at.0, ws, step.num_tokens());
+                head.fuse(at.0, ws, rows);
                 head.forward(at, ws, kv.layer_mut(first_layer), step);
             }
-            Self::Block(head) => head.follow(at.0, ws, (kv, first_layer), step),
+            Self::Block(head) => head.follow(at.0, ws, (kv, first_layer), (step, rows)),
         }
     }
 
@@ -121,9 +136,7 @@ impl DraftHead {
     }
 }
 
-/// On the CPU, where heads run.
-pub(super) fn copy_rows(mut out: ViewMut, x: View) {
-    for row in 0..x.rows() {
-        out.row_f32_mut(row).copy_from_slice(x.row_f32(row));
-    }
+/// How many rows of a step hold all of `rows`.
+pub(super) fn num_rows_up_to(rows: &[u32]) -> usize {
+    rows.iter().max().map_or(0, |&last| last as usize + 1)
 }

@@ -5,11 +5,12 @@
 
 use anyhow::ensure;
 use quire_kernels::{
-    Device, KvLayer, LinearWeight, Tensor, View, ViewMut, embedding, linear, rms_norm,
+    Device, KvLayer, LinearWeight, Tensor, View, ViewMut, copy_rows, embedding, gather_rows,
+    linear, rms_norm,
 };
 
 use super::Decoder;
-use super::draft_head::{HeadWorkspace, copy_rows};
+use super::draft_head::{HeadWorkspace, num_rows_up_to};
 use super::head_spec::{Features, HeadSpec};
 use crate::layers::{Attention, Before, BlockNorm, Mlp, Norm, Positions};
 use crate::step_input::StepInput;
@@ -67,7 +68,7 @@ impl EagleHead {
         let layer = &decoder.layers[0];
         Ok(Self {
             fc: loader.linear("fc.weight", hidden, fc_width)?,
-            fc_bias: loader.has("fc.bias").then(|| loader.bias("fc.bias", hidden)).transpose()?,
+            fc_bias: loader.has("fc.bias").then(|| loader.vector("fc.bias", hidden)).transpose()?,
             embedding: own("token_embd.weight", spec.target_vocab_size)?,
             input_norm: norm(&scope, "attn_norm.weight")?,
             state_norm: norm(&scope, "hidden_norm.weight")?,
@@ -89,14 +90,18 @@ impl EagleHead {
         &self.spec
     }
 
-    /// `ws.states` of the first `n` rows from `ws.features`.
-    pub fn fuse(&self, device: &Device, ws: &mut HeadWorkspace, n: usize) {
-        let (features, states) = (ws.features.first_rows(n), ws.states.first_rows_mut(n));
+    /// The first rows of `ws.states` from these rows of `ws.features`.
+    pub fn fuse(&self, device: &Device, ws: &mut HeadWorkspace, rows: &[u32]) {
+        let HeadWorkspace { features, states, embedded, .. } = ws;
+        let features = features.first_rows(num_rows_up_to(rows));
+        let states = states.first_rows_mut(rows.len());
         match self.spec.features {
             Features::Inputs(_) => {
-                linear(device, states, features, &self.fc, self.fc_bias.as_ref());
+                let fused = embedded.first_rows_mut(features.rows());
+                linear(device, fused, features, &self.fc, self.fc_bias.as_ref());
+                gather_rows(device, states, embedded.view(), rows.into());
             }
-            Features::Last => copy_rows(states, features),
+            Features::Last => gather_rows(device, states, features, rows.into()),
         }
     }
 
@@ -158,15 +163,16 @@ impl EagleHead {
             true => inputs.first_rows(n).columns(second),
             false => states.first_rows(n),
         };
-        copy_rows(layer.residual.first_rows_mut(n), kept);
+        copy_rows(device, layer.residual.first_rows_mut(n), kept);
     }
 
     /// EAGLE-1 and 2: one row of embedding and state, which goes on and → `ws.states` after its norm, if it has one.
     fn combine(&self, device: &Device, ws: &mut HeadWorkspace, n: usize) {
         let hidden = self.spec.decoder.hidden_size;
         let HeadWorkspace { states, embedded, inputs, layer, .. } = ws;
-        copy_rows(inputs.first_rows_mut(n).columns(0..hidden), embedded.first_rows(n));
-        copy_rows(inputs.first_rows_mut(n).columns(hidden..2 * hidden), states.first_rows(n));
+        copy_rows(device, inputs.first_rows_mut(n).columns(0..hidden), embedded.first_rows(n));
+        let second = inputs.first_rows_mut(n).columns(hidden..2 * hidden);
+        copy_rows(device, second, states.first_rows(n));
         let residual = layer.residual.first_rows_mut(n);
         linear(device, residual, inputs.first_rows(n), &self.fc, self.fc_bias.as_ref());
         put(
@@ -193,6 +199,6 @@ impl EagleHead {
 fn put(device: &Device, out: ViewMut, x: View, norm: Option<&Norm>) {
     match norm {
         Some(Norm { weight, eps }) => rms_norm(device, out, x, weight, *eps),
-        None => copy_rows(out, x),
+        None => copy_rows(device, out, x),
     }
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
+use quire_kernels::DType;
 
 use super::config_keys::ConfigKeys;
 use super::spec::DecoderSpec;
@@ -104,6 +105,14 @@ impl HeadSpec {
         let mut all = target.clone();
         all.layers.extend_from_slice(&self.decoder.layers);
         all
+    }
+
+    /// Of what rows go on from: the model's last norm leaves activations, sums are F32.
+    pub fn state_dtype(&self, activations: DType) -> DType {
+        match self.features {
+            Features::Last => activations,
+            Features::Inputs(_) => DType::F32,
+        }
     }
 
     /// Channels that a token's states have in all that the head is given.

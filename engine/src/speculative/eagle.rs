@@ -81,15 +81,11 @@ pub fn plan(
     let Some(path) = method.of(&EAGLE).map(Path::new) else { return Ok(None) };
     let flag = || format!("--speculative {method}");
     let num_ranks = options.tensor_parallel_size;
-    ensure!(
-        place.gpu().is_none(),
-        "{}: heads run on the CPU alone; start with --device cpu",
-        flag()
-    );
     ensure!(num_ranks == 1, "{}: not with --tensor-parallel-size {num_ranks} yet", flag());
     let head = ModelFiles::open(path).with_context(flag)?;
     let head = HeadSpec::read(&head, (spec, files)).with_context(flag)?;
-    ensure_branches(options, &head, spec).with_context(flag)?;
+    place.ensure_runs(options, &head.decoder).with_context(flag)?;
+    ensure_branches((options, place), &head, spec).with_context(flag)?;
     let (size, most) = (head.block.map_or(1, |block| block.size), limits.max_num_batched_tokens);
     ensure!(
         topk(options) <= most,
@@ -106,7 +102,7 @@ pub fn plan(
 
 /// That the head can make trees and the model verify them, where they are asked for.
 fn ensure_branches(
-    options: &EngineOptions,
+    (options, place): (&EngineOptions, &Place),
     head: &HeadSpec,
     spec: &DecoderSpec,
 ) -> anyhow::Result<()> {
@@ -116,6 +112,7 @@ fn ensure_branches(
     }
     let flag = format!("--speculative-eagle-topk {topk}");
     ensure!(head.block.is_none(), "{flag}: a DFlash drafter guesses whole blocks, not trees");
+    ensure!(place.gpu().is_none(), "{flag}: a GPU verifies chains, not trees; leave it out");
     let is_recurrent = spec.layers.iter().any(|layer| layer.is_recurrent);
     ensure!(
         !is_recurrent && spec.indexer.is_none(),
@@ -133,7 +130,7 @@ fn topk(options: &EngineOptions) -> u32 {
 /// Bytes of the weights of a head, if there is one, buffers and own blocks; its keys and values are counted with the model's.
 pub fn num_bytes(
     head: Option<&HeadSpec>,
-    options: &EngineOptions,
+    (options, place): (&EngineOptions, &Place),
     limits: BatchLimits,
     (kv_dtype, block_size): (DType, u32),
 ) -> u64 {
@@ -148,6 +145,6 @@ pub fn num_bytes(
     let size = DraftingSize::new(head, limits, topk(options) as usize, block_size as usize);
     let bytes_per_token = KvCache::bytes_per_token(&head.decoder, kv_dtype, false);
     let own_blocks = size.num_blocks() as u64 * u64::from(block_size) * bytes_per_token;
-    let workspace = HeadWorkspace::num_bytes(head, limits.1, size.num_rows);
+    let workspace = HeadWorkspace::num_bytes(head, limits.1, size.num_rows, place.activations());
     weights.saturating_add(workspace).saturating_add(own_blocks)
 }

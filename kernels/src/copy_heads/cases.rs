@@ -10,29 +10,29 @@ const SHAPES: [Shape; 4] =
     [(1, 1, 1, 1, 1), (3, 4, 5, 7, 9), (5, 3, 8, 8, 0), (256, 16, 64, 576, 192)];
 
 pub fn cases() -> Vec<Case> {
-    let all = SHAPES
-        .into_iter()
-        .flat_map(|shape| [Kind::Activations, Kind::Numbers].map(|kind| case(shape, kind)));
-    all.collect()
+    let kinds = [Kind::Activations, Kind::Numbers];
+    let pairs = kinds.into_iter().flat_map(|from| kinds.map(|to| (from, to)));
+    let of_pair = |pair| SHAPES.into_iter().map(move |shape| case(shape, pair));
+    pairs.flat_map(of_pair).collect()
 }
 
-/// `kind`: of what is read.
-fn case((n, num_heads, width, out_stride, x_stride): Shape, kind: Kind) -> Case {
+/// `from`: of what is read.
+fn case((n, num_heads, width, out_stride, x_stride): Shape, (from, to): (Kind, Kind)) -> Case {
     let heads = CopyHeads { num_heads, width, out_stride, x_stride };
     let end = |stride: usize| (num_heads - 1) * stride + width;
     let (out_cols, x_cols) = (end(out_stride), end(x_stride));
     let x = random_activations(71, n * x_cols);
-    let mut input = Input::new(kind, x.clone(), n, x_cols);
+    let mut input = Input::new(from, x.clone(), n, x_cols);
     Case {
         op: "copy_heads",
-        name: format!("{n} rows, {heads:?}, {kind:?}"),
+        name: format!("{n} rows, {heads:?}, {from:?} to {to:?}"),
         work: Work { bytes: 8 * (n * num_heads * width) as u64, operations: 0 },
         tolerance: 0.0,
         cuda_tolerance: 0.0,
         output_len: n * out_cols,
         run: Box::new(move |device, output| {
             output.fill(0.0);
-            in_place(device, Kind::Activations, output, (n, out_cols), |out| {
+            in_place(device, to, output, (n, out_cols), |out| {
                 copy_heads(device, out, input.view(device), heads);
             });
         }),

@@ -1,7 +1,7 @@
 //! Trees of drafts by an EAGLE head (EAGLE-2, Li et al. 2024): level after level the likeliest nodes are followed, and the
 //! likeliest of all are kept. How likely a node is: the product of what the head gave it and its ancestors.
 
-use quire_kernels::{Device, SampleRow, gather_rows, sample};
+use quire_kernels::{Device, SampleRow, copy_rows, gather_rows, sample};
 use quire_scheduler::DraftTree;
 
 use super::{Decoder, DraftHead, Drafting, Guess, HeadWorkspace, KvCache, MAX_LOGITS_ROWS};
@@ -42,7 +42,7 @@ impl Drafting {
         let mut trees: Vec<Growing> =
             self.asked_for.iter().map(|row| Growing::new(row.num_tokens - 1, row.most)).collect();
         let mut rows: Vec<TreeRow> = (0..trees.len()).map(|tree| (tree, None)).collect();
-        let sources: Vec<u32> = self.asked_for.iter().map(|row| row.row.0).collect();
+        let sources: Vec<u32> = self.asked_for.iter().map(|row| row.state).collect();
         let states = self.workspace.layer.residual.first_rows_mut(rows.len());
         gather_rows(at.0, states, self.states.view(), (&sources[..]).into());
         for depth in 0.. {
@@ -78,8 +78,7 @@ impl Drafting {
     ) -> bool {
         let n = rows.len();
         let HeadWorkspace { states, layer, .. } = &mut self.workspace;
-        let columns = states.cols();
-        states.f32_mut()[..n * columns].copy_from_slice(&layer.residual.f32()[..n * columns]);
+        copy_rows(at.0, states.first_rows_mut(n), layer.residual.first_rows(n));
         self.head.logits(at, &mut self.workspace, n);
         let likeliest = SampleRow { num_logprobs: Some(self.topk as u32), ..SampleRow::default() };
         let logits = self.workspace.layer.logits.first_rows_mut(n);

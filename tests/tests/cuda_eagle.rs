@@ -1,0 +1,100 @@
+//! EAGLE heads and DFlash drafters with `--device cuda` on the emulator.
+
+use std::path::Path;
+
+use quire_engine::config::{DeviceChoice, KvCacheDtype};
+use quire_engine::draft_trial::DraftTrial;
+use quire_engine::{EngineOptions, Machine, MemoryPlan, ModelFiles, Request, SamplingParams};
+use quire_tests::heads::{Head, committed_head, golden, with_head, with_trees};
+use quire_tests::requests::{assert_equal, together};
+use quire_tests::{options, start, tiny_model};
+
+fn cuda() -> EngineOptions {
+    EngineOptions {
+        device: DeviceChoice::Cuda(0),
+        max_model_len: Some(128),
+        max_num_seqs: Some(4),
+        max_num_batched_tokens: Some(64),
+        batch_invariant: true,
+        ..options()
+    }
+}
+
+/// How many golden drafts are reproduced before rounding leads to another, of how many.
+fn num_golden(head: &Path, key: &str) -> (usize, usize) {
+    let files = ModelFiles::open(&tiny_model("llama3")).expect("committed");
+    let mut trial = DraftTrial::new(&files, &with_head(head, 7, cuda()), None).expect("it starts");
+    let (mut num_equal, mut num_drafts) = (0, 0);
+    for (prompt, first, drafts) in golden(key).into_iter().filter(|(prompt, ..)| prompt.len() < 60)
+    {
+        let (sampled, got) = trial.ask(&prompt, 3).expect("it guesses");
+        if sampled == first {
+            num_equal += got.iter().zip(&drafts).take_while(|(got, draft)| got == draft).count();
+            num_drafts += 3;
+        }
+    }
+    println!("{key}: {num_equal} of {num_drafts}");
+    (num_equal, num_drafts)
+}
+
+#[test]
+fn golden_drafts_are_reproduced() {
+    let _emulator = quire_sim::load();
+    let check = |head: &Path, key: &str| {
+        let (num_equal, num_drafts) = num_golden(head, key);
+        assert!(num_drafts >= 6 && num_equal * 10 >= num_drafts * 8, "{key}: {num_equal}");
+    };
+    check(&committed_head(), "drafts");
+    Head::committed().as_eagle1().written("cuda-eagle1", |head| check(head, "eagle1_drafts"));
+    Head::committed().as_dflash().written("cuda-dflash", |head| check(head, "dflash_drafts"));
+}
+
+/// Some answers of the tokens that the head guesses, some of any.
+fn some_requests() -> Vec<Request> {
+    let request = |index: u32| {
+        let prompt = (0..5 + 7 * index).map(|i| (i * 37 + index * 11) % 500).collect();
+        let mut params = SamplingParams::greedy(8 + index);
+        params.allowed_token_ids = (index % 2 == 0).then(|| (20..23).collect());
+        Request::new(prompt, params)
+    };
+    (0..4).map(request).collect()
+}
+
+#[test]
+fn answers_are_those_without_a_head() {
+    let _emulator = quire_sim::load();
+    let model = tiny_model("llama3");
+    let third = Head::committed().guessing(&[20, 21, 22]);
+    let (first, block) = (Head::committed().as_eagle1(), Head::committed().as_dflash());
+    let fp8 = EngineOptions { kv_cache_dtype: KvCacheDtype::FP8, ..cuda() };
+    let chunked = EngineOptions { max_num_batched_tokens: Some(9), ..cuda() };
+    for (kind, head, options, least) in [
+        ("EAGLE-3", &third, cuda(), 6),
+        ("EAGLE-3 in chunks", &third, chunked, 6),
+        ("EAGLE-3 of eight bits", &third, fp8, 2),
+        ("EAGLE-1", &first, cuda(), 0),
+        ("DFlash", &block, cuda(), 0),
+    ] {
+        let requests = some_requests();
+        let expected = together(&start(&model, &options, &[3]), &requests);
+        head.written(&format!("cuda-{}", kind.replace(' ', "-")), |head| {
+            let handle = start(&model, &with_head(head, 3, options.clone()), &[3]);
+            assert_equal(kind, &expected, &together(&handle, &requests));
+            assert_equal("again", &expected[..1], &together(&handle, &requests[..1]));
+            let drafts = handle.stats().drafts;
+            let num_right: u64 = drafts.num_right.iter().sum();
+            assert!(drafts.num_tokens > num_right + 10, "{kind}: {drafts:?}");
+            assert!(num_right >= least, "{kind}: {drafts:?}");
+        });
+    }
+}
+
+#[test]
+fn trees_are_refused_by_name() {
+    let _emulator = quire_sim::load();
+    let files = ModelFiles::open(&tiny_model("llama3")).expect("committed");
+    let options = with_trees(&committed_head(), (2, 7), cuda());
+    let error = MemoryPlan::new(&files, &options, &Machine::detect()).expect_err("trees");
+    let text = format!("{error:#}");
+    assert!(text.contains("--speculative-eagle-topk 2: a GPU verifies chains"), "{text}");
+}
