@@ -55,16 +55,16 @@ impl DraftTrial {
 
     /// The likeliest token after `prompt`, and at most `most` drafts of those that follow it.
     pub fn ask(&mut self, prompt: &[TokenId], most: usize) -> anyhow::Result<(TokenId, DraftTree)> {
-        let (text, drafts) = self.go_on(prompt, most, 1)?.remove(0);
+        let (text, drafts) = self.go_on(prompt, &|_| most, 1)?.remove(0);
         Ok((text[prompt.len()], drafts))
     }
 
-    /// Goes on from `prompt` by so many steps with at most `most` drafts each: before each of them the text, and what is
-    /// guessed of what follows it.
+    /// Goes on from `prompt` by so many steps, each with at most `most` drafts of its number: before each of them the text,
+    /// and what is guessed of what follows it.
     pub fn go_on(
         &mut self,
         prompt: &[TokenId],
-        most: usize,
+        most: &dyn Fn(usize) -> usize,
         num_steps: usize,
     ) -> anyhow::Result<Vec<(Vec<TokenId>, DraftTree)>> {
         let id = SequenceId(self.num_asked);
@@ -77,7 +77,7 @@ impl DraftTrial {
             let ask = Ask {
                 id,
                 tokens: &tokens,
-                most,
+                most: most(index),
                 sampling: &self.sampling,
                 num_prompt_tokens: prompt.len() as u32,
                 cache_salt: 0,

@@ -10,8 +10,8 @@ use crossbeam_channel::bounded;
 use quire_kernels::{Device, GroupId, RankGroup, WeightPolicy};
 
 use crate::config::{EngineConfig, RankFault, Weights};
-use crate::model_runner::ModelRunner;
-use crate::models::{DraftHead, HeadSpec, Model};
+use crate::model_runner::{Guessing, ModelRunner};
+use crate::models::{DraftHead, HeadSpec, Model, ModelSpec, Vocabulary};
 use crate::plan::MemoryPlan;
 use crate::ranks::Ranks;
 use crate::step_runner::panic_text;
@@ -133,11 +133,34 @@ fn load_rank(
     let loader = loader.with_shard(shard);
     let (spec, skipped) = (plan.spec.of_rank(shard)?, &config.skipped_layers);
     let model = Model::load(spec.clone(), skipped, &loader, config.max_model_len as usize)?;
-    let head = plan.head.as_ref().map(|head| load_head(head, &device, (policy, config)));
-    let parts = (model, head.transpose()?);
+    let guessing = match &plan.head {
+        Some(spec) => Some(load_guessing((plan, spec), shard, loader, policy)?),
+        None => None,
+    };
+    let parts = (model, guessing);
     ModelRunner::new(device, parts, (&spec, plan.pooling), config).map_err(|error| {
         anyhow::anyhow!("{error}; lower --kv-cache-memory or --max-num-batched-tokens")
     })
+}
+
+/// What of the head of `spec` a rank has; `loader` is of the model.
+fn load_guessing<'a>(
+    (plan, spec): (&MemoryPlan, &'a HeadSpec),
+    shard: Shard,
+    loader: WeightLoader,
+    policy: WeightPolicy,
+) -> anyhow::Result<Guessing<'a>> {
+    if shard.rank > 0 {
+        return Ok(Guessing { spec, head: None, vocabulary: None });
+    }
+    let head = Some(load_head(spec, loader.device(), (policy, &plan.config))?);
+    let vocabulary = match &plan.spec {
+        ModelSpec::Decoder(model) if !shard.is_whole() => {
+            Some(Vocabulary::load(model, &loader.with_shard(Shard::WHOLE))?)
+        }
+        _ => None,
+    };
+    Ok(Guessing { spec, head, vocabulary })
 }
 
 /// The head that guesses for the model.

@@ -15,7 +15,7 @@ use quire_scheduler::{
 use crate::config::{EngineConfig, Faults, RankFault};
 use crate::kv_cache::KvCache;
 use crate::masks::StepMasks;
-use crate::models::{DraftHead, Model, ModelSpec};
+use crate::models::{DraftHead, HeadSpec, Model, ModelSpec, Vocabulary};
 use crate::pooling::{Pooler, PoolingSpec};
 use crate::request::TokenLogprobs;
 use crate::sampler::{Path, SampleTask, Sampler, token_logprobs};
@@ -75,6 +75,14 @@ pub struct PromptLogprobs {
     pub entries: Vec<TokenLogprobs>,
 }
 
+/// A head that guesses for a model. It lives on the first rank; the others know what it keeps in the cache.
+pub struct Guessing<'a> {
+    pub spec: &'a HeadSpec,
+    pub head: Option<DraftHead>,
+    /// With the head, where ranks share the vocabulary of the model: all of it.
+    pub vocabulary: Option<Vocabulary>,
+}
+
 /// A model with everything its steps need; all memory is taken in `new`.
 pub struct ModelRunner {
     device: Device,
@@ -89,6 +97,8 @@ pub struct ModelRunner {
     tasks: Vec<SampleTask>,
     gpu: Option<GpuSteps>,
     drafting: Option<Drafting>,
+    /// For the head, where `model` has a rank's share.
+    whole_vocabulary: Option<Vocabulary>,
     /// For each sequence of the step which of its drafts are right.
     paths: Vec<Path>,
     pooler: Pooler,
@@ -99,10 +109,10 @@ pub struct ModelRunner {
 }
 
 impl ModelRunner {
-    /// `model`, the head that guesses for it, and what it was loaded as.
+    /// `model`, what guesses for it, and what it was loaded as.
     pub fn new(
         device: Device,
-        (model, head): (Model, Option<DraftHead>),
+        (model, guessing): (Model, Option<Guessing>),
         (spec, pooling): (&ModelSpec, PoolingSpec),
         config: &EngineConfig,
     ) -> Result<Self, DeviceError> {
@@ -111,22 +121,21 @@ impl ModelRunner {
         let sampled_rows = config.max_sampled_rows();
         let workspace = Workspace::new(&device, spec, max_tokens, sampled_rows)?;
         let on_gpu = matches!(device, Device::Cuda(_));
-        let layout = spec.cache_layout(head.as_ref().map(DraftHead::spec), on_gpu);
+        let layout = spec.cache_layout(guessing.as_ref().map(|own| own.spec), on_gpu);
         let num_blocks: Vec<usize> =
             config.cache_pools.iter().map(|pool| pool.num_blocks as usize).collect();
         let block_size = config.block_size as usize;
         let mut kv_cache =
             KvCache::new(&device, &layout, config.kv_dtype, &num_blocks, block_size)?;
         let mut buffers = StepBuffers::new(&device, config, layout.groups.len())?;
-        let drafting = match (head, &model) {
-            (Some(head), Model::Decoder(model)) => {
-                let memory = (model, &mut kv_cache);
-                let drafting = Drafting::new(&device, head, memory, config)?;
-                buffers.keep_all_rows(drafting.wants_all_rows());
-                Some(drafting)
-            }
-            _ => None,
-        };
+        let (mut drafting, mut whole_vocabulary) = (None, None);
+        if let (Some(guessing), Model::Decoder(model)) = (guessing, &model) {
+            buffers.keep_all_rows(guessing.spec.wants_all_rows());
+            whole_vocabulary = guessing.vocabulary;
+            let memory = (model.spec().num_layers(), &mut kv_cache);
+            let new = |head| Drafting::new(&device, head, memory, config);
+            drafting = guessing.head.map(new).transpose()?;
+        }
         let gpu = match (&device, &model) {
             // Drafts are verified before the next step: each runs to its end.
             (Device::Cuda(cuda), Model::Decoder(model)) if config.speculative.is_none() => {
@@ -143,6 +152,7 @@ impl ModelRunner {
             buffers,
             gpu,
             drafting,
+            whole_vocabulary,
             paths: Vec::with_capacity(max_num_seqs),
             tasks: Vec::with_capacity(max_num_seqs),
             pooling,
@@ -187,14 +197,16 @@ impl ModelRunner {
         self.embed(output, result);
         if let (Some(drafting), Model::Decoder(model)) = (&mut self.drafting, &self.model) {
             let step = (output, &self.buffers, &self.table);
-            drafting.follow((&self.device, model), &mut self.kv_cache, step, &self.paths);
+            let vocabulary = self.whole_vocabulary.as_ref().unwrap_or(model.vocabulary());
+            drafting.follow((&self.device, vocabulary), &mut self.kv_cache, step, &self.paths);
         }
     }
 
     /// Between steps: what the head guesses of each ask's sequence, into its guess.
     pub fn draft(&mut self, asks: &[Ask], guesses: &mut [Guess]) {
         if let (Some(drafting), Model::Decoder(model)) = (&mut self.drafting, &self.model) {
-            let at = (&self.device, model);
+            let vocabulary = self.whole_vocabulary.as_ref().unwrap_or(model.vocabulary());
+            let at = (&self.device, vocabulary);
             drafting.draft(at, &mut self.kv_cache, &self.table, (asks, guesses));
         }
     }
@@ -261,7 +273,8 @@ impl ModelRunner {
         let (device, ws, kv) = (&self.device, &mut self.workspace, &mut self.kv_cache);
         match (&mut self.drafting, &self.model) {
             (Some(drafting), Model::Decoder(model)) => {
-                drafting.begin();
+                let vocabulary = self.whole_vocabulary.as_ref().unwrap_or(model.vocabulary());
+                drafting.begin((device, vocabulary), kv, (output, &self.table));
                 let num_layers = model.spec().num_layers();
                 let observe = |rows: &Tensor, count: usize| {
                     drafting.observe(device, num_layers, rows.first_rows(count));

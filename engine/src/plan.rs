@@ -93,8 +93,8 @@ impl MemoryPlan {
         let kv_bytes_per_token =
             KvCache::bytes_per_token(&kept, kv_dtype, on_gpu) * num_ranks as u64;
         let draft = draft_model::plan((files, &place), options, machine)?;
-        let of_head = (kv_dtype, block_size);
-        let others = eagle::num_bytes(head.as_ref(), (options, &place), limits, of_head)
+        let (of_head, cache) = ((files, &spec, head.as_ref()), (kv_dtype, block_size));
+        let others = eagle::num_bytes(of_head, (options, &place), limits, cache)?
             .saturating_add(workspace_bytes)
             .saturating_add(bytes_beside(&place, draft.as_deref()));
         let rest = rest_of_memory((files, &place), available_memory, (weight_bytes, others))?;

@@ -264,6 +264,11 @@ impl SequenceTable {
         self.rows[row.0 as usize].as_mut().filter(|row| row.admission == admission)
     }
 
+    /// Whether the row still belongs to that owner.
+    pub fn is_owned(&self, row: Row, admission: u64) -> bool {
+        self.rows[row.0 as usize].as_ref().is_some_and(|row| row.admission == admission)
+    }
+
     /// Block ids of the row in a cache group, in the order of positions.
     pub fn blocks(&self, row: Row, group: usize) -> &[u32] {
         let first = row.0 as usize * self.max_blocks_per_seq;

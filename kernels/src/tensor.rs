@@ -391,6 +391,13 @@ impl<'a> ViewMut<'a> {
         Self { rows, ..self }
     }
 
+    /// Rows `range`.
+    pub fn row_range(self, range: Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= self.rows, "{range:?} of {}", self.rows);
+        let data = self.data.wrapping_add(range.start * self.row_stride * self.dtype.size());
+        Self { data, rows: range.len(), ..self }
+    }
+
     /// Columns `range` of every row.
     pub fn columns(self, range: Range<usize>) -> Self {
         assert!(range.start <= range.end && range.end <= self.cols, "{range:?} of {}", self.cols);

@@ -33,7 +33,6 @@ fn num_golden(head: &Path, key: &str) -> (usize, usize) {
             num_drafts += 3;
         }
     }
-    println!("{key}: {num_equal} of {num_drafts}");
     (num_equal, num_drafts)
 }
 
@@ -54,7 +53,7 @@ fn some_requests() -> Vec<Request> {
     let request = |index: u32| {
         let prompt = (0..5 + 7 * index).map(|i| (i * 37 + index * 11) % 500).collect();
         let mut params = SamplingParams::greedy(8 + index);
-        params.allowed_token_ids = (index % 2 == 0).then(|| (20..23).collect());
+        params.allowed_token_ids = index.is_multiple_of(2).then(|| (20..23).collect());
         Request::new(prompt, params)
     };
     (0..4).map(request).collect()
@@ -85,6 +84,25 @@ fn answers_are_those_without_a_head() {
             let num_right: u64 = drafts.num_right.iter().sum();
             assert!(drafts.num_tokens > num_right + 10, "{kind}: {drafts:?}");
             assert!(num_right >= least, "{kind}: {drafts:?}");
+        });
+    }
+}
+
+#[test]
+fn a_head_on_the_first_of_two_gpus_changes_nothing() {
+    let emulator = quire_sim::load();
+    emulator.plug_in(2);
+    let options = EngineOptions { tensor_parallel_size: 2, ..cuda() };
+    let (model, requests) = (tiny_model("llama3"), some_requests());
+    let expected = together(&start(&model, &options, &[3]), &requests);
+    let third = Head::committed().guessing(&[20, 21, 22]);
+    for (kind, head) in [("EAGLE-3", third), ("EAGLE-1", Head::committed().as_eagle1())] {
+        head.written(&format!("gpus-{kind}"), |head| {
+            let handle = start(&model, &with_head(head, 3, options.clone()), &[3]);
+            assert_equal(kind, &expected, &together(&handle, &requests));
+            let drafts = handle.stats().drafts;
+            assert!(drafts.num_tokens > 10, "{kind}: {drafts:?}");
+            assert!(kind == "EAGLE-1" || drafts.num_right[0] > 1, "{kind}: {drafts:?}");
         });
     }
 }

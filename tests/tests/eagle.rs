@@ -41,13 +41,17 @@ fn golden_drafts_are_reproduced() {
         EngineOptions { max_num_batched_tokens: Some(7), block_size: Some(5), ..options() };
     check_golden(&committed_head(), "drafts", options());
     check_golden(&committed_head(), "drafts", chunked.clone());
+    let ranks = EngineOptions { tensor_parallel_size: 2, threads: Some(2), ..options() };
+    check_golden(&committed_head(), "drafts", ranks.clone());
     Head::committed().as_eagle1().written("eagle1", |head| {
         check_golden(head, "eagle1_drafts", options());
         check_golden(head, "eagle1_drafts", chunked.clone());
+        check_golden(head, "eagle1_drafts", ranks.clone());
     });
     Head::committed().as_dflash().written("dflash", |head| {
         check_golden(head, "dflash_drafts", options());
         check_golden(head, "dflash_drafts", chunked);
+        check_golden(head, "dflash_drafts", ranks);
     });
 }
 
@@ -116,7 +120,7 @@ fn guesses_do_not_depend_on_how_the_text_was_made() {
                 let (mut going_on, mut fresh) = (trial(), trial());
                 let mut num_right = 0;
                 for (prompt, _, _) in golden("drafts") {
-                    let steps = going_on.go_on(&prompt, most, 9).expect("it guesses");
+                    let steps = going_on.go_on(&prompt, &|_| most, 9).expect("it guesses");
                     num_right += steps[8].0.len() - steps[0].0.len() - 8;
                     for (text, drafts) in steps {
                         let (&last, before) = text.split_last().expect("it is not empty");
@@ -130,6 +134,31 @@ fn guesses_do_not_depend_on_how_the_text_was_made() {
                     kind == "EAGLE-1" || num_right > 5,
                     "{kind}, {topk}: {num_right} are right"
                 );
+            }
+        });
+    }
+}
+
+/// A head that nobody asks computes nothing, or a block at a time; what it guesses then is what it would have guessed.
+#[test]
+fn a_head_catches_up_when_it_is_asked() {
+    let files = ModelFiles::open(&tiny_model("llama3")).expect("committed");
+    let options = EngineOptions { block_size: Some(5), ..uncached() };
+    let heads = [Head::committed(), Head::committed().as_eagle1(), Head::committed().as_dflash()];
+    for (index, head) in heads.iter().enumerate() {
+        head.written(&format!("late-{index}"), |head| {
+            let options = with_head(head, 7, options.clone());
+            let trial = || DraftTrial::new(&files, &options, None).expect("it starts");
+            let (mut seldom, mut fresh) = (trial(), trial());
+            for (prompt, _, _) in golden("drafts") {
+                let most = |step: usize| if [3, 4, 12].contains(&step) { 4 } else { 0 };
+                let steps = seldom.go_on(&prompt, &most, 13).expect("it guesses");
+                for (step, (text, drafts)) in steps.into_iter().enumerate() {
+                    let (_, before) = text.split_last().expect("it is not empty");
+                    let (_, expected) = fresh.ask(before, most(step)).expect("it guesses");
+                    assert_eq!(*drafts, *expected, "head {index}, step {step}");
+                    assert_eq!(drafts.len(), most(step), "head {index}, step {step}");
+                }
             }
         });
     }
@@ -310,8 +339,6 @@ fn a_head_that_does_not_fit_is_a_sentence_at_start() {
     narrow.written("narrow", |head| {
         assert_says(&error("llama3", &of(head)), &["128 channels", "have 192", "llama3.gguf"]);
     });
-    let ranks = EngineOptions { tensor_parallel_size: 2, ..of(&committed_head()) };
-    assert_says(&error("llama3", &ranks), &["--speculative eagle:", "--tensor-parallel-size 2"]);
 }
 
 #[test]
@@ -325,6 +352,8 @@ fn trees_that_cannot_be_are_a_sentence_at_start() {
     let ngram = EngineOptions { speculative: Some(ngram), ..options() };
     assert_says(&error("llama3", &ngram), &[flag, "eagle:PATH", "ngram"]);
     assert_says(&error("qwen35_vl", &of(2)), &[flag, "2", "one after the other"]);
+    let ranks = EngineOptions { tensor_parallel_size: 2, ..of(2) };
+    assert_says(&error("llama3", &ranks), &[flag, "2", "--tensor-parallel-size 2"]);
     let narrow = EngineOptions { max_num_batched_tokens: Some(4), ..of(5) };
     assert_says(&error("llama3", &narrow), &[flag, "5", "--max-num-batched-tokens"]);
     Head::committed().as_dflash().written("forked", |head| {

@@ -8,24 +8,27 @@
 use std::cmp::Reverse;
 
 use quire_kernels::{
-    DType, Device, DeviceError, SampleRow, Sampled, StateBatch, Tensor, View, copy_blocks,
-    copy_rows, gather_rows, sample,
+    DType, Device, DeviceError, SampleRow, Sampled, StateBatch, Tensor, copy_blocks, copy_rows,
+    gather_rows, sample,
 };
-use quire_scheduler::{Row, SchedulerOutput, SequenceId};
+use quire_scheduler::{Row, SequenceId};
 
 use crate::branches::BranchRows;
 use crate::config::{EngineConfig, MAX_DRAFTS};
 use crate::kv_cache::KvCache;
 use crate::models::draft_head::HeadWorkspace;
 use crate::models::head_spec::BlockSpec;
-use crate::models::{Decoder, DraftHead, Features, HeadSpec};
+use crate::models::{DraftHead, Features, HeadSpec, Vocabulary};
 use crate::sampler::Path;
 use crate::sequence_table::SequenceTable;
 use crate::speculative::{Ask, Guess};
 use crate::step_input::{GroupInputs, StepBuffers, StepInput};
 use crate::workspace::{MAX_LOGITS_ROWS, Workspace};
 
+mod following;
 mod tree;
+
+use following::Following;
 
 /// A head with its memory.
 pub struct Drafting {
@@ -35,14 +38,11 @@ pub struct Drafting {
     group: usize,
     block_size: usize,
     workspace: HeadWorkspace,
-    /// Layers whose inputs were seen in this step.
-    num_seen: usize,
-    /// Who was in the last step and may go on.
+    following: Following,
+    /// Who was followed last and may go on.
     ready: Vec<Ready>,
     /// `[max_num_seqs, hidden_size]` F32: from which state each of them does.
     states: Tensor,
-    /// The rows of the step that the head follows.
-    kept: Vec<u32>,
     rows: Rows,
     sampled: Vec<Sampled>,
     /// The head's first own block.
@@ -114,12 +114,12 @@ impl Drafting {
     pub fn new(
         device: &Device,
         head: DraftHead,
-        (model, kv): (&Decoder, &mut KvCache),
+        (num_layers, kv): (usize, &mut KvCache),
         config: &EngineConfig,
     ) -> Result<Self, DeviceError> {
         let spec = head.spec();
         let (num_seqs, block_size) = (config.max_num_seqs as usize, config.block_size as usize);
-        let layer = model.spec().num_layers();
+        let layer = num_layers;
         let first_block = kv.layer_mut(layer).num_blocks();
         let max_tokens = config.max_num_batched_tokens as usize;
         let topk = config.speculative.as_ref().map_or(1, |own| own.eagle_topk as usize);
@@ -136,10 +136,9 @@ impl Drafting {
             group: kv.group(layer),
             block_size,
             workspace,
-            num_seen: 0,
+            following: Following::new(max_tokens),
             ready: Vec::with_capacity(num_seqs),
             states: device.allocate(DType::F32, num_seqs, spec.decoder.hidden_size)?,
-            kept: Vec::with_capacity(max_tokens),
             rows: Rows::default(),
             sampled: vec![Sampled::default(); size.num_rows],
             first_block,
@@ -153,88 +152,17 @@ impl Drafting {
         })
     }
 
-    /// Whether the model's last norm must leave all rows of a step.
-    pub fn wants_all_rows(&self) -> bool {
-        self.head.spec().features == Features::Last
-    }
-
-    /// A step begins.
-    pub fn begin(&mut self) {
-        self.num_seen = 0;
-    }
-
-    /// What the next layer is given, or in the end what the last norm leaves; `[n, hidden_size]`.
-    pub fn observe(&mut self, device: &Device, num_layers: usize, rows: View) {
-        let (index, columns) = (self.num_seen, rows.cols());
-        self.num_seen += 1;
-        let places = match &self.head.spec().features {
-            Features::Inputs(layers) => layers.as_slice(),
-            Features::Last => &[num_layers],
-        };
-        for (place, _) in places.iter().enumerate().filter(|(_, layer)| **layer == index) {
-            let features = self.workspace.features.first_rows_mut(rows.rows());
-            copy_rows(device, features.columns(place * columns..(place + 1) * columns), rows);
-        }
-    }
-
-    /// Nobody goes on.
-    pub fn forget(&mut self) {
-        self.ready.clear();
-    }
-
-    /// After a step and its samples: the head computes every row whose next token is known.
-    pub fn follow(
-        &mut self,
-        at: (&Device, &Decoder),
-        kv: &mut KvCache,
-        (output, buffers, table): (&SchedulerOutput, &StepBuffers, &SequenceTable),
-        paths: &[Path],
-    ) {
-        self.rows.clear();
-        self.kept.clear();
-        self.ready.clear();
-        let (starts, mut last_rows) = (buffers.query_start_loc(), Vec::new());
-        for ((sequence, &first), path) in output.sequences.iter().zip(starts).zip(paths) {
-            let first_draft = sequence.start + sequence.num_tokens - sequence.num_drafts;
-            let tokens = &table.row(sequence.row).tokens;
-            let end = (sequence.start + sequence.num_tokens).min(tokens.len() as u32 - 1);
-            let blocks = table.blocks(sequence.row, self.group);
-            for position in sequence.start..end {
-                let token = tokens[position as usize + 1];
-                self.rows.push(token, position as usize, blocks, self.block_size);
-                let place = match position.checked_sub(first_draft) {
-                    Some(index) => first_draft + path.draft(index as usize),
-                    None => position,
-                };
-                self.kept.push(first + place - sequence.start);
-            }
-            if end > sequence.start {
-                self.rows.end_sequence(end, sequence.row.0);
-                if end as usize + 1 == tokens.len() {
-                    let (row, num_tokens) = (sequence.row, tokens.len());
-                    self.ready.push(Ready { id: sequence.id, row, num_tokens });
-                    last_rows.push(self.kept.len() as u32 - 1);
-                }
-            }
-        }
-        if self.kept.is_empty() {
-            return;
-        }
-        let tables = &table.block_tables()[self.group];
-        let step = self.rows.input(tables, table.max_blocks_per_seq());
-        self.head.follow(at, &mut self.workspace, (kv, self.layer), (&step, &self.kept));
-        let states = self.states.first_rows_mut(last_rows.len());
-        gather_rows(at.0, states, self.workspace.layer.residual.view(), (&last_rows[..]).into());
-    }
-
     /// Drafts for each ask whose sequence was followed to its end, likeliest tokens one after the other.
     pub fn draft(
         &mut self,
-        at: (&Device, &Decoder),
+        at: (&Device, &Vocabulary),
         kv: &mut KvCache,
         table: &SequenceTable,
         (asks, guesses): (&[Ask], &mut [Guess]),
     ) {
+        if asks.iter().any(|ask| ask.most > 0) {
+            self.catch_up(at, kv, table);
+        }
         let mut asked = 0;
         while asked < asks.len() {
             self.asked_for.clear();
@@ -261,7 +189,7 @@ impl Drafting {
 
     fn draft_together(
         &mut self,
-        at: (&Device, &Decoder),
+        at: (&Device, &Vocabulary),
         kv: &mut KvCache,
         table: &SequenceTable,
         guesses: &mut [Guess],
@@ -277,7 +205,7 @@ impl Drafting {
     /// All drafts in one pass.
     fn draft_block(
         &mut self,
-        at: (&Device, &Decoder),
+        at: (&Device, &Vocabulary),
         kv: &mut KvCache,
         table: &SequenceTable,
         (block, guesses): (BlockSpec, &mut [Guess]),
@@ -315,7 +243,7 @@ impl Drafting {
     }
 
     /// One draft after the other.
-    fn draft_chain(&mut self, at: (&Device, &Decoder), kv: &mut KvCache, guesses: &mut [Guess]) {
+    fn draft_chain(&mut self, at: (&Device, &Vocabulary), kv: &mut KvCache, guesses: &mut [Guess]) {
         let rows: Vec<u32> = self.asked_for.iter().map(|drafting| drafting.state).collect();
         let residual = self.workspace.layer.residual.first_rows_mut(rows.len());
         gather_rows(at.0, residual, self.states.view(), (&rows[..]).into());
@@ -351,7 +279,7 @@ impl Drafting {
     /// One more draft for each of those asks, whose rows come first; `false`: the head's numbers are none.
     fn guess(
         &mut self,
-        at: (&Device, &Decoder),
+        at: (&Device, &Vocabulary),
         asks: impl ExactSizeIterator<Item = usize>,
         guesses: &mut [Guess],
     ) -> bool {

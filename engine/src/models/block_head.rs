@@ -9,7 +9,7 @@ use quire_kernels::{
     linear, rms_norm, rope_write_kv,
 };
 
-use super::Decoder;
+use super::Vocabulary;
 use super::draft_head::{HeadWorkspace, num_rows_up_to};
 use super::head_spec::HeadSpec;
 use super::spec::LayerSpec;
@@ -100,7 +100,7 @@ impl BlockHead {
     /// The rows of `step`, a block of each sequence; what they leave is in `ws.layer.hidden`.
     pub fn forward(
         &self,
-        (device, target): (&Device, &Decoder),
+        (device, target): (&Device, &Vocabulary),
         ws: &mut HeadWorkspace,
         (kv, first_layer): (&mut KvCache, usize),
         step: &StepInput,

@@ -4,33 +4,30 @@ use std::ops::Range;
 
 use anyhow::{bail, ensure};
 use quire_kernels::{
-    Device, Indices, LinearWeight, RankGroup, Tensor, View, ViewMut, all_reduce, embedding,
-    gather_columns, gather_rows, linear, softcap,
+    Device, Indices, LinearWeight, RankGroup, Tensor, all_reduce, gather_columns, gather_rows,
+    softcap,
 };
 
 use super::spec::{DecoderSpec, FfnSpec, LayerSpec};
+use super::vocabulary::Vocabulary;
 use crate::kv_cache::KvCache;
 use crate::layers::{
     Before, BlockNorm, Mixer, Mlp, Moe, Norm, ParallelMoe, PerLayerInput, PerLayerInputs,
     Positions, PostNorm,
 };
 use crate::step_input::StepInput;
-use crate::weights::{Shard, WeightLoader};
+use crate::weights::WeightLoader;
 use crate::workspace::Workspace;
 
 /// Weights of a whole model on one device, or of one rank's part of it.
 pub struct Decoder {
     spec: DecoderSpec,
-    shard: Shard,
     /// Where the ranks of this model meet; `None`: there is one.
     group: Option<RankGroup>,
-    /// Of a rank: its share of the vocabulary.
-    embedding: LinearWeight,
+    vocabulary: Vocabulary,
     per_layer_inputs: Option<PerLayerInputs>,
     layers: Vec<Layer>,
     final_norm: Norm,
-    /// `None`: the embedding table.
-    lm_head: Option<LinearWeight>,
     positions: Positions,
 }
 
@@ -68,7 +65,6 @@ impl Decoder {
         loader: &WeightLoader,
         max_model_len: usize,
     ) -> anyhow::Result<Self> {
-        let (vocab_size, hidden_size) = (spec.vocab_size, spec.hidden_size);
         let mut layers = Vec::with_capacity(spec.num_layers());
         for (index, layer) in spec.layers.iter().enumerate() {
             let in_file = if index < skipped.start { index } else { index + skipped.len() };
@@ -76,21 +72,15 @@ impl Decoder {
             layers.push(Layer::load(&spec, index, layer, &scope)?);
             loader.progress(index + 1, spec.num_layers());
         }
-        let lm_head = match spec.tied_embeddings {
-            true => None,
-            false => Some(loader.vocabulary("output.weight", vocab_size, hidden_size)?),
-        };
         let mut decoder = Self {
-            shard: loader.shard(),
             group: None,
-            embedding: loader.vocabulary("token_embd.weight", vocab_size, hidden_size)?,
+            vocabulary: Vocabulary::load(&spec, loader)?,
             per_layer_inputs: spec
                 .per_layer_inputs
                 .map(|size| PerLayerInputs::load(&spec, size, loader))
                 .transpose()?,
             layers,
             final_norm: load_norm(&spec, loader, "output_norm.weight")?,
-            lm_head,
             positions: match loader.is_shape_only() {
                 true => Positions::shape_only(&spec, max_model_len),
                 false => Positions::new(&spec, max_model_len, loader.device())?,
@@ -112,7 +102,7 @@ impl Decoder {
 
     /// Tells each weight which one is used after it.
     fn link_weights(&mut self) {
-        let head = self.lm_head.as_mut().unwrap_or(&mut self.embedding);
+        let head = self.vocabulary.head_mut();
         let layers = self.layers.iter_mut();
         let weights = layers.flat_map(|layer| {
             let last = layer.per_layer_input.iter_mut().flat_map(PerLayerInput::weights_mut);
@@ -149,10 +139,10 @@ impl Decoder {
         mut observe: impl FnMut(&Tensor, usize),
     ) {
         let mut n = step.num_tokens();
-        self.embed(device, ws.residual.first_rows_mut(n), step.token_ids);
+        self.vocabulary.embed(device, ws.residual.first_rows_mut(n), step.token_ids);
         self.add_ranks(device, &mut ws.residual, n);
         if let Some(inputs) = &self.per_layer_inputs {
-            let first = self.vocabulary().start;
+            let first = self.vocabulary.share().start;
             inputs.make(device, ws, step.token_ids, (first, self.group.as_ref()));
         }
         let (mut before, mut kept) = (Before::Embedding, None);
@@ -186,21 +176,9 @@ impl Decoder {
         observe(&ws.hidden, n);
     }
 
-    /// The embeddings of `ids`, as far as this rank has them: `out` is `[ids.len(), hidden_size]` F32.
-    pub fn embed(&self, device: &Device, out: ViewMut, ids: Indices) {
-        let table = (&self.embedding, self.vocabulary().start);
-        embedding(device, out, ids, table, self.spec.embedding_scale);
-    }
-
-    /// The head alone, of this rank's share of the vocabulary: `x` is `[n, hidden_size]` after a norm.
-    pub fn project_to_vocabulary(&self, device: &Device, out: ViewMut, x: View) {
-        let head = self.lm_head.as_ref().unwrap_or(&self.embedding);
-        linear(device, out, x, head, None);
-    }
-
-    /// This rank's share of the vocabulary.
-    fn vocabulary(&self) -> Range<usize> {
-        self.shard.vocabulary(self.spec.vocab_size)
+    /// This rank's.
+    pub fn vocabulary(&self) -> &Vocabulary {
+        &self.vocabulary
     }
 
     /// What all ranks made of the first `n` rows, added up.
@@ -215,10 +193,10 @@ impl Decoder {
     pub fn logits(&self, device: &Device, ws: &mut Workspace, rows: Indices) {
         let n = rows.len();
         gather_rows(device, ws.gathered.first_rows_mut(n), ws.hidden.view(), rows);
-        let share = ws.logits.first_rows_mut(n).columns(self.vocabulary());
-        self.project_to_vocabulary(device, share, ws.gathered.first_rows(n));
+        let share = ws.logits.first_rows_mut(n).columns(self.vocabulary.share());
+        self.vocabulary.project(device, share, ws.gathered.first_rows(n));
         if let Some(group) = &self.group {
-            gather_columns(device, group, ws.logits.first_rows_mut(n), self.vocabulary());
+            gather_columns(device, group, ws.logits.first_rows_mut(n), self.vocabulary.share());
         }
         if let Some(cap) = self.spec.logits_softcap {
             softcap(device, ws.logits.first_rows_mut(n), cap);

@@ -3,7 +3,7 @@
 
 use quire_kernels::{DType, Device, DeviceError, Tensor};
 
-use super::Decoder;
+use super::Vocabulary;
 use super::block_head::BlockHead;
 use super::eagle_head::EagleHead;
 use super::head_spec::HeadSpec;
@@ -103,7 +103,7 @@ impl DraftHead {
     /// `first_layer` of `kv` on.
     pub fn follow(
         &self,
-        at: (&Device, &Decoder),
+        at: (&Device, &Vocabulary),
         ws: &mut HeadWorkspace,
         (kv, first_layer): (&mut KvCache, usize),
         (step, rows): (&StepInput, &[u32]),
@@ -119,13 +119,13 @@ impl DraftHead {
 
     /// The first `n` rows of `ws.states`, a drafter's of `ws.layer.gathered` → logits over the head's vocabulary, in
     /// `ws.layer.logits`.
-    pub fn logits(&self, at: (&Device, &Decoder), ws: &mut HeadWorkspace, n: usize) {
+    pub fn logits(&self, at: (&Device, &Vocabulary), ws: &mut HeadWorkspace, n: usize) {
         match self {
             Self::Eagle(head) => head.logits(at, ws, n),
             Self::Block(_) => {
                 let Workspace { gathered, logits, .. } = &mut ws.layer;
                 let (out, x) = (logits.first_rows_mut(n), gathered.first_rows(n));
-                at.1.project_to_vocabulary(at.0, out, x);
+                at.1.project(at.0, out, x);
             }
         }
     }

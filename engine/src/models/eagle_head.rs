@@ -9,7 +9,7 @@ use quire_kernels::{
     linear, rms_norm,
 };
 
-use super::Decoder;
+use super::Vocabulary;
 use super::draft_head::{HeadWorkspace, num_rows_up_to};
 use super::head_spec::{Features, HeadSpec};
 use crate::layers::{Attention, Before, BlockNorm, Mlp, Norm, Positions};
@@ -108,7 +108,7 @@ impl EagleHead {
     /// All rows of `step`, from `ws.states` and its tokens; what they leave is in `ws.layer.residual`.
     pub fn forward(
         &self,
-        (device, target): (&Device, &Decoder),
+        (device, target): (&Device, &Vocabulary),
         ws: &mut HeadWorkspace,
         cache: &mut KvLayer,
         step: &StepInput,
@@ -184,13 +184,18 @@ impl EagleHead {
     }
 
     /// The first `n` rows of `ws.states` → logits over the head's vocabulary, in `ws.layer.logits`.
-    pub fn logits(&self, (device, target): (&Device, &Decoder), ws: &mut HeadWorkspace, n: usize) {
+    pub fn logits(
+        &self,
+        (device, target): (&Device, &Vocabulary),
+        ws: &mut HeadWorkspace,
+        n: usize,
+    ) {
         let Workspace { gathered, logits, .. } = &mut ws.layer;
         put(device, gathered.first_rows_mut(n), ws.states.first_rows(n), self.norm.as_ref());
         let (out, x) = (logits.first_rows_mut(n), gathered.first_rows(n));
         match &self.lm_head {
             Some(head) => linear(device, out, x, head, None),
-            None => target.project_to_vocabulary(device, out, x),
+            None => target.project(device, out, x),
         }
     }
 }

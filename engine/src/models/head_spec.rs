@@ -107,6 +107,11 @@ impl HeadSpec {
         all
     }
 
+    /// Whether the model's last norm must leave all rows of a step.
+    pub fn wants_all_rows(&self) -> bool {
+        self.features == Features::Last
+    }
+
     /// Of what rows go on from: the model's last norm leaves activations, sums are F32.
     pub fn state_dtype(&self, activations: DType) -> DType {
         match self.features {

@@ -43,6 +43,7 @@ mod smollm3;
 pub mod spec;
 #[cfg(test)]
 mod traces;
+mod vocabulary;
 
 pub use decoder::Decoder;
 pub use draft_head::DraftHead;
@@ -51,6 +52,7 @@ pub use encoder_spec::EncoderSpec;
 pub use head_spec::{Features, HeadSpec};
 pub use model::{Model, ModelSpec};
 pub use spec::DecoderSpec;
+pub use vocabulary::Vocabulary;
 
 use anyhow::{Context, bail, ensure};
 

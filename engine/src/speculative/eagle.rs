@@ -18,6 +18,7 @@ use crate::models::draft_head::HeadWorkspace;
 use crate::models::{DecoderSpec, HeadSpec};
 use crate::plan::BatchLimits;
 use crate::step_runner::StepRunner;
+use crate::weight_bytes::weight_bytes;
 use crate::weights::ModelFiles;
 
 /// A head of the model: a directory.
@@ -80,8 +81,6 @@ pub fn plan(
     let Some(method) = options.speculative.as_ref().map(|own| &own.method) else { return Ok(None) };
     let Some(path) = method.of(&EAGLE).map(Path::new) else { return Ok(None) };
     let flag = || format!("--speculative {method}");
-    let num_ranks = options.tensor_parallel_size;
-    ensure!(num_ranks == 1, "{}: not with --tensor-parallel-size {num_ranks} yet", flag());
     let head = ModelFiles::open(path).with_context(flag)?;
     let head = HeadSpec::read(&head, (spec, files)).with_context(flag)?;
     place.ensure_runs(options, &head.decoder).with_context(flag)?;
@@ -113,6 +112,11 @@ fn ensure_branches(
     let flag = format!("--speculative-eagle-topk {topk}");
     ensure!(head.block.is_none(), "{flag}: a DFlash drafter guesses whole blocks, not trees");
     ensure!(place.gpu().is_none(), "{flag}: a GPU verifies chains, not trees; leave it out");
+    ensure!(
+        options.tensor_parallel_size == 1,
+        "{flag}: not with --tensor-parallel-size {}, whose ranks keep chains alone; leave one out",
+        options.tensor_parallel_size
+    );
     let is_recurrent = spec.layers.iter().any(|layer| layer.is_recurrent);
     ensure!(
         !is_recurrent && spec.indexer.is_none(),
@@ -129,13 +133,13 @@ fn topk(options: &EngineOptions) -> u32 {
 
 /// Bytes of the weights of a head, if there is one, buffers and own blocks; its keys and values are counted with the model's.
 pub fn num_bytes(
-    head: Option<&HeadSpec>,
+    (files, spec, head): (&ModelFiles, &DecoderSpec, Option<&HeadSpec>),
     (options, place): (&EngineOptions, &Place),
     limits: BatchLimits,
     (kv_dtype, block_size): (DType, u32),
-) -> u64 {
+) -> anyhow::Result<u64> {
     let (Some(head), BatchLimits { max_num_seqs, max_num_batched_tokens }) = (head, limits) else {
-        return 0;
+        return Ok(0);
     };
     let weights = match options.weights {
         Weights::Packed => head.num_bytes,
@@ -146,5 +150,14 @@ pub fn num_bytes(
     let bytes_per_token = KvCache::bytes_per_token(&head.decoder, kv_dtype, false);
     let own_blocks = size.num_blocks() as u64 * u64::from(block_size) * bytes_per_token;
     let workspace = HeadWorkspace::num_bytes(head, limits.1, size.num_rows, place.activations());
-    weights.saturating_add(workspace).saturating_add(own_blocks)
+    let total = weights.saturating_add(workspace).saturating_add(own_blocks);
+    let num_ranks = options.tensor_parallel_size;
+    if num_ranks == 1 {
+        return Ok(total);
+    }
+    // The first rank has the whole vocabulary beside its share. GPUs are planned alike, so each is planned to have what that takes.
+    let without_layers = EngineOptions { skipped_layers: 0..spec.num_layers(), ..options.clone() };
+    let vocabulary = weight_bytes(files, spec.tied_embeddings, &without_layers, place)?;
+    let num_planned = place.gpu().map_or(1, |_| num_ranks as u64);
+    Ok(total.saturating_add(vocabulary).saturating_mul(num_planned))
 }

@@ -4,7 +4,7 @@
 use quire_kernels::{Device, SampleRow, copy_rows, gather_rows, sample};
 use quire_scheduler::DraftTree;
 
-use super::{Decoder, DraftHead, Drafting, Guess, HeadWorkspace, KvCache, MAX_LOGITS_ROWS};
+use super::{DraftHead, Drafting, Guess, HeadWorkspace, KvCache, MAX_LOGITS_ROWS, Vocabulary};
 
 /// A tree in the making.
 struct Growing {
@@ -35,7 +35,7 @@ impl Drafting {
     /// A tree for each of those asks. Where the head's numbers are none, the levels before that.
     pub(super) fn draft_tree(
         &mut self,
-        at: (&Device, &Decoder),
+        at: (&Device, &Vocabulary),
         kv: &mut KvCache,
         guesses: &mut [Guess],
     ) {
@@ -72,7 +72,7 @@ impl Drafting {
     /// The likeliest tokens after each row, whose states are in `residual`; `false`: the head's numbers are none.
     fn add_children(
         &mut self,
-        at: (&Device, &Decoder),
+        at: (&Device, &Vocabulary),
         rows: &[TreeRow],
         trees: &mut [Growing],
     ) -> bool {
@@ -97,7 +97,7 @@ impl Drafting {
     /// The head goes on from these nodes, each from a row of the level before.
     fn follow_nodes(
         &mut self,
-        at: (&Device, &Decoder),
+        at: (&Device, &Vocabulary),
         kv: &mut KvCache,
         next: &[(TreeRow, u32)],
         trees: &mut [Growing],
