@@ -297,7 +297,7 @@ mod tests {
                     let banned = if bans.position == 0 { want.banned } else { &want.banned[..end] };
                     let (prompt_tokens, output_tokens) = (&prompts[index][..], &outputs[index][..]);
                     let allowed = want.allowed.map(|_| &MASKS[step][..]);
-                    SampleRow { prompt_tokens, output_tokens, banned, position, allowed, ..want }
+                    SampleRow { prompt_tokens, output_tokens, allowed, banned, position, ..want }
                 })
                 .collect();
             let mut copy = logits.clone();

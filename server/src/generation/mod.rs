@@ -113,6 +113,17 @@ pub(crate) struct UsageCount {
 }
 
 impl UsageCount {
+    /// Nothing made yet.
+    fn of(spec: &GenerationSpec) -> Self {
+        let knows_reasoning = |output: &OutputOptions| output.formats.reasoning.is_some();
+        Self {
+            prompt: spec.prompts.iter().map(|prompt| prompt.len() as u64).sum(),
+            reasoning: spec.output.as_ref().is_some_and(knows_reasoning).then_some(0),
+            times: Some(Times::new(spec.arrival)),
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn metrics(&self, are_wanted: bool) -> Option<RequestMetrics> {
         self.times.filter(|_| are_wanted).map(|times| times.metrics())
     }
@@ -188,9 +199,9 @@ impl Generation {
         }
         let in_flight = InFlight::new(Arc::clone(state));
         let caller = Caller::current(state);
-        let num_prompt_tokens = spec.prompts.iter().map(|prompt| prompt.len() as u64).sum();
+        let usage = UsageCount::of(spec);
         let num_answers = spec.prompts.len() as u32 * spec.n;
-        let (admission, waiting) = caller.admit(state, model, num_answers, num_prompt_tokens)?;
+        let (admission, waiting) = caller.admit(state, model, num_answers, usage.prompt)?;
         let constraint = match &spec.structured_output {
             Some(asked) => Some(model.grammars.compile(asked, &state.config.limits).await?),
             None => None,
@@ -225,19 +236,12 @@ impl Generation {
         }
         metrics::record_num_choices(&model.name, spec.n);
         let recording = spec.record(state, model, &caller);
-        let knows_reasoning = |output: &OutputOptions| output.formats.reasoning.is_some();
-        let reasoning = spec.output.as_ref().is_some_and(knows_reasoning).then_some(0);
         Ok(Self {
             num_choices: choices.len(),
             lengths: vec![0; choices.len()],
             choices,
             n: spec.n as usize,
-            usage: UsageCount {
-                prompt: num_prompt_tokens,
-                reasoning,
-                times: Some(Times::new(spec.arrival)),
-                ..UsageCount::default()
-            },
+            usage,
             caller,
             recording,
             arrival: spec.arrival,
