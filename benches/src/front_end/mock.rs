@@ -58,7 +58,7 @@ impl Mock {
         runtime.block_on(async {
             let http = TcpListener::bind("127.0.0.1:0").await?;
             let grpc = TcpListener::bind("127.0.0.1:0").await?;
-            crate::report::print(&format!("{}\n{}", http.local_addr()?, grpc.local_addr()?));
+            crate::report::print(&format!("{}\n{}\n", http.local_addr()?, grpc.local_addr()?));
             let listeners = Listeners { http, grpc: Some(grpc), grpc_tls: None };
             serve(listeners, state, std::future::pending()).await?;
             Ok(())
