@@ -257,3 +257,34 @@ async fn paths_of_grpc_make_no_labels() {
     assert!(metrics.contains(r#"grpc_service="other",grpc_method="other""#), "{metrics}");
     assert!(!metrics.to_lowercase().contains("secret"));
 }
+
+/// What a model's chat template may be: a loop without end, a text without end, a call of itself.
+#[tokio::test]
+async fn a_template_that_is_a_bomb_fails_its_requests_alone() {
+    let bombs = [
+        (
+            "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}",
+            "max_fuel",
+        ),
+        ("{% for a in range(90000) %}{{ 'x' * 90000 }}{% endfor %}", "max_output_bytes"),
+        ("{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}", "recursion"),
+        ("{{ 'x' * 900000000000 }}", "too large"),
+        ("{{ messages[0].content.nothing.more }}", "undefined"),
+        ("{{ raise_exception('not today') }}", "not today"),
+    ];
+    let messages = json!([{"role": "user", "content": "Hi"}]);
+    for (bomb, why) in bombs {
+        let server = TestServer::scripted_with(bomb, &[], answer_of_prompt);
+        for path in ["/v1/chat/completions", "/tokenize", "/api/chat", "/v1/messages"] {
+            let body = json!({"model": "tiny", "messages": messages, "max_tokens": 5});
+            let reply = server.post(path, &body).await;
+            assert_eq!(reply.status, 400, "{path} {bomb}: {}", reply.body);
+            assert!(reply.body.contains(why), "{path} {bomb}: {}", reply.body);
+        }
+        assert_unharmed(&server).await;
+    }
+}
+
+fn answer_of_prompt(request: &quire_engine::Request) -> Vec<quire_engine::request::StreamEvent> {
+    answer(request, &text_of(&request.prompt))
+}
