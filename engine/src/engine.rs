@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use quire_kernels::DeviceHealth;
 use quire_scheduler::{
-    NewSequence, Policy, Rejected, Scheduler, SchedulerConfig, SchedulerOutput, SequenceEvent,
-    SequenceId, StopRule, TokenId,
+    CacheEvent, NewSequence, Policy, Rejected, Scheduler, SchedulerConfig, SchedulerOutput,
+    SequenceEvent, SequenceId, StopRule, TokenId,
 };
 
 use crate::config::{EngineConfig, SchedulingPolicy};
@@ -39,7 +39,11 @@ pub struct Engine {
     end_tokens: Arc<[TokenId]>,
     /// Which of several.
     replica: usize,
+    cache_sink: Option<CacheSink>,
 }
+
+/// Is told, in each turn of the loop, what entered and left the prefix cache. Must not wait.
+pub type CacheSink = Box<dyn FnMut(Vec<CacheEvent>) + Send>;
 
 impl Engine {
     /// Loads the weights and takes all memory. `end_tokens` end an answer; `on_progress(done, total)` counts layers.
@@ -84,7 +88,13 @@ impl Engine {
         let vocab_size = plan.spec.vocab_size() as u32;
         let tasks = tasks_of(plan);
         let end_tokens = end_tokens.iter().copied().filter(|&token| token < vocab_size).collect();
-        Ok(Self { ranks, speculation, config, vocab_size, tasks, end_tokens, replica })
+        let cache_sink = None;
+        Ok(Self { ranks, speculation, config, vocab_size, tasks, end_tokens, replica, cache_sink })
+    }
+
+    /// Tells `sink` of every change of the prefix cache, but for what requests with a salt of their own store.
+    pub fn tell_cache_events(&mut self, sink: CacheSink) {
+        self.cache_sink = Some(sink);
     }
 
     /// Starts the loop. It ends when every handle is dropped and every request is finished.
@@ -104,7 +114,11 @@ impl Engine {
             block_size: config.block_size,
             num_blocks: config.num_blocks(),
         });
-        let scheduler = Scheduler::new(scheduler_config(config)).map_err(anyhow::Error::msg)?;
+        let mut scheduler = Scheduler::new(scheduler_config(config)).map_err(anyhow::Error::msg)?;
+        let hasher = RandomState::new();
+        if self.cache_sink.is_some() {
+            scheduler.watch_cache(hasher.hash_one(None::<String>));
+        }
         let mut state = Loop {
             queue,
             scheduler,
@@ -124,7 +138,8 @@ impl Engine {
             vocab_size: self.vocab_size,
             next_id: 0,
             has_ended: false,
-            hasher: RandomState::new(),
+            hasher,
+            cache_sink: self.cache_sink,
         };
         let thread = std::thread::Builder::new().name("quire-engine".into());
         Ok((handle, thread.spawn(move || state.run())?))
@@ -192,6 +207,7 @@ struct Loop {
     has_ended: bool,
     /// Random per process: nobody can prepare prompts whose blocks collide in the prefix cache; also draws seeds.
     hasher: RandomState,
+    cache_sink: Option<CacheSink>,
 }
 
 impl Loop {
@@ -211,6 +227,7 @@ impl Loop {
             if self.num_in_flight > 0 && (is_behind || !has_next) {
                 self.finish_oldest_step();
             }
+            self.tell_cache_events();
             let stats = self.scheduler.stats();
             self.queue.publish(stats);
             self.metrics.scheduler(stats);
@@ -227,6 +244,14 @@ impl Loop {
         let live = self.live.values().map(|live| live.view(now));
         let blocks = self.scheduler.block_map(look.max_cells);
         look.answer(self.metrics.journal.view(blocks, live));
+    }
+
+    fn tell_cache_events(&mut self) {
+        let Some(sink) = &mut self.cache_sink else { return };
+        let events = self.scheduler.take_cache_events();
+        if !events.is_empty() {
+            sink(events);
+        }
     }
 
     /// How long the request that waits longest for its first step does.

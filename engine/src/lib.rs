@@ -47,11 +47,12 @@ mod workspace;
 
 pub use config::{EngineConfig, EngineOptions};
 pub use constraint::{Constraint, TokenMask};
-pub use engine::Engine;
+pub use engine::{CacheSink, Engine};
 pub use handle::{EngineHandle, EngineInfo, TokenStream};
 pub use machine::Machine;
 pub use plan::MemoryPlan;
 pub use pooling::{PoolingKind, PoolingParams};
+pub use quire_scheduler::CacheEvent;
 pub use request::{Request, SamplingParams};
 pub use weights::ModelFiles;
 pub use weights::gguf::GgufFile;

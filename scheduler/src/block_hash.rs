@@ -30,6 +30,11 @@ impl BlockHash {
         Self::new(self.0.get() ^ (group as u128).wrapping_mul(SPREAD))
     }
 
+    /// Enough of it to tell blocks apart for those outside.
+    pub(crate) fn short(self) -> u64 {
+        self.0.get() as u64
+    }
+
     fn new(hash: u128) -> Self {
         Self(NonZeroU128::new(hash).unwrap_or(NonZeroU128::MIN))
     }

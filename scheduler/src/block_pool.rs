@@ -5,7 +5,7 @@ use crate::block_hash::BlockHash;
 use crate::forgotten::Forgotten;
 use crate::prefix_cache::PrefixCache;
 
-/// Every operation takes constant time and allocates nothing.
+/// Every operation takes constant time and allocates nothing, but for notes of lost names.
 ///
 /// Blocks from `num_touched` on were never handed out, so their memory is not there yet: the operating
 /// system gives it when it is first written.
@@ -30,6 +30,8 @@ pub(crate) struct BlockPool {
     num_resident: u32,
     cache: PrefixCache,
     forgotten: Forgotten,
+    /// Names that blocks have lost; `None` while nobody wants to know.
+    lost_names: Option<Vec<BlockHash>>,
 }
 
 impl BlockPool {
@@ -49,6 +51,7 @@ impl BlockPool {
             num_resident,
             cache: PrefixCache::with_capacity(length),
             forgotten: Forgotten::with_capacity((num_blocks - num_resident) as usize),
+            lost_names: None,
         }
     }
 
@@ -117,23 +120,38 @@ impl BlockPool {
         }
     }
 
-    /// Names a held block, unless another block has the name or this one has a name.
-    pub(crate) fn publish(&mut self, block: BlockId, hash: BlockHash) {
+    /// Names a held block, unless another block has the name or this one has a name. Whether it was done.
+    pub(crate) fn publish(&mut self, block: BlockId, hash: BlockHash) -> bool {
         assert!(self.ref_counts[block.0 as usize] > 0, "block {} is published while free", block.0);
         let name = &mut self.hashes[block.0 as usize];
-        if name.is_none() && self.cache.insert(hash, block) {
+        let is_new = name.is_none() && self.cache.insert(hash, block);
+        if is_new {
             *name = Some(hash);
             if self.forgotten.remove(hash) {
                 self.num_resident = self.num_blocks().min(self.num_resident + 1);
             }
         }
+        is_new
     }
 
     /// Takes the name from a block that is not in the free list.
     pub(crate) fn unpublish(&mut self, block: BlockId) {
         if let Some(hash) = self.hashes[block.0 as usize].take() {
             self.cache.remove(hash);
+            if let Some(lost) = &mut self.lost_names {
+                lost.push(hash);
+            }
         }
+    }
+
+    /// From now on lost names are noted.
+    pub(crate) fn note_lost_names(&mut self) {
+        self.lost_names = Some(Vec::new());
+    }
+
+    /// Those noted, for the caller to take.
+    pub(crate) fn lost_names(&mut self) -> &mut Vec<BlockHash> {
+        self.lost_names.get_or_insert_default()
     }
 
     /// Takes a name from whatever block has it.

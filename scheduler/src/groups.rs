@@ -202,7 +202,7 @@ impl Scheduler {
                 .expect("all its tokens are known")
                 .in_group(group.number as usize);
             let pool = &mut self.pools[group.pool];
-            pool.publish(block, hash);
+            let _: bool = pool.publish(block, hash);
             // Of an answer the last snapshot is enough: others share prompts.
             if boundary > sequence.num_prompt_tokens
                 && let Some((hash, block)) = sequence.states[index].replace_in_output(hash, block)

@@ -57,6 +57,7 @@ mod block;
 mod block_hash;
 mod block_map;
 mod block_pool;
+mod cache_events;
 mod cached_prefix;
 mod check;
 pub mod config;
@@ -77,6 +78,7 @@ mod update;
 
 pub use block::BlockId;
 pub use block_map::BlockCell;
+pub use cache_events::CacheEvent;
 pub use config::{CacheGroup, CacheKind, CachePool, Policy, SchedulerConfig, kv_capacity};
 pub use draft_tree::DraftTree;
 pub use output::{

@@ -1,6 +1,5 @@
 //! Giving things back: preemption, cancelling, the end of a sequence, and a step that failed.
 
-use crate::block_pool::BlockPool;
 use crate::draft_tree::DraftTree;
 use crate::output::{Row, SequenceEvent, TokenList};
 use crate::request::{FinishReason, SequenceId};
@@ -56,7 +55,7 @@ impl Scheduler {
         while let Some(&slot) = self.running.last() {
             self.preempt(slot);
         }
-        self.pools.iter_mut().for_each(BlockPool::clear_cache);
+        self.clear_cache();
         events
     }
 

@@ -6,6 +6,7 @@ use std::ops::Range;
 use crate::admit::AdmissionRatio;
 use crate::block::BlockTable;
 use crate::block_pool::BlockPool;
+use crate::cache_events::CacheWatch;
 use crate::cached_prefix::CachedPrefix;
 use crate::config::SchedulerConfig;
 use crate::draft_tree::DraftTree;
@@ -55,6 +56,8 @@ pub struct Scheduler {
     pub(crate) prefix_cache_queries: u64,
     pub(crate) prefix_cache_hits: u64,
     pub(crate) draft_stats: DraftStats,
+    /// `None` while nobody wants to know what is cached.
+    pub(crate) cache_watch: Option<CacheWatch>,
 }
 
 /// A step that was scheduled and whose result is not known.
@@ -111,6 +114,7 @@ impl Scheduler {
             prefix_cache_queries: 0,
             prefix_cache_hits: 0,
             draft_stats: DraftStats::default(),
+            cache_watch: None,
             config,
         })
     }
@@ -424,11 +428,17 @@ impl Scheduler {
         }
         sequence.extend_block_hashes(num_tokens, self.config.block_size);
         let first = sequence.num_published_blocks;
-        for (group, table) in self.groups.paged.iter().zip(&sequence.block_tables) {
+        for (number, (group, table)) in
+            self.groups.paged.iter().zip(&sequence.block_tables).enumerate()
+        {
             let full = table.held_from(first).take_while(|&(index, _)| index < num_full_blocks);
             for (index, block) in full {
                 let hash = sequence.block_hashes[index as usize].in_group(group.number as usize);
-                self.pools[group.pool].publish(block, hash);
+                let is_new = self.pools[group.pool].publish(block, hash);
+                if let Some(watch) = self.cache_watch.as_mut().filter(|_| is_new) {
+                    watch.removed(self.pools[watch.pool].lost_names());
+                    watch.stored(number, sequence, index, self.config.block_size);
+                }
             }
         }
         sequence.num_published_blocks = num_full_blocks;

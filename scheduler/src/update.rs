@@ -1,6 +1,5 @@
 //! What a finished step means: tokens accepted, sequences ended.
 
-use crate::block_pool::BlockPool;
 use crate::output::{SampledSequence, SequenceEvent, StepOutput, TokenList};
 use crate::request::{FinishReason, TokenId};
 use crate::scheduler::{EntryInFlight, Scheduler};
@@ -45,7 +44,7 @@ impl Scheduler {
         if self.sequences.epoch(slot) != epoch {
             if sampled.failed {
                 // Its blocks are no longer known, but they may have a name.
-                self.pools.iter_mut().for_each(BlockPool::clear_cache);
+                self.clear_cache();
             }
             return None;
         }

@@ -5,6 +5,7 @@ pub mod error;
 mod generation;
 pub mod grpc;
 pub mod http;
+pub mod kv_events;
 pub mod limits;
 pub mod metrics;
 pub mod model;

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::app::unix_time;
 use crate::error::ApiError;
+use crate::kv_events::KvPublisher;
 use crate::registry::ModelSettings;
 use crate::routes::console::LastLook;
 use crate::structured::GrammarCompiler;
@@ -33,6 +34,8 @@ pub struct ServedModel {
     /// How it writes reasoning and tool calls.
     pub output_formats: OutputFormats,
     pub(crate) last_look: LastLook,
+    /// Of each replica, where events of the prefix cache are wanted.
+    pub kv_publishers: Vec<KvPublisher>,
     text: Arc<TextPipeline>,
     pub(crate) grammars: Arc<GrammarCompiler>,
 }
@@ -127,6 +130,7 @@ impl ServedModel {
             created: unix_time(),
             settings: Arc::default(),
             source,
+            kv_publishers: Vec::new(),
             output_formats,
             last_look: LastLook::default(),
             text,

@@ -1,6 +1,7 @@
-"""Quire under frameworks that need other versions of packages than tests/clients, with its server."""
+"""Quire under frameworks that need other versions of packages than tests/clients: its server, with events of its cache."""
 
 import importlib.util
+import json
 import pathlib
 
 import pytest
@@ -9,12 +10,13 @@ CLIENTS = pathlib.Path(__file__).resolve().parents[1] / "clients" / "conftest.py
 spec = importlib.util.spec_from_file_location("clients_conftest", CLIENTS)
 clients = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(clients)
-KEY = clients.KEY
+KEY, free_port, wait_for = clients.KEY, clients.free_port, clients.wait_for
 
 
 @pytest.fixture(scope="session")
 def server():
-    server = clients.Server()
+    config = {"enable_kv_cache_events": True, "endpoint": f"tcp://127.0.0.1:{free_port()}"}
+    server = clients.Server("--kv-events-config", json.dumps(config))
     yield server
     try:
         assert server.stop() == 0, server.output()

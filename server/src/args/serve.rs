@@ -10,6 +10,7 @@ use quire_engine::EngineOptions;
 use quire_server::app::ServerConfig;
 use quire_server::http::auth::ApiKey;
 use quire_server::http::tls::Tls;
+use quire_server::kv_events::KvEventsConfig;
 use quire_server::registry::{KeepAlive, ParserNames, RegistryOptions};
 use quire_server::tenants::KeysFile;
 use quire_server::text::TemplateOptions;
@@ -85,6 +86,11 @@ struct NetworkArgs {
     /// The key of --tls-cert in PEM
     #[arg(long, requires = "tls_cert", value_name = "FILE")]
     tls_key: Option<PathBuf>,
+
+    /// Publish what enters and leaves the prefix cache over ZeroMQ, as vLLM does: its JSON, such as
+    /// {"enable_kv_cache_events": true, "endpoint": "tcp://*:5557"}
+    #[arg(long, value_parser = KvEventsConfig::parse, value_name = "JSON")]
+    kv_events_config: Option<KvEventsConfig>,
 
     /// Threads that read requests and write answers; computing threads are --threads
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=1024), value_name = "COUNT")]
@@ -167,6 +173,7 @@ pub(crate) struct ServeOptions {
     pub(crate) health_port: Option<u16>,
     pub(crate) grpc_port: Option<u16>,
     pub(crate) grpc_tls: Option<Tls>,
+    pub(crate) kv_events: Option<KvEventsConfig>,
     pub(crate) num_http_threads: usize,
     /// Its `served_model_names` are empty where the model file's name is to be used.
     pub(crate) template: TemplateOptions,
@@ -226,6 +233,7 @@ impl ServeArgs {
             port: network.port,
             health_port: network.health_port,
             grpc_port: network.grpc_port,
+            kv_events: network.kv_events_config.clone().filter(KvEventsConfig::is_on),
             grpc_tls: tls_files.map(|(cert, key)| Tls::load(cert, key)).transpose()?,
             num_http_threads: usize::from(network.http_threads),
             template: self.template.resolve(),

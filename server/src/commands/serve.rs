@@ -46,7 +46,8 @@ pub(crate) fn run(
         allowed_registries: server.allowed_registries.clone(),
     }));
     let parsers = server.parsers.clone();
-    let mut loader = Loader { engine, template, parsers, machine, memory };
+    let kv_events = server.kv_events.clone();
+    let mut loader = Loader { engine, template, parsers, machine, memory, kv_events };
     let several = match server.load_format {
         LoadFormat::Auto => several::find(&server.models, options)?,
         LoadFormat::Dummy(_) => None,
@@ -103,6 +104,8 @@ fn several_models(named: Vec<Named>, server: &ServeOptions, loader: &Loader) -> 
         server.config.served_model_names.is_empty(),
         "--served-model-name names one model, but several are served, by the names of their files"
     );
+    let has_events = server.kv_events.is_some();
+    ensure!(!has_events, "--kv-events-config tells of one model, but several are served");
     println!("{} for models, loaded when they are asked for:", human_bytes(loader.memory));
     for Named { names, origin } in &named {
         let planned = model::open(&origin.path)
@@ -130,7 +133,8 @@ async fn serve_until_signal(
     let state = AppState::new(config, metrics);
     doctor::watch::start(around);
     let models = Arc::clone(&state.models);
-    models.set_loader(loader.clone());
+    // Events are those of the model that is always loaded.
+    models.set_loader(Loader { kv_events: None, ..loader.clone() });
     let _probes = match health_port.transpose()? {
         Some(listener) => Some(ProbeServer::start(listener, Arc::clone(&state))?),
         None => None,

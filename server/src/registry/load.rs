@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use quire_engine::{Engine, EngineHandle, EngineOptions, Machine, MemoryPlan, ModelFiles};
 
 use super::Origin;
+use crate::kv_events::{KvEventsConfig, KvPublisher};
 use crate::model::{SamplingDefaults, ServedModel};
 use crate::text::{OutputFormats, TemplateOptions, TextFiles, TextPipeline, UnknownFormat};
 
@@ -39,6 +40,8 @@ pub struct Loader {
     pub machine: Machine,
     /// Bytes for all loaded models together.
     pub memory: u64,
+    /// Where to tell what enters and leaves the prefix cache.
+    pub kv_events: Option<KvEventsConfig>,
 }
 
 impl Loader {
@@ -61,7 +64,9 @@ impl Loader {
         origin: &Origin,
     ) -> Result<(ServedModel, Vec<JoinHandle<()>>)> {
         let name = origin.settings.template.as_deref();
-        let (mut model, threads) = load_with(files, plan, (&self.template, name), &self.parsers)?;
+        let kv_events = self.kv_events.as_ref();
+        let template = (&self.template, name);
+        let (mut model, threads) = load_with(files, plan, template, &self.parsers, kv_events)?;
         model.settings = Arc::clone(&origin.settings);
         Ok((model, threads))
     }
@@ -74,7 +79,7 @@ pub fn load(
     template: &TemplateOptions,
     parsers: &ParserNames,
 ) -> Result<(ServedModel, Vec<JoinHandle<()>>)> {
-    load_with(files, plan, (template, None), parsers)
+    load_with(files, plan, (template, None), parsers, None)
 }
 
 /// The text of a model that writes conversations by another of its templates, or as ChatML.
@@ -101,6 +106,7 @@ fn load_with(
     plan: &MemoryPlan,
     (template, template_name): (&TemplateOptions, Option<&str>),
     parsers: &ParserNames,
+    kv_events: Option<&KvEventsConfig>,
 ) -> Result<(ServedModel, Vec<JoinHandle<()>>)> {
     let (text, defaults) = match files {
         ModelFiles::Gguf(file) => {
@@ -128,10 +134,15 @@ fn load_with(
     let on_progress = |done: usize, total: usize| {
         tracing::debug!("loaded {done} of {total} layers");
     };
-    let (mut handles, mut threads) = (Vec::new(), Vec::new());
+    let (mut handles, mut threads, mut publishers) = (Vec::new(), Vec::new(), Vec::new());
     for replica in 0..plan.config.data_parallel_size {
         let end_tokens = text.tokenizer().eos_token_ids();
-        let engine = Engine::load_replica(files, plan, replica, end_tokens, &on_progress)?;
+        let mut engine = Engine::load_replica(files, plan, replica, end_tokens, &on_progress)?;
+        if let Some(config) = kv_events {
+            let publisher = KvPublisher::start(config, replica as u32)?;
+            engine.tell_cache_events(Box::new(publisher.sink()));
+            publishers.push(publisher);
+        }
         let (handle, thread) = engine.spawn()?;
         handles.push(handle);
         threads.push(thread);
@@ -139,6 +150,7 @@ fn load_with(
     let handle = EngineHandle::of_replicas(&handles);
     let mut model = ServedModel::new(handle, Arc::new(text), defaults);
     model.source = files.path().into();
+    model.kv_publishers = publishers;
     model.output_formats = parsers.apply(model.output_formats)?;
     if plan.writes_text {
         tracing::info!("{}", model.output_formats);

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::app::SharedState;
 use crate::error::ApiError;
@@ -55,7 +55,11 @@ pub(crate) async fn model_info(State(state): State<SharedState>) -> Result<Respo
     Ok(http::json(StatusCode::OK, &body))
 }
 
-/// `GET /kv_event_sources`: by replica; none publishes events.
-pub(crate) async fn kv_event_sources() -> Response {
-    http::json(StatusCode::OK, &json!({}))
+/// `GET /kv_event_sources`: by replica, where events of the prefix cache are published.
+pub(crate) async fn kv_event_sources(State(state): State<SharedState>) -> Response {
+    let models = state.models.all_loaded();
+    let publishers = models.iter().flat_map(|model| &model.kv_publishers);
+    let sources: Map<String, Value> =
+        publishers.map(|publisher| (publisher.rank().to_string(), publisher.describe())).collect();
+    http::json(StatusCode::OK, &sources)
 }

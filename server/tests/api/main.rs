@@ -12,6 +12,7 @@ mod embeddings;
 mod extras;
 mod grpc;
 mod hostile;
+mod kv_events;
 mod lifecycle;
 mod openapi;
 mod responses;

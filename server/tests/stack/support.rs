@@ -48,7 +48,8 @@ pub(crate) fn loader(memory: u64) -> Loader {
         ..EngineOptions::default()
     };
     let (template, parsers) = (TemplateOptions::default(), ParserNames::default());
-    Loader { engine, template, parsers, machine: Machine::detect(), memory }
+    let machine = Machine::detect();
+    Loader { engine, template, parsers, machine, memory, kv_events: None }
 }
 
 /// Bytes that the model takes when it is loaded.

@@ -7,6 +7,7 @@ use vllm_proto::control_server::Control;
 
 use super::Service;
 use crate::grpc::running::Caller;
+use crate::kv_events::KvPublisher;
 use crate::routes::server_info::INSTANCE_ID;
 
 /// Methods of `Control` without an implementation, with their messages.
@@ -106,7 +107,10 @@ impl Control for Service {
         &self,
         _request: Request<proto::GetKvEventSourcesRequest>,
     ) -> Result<Response<proto::GetKvEventSourcesResponse>, Status> {
-        Ok(Response::new(proto::GetKvEventSourcesResponse::default()))
+        let models = self.state.models.all_loaded();
+        let publishers = models.iter().flat_map(|model| &model.kv_publishers);
+        let sources = publishers.map(kv_event_source).collect();
+        Ok(Response::new(proto::GetKvEventSourcesResponse { sources }))
     }
 
     async fn is_paused(
@@ -137,5 +141,22 @@ impl Control for Service {
         finish_weight_update(FinishWeightUpdateRequest) -> FinishWeightUpdateResponse,
         update_weight_version(UpdateWeightVersionRequest) -> UpdateWeightVersionResponse,
         get_weight_version(GetWeightVersionRequest) -> GetWeightVersionResponse,
+    }
+}
+
+fn kv_event_source(publisher: &KvPublisher) -> proto::KvEventSource {
+    let config = publisher.config();
+    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    proto::KvEventSource {
+        transport: "zmq".into(),
+        endpoint: publisher.endpoint().into(),
+        topic: config.topic.clone(),
+        replay_endpoint: publisher.replay_endpoint().unwrap_or_default().into(),
+        data_parallel_rank: Some(publisher.rank()),
+        encoding: "msgpack".into(),
+        schema_version: 1,
+        buffer_steps: count(config.buffer_steps),
+        hwm: config.hwm,
+        max_queue_size: count(config.max_queue_size),
     }
 }
