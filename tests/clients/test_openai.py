@@ -232,13 +232,14 @@ def test_a_full_queue_asks_to_come_back(start):
                 for _ in stream:
                     if is_full.is_set():
                         return None
-        except openai.RateLimitError as error:
+        except openai.InternalServerError as error:
             is_full.set()
             return error
 
     with concurrent.futures.ThreadPoolExecutor(6) as pool:
         errors = [error for error in pool.map(attempt, range(6)) if error]
     assert 1 <= len(errors) <= 5
+    assert all(error.status_code == 503 for error in errors)
     assert all(int(error.response.headers["retry-after"]) >= 1 for error in errors)
     assert all("--max-num-queued-reqs" in error.body["message"] for error in errors)
 
