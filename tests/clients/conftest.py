@@ -1,5 +1,6 @@
 """Starts `quire serve` on a free port with the default model, and ends it."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -106,14 +107,21 @@ def wait_for(condition, seconds, what):
         time.sleep(0.05)
 
 
-@pytest.fixture(scope="session")
-def server():
-    server = Server()
-    yield server
+@contextlib.contextmanager
+def running(*flags):
+    """A server that must end well."""
+    server = Server(*flags)
     try:
+        yield server
         assert server.stop() == 0, server.output()
     finally:
         server.kill()
+
+
+@pytest.fixture(scope="session")
+def server():
+    with running() as server:
+        yield server
 
 
 @pytest.fixture

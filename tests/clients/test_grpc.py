@@ -6,7 +6,7 @@ from google.protobuf import descriptor_pool, message_factory
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from conftest import KEY, Server, free_port, wait_for
+from conftest import KEY, free_port, running, wait_for
 
 AUTHORIZED = (("authorization", f"Bearer {KEY}"),)
 
@@ -23,13 +23,9 @@ class WithKey(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientIntercepto
 @pytest.fixture(scope="module")
 def server():
     port = free_port()
-    server = Server("--grpc-port", str(port))
-    server.grpc_address = f"127.0.0.1:{port}"
-    yield server
-    try:
-        assert server.stop() == 0, server.output()
-    finally:
-        server.kill()
+    with running("--grpc-port", str(port)) as server:
+        server.grpc_address = f"127.0.0.1:{port}"
+        yield server
 
 
 @pytest.fixture

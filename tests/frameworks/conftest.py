@@ -16,12 +16,8 @@ KEY, free_port, wait_for = clients.KEY, clients.free_port, clients.wait_for
 @pytest.fixture(scope="session")
 def server():
     config = {"enable_kv_cache_events": True, "endpoint": f"tcp://127.0.0.1:{free_port()}"}
-    server = clients.Server("--kv-events-config", json.dumps(config))
-    yield server
-    try:
-        assert server.stop() == 0, server.output()
-    finally:
-        server.kill()
+    with clients.running("--kv-events-config", json.dumps(config)) as server:
+        yield server
 
 
 @pytest.fixture

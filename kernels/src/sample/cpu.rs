@@ -77,6 +77,13 @@ impl Scratch {
     fn sample(&mut self, simd: SimdLevel, out: &mut Sampled, logits: &mut [f32], row: &SampleRow) {
         let Self { raw, raw_maxima, maxima, counts, buffers } = self;
         out.clear();
+        if let Some(allowed) = row.only_mask() {
+            if let Some(left) = passes::scan_allowed(simd, logits, allowed, maxima) {
+                out.token = choose(simd, &left, row, buffers);
+                out.finite = true;
+            }
+            return;
+        }
         let changes = row.changes_logits();
         raw.clear();
         if changes && row.num_logprobs.is_some() {
@@ -91,9 +98,7 @@ impl Scratch {
             Some(unprocessed)
         };
         let Some(processed) = processed else { return };
-        let greedy = row.is_greedy();
-        out.token =
-            if greedy { processed.likeliest() } else { draw::draw(simd, &processed, row, buffers) };
+        out.token = choose(simd, &processed, row, buffers);
         out.finite = true;
         if let Some(num_top) = row.num_logprobs {
             let raw = if changes {
@@ -103,6 +108,13 @@ impl Scratch {
             };
             report(simd, out, &raw, out.token, num_top, buffers);
         }
+    }
+}
+
+fn choose(simd: SimdLevel, processed: &Row, row: &SampleRow, buffers: &mut Buffers) -> u32 {
+    match row.is_greedy() {
+        true => processed.likeliest(),
+        false => draw::draw(simd, processed, row, buffers),
     }
 }
 

@@ -105,6 +105,15 @@ impl SampleRow<'_> {
             || self.has_penalties()
     }
 
+    /// The mask, where the sampler writes nothing else to the row and reports nothing of it.
+    fn only_mask(&self) -> Option<&[u32]> {
+        let others = !self.banned.is_empty()
+            || !self.logit_bias.is_empty()
+            || self.has_penalties()
+            || self.num_logprobs.is_some();
+        self.allowed.filter(|_| !others)
+    }
+
     fn is_greedy(&self) -> bool {
         // Written so that NaN is greedy too.
         !matches!(self.temperature.partial_cmp(&GREEDY_TEMPERATURE), Some(order) if order.is_ge())

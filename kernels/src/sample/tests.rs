@@ -191,6 +191,34 @@ fn an_unusable_row_fails_alone() {
     assert_eq!(prompt[4], Sampled::default());
 }
 
+/// A mask alone takes one pass over the row, with other changes three: the same tokens.
+#[test]
+fn a_mask_alone_is_a_mask_beside_others() {
+    for vocabulary in [1, 31, 64, 65, 130, 1500] {
+        let logits: Vec<f32> = random_f32(9, vocabulary).iter().map(|x| x * 7.0).collect();
+        let bits = |seed, len| random_f32(seed, len).iter().map(|x| x.to_bits()).collect();
+        let masks: [Vec<u32>; 5] =
+            [bits(10, 60), bits(11, 1), vec![1], vec![0; 60], vec![u32::MAX; 60]];
+        let mut broken = logits.clone();
+        broken[vocabulary - 1] = f32::NAN;
+        let levels = SimdLevel::available();
+        let all = levels.iter().flat_map(|&simd| [(simd, &logits), (simd, &broken)]);
+        let all: Vec<(SimdLevel, &Vec<f32>)> = all.collect();
+        for (mask, temperature) in masks.iter().flat_map(|mask| [(mask, 0.0), (mask, 0.9)]) {
+            let row = SampleRow { temperature, allowed: Some(mask), ..SampleRow::default() };
+            for &(simd, logits) in &all {
+                let beside = SampleRow { banned: &[u32::MAX], ..row };
+                let device = Device::cpu_with(1, simd);
+                let out =
+                    sample_rows(&device, &[&logits[..], &logits[..]].concat(), &[row, beside]);
+                assert_eq!(out[0], out[1], "{simd:?} {vocabulary} {mask:?}");
+                let expected = reference::sample_row(logits, &row);
+                assert!(temperature > 0.0 || out[0] == expected, "{simd:?} {vocabulary} {mask:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn ids_beyond_the_vocabulary_never_leave_the_row() {
     let (vocabulary, width) = (40, 64);

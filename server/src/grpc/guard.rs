@@ -10,9 +10,10 @@ use axum::response::Response;
 use futures_util::FutureExt;
 use tonic::{Code, Status};
 
-use super::{Method, running};
+use super::Method;
 use crate::app::{Access, SharedState};
 use crate::error::ApiError;
+use crate::http::auth::KeyOwner;
 use crate::http::observe::{REQUEST_ID, client_id};
 use crate::metrics;
 use crate::tenants::caller::Caller;
@@ -22,13 +23,13 @@ fn caller_of(
     state: &SharedState,
     is_open: bool,
     headers: &HeaderMap,
-) -> Result<(Option<Caller>, running::Caller), ApiError> {
+) -> Result<(Option<Caller>, KeyOwner), ApiError> {
     if is_open {
-        return Ok((None, running::Caller::default()));
+        return Ok((None, KeyOwner::default()));
     }
     let identity = state.tenants.identify(&state.config, headers);
     let identity = identity.ok_or_else(ApiError::unauthorized)?;
-    Ok((Some(Caller::new(&identity, headers)?), running::Caller(identity.key)))
+    Ok((Some(Caller::new(&identity, headers)?), KeyOwner(identity.key)))
 }
 
 pub(super) async fn guard(

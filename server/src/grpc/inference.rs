@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status};
 
 use super::answer::Answers;
 use super::convert;
-use super::running::{Caller, Place, Running};
+use super::running::{Place, Running, owner_of};
 use super::stall;
 use crate::app::SharedState;
 use crate::error::ApiError;
@@ -44,10 +44,10 @@ impl Service {
 
     async fn begin(&self, request: Request<v1::GenerateRequest>) -> Result<Call, ApiError> {
         let arrival = Instant::now();
-        let caller = Caller::of(&request);
+        let owner = owner_of(&request);
         let mut request = request.into_inner();
         let id = std::mem::take(&mut request.request_id);
-        let place: Place = self.running.register(caller, id)?;
+        let place: Place = self.running.register(owner, id)?;
         let model = self.state.models.get(convert::name_of(&request.model)).await?;
         let size = request.encoded_len();
         let (state, served) = (Arc::clone(&self.state), Arc::clone(&model));
@@ -215,8 +215,8 @@ impl Inference for Service {
         &self,
         request: Request<v1::AbortRequest>,
     ) -> Result<Response<v1::AbortResponse>, Status> {
-        let caller = Caller::of(&request);
-        let num_aborted = self.running.abort(caller, &request.into_inner().request_ids);
+        let owner = owner_of(&request);
+        let num_aborted = self.running.abort(owner, &request.into_inner().request_ids);
         Ok(Response::new(v1::AbortResponse { num_aborted }))
     }
 }

@@ -9,26 +9,21 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::error::ApiError;
-use crate::http::auth::KeyHash;
+use crate::http::auth::KeyOwner;
 use crate::http::observe::is_safe_id;
 
-/// Whose key a call came with. Calls of one caller are no business of another, also where their ids are the same.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct Caller(pub(super) Option<KeyHash>);
-
-impl Caller {
-    pub(super) fn of<T>(request: &tonic::Request<T>) -> Self {
-        request.extensions().get::<Self>().copied().unwrap_or_default()
-    }
+/// Whose key a call came with. Calls of one owner are no business of another, also where their ids are the same.
+pub(super) fn owner_of<T>(request: &tonic::Request<T>) -> KeyOwner {
+    request.extensions().get::<KeyOwner>().copied().unwrap_or_default()
 }
 
 /// Ids and what ends their calls. As many as there are calls.
 #[derive(Default)]
-pub(super) struct Running(Mutex<HashMap<(Caller, String), watch::Sender<bool>>>);
+pub(super) struct Running(Mutex<HashMap<(KeyOwner, String), watch::Sender<bool>>>);
 
 /// A place in `Running` while it lives.
 pub(super) struct Place {
-    caller: Caller,
+    owner: KeyOwner,
     id: String,
     running: Arc<Running>,
     aborted: watch::Receiver<bool>,
@@ -38,7 +33,7 @@ impl Running {
     /// Registers a call under its id; an empty id gets a fresh one.
     pub(super) fn register(
         self: &Arc<Self>,
-        caller: Caller,
+        owner: KeyOwner,
         id: String,
     ) -> Result<Place, ApiError> {
         let id = if id.is_empty() { uuid::Uuid::new_v4().simple().to_string() } else { id };
@@ -47,7 +42,7 @@ impl Running {
             return Err(ApiError::invalid("request_id", message));
         }
         let (sender, aborted) = watch::channel(false);
-        match self.0.lock().entry((caller, id.clone())) {
+        match self.0.lock().entry((owner, id.clone())) {
             Entry::Occupied(_) => {
                 let message = format!("a request with the request_id {id:?} is running");
                 let error = ApiError::new(StatusCode::CONFLICT, message);
@@ -55,13 +50,13 @@ impl Running {
             }
             Entry::Vacant(entry) => entry.insert(sender),
         };
-        Ok(Place { caller, id, running: Arc::clone(self), aborted })
+        Ok(Place { owner, id, running: Arc::clone(self), aborted })
     }
 
-    /// Ends the caller's calls with exactly these ids; how many there were.
-    pub(super) fn abort(&self, caller: Caller, ids: &[String]) -> u32 {
+    /// Ends the owner's calls with exactly these ids; how many there were.
+    pub(super) fn abort(&self, owner: KeyOwner, ids: &[String]) -> u32 {
         let running = self.0.lock();
-        let ended = ids.iter().filter_map(|id| running.get(&(caller, id.clone())));
+        let ended = ids.iter().filter_map(|id| running.get(&(owner, id.clone())));
         ended.map(|sender| u32::from(!sender.send_replace(true))).sum()
     }
 }
@@ -80,7 +75,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let place = (self.caller, std::mem::take(&mut self.id));
+        let place = (self.owner, std::mem::take(&mut self.id));
         self.running.0.lock().remove(&place);
     }
 }
@@ -89,12 +84,12 @@ impl Drop for Place {
 mod tests {
     use std::sync::Arc;
 
-    use super::{Caller, Running};
+    use super::{KeyOwner, Running};
 
     #[test]
     fn an_id_is_one_call_at_a_time_and_no_prefix() {
         let running = Arc::new(Running::default());
-        let (me, other) = (Caller(Some([1; 32])), Caller(Some([2; 32])));
+        let (me, other) = (KeyOwner(Some([1; 32])), KeyOwner(Some([2; 32])));
         let place = running.register(me, "job-1".into()).expect("free");
         assert!(running.register(me, "job-1".into()).is_err(), "it runs");
         assert!(running.register(me, "a b".into()).is_err(), "a space");

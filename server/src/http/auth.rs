@@ -93,8 +93,8 @@ fn no_manager(state: &SharedState) -> ApiError {
 }
 
 /// Who asks, by the key that came with the request; those who send none are one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct KeyOwner(Option<KeyHash>);
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct KeyOwner(pub(crate) Option<KeyHash>);
 
 impl KeyOwner {
     pub(crate) fn of(headers: &HeaderMap) -> Self {

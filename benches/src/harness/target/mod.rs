@@ -9,6 +9,7 @@ mod openai;
 use std::time::{Duration, Instant};
 
 use hyper::body::Bytes;
+use serde::Serialize;
 
 use self::connection::Connections;
 use self::grpc::Calls;
@@ -34,7 +35,7 @@ pub enum Api {
 }
 
 /// A message of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Message {
     pub role: &'static str,
     pub content: String,

@@ -8,13 +8,8 @@ use crate::harness::failure::{Failure, FailureKind};
 
 /// Ollama has no way to ignore the end token: `ignores_end` only makes another length a failure.
 pub(super) fn chat(options: &TargetOptions, ask: Ask<'_>) -> String {
-    let messages: Vec<Value> = ask
-        .messages
-        .iter()
-        .map(|message| json!({"role": message.role, "content": message.content}))
-        .collect();
     let sampling = json!({"num_predict": ask.max_tokens, "temperature": options.temperature});
-    json!({"model": options.model, "messages": messages, "stream": true, "options": sampling})
+    json!({"model": options.model, "messages": ask.messages, "stream": true, "options": sampling})
         .to_string()
 }
 

@@ -7,12 +7,7 @@ use super::{Ask, Event, TargetOptions, Usage, garbage};
 use crate::harness::failure::{Failure, FailureKind};
 
 pub(super) fn chat(options: &TargetOptions, ask: Ask<'_>) -> String {
-    let messages: Vec<Value> = ask
-        .messages
-        .iter()
-        .map(|message| json!({"role": message.role, "content": message.content}))
-        .collect();
-    body(options, ask, "messages", Value::Array(messages))
+    body(options, ask, "messages", json!(ask.messages))
 }
 
 pub(super) fn completion(options: &TargetOptions, ask: Ask<'_>) -> String {

@@ -126,6 +126,27 @@ pub(super) fn scan<'a>(
     chunk_maxima.clear();
     chunk_maxima.resize(logits.len().div_ceil(CHUNK), f32::NEG_INFINITY);
     let all_below_infinity = find_maxima(simd, logits, chunk_maxima);
+    usable(logits, chunk_maxima, all_below_infinity)
+}
+
+/// Writes −∞ over the logits of tokens that `allowed` leaves out and reads the row, all in one pass; `None` as `scan`.
+pub(super) fn scan_allowed<'a>(
+    simd: SimdLevel,
+    logits: &'a mut [f32],
+    allowed: &[u32],
+    chunk_maxima: &'a mut Vec<f32>,
+) -> Option<Row<'a>> {
+    chunk_maxima.clear();
+    chunk_maxima.resize(logits.len().div_ceil(CHUNK), f32::NEG_INFINITY);
+    let all_below_infinity = keep_allowed(simd, logits, allowed, chunk_maxima);
+    usable(logits, chunk_maxima, all_below_infinity)
+}
+
+fn usable<'a>(
+    logits: &'a [f32],
+    chunk_maxima: &'a [f32],
+    all_below_infinity: bool,
+) -> Option<Row<'a>> {
     let largest = chunk_maxima.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let usable = all_below_infinity && largest > f32::NEG_INFINITY;
     usable.then_some(Row { logits, chunk_maxima, largest })
@@ -145,6 +166,11 @@ pub(super) fn weigh(
 for_each_simd_level! {
     /// The largest logit of each chunk; false when a logit is NaN or +∞.
     fn find_maxima(logits: &[f32], maxima: &mut [f32]) -> bool = find_maxima_body
+}
+
+for_each_simd_level! {
+    /// As `find_maxima` of the row that `allowed` leaves, and was given.
+    fn keep_allowed(logits: &mut [f32], allowed: &[u32], maxima: &mut [f32]) -> bool = keep_allowed_body
 }
 
 for_each_simd_level! {
@@ -181,6 +207,31 @@ fn find_maxima_body(logits: &[f32], maxima: &mut [f32]) -> bool {
                 unusable[lane] |= u32::from(!below_infinity);
             }
         }
+        *maximum = largest_lane(largest);
+    }
+    unusable == [0; LANES]
+}
+
+#[inline(always)]
+fn keep_allowed_body(logits: &mut [f32], allowed: &[u32], maxima: &mut [f32]) -> bool {
+    let mut unusable = [0_u32; LANES];
+    let word = |index: usize| u64::from(allowed.get(index).copied().unwrap_or(0));
+    for (index, (chunk, maximum)) in logits.chunks_mut(CHUNK).zip(maxima).enumerate() {
+        let bits = word(2 * index) | word(2 * index + 1) << 32;
+        let mut kept = padded(chunk);
+        let mut largest = [f32::NEG_INFINITY; LANES];
+        for (part, values) in kept.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+            let bits = (bits >> (part * LANES)) as u32;
+            for lane in 0..LANES {
+                let below_infinity = values[lane] < f32::INFINITY;
+                unusable[lane] |= u32::from(!below_infinity);
+                let is_allowed = bits >> lane & 1 == 1;
+                let logit = if is_allowed { values[lane] } else { f32::NEG_INFINITY };
+                largest[lane] = if logit > largest[lane] { logit } else { largest[lane] };
+                values[lane] = logit;
+            }
+        }
+        chunk.copy_from_slice(&kept[..chunk.len()]);
         *maximum = largest_lane(largest);
     }
     unusable == [0; LANES]

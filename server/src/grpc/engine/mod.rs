@@ -16,7 +16,7 @@ use quire_proto::engine::vllm_engine_server::VllmEngine;
 use tonic::{Request, Response, Status};
 
 use super::answer::Answers;
-use super::running::{Caller, Running};
+use super::running::{Running, owner_of};
 use super::stall;
 use crate::app::{Health, SharedState, unix_time};
 use crate::error::ApiError;
@@ -54,9 +54,9 @@ impl Service {
 
     async fn begin(&self, request: Request<proto::GenerateRequest>) -> Result<Call, ApiError> {
         let arrival = Instant::now();
-        let caller = Caller::of(&request);
+        let owner = owner_of(&request);
         let mut request = request.into_inner();
-        let place = self.running.register(caller, std::mem::take(&mut request.request_id))?;
+        let place = self.running.register(owner, std::mem::take(&mut request.request_id))?;
         let model = self.state.models.get(None).await?;
         let (size, has_chunks) = (request.encoded_len(), request.stream);
         let (state, served) = (Arc::clone(&self.state), Arc::clone(&model));
@@ -190,8 +190,8 @@ impl VllmEngine for Service {
         &self,
         request: Request<proto::AbortRequest>,
     ) -> Result<Response<proto::AbortResponse>, Status> {
-        let caller = Caller::of(&request);
-        self.running.abort(caller, &request.into_inner().request_ids);
+        let owner = owner_of(&request);
+        self.running.abort(owner, &request.into_inner().request_ids);
         Ok(Response::new(proto::AbortResponse {}))
     }
 

@@ -6,7 +6,7 @@ use vllm_proto as proto;
 use vllm_proto::control_server::Control;
 
 use super::Service;
-use crate::grpc::running::Caller;
+use crate::grpc::running::owner_of;
 use crate::kv_events::KvPublisher;
 use crate::routes::server_info::INSTANCE_ID;
 
@@ -84,8 +84,8 @@ impl Control for Service {
         &self,
         request: Request<proto::AbortRequest>,
     ) -> Result<Response<proto::AbortResponse>, Status> {
-        let caller = Caller::of(&request);
-        self.running.abort(caller, &request.into_inner().request_ids);
+        let owner = owner_of(&request);
+        self.running.abort(owner, &request.into_inner().request_ids);
         Ok(Response::new(proto::AbortResponse {}))
     }
 

@@ -15,7 +15,7 @@ use vllm_proto::{GenerateRequest, GenerateResponse};
 
 use super::answer::Answers;
 use super::convert::name_of;
-use super::running::{Caller, Running};
+use super::running::{Running, owner_of};
 use super::stall;
 use crate::app::SharedState;
 use crate::error::ApiError;
@@ -45,11 +45,11 @@ impl Service {
 
     async fn begin(&self, request: Request<GenerateRequest>) -> Result<Call, ApiError> {
         let arrival = Instant::now();
-        let caller = Caller::of(&request);
+        let owner = owner_of(&request);
         let replica = RoutingHeaders::of(request.metadata().as_ref())?.replica;
         let mut request = request.into_inner();
         let id = std::mem::take(&mut request.request_id);
-        let place = self.running.register(caller, id)?;
+        let place = self.running.register(owner, id)?;
         let model = self.state.models.get(name_of(&request.model)).await?;
         let size = request.encoded_len();
         let (state, served) = (Arc::clone(&self.state), Arc::clone(&model));
