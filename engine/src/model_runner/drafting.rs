@@ -160,9 +160,7 @@ impl Drafting {
         table: &SequenceTable,
         (asks, guesses): (&[Ask], &mut [Guess]),
     ) {
-        if asks.iter().any(|ask| ask.most > 0) {
-            self.catch_up(at, kv, table);
-        }
+        self.catch_up(at, kv, table);
         let mut asked = 0;
         while asked < asks.len() {
             self.asked_for.clear();

@@ -137,12 +137,8 @@ impl Inference for Service {
         request: Request<v1::GenerateRequest>,
     ) -> Result<Response<EventStream>, Status> {
         let call = self.begin(request).await?;
-        let steps = stream::unfold(Some(call), async |call| {
-            let mut call = call?;
-            let step = call.next().await?;
-            // After an error nothing follows.
-            let call = step.is_ok().then_some(call);
-            let messages = match step {
+        let steps = stream::unfold(call, async |mut call| {
+            let messages = match call.next().await? {
                 Ok(messages) => messages.into_iter().map(Ok).collect(),
                 Err(status) => vec![Err(status)],
             };

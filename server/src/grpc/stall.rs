@@ -12,7 +12,7 @@ use tonic::Status;
 
 type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// `messages`, dropped when there is more to send and nobody asks for it within `timeout`: the peer's window is full.
+/// `messages` up to the first error, dropped when there is more to send and nobody asks for it within `timeout`: the peer's window is full.
 pub(super) fn watched<T: Send + 'static>(
     messages: impl Stream<Item = Result<T, Status>> + Send + 'static,
     timeout: Duration,
@@ -76,8 +76,8 @@ impl<T> Stream for Watched<T> {
         *self.demand.ready_since.lock() = None;
         let poll = messages.as_mut().poll_next(&mut Context::from_waker(&self.waker));
         match poll {
-            Poll::Ready(Some(_)) => self.demand.note_ready(),
-            Poll::Ready(None) => state.messages = None,
+            Poll::Ready(Some(Ok(_))) => self.demand.note_ready(),
+            Poll::Ready(Some(Err(_)) | None) => state.messages = None,
             Poll::Pending => {}
         }
         poll

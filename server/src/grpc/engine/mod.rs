@@ -141,13 +141,7 @@ impl VllmEngine for Service {
         request: Request<proto::GenerateRequest>,
     ) -> Result<Response<Parts>, Status> {
         let call = self.begin(request).await?;
-        let parts = stream::unfold(Some(call), async |call| {
-            let mut call = call?;
-            let part = call.next().await?;
-            // After an error nothing follows.
-            let call = part.is_ok().then_some(call);
-            Some((part, call))
-        });
+        let parts = stream::unfold(call, async |mut call| Some((call.next().await?, call)));
         let timeout = self.state.config.limits.write_timeout;
         Ok(Response::new(stall::watched(parts, timeout)))
     }

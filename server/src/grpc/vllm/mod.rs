@@ -102,13 +102,7 @@ impl Inference for Service {
         request: Request<GenerateRequest>,
     ) -> Result<Response<ResponseStream>, Status> {
         let call = self.begin(request).await?;
-        let messages = stream::unfold(Some(call), async |call| {
-            let mut call = call?;
-            let message = call.next().await?;
-            // After an error nothing follows.
-            let call = message.is_ok().then_some(call);
-            Some((message, call))
-        });
+        let messages = stream::unfold(call, async |mut call| Some((call.next().await?, call)));
         let timeout = self.state.config.limits.write_timeout;
         Ok(Response::new(stall::watched(messages, timeout)))
     }
