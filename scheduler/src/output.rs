@@ -261,4 +261,11 @@ impl DraftStats {
         self.num_tokens += u64::from(num_drafts);
         self.num_right[..num_right as usize].iter_mut().for_each(|count| *count += 1);
     }
+
+    /// What became of other drafts, too.
+    pub fn add(&mut self, others: &Self) {
+        self.num_verified += others.num_verified;
+        self.num_tokens += others.num_tokens;
+        self.num_right.iter_mut().zip(others.num_right).for_each(|(count, more)| *count += more);
+    }
 }

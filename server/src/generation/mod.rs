@@ -338,7 +338,9 @@ impl Generation {
         if let Some(times) = self.usage.times.as_mut().filter(|_| index == 0) {
             match event {
                 ChoiceEvent::Started(started) => times.start(started),
-                ChoiceEvent::Delta(delta) => times.count(delta.tokens.len() as u64, Instant::now()),
+                ChoiceEvent::Delta(delta) => {
+                    times.count(delta.tokens.len() as u64, &delta.drafts, Instant::now());
+                }
                 ChoiceEvent::Failed(_) => {}
             }
         }
