@@ -11,32 +11,47 @@ const MAX_LINE_BYTES: u64 = 1 << 20;
 /// Most of an error's body that is kept.
 const MAX_ERROR_BYTES: u64 = 2000;
 
-/// Where a server is: from `http://host:port/prefix`.
+/// Where a server is: from `http://host:port/prefix`, or `https://`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BaseUrl {
     /// host:port
     authority: String,
     prefix: String,
+    is_tls: bool,
 }
 
 impl BaseUrl {
     pub fn parse(url: &str) -> anyhow::Result<Self> {
-        let rest = url.strip_prefix("http://");
-        let rest = rest.with_context(|| format!("{url}: only http:// is supported"))?;
+        let (is_tls, rest) = match url.split_once("://") {
+            Some(("http", rest)) => (false, rest),
+            Some(("https", rest)) => (true, rest),
+            _ => bail!("{url}: only http:// and https:// are supported"),
+        };
         let (authority, prefix) = rest.split_once('/').unwrap_or((rest, ""));
         ensure!(!authority.is_empty(), "{url} has no host");
         let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'));
-        let authority = if has_port { authority.to_owned() } else { format!("{authority}:80") };
+        let port = if is_tls { 443 } else { 80 };
+        let authority = if has_port { authority.to_owned() } else { format!("{authority}:{port}") };
         // Clients give the address with or without the version of the API.
         let prefix = prefix.trim_end_matches('/');
         let prefix = prefix.strip_suffix("v1").unwrap_or(prefix).trim_end_matches('/');
         let prefix = if prefix.is_empty() { String::new() } else { format!("/{prefix}") };
-        Ok(Self { authority, prefix })
+        Ok(Self { authority, prefix, is_tls })
     }
 
     /// host:port
     pub fn authority(&self) -> &str {
         &self.authority
+    }
+
+    /// Without its port and the brackets of IPv6.
+    pub fn host(&self) -> &str {
+        let host = self.authority.rsplit_once(':').map_or(&*self.authority, |(host, _)| host);
+        host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
+    }
+
+    pub fn is_tls(&self) -> bool {
+        self.is_tls
     }
 
     /// What precedes the paths of the API: nothing, or a folder without the slash at its end.
@@ -52,12 +67,13 @@ pub fn post(
     body: &[u8],
     timeout: Duration,
 ) -> anyhow::Result<BufReader<Body>> {
+    ensure!(!url.is_tls, "{}: this client has no TLS", url.authority);
     let mut stream = TcpStream::connect(&url.authority)
         .with_context(|| format!("cannot connect to {}", url.authority))?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
-    let BaseUrl { authority, prefix } = url;
+    let BaseUrl { authority, prefix, .. } = url;
     let mut request = format!(
         "POST {prefix}{path} HTTP/1.1\r\nHost: {authority}\r\nContent-Type: application/json\r\n\
          Content-Length: {}\r\nConnection: close\r\n\r\n",
@@ -214,17 +230,21 @@ mod tests {
 
     #[test]
     fn base_urls_lose_the_api_version() {
-        let parse = |url| BaseUrl::parse(url).map(|url| (url.authority, url.prefix));
-        let expected = |authority: &str, prefix: &str| (authority.to_owned(), prefix.to_owned());
         let cases = [
-            ("http://127.0.0.1:8000", expected("127.0.0.1:8000", "")),
-            ("http://127.0.0.1:8000/v1/", expected("127.0.0.1:8000", "")),
-            ("http://host/a/v1", expected("host:80", "/a")),
-            ("http://[::1]", expected("[::1]:80", "")),
+            ("http://127.0.0.1:8000", ("127.0.0.1:8000", "127.0.0.1", "", false)),
+            ("http://127.0.0.1:8000/v1/", ("127.0.0.1:8000", "127.0.0.1", "", false)),
+            ("http://host/a/v1", ("host:80", "host", "/a", false)),
+            ("http://[::1]", ("[::1]:80", "::1", "", false)),
+            ("https://host/v1", ("host:443", "host", "", true)),
+            ("https://[::1]:8443", ("[::1]:8443", "::1", "", true)),
         ];
         for (url, expected) in cases {
-            assert_eq!(parse(url).expect(url), expected);
+            let parsed = BaseUrl::parse(url).expect(url);
+            let found = (parsed.authority(), parsed.host(), parsed.prefix(), parsed.is_tls());
+            assert_eq!(found, expected, "{url}");
         }
-        assert!(parse("https://host").is_err() && parse("http:///v1").is_err());
+        for broken in ["ftp://host", "host:80", "http:///v1"] {
+            assert!(BaseUrl::parse(broken).is_err(), "{broken}");
+        }
     }
 }

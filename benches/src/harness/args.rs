@@ -7,7 +7,7 @@ use anyhow::{Context, ensure};
 use clap::Parser;
 
 use super::objectives::Objectives;
-use super::target::{Api, Target, TargetOptions};
+use super::target::{Api, Target, TargetOptions, Trust};
 use super::workload::{Lengths, Workload, WorkloadKind};
 use crate::http::BaseUrl;
 use crate::prompts::OVERHEAD_TOKENS;
@@ -38,6 +38,10 @@ pub struct Args {
     /// Key of the server [environment: OPENAI_API_KEY]
     #[arg(long, env = "OPENAI_API_KEY", hide_env_values = true)]
     pub api_key: Option<String>,
+
+    /// PEM file with the certificates that may vouch for https servers [default: the well-known authorities]
+    #[arg(long)]
+    pub ca: Option<PathBuf>,
 
     /// Closed loop: users at once, one level after the other
     #[arg(long, value_delimiter = ',', default_values_t = [1, 4, 16, 32, 64])]
@@ -199,6 +203,7 @@ impl Args {
             self.goodput_share > 0.0 && self.goodput_share <= 1.0,
             "--goodput-share must be above 0, at most 1"
         );
+        ensure!(self.requests != Some(0), "--requests must be at least 1");
         ensure!(self.max_tokens > 0, "--max-tokens must be at least 1");
         ensure!(self.rounds > 0, "--rounds must be at least 1");
         ensure!(self.max_concurrency != Some(0), "--max-concurrency must be at least 1");
@@ -217,6 +222,7 @@ impl Args {
     }
 
     pub fn targets(&self) -> anyhow::Result<Vec<Target>> {
+        let trust = self.ca.as_deref().map_or_else(|| Ok(Trust::well_known()), Trust::of_file)?;
         let options = self.base_url.iter().enumerate().map(|(index, url)| {
             let url = BaseUrl::parse(url).context("--base-url")?;
             let default_name = match self.base_url.len() {
@@ -227,6 +233,7 @@ impl Args {
                 name: self.name.get(index).cloned().unwrap_or(default_name),
                 api: self.api,
                 url,
+                trust: trust.clone(),
                 model: self.model.get(index).or(self.model.last()).cloned().unwrap_or_default(),
                 key: self.api_key.clone(),
                 temperature: self.temperature,
@@ -243,12 +250,12 @@ impl Args {
         Ok(targets)
     }
 
-    pub fn workload(&self) -> Workload<'_> {
+    pub fn workload(&self) -> Workload {
         let default_words = self.prompt_tokens.saturating_sub(OVERHEAD_TOKENS).max(1);
         let prompt = self.prompt_words.unwrap_or(default_words);
         Workload {
             kind: self.workload,
-            input: self.input.as_deref(),
+            input: self.input.clone(),
             lengths: Lengths { prompt, output: self.max_tokens, spread: self.range_ratio },
             turns: self.turns,
             prefixes: self.prefixes,

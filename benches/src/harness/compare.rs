@@ -178,17 +178,11 @@ impl Comparison {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::harness::lag::ClientLoad;
     use crate::harness::runner::Run;
 
     /// A level that makes so many tokens a second.
     pub fn level(target: &str, rate: f64) -> Level {
-        let run = Run {
-            records: Vec::new(),
-            seconds: 1.0,
-            client: ClientLoad::default(),
-            peak_running: 1,
-        };
+        let run = Run { seconds: 1.0, peak_running: 1, ..Run::default() };
         let load = Load { users: Some(4), rate: None };
         Level {
             output_tokens_per_second: rate,

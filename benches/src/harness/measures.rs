@@ -71,6 +71,9 @@ pub struct Level {
     pub output_tokens: f64,
     /// Answers without usage, whose chunks were counted.
     pub counted_by_chunks: usize,
+    /// Conversations of a file that had been held before at this level.
+    #[serde(default)]
+    pub repeated: usize,
     pub ttft: Summary,
     pub tpot: Summary,
     /// All gaps of all requests.
@@ -154,6 +157,7 @@ impl Level {
             total_tokens_per_second: per_second(prompt + output),
             prompt_tokens: a_request(prompt),
             output_tokens: a_request(output),
+            repeated: run.num_repeated,
             counted_by_chunks: answered
                 .iter()
                 .filter(|(_, answer)| answer.is_counted_by_chunks)
@@ -241,7 +245,7 @@ mod tests {
         let mut failed = record(0, 1, 1);
         failed.result = Err(Failure::status(503, "busy"));
         let records = vec![record(0, 10, 2), failed, record(0, 30, 4)];
-        let run = Run { records, seconds: 2.0, client: ClientLoad::default(), peak_running: 3 };
+        let run = Run { records, seconds: 2.0, peak_running: 3, ..Run::default() };
         let objectives = Objectives { ttft: Some(20.0), ..Objectives::default() };
         let level = Level::of("a", Load::default(), &run, Some(&objectives));
         assert_eq!((level.requests, level.failures), (3, 1));
@@ -262,13 +266,8 @@ mod tests {
 
     #[test]
     fn nothing_is_zero_everywhere() {
-        let run = Run {
-            records: Vec::new(),
-            seconds: 0.0,
-            client: ClientLoad::default(),
-            peak_running: 0,
-        };
-        let level = Level::of("a", Load { users: Some(1), rate: None }, &run, None);
+        let load = Load { users: Some(1), rate: None };
+        let level = Level::of("a", load, &Run::default(), None);
         assert_eq!(
             (level.requests_per_second, level.mean_running, level.ttft.p99),
             (0.0, 0.0, 0.0)

@@ -164,6 +164,12 @@ impl Outcome {
                 "{by_chunks} answers came without usage: each of their chunks counts as one token."
             ));
         }
+        let repeated: usize = self.levels.iter().map(|level| level.repeated).sum();
+        if repeated > 0 {
+            warnings.push(format!(
+                "The file has fewer conversations than were held: {repeated} had been held before, and a prefix cache may have them."
+            ));
+        }
         warnings
     }
 
@@ -176,5 +182,20 @@ impl Outcome {
             () if is_regression => REGRESSION,
             () => 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::harness::compare::tests::level;
+
+    #[test]
+    fn a_late_client_is_told_first_and_ends_the_program_so() {
+        let late = Level { validity: Validity::Invalid, ..level("a", 9.0) };
+        let outcome = Outcome::new(Vec::new(), None, vec![level("a", 10.0), late]);
+        assert_eq!((outcome.validity, outcome.exit_code()), (Validity::Invalid, INVALID));
+        assert_eq!(outcome.headline().0, Tone::Bad);
+        assert!(outcome.warnings()[0].starts_with("INVALID"), "{:?}", outcome.warnings());
     }
 }

@@ -11,7 +11,7 @@ use super::failure::{Failure, FailureKind};
 use super::lag::{ClientLoad, LagProbe};
 use super::live::Live;
 use super::target::{Answer, Ask, Message, Target};
-use super::workload::Conversation;
+use super::workload::{Conversation, Supply};
 
 /// A user without a connection tries again after this, so that a dead server is not asked a million times.
 const UNREACHABLE_PAUSE: Duration = Duration::from_millis(50);
@@ -41,35 +41,32 @@ pub struct Record {
 }
 
 /// All requests of a run.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Run {
     pub records: Vec<Record>,
     /// From the first request's intended time to the end of the last.
     pub seconds: f64,
     pub client: ClientLoad,
     pub peak_running: usize,
+    /// Conversations that had been held before in this run.
+    pub num_repeated: usize,
 }
 
 struct Shared {
     target: Arc<Target>,
-    conversations: Vec<Conversation>,
+    supply: Arc<Supply>,
     live: Arc<Live>,
     start: Instant,
     records: mpsc::UnboundedSender<Record>,
 }
 
 /// Sends all of it and waits for the end of all. An interrupt ends the sending, a second one the program.
-pub async fn run(
-    target: Arc<Target>,
-    conversations: Vec<Conversation>,
-    pace: Pace,
-    live: Arc<Live>,
-) -> Run {
+pub async fn run(target: Arc<Target>, supply: Arc<Supply>, pace: Pace, live: Arc<Live>) -> Run {
     let probe = LagProbe::start();
     let (sender, mut receiver) = mpsc::unbounded_channel();
     let start = Instant::now();
-    let shared =
-        Arc::new(Shared { target, conversations, live: live.clone(), start, records: sender });
+    let (live_here, supplied) = (live.clone(), supply.clone());
+    let shared = Arc::new(Shared { target, supply, live: live_here, start, records: sender });
     let is_open = matches!(pace, Pace::Open { .. });
     match pace {
         Pace::Closed { users, ramp_up, until } => closed(&shared, users, ramp_up, until),
@@ -101,6 +98,7 @@ pub async fn run(
         seconds: last.saturating_sub(first).as_secs_f64(),
         client,
         peak_running: live.peak_running.load(Relaxed),
+        num_repeated: supplied.num_repeated(),
     }
 }
 
@@ -113,12 +111,14 @@ fn closed(shared: &Arc<Shared>, users: usize, ramp_up: Duration, until: Option<D
             tokio::time::sleep_until((shared.start + begins).into()).await;
             loop {
                 let is_over = until.is_some_and(|until| shared.start.elapsed() >= until);
-                let index = next.fetch_add(1, Relaxed);
-                if is_over || shared.live.stops() || index >= shared.conversations.len() {
+                if is_over || shared.live.stops() {
                     break;
                 }
+                let Some(conversation) = shared.supply.at(next.fetch_add(1, Relaxed)) else {
+                    break;
+                };
                 let intended = shared.start.elapsed();
-                let is_reached = converse(&shared, index, intended, intended).await;
+                let is_reached = converse(&shared, &conversation, intended, intended).await;
                 if !is_reached {
                     tokio::time::sleep(UNREACHABLE_PAUSE).await;
                 }
@@ -141,7 +141,9 @@ fn open(shared: &Arc<Shared>, times: Vec<Duration>, max_running: Option<usize>) 
             runtime.spawn(async move {
                 let due = shared.start.elapsed();
                 let slot = slots.acquire().await;
-                converse(&shared, index, intended, due).await;
+                if let Some(conversation) = shared.supply.at(index) {
+                    converse(&shared, &conversation, intended, due).await;
+                }
                 drop(slot);
             });
         }
@@ -151,11 +153,10 @@ fn open(shared: &Arc<Shared>, times: Vec<Duration>, max_running: Option<usize>) 
 /// One conversation; each later turn is meant to be sent when the one before it has ended. Whether the server was reached.
 async fn converse(
     shared: &Shared,
-    index: usize,
+    conversation: &Conversation,
     mut intended: Duration,
     mut due: Duration,
 ) -> bool {
-    let conversation = &shared.conversations[index];
     let mut messages = Vec::new();
     messages.extend(conversation.system.clone().map(|content| Message { role: "system", content }));
     let mut is_reached = true;

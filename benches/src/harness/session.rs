@@ -18,7 +18,7 @@ use super::runner::{Pace, run};
 use super::search::Search;
 use super::target::{Ask, Message, Target};
 use super::text::for_terminal;
-use super::workload::{Conversation, WorkloadKind};
+use super::workload::{Supply, WorkloadKind};
 use crate::process::{open_files_limit, peak_memory};
 
 /// Files that the client has open besides connections, about.
@@ -27,8 +27,6 @@ const OTHER_FILES: usize = 64;
 const READY_PAUSE: Duration = Duration::from_millis(100);
 /// Seconds of an open loop whose length nobody gave.
 const DEFAULT_SECONDS: f64 = 30.0;
-/// Most conversations of a closed loop that ends by time.
-const MAX_TIMED: usize = 20_000;
 
 /// What is loaded, and what was made of it so far.
 struct Session<'a> {
@@ -107,9 +105,8 @@ impl Session<'_> {
 
     /// Requests that do not count. The first must succeed: a run against a server that knows none of it would tell nothing.
     async fn warm_up(&mut self, target: &Arc<Target>) -> anyhow::Result<()> {
-        let conversations =
-            self.args.workload().conversations(self.next, self.args.warmup.max(1))?;
-        for conversation in conversations.iter().take(self.args.warmup) {
+        let supply = self.args.workload().supply(self.next, self.args.warmup.max(1))?;
+        for conversation in (0..self.args.warmup).filter_map(|index| supply.at(index)) {
             let turn = conversation.turns.first().context("a conversation without a turn")?;
             let messages = [Message { role: "user", content: turn.text.clone() }];
             let ask = Ask { messages: &messages, max_tokens: turn.max_tokens, keeps_text: false };
@@ -137,17 +134,19 @@ impl Session<'_> {
         let rounds = if self.targets.len() > 1 { self.args.rounds } else { 1 };
         for load in self.loads() {
             for round in 0..rounds {
-                let first = self.next;
+                let (first, mut end) = (self.next, self.next);
                 for target in self.targets.clone() {
                     // Both servers get the same prompts at the same times.
                     self.next = first;
                     let seed = self.args.seed.unwrap_or(0) + round as u64;
                     let level = self.level(&target, load, self.args.duration, seed).await?;
                     self.levels.push(level);
+                    end = end.max(self.next);
                     if self.is_interrupted {
                         return Ok(());
                     }
                 }
+                self.next = end;
             }
         }
         Ok(())
@@ -160,17 +159,18 @@ impl Session<'_> {
         seconds: Option<f64>,
         seed: u64,
     ) -> anyhow::Result<Level> {
-        let (conversations, pace) = self.plan(load, seconds, seed)?;
-        self.next += conversations.len() as u64;
+        let (supply, pace) = self.plan(load, seconds, seed)?;
+        let supply = Arc::new(supply);
         let live = Arc::new(Live::default());
         let label = match self.targets.len() {
             1 => load.words(),
             _ => format!("{}, {}", target.options.name, load.words()),
         };
-        let turns: usize = conversations.iter().map(|conversation| conversation.turns.len()).sum();
+        let turns = supply.num_turns();
         let ends_by_time = matches!(pace, Pace::Closed { until: Some(_), .. });
         let display = Display::start(live.clone(), &label, (!ends_by_time).then_some(turns as u64));
-        let run = run(target.clone(), conversations, pace, live.clone()).await;
+        let run = run(target.clone(), supply.clone(), pace, live.clone()).await;
+        self.next += supply.num_used() as u64;
         drop(display);
         self.is_interrupted |= live.stops();
         let mut level = Level::of(&target.options.name, load, &run, self.objectives.as_ref());
@@ -178,41 +178,29 @@ impl Session<'_> {
         Ok(level)
     }
 
-    fn plan(
-        &self,
-        load: Load,
-        seconds: Option<f64>,
-        seed: u64,
-    ) -> anyhow::Result<(Vec<Conversation>, Pace)> {
+    fn plan(&self, load: Load, seconds: Option<f64>, seed: u64) -> anyhow::Result<(Supply, Pace)> {
         let args = self.args;
         let workload = args.workload();
         let max_running = args.max_concurrency;
         if let Some(users) = load.users {
-            let default = if seconds.is_some() { MAX_TIMED } else { 8.max(3 * users) };
-            let conversations =
-                workload.conversations(self.next, args.requests.unwrap_or(default))?;
-            return Ok((
-                conversations,
-                Pace::Closed {
-                    users,
-                    ramp_up: Duration::from_secs_f64(args.ramp_up),
-                    until: seconds.map(Duration::from_secs_f64),
-                },
-            ));
+            let supply = match args.requests {
+                None if seconds.is_some() => workload.endless(self.next)?,
+                num => workload.supply(self.next, num.unwrap_or(8.max(3 * users)))?,
+            };
+            let ramp_up = Duration::from_secs_f64(args.ramp_up);
+            let until = seconds.map(Duration::from_secs_f64);
+            return Ok((supply, Pace::Closed { users, ramp_up, until }));
         }
         let Some(rate) = load.rate else {
-            let mut conversations =
-                workload.conversations(0, args.requests.unwrap_or(usize::MAX))?;
-            let at = |one: &Conversation| one.at.unwrap_or_default().div_f64(args.speed);
+            let mut supply = workload.supply(0, args.requests.unwrap_or(usize::MAX))?;
             let limit = seconds.map_or(Duration::MAX, Duration::from_secs_f64);
-            conversations.retain(|one| at(one) <= limit);
-            let times = conversations.iter().map(at).collect();
-            return Ok((conversations, Pace::Open { times, max_running }));
+            let times = supply.keep_until(args.speed, limit);
+            return Ok((supply, Pace::Open { times, max_running }));
         };
         let expected = (rate * seconds.unwrap_or(DEFAULT_SECONDS)).ceil().max(1.0) as usize;
-        let conversations = workload.conversations(self.next, args.requests.unwrap_or(expected))?;
-        let times = schedule(conversations.len(), rate, args.burstiness, seed);
-        Ok((conversations, Pace::Open { times, max_running }))
+        let num = args.requests.unwrap_or(expected);
+        let supply = workload.supply(self.next, num)?;
+        Ok((supply, Pace::Open { times: schedule(num, rate, args.burstiness, seed), max_running }))
     }
 
     async fn search(&mut self, target: &Arc<Target>) -> anyhow::Result<Search> {

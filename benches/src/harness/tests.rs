@@ -5,8 +5,11 @@ use std::time::Duration;
 use super::args::Args;
 use super::compare::Winner;
 use super::failure::FailureKind;
+use super::measures::{Level, Load};
 use super::mock::{Fault, MockOptions, spawn};
 use super::outcome::{Outcome, REGRESSION};
+use super::target::dial::HTTP1;
+use super::target::dial::tests::front;
 use super::{console, page, session};
 use crate::report::write_json;
 use clap::Parser;
@@ -247,4 +250,77 @@ async fn wrong_flags_and_dead_servers_are_named() {
         Args::try_parse_from(["quire-bench", "--base-url", "http://127.0.0.1:9"]).expect("flags");
     let error = format!("{:#}", session::execute(&flags).await.expect_err("nobody is there"));
     assert!(error.contains("the first request") && error.contains("no connection"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn https_is_spoken_with_an_authority_of_ones_own() {
+    let (port, ca) = front(spawn(MockOptions::default()).await, HTTP1).await;
+    let flags = "--concurrency 2 --requests 4 --max-tokens 4";
+    let words = format!("quire-bench --base-url https://localhost:{port} {flags}");
+    let run = async |words: &str| {
+        session::execute(&Args::try_parse_from(words.split_whitespace()).expect("flags")).await
+    };
+    let outcome = run(&format!("{words} --ca {}", ca.display())).await.expect("it runs");
+    let level = &outcome.levels[0];
+    assert_eq!((level.requests, level.failures), (4, 0), "{:?}", level.first_failure);
+    let error = format!("{:#}", run(&words).await.expect_err("nobody vouches for it"));
+    assert!(error.contains("no connection: TLS: "), "{error}");
+    // The certificate is of another name.
+    let other = words.replace("localhost", "127.0.0.1");
+    let error = run(&format!("{other} --ca {}", ca.display())).await.expect_err("another name");
+    assert!(format!("{error:#}").contains("TLS: "), "{error:#}");
+    std::fs::remove_file(ca).expect("it is there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_loop_ends_by_its_time_alone() {
+    let quick = with_fault(Fault::NoUsage, u64::MAX);
+    let path = std::env::temp_dir().join(format!("quire-chats-{}.jsonl", std::process::id()));
+    std::fs::write(&path, "{\"prompt\":\"a\"}\n{\"prompt\":\"b\"}\n").expect("written");
+    let flags = "--concurrency 4 --duration 0.5 --max-tokens 1";
+    let outcome = bench(std::slice::from_ref(&quick), flags).await.expect("it runs");
+    assert!(outcome.levels[0].requests > 8 && outcome.levels[0].repeated == 0);
+    let flags = format!("{flags} --workload sharegpt --input {}", path.display());
+    let outcome = bench(&[quick], &flags).await.expect("it runs");
+    let level = &outcome.levels[0];
+    assert!(level.requests > 8 && level.repeated + 2 >= level.requests, "{}", level.repeated);
+    assert!(console::text(&outcome).contains("had been held before"));
+    std::fs::remove_file(&path).expect("it is there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trace_is_replayed_at_its_times() {
+    let quick = with_fault(Fault::NoUsage, u64::MAX);
+    let path = std::env::temp_dir().join(format!("quire-trace-{}.jsonl", std::process::id()));
+    let line =
+        |at: u32| format!("{{\"timestamp\":{at},\"input_length\":30,\"output_length\":3}}\n");
+    std::fs::write(&path, [0, 1000, 2000, 9000].map(line).concat()).expect("written");
+    let flags = format!("--workload trace --input {} --speed 10 --duration 0.5", path.display());
+    let outcome = bench(&[quick], &flags).await.expect("it runs");
+    let level = &outcome.levels[0];
+    // The last would begin after the end.
+    assert_eq!((level.requests, level.failures, level.output_tokens), (3, 0, 3.0));
+    assert!((0.2..5.0).contains(&level.seconds), "{}", level.seconds);
+    std::fs::remove_file(&path).expect("it is there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_many_levels_is_small_and_alone() {
+    let quick = [with_fault(Fault::HugeLine, 3), MockOptions::default()];
+    let flags = "--concurrency 8 --requests 60 --max-tokens 4 --rounds 1 --goodput ttft:100";
+    let mut outcome = bench(&quick, flags).await.expect("it runs");
+    let levels = outcome.levels.clone();
+    for users in [1, 2, 4, 16, 32, 64, 128, 256] {
+        let load = Load { users: Some(users), rate: None };
+        for _ in 0..3 {
+            outcome.levels.extend(levels.iter().map(|level| Level { load, ..level.clone() }));
+        }
+    }
+    let page = page::page(&outcome);
+    assert!(page.len() < 1_000_000, "{} bytes", page.len());
+    // It asks nobody for anything.
+    for word in ["http://", "https://", "src=", "<link", "<script", "@import", "url("] {
+        let found = page.find(word).map(|at| &page[at..page.floor_char_boundary(at + 80)]);
+        assert!(found.is_none_or(|found| found.contains("127.0.0.1")), "{word}: {found:?}");
+    }
 }

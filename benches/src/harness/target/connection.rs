@@ -9,11 +9,10 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::dial::Dialer;
 use crate::harness::failure::{Failure, FailureKind};
-use crate::http::BaseUrl;
 
 /// Most of an error's body that is kept.
 const MAX_ERROR_BYTES: usize = 2000;
@@ -21,7 +20,7 @@ const MAX_ERROR_BYTES: usize = 2000;
 type Sender = SendRequest<Full<Bytes>>;
 
 pub(super) struct Connections {
-    url: BaseUrl,
+    dialer: Dialer,
     /// The last given back is taken first: the others may be closed by then.
     idle: Mutex<Vec<Sender>>,
 }
@@ -33,8 +32,8 @@ pub(super) struct Opened {
 }
 
 impl Connections {
-    pub(super) fn new(url: BaseUrl) -> Self {
-        Self { url, idle: Mutex::new(Vec::new()) }
+    pub(super) fn new(dialer: Dialer) -> Self {
+        Self { dialer, idle: Mutex::new(Vec::new()) }
     }
 
     pub(super) fn give_back(&self, sender: Sender) {
@@ -90,12 +89,7 @@ impl Connections {
     }
 
     async fn connect(&self) -> Result<Sender, Failure> {
-        let unreachable = |error: &dyn std::fmt::Display| {
-            Failure::new(FailureKind::Unreachable, error.to_string())
-        };
-        let stream = TcpStream::connect(self.url.authority()).await;
-        let stream = stream.map_err(|error| unreachable(&error))?;
-        stream.set_nodelay(true).map_err(|error| unreachable(&error))?;
+        let stream = self.dialer.dial().await?;
         let (sender, connection) =
             handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
         // What goes wrong on the connection is told to the request.
@@ -109,8 +103,9 @@ impl Connections {
         key: Option<&str>,
         body: Bytes,
     ) -> Result<Request<Full<Bytes>>, Failure> {
-        let mut request = Request::post(format!("{}{path}", self.url.prefix()))
-            .header(HOST, self.url.authority())
+        let url = self.dialer.url();
+        let mut request = Request::post(format!("{}{path}", url.prefix()))
+            .header(HOST, url.authority())
             .header(CONTENT_TYPE, "application/json");
         if let Some(key) = key {
             request = request.header(AUTHORIZATION, format!("Bearer {key}"));

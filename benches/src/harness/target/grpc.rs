@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hyper_util::rt::TokioIo;
 use quire_proto::v1::generate_event::Event as Told;
 use quire_proto::v1::generate_request::Prompt;
 use quire_proto::v1::inference_client::InferenceClient;
@@ -10,7 +11,9 @@ use tokio::sync::OnceCell;
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
+use tower::service_fn;
 
+use super::dial::Dialer;
 use super::{Ask, Event, TargetOptions, Usage};
 use crate::harness::failure::{Failure, FailureKind};
 
@@ -18,8 +21,8 @@ use crate::harness::failure::{Failure, FailureKind};
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
 /// The connection, opened by the first request.
-#[derive(Default)]
 pub(super) struct Calls {
+    dialer: Dialer,
     client: OnceCell<InferenceClient<Channel>>,
 }
 
@@ -31,13 +34,17 @@ pub(super) struct Call {
 }
 
 impl Calls {
+    pub(super) fn new(dialer: Dialer) -> Self {
+        Self { dialer, client: OnceCell::new() }
+    }
+
     pub(super) async fn start(
         &self,
         options: &TargetOptions,
         ask: Ask<'_>,
     ) -> Result<Call, Failure> {
         let silence = options.silence;
-        let mut client = self.client.get_or_try_init(|| connect(options)).await?.clone();
+        let mut client = self.client.get_or_try_init(|| self.connect(silence)).await?.clone();
         let mut request = Request::new(request(options, ask));
         if let Some(key) = &options.key {
             let value = format!("Bearer {key}").parse();
@@ -49,6 +56,28 @@ impl Calls {
         let answer = timeout(silence, client.generate_stream(request)).await.map_err(silent)?;
         let stream = answer.map_err(|status| failed(&status))?.into_inner();
         Ok(Call { stream, silence, prompt_tokens: 0 })
+    }
+
+    async fn connect(&self, patience: Duration) -> Result<InferenceClient<Channel>, Failure> {
+        let unreachable = |error: tonic::transport::Error| {
+            Failure::new(FailureKind::Unreachable, with_causes(&error))
+        };
+        let url = self.dialer.url();
+        let scheme = if url.is_tls() { "https" } else { "http" };
+        let endpoint = Endpoint::from_shared(format!("{scheme}://{}", url.authority()))
+            .map_err(unreachable)?;
+        let dialer = self.dialer.clone();
+        let connector = service_fn(move |_| {
+            let dialer = dialer.clone();
+            async move { dialer.dial().await.map(TokioIo::new) }
+        });
+        let channel = timeout(patience, endpoint.connect_with_connector(connector)).await;
+        let channel =
+            channel.map_err(|_| Failure::new(FailureKind::Unreachable, "no connection in time"))?;
+        let client = InferenceClient::new(channel.map_err(unreachable)?);
+        Ok(client
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES))
     }
 }
 
@@ -82,20 +111,9 @@ impl Call {
     }
 }
 
-async fn connect(options: &TargetOptions) -> Result<InferenceClient<Channel>, Failure> {
-    let unreachable = |error: tonic::transport::Error| {
-        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
-        Failure::new(FailureKind::Unreachable, format!("{error}{}", cause.unwrap_or_default()))
-    };
-    let endpoint = Endpoint::from_shared(format!("http://{}", options.url.authority()))
-        .map_err(unreachable)?;
-    let channel = timeout(options.silence, endpoint.tcp_nodelay(true).connect()).await;
-    let channel =
-        channel.map_err(|_| Failure::new(FailureKind::Unreachable, "no connection in time"))?;
-    let client = InferenceClient::new(channel.map_err(unreachable)?);
-    Ok(client
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_MESSAGE_BYTES))
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 fn request(options: &TargetOptions, ask: Ask<'_>) -> GenerateRequest {
@@ -134,6 +152,7 @@ fn failed(status: &Status) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
     use std::time::Instant;
 
     use futures_util::stream::{Iter, iter};
@@ -149,7 +168,9 @@ mod tests {
 
     use super::*;
     use crate::harness::live::Live;
-    use crate::harness::target::{Api, Target};
+    use crate::harness::target::dial::HTTP2;
+    use crate::harness::target::dial::tests::front;
+    use crate::harness::target::{Answer, Api, Target, Trust};
     use crate::http::BaseUrl;
 
     /// Says as many words as it may; of a model "busy" nothing.
@@ -210,11 +231,12 @@ mod tests {
         }
     }
 
-    fn target(address: &str, model: &str) -> Target {
+    fn target(url: &str, trust: Trust, model: &str) -> Target {
         Target::new(TargetOptions {
             name: "a".to_owned(),
             api: Api::Grpc,
-            url: BaseUrl::parse(&format!("http://{address}")).expect("a URL"),
+            url: BaseUrl::parse(url).expect("a URL"),
+            trust,
             model: model.to_owned(),
             key: Some("k".to_owned()),
             temperature: 0.0,
@@ -224,25 +246,47 @@ mod tests {
         })
     }
 
-    #[tokio::test]
-    async fn events_become_an_answer_and_statuses_failures() {
+    fn serve_words() -> SocketAddr {
         let incoming =
             TcpIncoming::bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
-        let address = incoming.local_addr().expect("it is bound").to_string();
+        let address = incoming.local_addr().expect("it is bound");
         tokio::spawn(
             Server::builder()
                 .add_service(InferenceServer::new(Words))
                 .serve_with_incoming(incoming),
         );
-        let ask = Ask { messages: &[], max_tokens: 4, keeps_text: true };
-        let answer = target(&address, "default").ask(ask, Instant::now(), &Live::default()).await;
-        let answer = answer.expect("four words");
+        address
+    }
+
+    const ASK: Ask<'static> = Ask { messages: &[], max_tokens: 4, keeps_text: true };
+
+    async fn ask(target: Target) -> Result<Answer, Failure> {
+        target.ask(ASK, Instant::now(), &Live::default()).await
+    }
+
+    #[tokio::test]
+    async fn events_become_an_answer_and_statuses_failures() {
+        let url = format!("http://{}", serve_words());
+        let answer = ask(target(&url, Trust::well_known(), "default")).await.expect("four words");
         assert_eq!((answer.prompt_tokens, answer.output_tokens, answer.gaps.len()), (7, 4, 3));
         assert_eq!(answer.text, "wordwordwordword");
-        let busy = target(&address, "busy").ask(ask, Instant::now(), &Live::default()).await;
-        assert_eq!(busy.expect_err("full").kind, FailureKind::TooManyRequests);
-        let gone =
-            target("127.0.0.1:9", "default").ask(ask, Instant::now(), &Live::default()).await;
-        assert_eq!(gone.expect_err("nobody is there").kind, FailureKind::Unreachable);
+        let busy = ask(target(&url, Trust::well_known(), "busy")).await.expect_err("full");
+        assert_eq!(busy.kind, FailureKind::TooManyRequests);
+        let gone = target("http://127.0.0.1:9", Trust::well_known(), "default");
+        assert_eq!(ask(gone).await.expect_err("nobody").kind, FailureKind::Unreachable);
+    }
+
+    #[tokio::test]
+    async fn https_is_grpc_over_tls() {
+        let (port, ca) = front(serve_words(), HTTP2).await;
+        let url = format!("https://localhost:{port}");
+        let trust = Trust::of_file(&ca).expect("a certificate");
+        let answer = ask(target(&url, trust, "default")).await.expect("four words");
+        assert_eq!(answer.output_tokens, 4);
+        let unknown = ask(target(&url, Trust::well_known(), "default")).await;
+        let unknown = unknown.expect_err("nobody vouches for it");
+        assert_eq!(unknown.kind, FailureKind::Unreachable);
+        assert!(unknown.message.contains("TLS: "), "{unknown}");
+        std::fs::remove_file(ca).expect("it is there");
     }
 }

@@ -1,6 +1,7 @@
 //! A server under load: how to ask it in its API, and what it answered when.
 
 mod connection;
+pub(crate) mod dial;
 mod grpc;
 mod lines;
 mod ollama;
@@ -12,6 +13,8 @@ use hyper::body::Bytes;
 use serde::Serialize;
 
 use self::connection::Connections;
+use self::dial::Dialer;
+pub use self::dial::Trust;
 use self::grpc::Calls;
 use self::lines::Lines;
 use super::failure::{Failure, FailureKind};
@@ -56,6 +59,8 @@ pub struct TargetOptions {
     pub name: String,
     pub api: Api,
     pub url: BaseUrl,
+    /// Who may vouch for it, where it is https.
+    pub trust: Trust,
     pub model: String,
     /// For `Authorization: Bearer`.
     pub key: Option<String>,
@@ -120,8 +125,10 @@ impl Answer {
 
 impl Target {
     pub fn new(options: TargetOptions) -> Self {
-        let connections = Connections::new(options.url.clone());
-        Self { options, connections, calls: Calls::default() }
+        let dialer = |protocol| Dialer::new(options.url.clone(), &options.trust, protocol);
+        let connections = Connections::new(dialer(dial::HTTP1));
+        let calls = Calls::new(dialer(dial::HTTP2));
+        Self { options, connections, calls }
     }
 
     /// Sends a request and reads its answer to the end. Times count from `sent`, so opening a connection is part of them.

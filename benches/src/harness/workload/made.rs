@@ -29,11 +29,7 @@ impl Lengths {
 }
 
 /// A generator of its own for each conversation: number `n` is the same in any run of a seed.
-fn numbered(
-    workload: &Workload<'_>,
-    first: u64,
-    num: usize,
-) -> impl Iterator<Item = (u64, Random)> {
+fn numbered(workload: &Workload, first: u64, num: usize) -> impl Iterator<Item = (u64, Random)> {
     let seed = workload.seed;
     (first..first + num as u64).map(move |number| {
         let mut mixed = Random::new(seed ^ number.wrapping_mul(0xD6E8_FEB8_6659_FD93));
@@ -41,11 +37,11 @@ fn numbered(
     })
 }
 
-fn text(workload: &Workload<'_>, number: u64, words: usize) -> String {
+fn text(workload: &Workload, number: u64, words: usize) -> String {
     prompt(number + workload.salt, words)
 }
 
-pub(super) fn random(workload: &Workload<'_>, first: u64, num: usize) -> Vec<Conversation> {
+pub(super) fn random(workload: &Workload, first: u64, num: usize) -> Vec<Conversation> {
     let made = numbered(workload, first, num).map(|(number, mut random)| {
         let (words, tokens) = workload.lengths.draw(&mut random);
         Conversation::single(text(workload, number, words), tokens)
@@ -54,7 +50,7 @@ pub(super) fn random(workload: &Workload<'_>, first: u64, num: usize) -> Vec<Con
 }
 
 /// Log-normal lengths with the medians asked for. People's first messages spread widely (σ = 1.3), answers less (σ = 0.9).
-pub(super) fn chats(workload: &Workload<'_>, first: u64, num: usize) -> Vec<Conversation> {
+pub(super) fn chats(workload: &Workload, first: u64, num: usize) -> Vec<Conversation> {
     let made = numbered(workload, first, num).map(|(number, mut random)| {
         let mut around = |median: usize, sigma: f64, most: usize| {
             let drawn = median as f64 * (sigma * random.normal()).exp();
@@ -68,7 +64,7 @@ pub(super) fn chats(workload: &Workload<'_>, first: u64, num: usize) -> Vec<Conv
 }
 
 /// Each prompt is one of some long beginnings and words of its own.
-pub(super) fn prefixed(workload: &Workload<'_>, first: u64, num: usize) -> Vec<Conversation> {
+pub(super) fn prefixed(workload: &Workload, first: u64, num: usize) -> Vec<Conversation> {
     let made = numbered(workload, first, num).map(|(number, mut random)| {
         let (words, tokens) = workload.lengths.draw(&mut random);
         let group = random.below(workload.prefixes.max(1)) as u64;
@@ -78,7 +74,7 @@ pub(super) fn prefixed(workload: &Workload<'_>, first: u64, num: usize) -> Vec<C
     made.collect()
 }
 
-pub(super) fn turns(workload: &Workload<'_>, first: u64, num: usize) -> Vec<Conversation> {
+pub(super) fn turns(workload: &Workload, first: u64, num: usize) -> Vec<Conversation> {
     let turns = workload.turns.max(1) as u64;
     let made = numbered(workload, first, num).map(|(number, mut random)| {
         let turns = (0..turns).map(|turn| {
@@ -91,7 +87,7 @@ pub(super) fn turns(workload: &Workload<'_>, first: u64, num: usize) -> Vec<Conv
 }
 
 /// Those of a file, from the beginning again when it ends.
-pub(super) fn repeated(all: Vec<Conversation>, first: u64, num: usize) -> Vec<Conversation> {
+pub(super) fn repeated(all: &[Conversation], first: u64, num: usize) -> Vec<Conversation> {
     let start = if all.is_empty() { 0 } else { first as usize % all.len() };
     all.iter().cycle().skip(start).take(num).cloned().collect()
 }
@@ -103,7 +99,7 @@ mod tests {
     use super::*;
     use crate::harness::workload::WorkloadKind;
 
-    fn workload(kind: WorkloadKind) -> Workload<'static> {
+    fn workload(kind: WorkloadKind) -> Workload {
         let lengths = Lengths { prompt: 40, output: 20, spread: 0.5 };
         Workload {
             kind,
@@ -122,36 +118,30 @@ mod tests {
         use WorkloadKind::{Prefix, Random, Sharegpt, Turns};
         for kind in [Random, Sharegpt, Prefix, Turns] {
             let workload = workload(kind);
-            let all = workload.conversations(0, 100).expect("made");
-            assert_eq!(all, workload.conversations(0, 100).expect("made"));
-            assert_eq!(all[60..], workload.conversations(60, 40).expect("made"));
+            let all = workload.made(0, 100);
+            assert_eq!(all, workload.made(0, 100));
+            assert_eq!(all[60..], workload.made(60, 40));
             let texts = all.iter().flat_map(|one| &one.turns).map(|turn| &turn.text);
             let (texts, count) = (texts.clone().collect::<HashSet<_>>(), texts.count());
             assert_eq!(texts.len(), count, "{kind:?}");
             let other = Workload { salt: 1000, ..workload.clone() };
-            assert_ne!(all, other.conversations(0, 100).expect("made"));
+            assert_ne!(all, other.made(0, 100));
         }
     }
 
     #[test]
     fn lengths_and_prefixes_are_as_asked() {
-        for one in workload(WorkloadKind::Random).conversations(0, 200).expect("made") {
+        for one in workload(WorkloadKind::Random).made(0, 200) {
             assert!((10..=30).contains(&one.turns[0].max_tokens));
             assert!((21..=62).contains(&one.turns[0].text.split_whitespace().count()));
         }
-        let all = workload(WorkloadKind::Prefix).conversations(0, 50).expect("made");
+        let all = workload(WorkloadKind::Prefix).made(0, 50);
         let beginnings: HashSet<_> = all
             .iter()
             .filter_map(|one| one.turns[0].text.split_once('\n'))
             .map(|(a, _)| a)
             .collect();
         assert_eq!(beginnings.len(), 2);
-        assert!(
-            workload(WorkloadKind::Turns)
-                .conversations(0, 4)
-                .expect("made")
-                .iter()
-                .all(|one| one.turns.len() == 3)
-        );
+        assert!(workload(WorkloadKind::Turns).made(0, 4).iter().all(|one| one.turns.len() == 3));
     }
 }

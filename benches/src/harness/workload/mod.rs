@@ -2,14 +2,19 @@
 
 mod file;
 mod made;
+mod supply;
 mod trace;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
 pub use self::made::Lengths;
+pub use self::supply::Supply;
+
+/// Conversations of a run that ends by time which are made before it; later ones cost the client some microseconds each.
+const MADE_AHEAD: usize = 4096;
 
 /// What the user says in a turn, and how long the answer is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,9 +54,9 @@ pub enum WorkloadKind {
 
 /// How to make them.
 #[derive(Clone, Debug)]
-pub struct Workload<'a> {
+pub struct Workload {
     pub kind: WorkloadKind,
-    pub input: Option<&'a Path>,
+    pub input: Option<PathBuf>,
     pub lengths: Lengths,
     pub turns: usize,
     /// Prompts share one of so many beginnings.
@@ -63,29 +68,57 @@ pub struct Workload<'a> {
     pub salt: u64,
 }
 
-impl Workload<'_> {
+impl Workload {
     /// `num` conversations, or all of a trace if it has fewer. `first`: the number of the first one, so that runs of one
     /// command share no prompts.
-    pub fn conversations(&self, first: u64, num: usize) -> anyhow::Result<Vec<Conversation>> {
-        let made = match (self.kind, self.input) {
-            (WorkloadKind::Random, _) => made::random(self, first, num),
-            (WorkloadKind::Sharegpt, None) => made::chats(self, first, num),
+    pub fn supply(&self, first: u64, num: usize) -> anyhow::Result<Supply> {
+        let Some(mut all) = self.read()? else {
+            return Ok(Supply::fixed(self.made(first, num), usize::MAX));
+        };
+        if self.kind == WorkloadKind::Trace {
+            all.truncate(num);
+            return Ok(Supply::fixed(all, usize::MAX));
+        }
+        let period = all.len();
+        Ok(Supply::fixed(made::repeated(&all, first, num), period))
+    }
+
+    /// As many as are asked for: drawn on and on, or those of a file from its beginning again.
+    pub fn endless(&self, first: u64) -> anyhow::Result<Supply> {
+        let Some(all) = self.read()? else {
+            let workload = self.clone();
+            let make = move |index| workload.made(first + index as u64, 1).remove(0);
+            return Ok(Supply::endless(MADE_AHEAD, usize::MAX, make));
+        };
+        let (period, start) = (all.len(), first as usize);
+        Ok(Supply::endless(0, period, move |index| all[(start + index) % all.len()].clone()))
+    }
+
+    /// What --input holds; `None` where nothing is read.
+    fn read(&self) -> anyhow::Result<Option<Vec<Conversation>>> {
+        let name = || self.input.as_deref().unwrap_or(Path::new("")).display().to_string();
+        let all = match (self.kind, self.input.as_deref()) {
             (WorkloadKind::Sharegpt, Some(path)) => {
-                let read = file::read(&text_of(path)?, self.lengths.output);
-                made::repeated(read.with_context(|| path.display().to_string())?, first, num)
+                file::read(&text_of(path)?, self.lengths.output).with_context(name)?
             }
-            (WorkloadKind::Prefix, _) => made::prefixed(self, first, num),
-            (WorkloadKind::Turns, _) => made::turns(self, first, num),
             (WorkloadKind::Trace, path) => {
                 let path = path.context("--workload trace needs --input")?;
-                let read = trace::read(&text_of(path)?, self.salt);
-                let mut all = read.with_context(|| path.display().to_string())?;
-                all.truncate(num);
-                all
+                trace::read(&text_of(path)?, self.salt).with_context(name)?
             }
+            _ => return Ok(None),
         };
-        ensure!(!made.is_empty(), "the workload has no conversations");
-        Ok(made)
+        ensure!(!all.is_empty(), "{}: it has no conversations", name());
+        Ok(Some(all))
+    }
+
+    /// `num` conversations of drawn words.
+    fn made(&self, first: u64, num: usize) -> Vec<Conversation> {
+        match self.kind {
+            WorkloadKind::Sharegpt => made::chats(self, first, num),
+            WorkloadKind::Prefix => made::prefixed(self, first, num),
+            WorkloadKind::Turns => made::turns(self, first, num),
+            WorkloadKind::Random | WorkloadKind::Trace => made::random(self, first, num),
+        }
     }
 }
 
