@@ -10,7 +10,7 @@ PEERS = $(RESULTS)-peers$(MODEL_SUFFIX)$(if $(findstring --types,$(ARGS)),-types
 # Keeps what a command prints in $(1).md, prints it too, and fails as the command does.
 keep = > $(1).md; status=$$?; cat $(1).md; exit $$status
 
-.PHONY: gpu gpu-bundle bench-cpu bench-kernels bench-offline bench-host-step bench-front-end bench-speculative train-eagle bench-serve bench-serve-picture bench-peers bench-peers-vllm-setup real-models
+.PHONY: gpu gpu-bundle bench-cpu bench-kernels bench-offline bench-host-step bench-front-end bench-console bench-speculative train-eagle bench-serve bench-serve-picture bench-peers bench-peers-vllm-setup real-models
 
 bench-cpu: bench-kernels bench-offline ## Time every op and the engine as shares of this machine's limits
 
@@ -32,6 +32,10 @@ bench-host-step: ## Time what the host does in a decode step on a GPU (no GPU ne
 
 bench-front-end: model ## Time HTTP and gRPC alone, over an engine that only pretends
 	@$(RUN_BENCH) front_end -- $(MODEL) --json $(RESULTS)-front-end.json $(ARGS) $(call keep,$(RESULTS)-front-end)
+
+bench-console: build model browser .venv/ready ## Measure what an open console costs the server (ARGS="--rounds 3"; needs chromium)
+	@$(CARGO) build --quiet --release --locked --package quire-benches --bin quire-bench
+	@PYTHONPATH=.venv/site $(PYTHON) benches/console.py $(ARGS) $(call keep,$(RESULTS)-console)
 
 # What `make bench-serve` compares.
 A ?= --max-num-seqs 4

@@ -2,14 +2,30 @@
 //! are read while clients stream from it.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::ensure;
 use clap::{Parser, Subcommand};
 use quire_benches::front_end::{Door, Load, Mock, measure_idle, measure_streams, measure_text};
+use quire_benches::process::open_files_limit;
 use quire_benches::report::{Run, Table, print, progress, three_digits, write_json};
 use serde::Serialize;
 
+/// Tokens a second of one processor, at least.
+const TOKENS_BAR: f64 = 30_000.0;
+/// KiB of a stream that waits, at most: 50 kB.
+const IDLE_BAR: f64 = 50_000.0 / 1024.0;
+/// Milliseconds for template and tokenization of a thousand tokens, at most.
+const TEXT_BAR: f64 = 1.0;
+/// The engine's step while idle streams are opened one after the other, each with its first token.
+const IDLE_STEP_US: u64 = 500;
+/// Files that a process has open besides connections, about.
+const OTHER_FILES: usize = 64;
+
 /// Time streams, idle streams, and templates with tokenization, without a model's arithmetic.
+///
+/// Ends with 1 where a bar is missed.
 #[derive(Debug, Parser)]
 struct Args {
     /// A GGUF file whose tokenizer and template are used
@@ -28,7 +44,7 @@ struct Args {
     step_us: u64,
 
     /// Streams that wait, for their memory
-    #[arg(long, default_value_t = 9000)]
+    #[arg(long, default_value_t = 10_000)]
     idle: usize,
 
     /// Also write the report as JSON to this file
@@ -57,12 +73,19 @@ struct Report {
     text_ms: f64,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     let step = Duration::from_micros(args.step_us);
     if let Some(Role::Mock) = args.role {
-        return Mock::serve(&args.model, step);
+        Mock::serve(&args.model, step)?;
+        return Ok(ExitCode::SUCCESS);
     }
+    let (wanted, most) = (args.idle + OTHER_FILES, open_files_limit().unwrap_or(u64::MAX));
+    ensure!(
+        most >= wanted as u64,
+        "--idle {}: raise the limit of open files (ulimit -n {wanted})",
+        args.idle
+    );
     let mut doors = Vec::new();
     for door in [Door::Sse, Door::Grpc] {
         progress(&format!("{door:?}"));
@@ -70,7 +93,7 @@ fn main() -> anyhow::Result<()> {
         doors.push(measure_streams(&mock, door, args.streams, args.tokens)?);
     }
     progress("idle");
-    let idle_kib_each = measure_idle(&Mock::spawn(&args.model, args.step_us)?, args.idle)?;
+    let idle_kib_each = measure_idle(&Mock::spawn(&args.model, IDLE_STEP_US)?, args.idle)?;
     progress("text");
     let (text_tokens, text_ms) = measure_text(&args.model)?;
     let report = Report {
@@ -84,7 +107,47 @@ fn main() -> anyhow::Result<()> {
         text_ms,
     };
     print(&report.to_string());
-    write_json(args.json.as_deref(), &report)
+    write_json(args.json.as_deref(), &report)?;
+    let is_met = report.bars().iter().all(|bar| bar.is_met);
+    Ok(if is_met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What is asked of the front-end.
+struct Bar {
+    name: String,
+    wanted: String,
+    found: f64,
+    is_met: bool,
+}
+
+impl Report {
+    fn bars(&self) -> Vec<Bar> {
+        let doors = self.doors.iter().map(|load| {
+            let found = load.tokens_per_second / load.processors;
+            Bar {
+                name: format!(
+                    "{:?} tokens/s of one processor, {} streams",
+                    load.door, self.streams
+                ),
+                wanted: format!("at least {TOKENS_BAR:.0}"),
+                found,
+                is_met: found >= TOKENS_BAR,
+            }
+        });
+        let idle = Bar {
+            name: format!("KiB of an idle stream, {} streams", self.idle_streams),
+            wanted: format!("at most {IDLE_BAR:.1}"),
+            found: self.idle_kib_each,
+            is_met: self.idle_kib_each <= IDLE_BAR,
+        };
+        let text = Bar {
+            name: format!("ms for template and tokenization, {} tokens", self.text_tokens),
+            wanted: format!("below {TEXT_BAR}"),
+            found: self.text_ms,
+            is_met: self.text_ms < TEXT_BAR,
+        };
+        doors.chain([idle, text]).collect()
+    }
 }
 
 impl std::fmt::Display for Report {
@@ -109,13 +172,11 @@ impl std::fmt::Display for Report {
             ]);
         }
         writeln!(out, "{table}")?;
-        writeln!(
-            out,
-            "{} idle streams: {} KiB each\n\ntemplate and tokenization of {} tokens: {} ms",
-            self.idle_streams,
-            three_digits(self.idle_kib_each),
-            self.text_tokens,
-            three_digits(self.text_ms)
-        )
+        let mut table = Table::new(&["bar", "wanted", "found", ""]).with_text_columns(2);
+        for Bar { name, wanted, found, is_met } in self.bars() {
+            let verdict = if is_met { "met" } else { "MISSED" };
+            table.row([name, wanted, three_digits(found), verdict.to_owned()]);
+        }
+        write!(out, "{table}")
     }
 }

@@ -28,7 +28,7 @@ pub fn measure_text(model: &Path) -> anyhow::Result<(usize, f64)> {
         |length: usize| -> anyhow::Result<usize> { Ok(text.encode_chat(&chat(length))?.len()) };
     let (short, longer) = (count(1)?, count(2)?);
     ensure!(longer > short, "the template leaves the message out");
-    let input = chat((NUM_TOKENS - short) / (longer - short) + 1);
+    let input = chat((NUM_TOKENS - short).div_ceil(longer - short) + 1);
     let num_tokens = text.encode_chat(&input)?.len();
     let mut times = Vec::with_capacity(ROUNDS);
     for _ in 0..ROUNDS {
