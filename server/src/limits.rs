@@ -17,8 +17,10 @@ pub struct ServerLimits {
     pub max_connections: usize,
     /// gRPC calls at once on one connection (`--max-streams`).
     pub max_streams: u32,
-    /// From the end of one request to the whole head of the next (`--header-read-timeout`).
+    /// From the first byte of a request to the end of its head; on a new connection from its beginning (`--header-read-timeout`).
     pub header_read_timeout: Duration,
+    /// From the end of one request to the first byte of the next (`--idle-timeout`).
+    pub idle_timeout: Duration,
     /// For the whole body of a request (`--body-read-timeout`).
     pub body_read_timeout: Duration,
     /// A client that reads nothing for this long is cut off (`--slow-client-timeout`).
@@ -60,6 +62,7 @@ impl Default for ServerLimits {
             max_connections: 4096,
             max_streams: 1024,
             header_read_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(120),
             body_read_timeout: Duration::from_secs(60),
             write_timeout: Duration::from_secs(60),
             max_n: 128,

@@ -34,6 +34,10 @@ pub(crate) struct LimitArgs {
     #[arg(long, default_value = "10s", value_parser = units::seconds, value_name = "TIME")]
     header_read_timeout: Duration,
 
+    /// How long a connection may wait for its next request; clients that keep connections should give them up sooner
+    #[arg(long, default_value = "120s", value_parser = units::seconds, value_name = "TIME")]
+    idle_timeout: Duration,
+
     /// How long the body of a request may take
     #[arg(long, default_value = "60s", value_parser = units::seconds, value_name = "TIME")]
     body_read_timeout: Duration,
@@ -104,6 +108,7 @@ impl LimitArgs {
             max_connections: self.max_connections,
             max_streams: self.max_streams,
             header_read_timeout: self.header_read_timeout,
+            idle_timeout: self.idle_timeout,
             body_read_timeout: self.body_read_timeout,
             write_timeout: self.slow_client_timeout,
             max_n: self.max_n,

@@ -15,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
+use super::head_clock::HeadClock;
 use super::stall::StallGuard;
 use super::tls::Tls;
 use crate::limits::ServerLimits;
@@ -83,15 +84,16 @@ impl Connections {
         let (router, limits, protocol) = (self.router.clone(), self.limits.clone(), self.protocol);
         let watcher = self.graceful.watcher();
         let stream = guarded(stream, &limits);
+        let clock = HeadClock::new(stream.has_read(), &limits);
         match self.tls.clone() {
             None => {
-                let served = serve(protocol, stream, router, limits, watcher);
+                let served = serve(protocol, stream, clock, router, limits, watcher);
                 self.tasks.spawn(holding(slot, served))
             }
             Some(tls) => self.tasks.spawn(holding(slot, async move {
                 let greeting = tls.0.accept(stream);
                 match tokio::time::timeout(limits.header_read_timeout, greeting).await {
-                    Ok(Ok(stream)) => serve(protocol, stream, router, limits, watcher).await,
+                    Ok(Ok(stream)) => serve(protocol, stream, clock, router, limits, watcher).await,
                     Ok(Err(error)) => tracing::debug!(%error, "no TLS"),
                     Err(_) => tracing::debug!("TLS was not agreed on in time"),
                 }
@@ -103,12 +105,13 @@ impl Connections {
 async fn serve<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     protocol: Protocol,
     stream: S,
+    clock: HeadClock,
     router: Router,
     limits: ServerLimits,
     watcher: Watcher,
 ) {
     match protocol {
-        Protocol::Http1 => serve_http1(stream, router, limits, watcher).await,
+        Protocol::Http1 => serve_http1(stream, clock, router, limits, watcher).await,
         Protocol::Http2 => serve_http2(stream, router, limits, watcher).await,
     }
 }
@@ -129,12 +132,13 @@ fn guarded(stream: TcpStream, limits: &ServerLimits) -> StallGuard<TcpStream> {
 
 async fn serve_http1(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    clock: HeadClock,
     router: Router,
     limits: ServerLimits,
     watcher: Watcher,
 ) {
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
+        .timer(clock)
         .header_read_timeout(limits.header_read_timeout)
         .max_headers(limits.max_headers)
         .max_header_size(limits.max_header_bytes)

@@ -5,6 +5,7 @@ pub mod body;
 pub mod connections;
 pub mod cors;
 pub mod fields;
+mod head_clock;
 pub mod host;
 pub mod observe;
 pub mod signs;

@@ -1,7 +1,9 @@
-//! A socket that fails when its peer reads nothing for too long.
+//! A socket that fails when its peer reads nothing for too long, and notes that bytes came.
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -13,11 +15,17 @@ pub struct StallGuard<S> {
     inner: S,
     timeout: Duration,
     waiting: Option<Pin<Box<Sleep>>>,
+    has_read: Arc<AtomicBool>,
 }
 
 impl<S> StallGuard<S> {
     pub fn new(inner: S, timeout: Duration) -> Self {
-        Self { inner, timeout, waiting: None }
+        Self { inner, timeout, waiting: None, has_read: Arc::default() }
+    }
+
+    /// Set whenever bytes come.
+    pub fn has_read(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.has_read)
     }
 
     /// Starts the clock while `poll` is pending, stops it on progress.
@@ -40,7 +48,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for StallGuard<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, buffer)
+        let poll = Pin::new(&mut self.inner).poll_read(cx, buffer);
+        if poll.is_ready() {
+            self.has_read.store(true, Relaxed);
+        }
+        poll
     }
 }
 

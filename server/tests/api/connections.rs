@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quire_server::app::ServerConfig;
 use quire_server::serve::{ProbeServer, serve};
@@ -53,6 +53,71 @@ async fn slow_heads_and_bodies_are_cut_off() {
     assert!(!unfinished.contains("200 OK"), "{unfinished}");
     let half = exchange(address, &post_text(r#"{"prompt""#, 100)).await;
     assert!(half.starts_with("HTTP/1.1 408") && half.contains("--body-read-timeout"), "{half}");
+}
+
+/// Asks for the version over a kept connection, and reads the whole answer.
+async fn ask_version(stream: &mut TcpStream) {
+    stream.write_all(b"GET /version HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"}") {
+        assert!(stream.read_buf(&mut answer).await.unwrap() > 0, "closed");
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 200"));
+}
+
+/// How long the server takes to close.
+async fn time_to_the_end(stream: &mut TcpStream) -> Duration {
+    let start = Instant::now();
+    let mut rest = Vec::new();
+    let _ = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut rest)).await;
+    assert!(!rest.starts_with(b"HTTP/1.1 200"));
+    start.elapsed()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kept_connection_may_be_idle_longer_than_a_head_may_take() {
+    let mut config = config();
+    config.limits.header_read_timeout = Duration::from_millis(100);
+    config.limits.idle_timeout = Duration::from_secs(30);
+    let (address, _queue) = start(config).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    for _ in 0..3 {
+        ask_version(&mut stream).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    // Once it has begun, a head has as little time as the first one.
+    stream.write_all(b"GET /version HTTP/1.1\r\n").await.unwrap();
+    assert!(time_to_the_end(&mut stream).await < Duration::from_secs(15));
+    // A connection that never asks anything is not idle but slow.
+    let mut silent = TcpStream::connect(address).await.unwrap();
+    assert!(time_to_the_end(&mut silent).await < Duration::from_secs(15));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn drops_of_a_head_do_not_prolong_it() {
+    let mut config = config();
+    config.limits.header_read_timeout = Duration::from_millis(200);
+    config.limits.idle_timeout = Duration::from_secs(30);
+    let (address, _queue) = start(config).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    ask_version(&mut stream).await;
+    let mut num_drops = 0;
+    while stream.write_all(b"a").await.is_ok() && num_drops < 400 {
+        num_drops += 1;
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    assert!(num_drops < 400, "it was never closed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_connection_is_closed_in_the_end() {
+    let mut config = config();
+    config.limits.idle_timeout = Duration::from_millis(50);
+    config.limits.header_read_timeout = Duration::from_secs(30);
+    let (address, _queue) = start(config).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    ask_version(&mut stream).await;
+    assert!(time_to_the_end(&mut stream).await < Duration::from_secs(15));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
