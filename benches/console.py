@@ -53,7 +53,8 @@ def main():
                 with_console = {"closed": nobody, "browser": watching(browser), "questions": asking}[mode]
                 rates[mode].append(with_console(server, lambda: load(server, args.users, args.seconds)))
                 print(f"round {number + 1}, {WORDS[mode]}: {rates[mode][-1]:.1f} tokens/s", file=sys.stderr)
-        print(report(args, rates, cost_of_a_question(server, args.polls), questions_of_a_page(browser, server)))
+        cost = cost_of_a_question(server, args.polls)
+        print(report(args, rates, cost, questions_of_a_page(browser, server), load_time(browser, server)))
     finally:
         browser.quit()
         server.kill()
@@ -126,6 +127,18 @@ def cost_of_a_question(server, num):
     return (spent[1] - spent[0]) / num * 1e6, spent[0] / (num * APART), length
 
 
+def load_time(browser, server, num=9):
+    """Median milliseconds from asking for the page until all of it is there, in tabs of their own."""
+    script = "return performance.getEntriesByType('navigation')[0].loadEventEnd"
+    times = []
+    for _ in range(num):
+        page = browser.page(server.url, key=KEY)
+        page.is_ready()
+        times.append(page.run(script))
+        browser.close_tabs()
+    return statistics.median(times)
+
+
 def asked(server):
     """Questions of the page so far."""
     lines = [line for line in server.get("/metrics").splitlines() if line.startswith("http_requests_total") and "/console/state" in line]
@@ -154,7 +167,7 @@ def interval(ratios):
     return [math.exp(statistics.mean(logs) + shift) for shift in (0, -half, half)]
 
 
-def report(args, rates, cost, seen):
+def report(args, rates, cost, seen, loaded):
     processors = len(os.sched_getaffinity(0))
     microseconds, idle, length = cost
     share = microseconds / 1e6 / INTERVAL / processors
@@ -172,14 +185,15 @@ def report(args, rates, cost, seen):
         lines.append(f"| {WORDS[mode]} | {statistics.median(rates[mode]):.1f} | {mean:.4f} | {low:.4f} to {high:.4f} |")
     lines += [
         "",
-        "| what the server itself spends | |",
-        "|:------------------------------|--:|",
+        "| what the page costs the server | |",
+        "|:-------------------------------|--:|",
         f"| processor time of an answer to the page | {microseconds:.0f} µs |",
         f"| its bytes | {length} |",
         f"| share of {processors} processors, one page that is seen | {100 * share:.3f}% |",
         f"| questions a second of a page that is seen | {seen[0]:.2f} |",
         f"| of a page behind another tab | {seen[1]:.2f} |",
         f"| processor time a second of a server with nothing to do | {1e3 * idle:.2f} ms |",
+        f"| until the page has loaded, median | {loaded:.0f} ms |",
     ]
     return "\n".join(lines)
 
