@@ -10,7 +10,7 @@ PEERS = $(RESULTS)-peers$(MODEL_SUFFIX)$(if $(findstring --types,$(ARGS)),-types
 # Keeps what a command prints in $(1).md, prints it too, and fails as the command does.
 keep = > $(1).md; status=$$?; cat $(1).md; exit $$status
 
-.PHONY: gpu gpu-bundle bench-cpu bench-kernels bench-offline bench-host-step bench-front-end bench-console bench-speculative train-eagle bench-serve bench-serve-picture bench-peers bench-peers-vllm-setup real-models
+.PHONY: gpu gpu-bundle bench-cpu bench-kernels bench-offline bench-host-step bench-front-end bench-console bench-speculative train-eagle bench-serve bench-serve-picture bench-peers bench-peers-vllm-setup real-models bench-tenants
 
 bench-cpu: bench-kernels bench-offline ## Time every op and the engine as shares of this machine's limits
 
@@ -45,6 +45,10 @@ SERVE_ARGS ?= --concurrency 2,8,32 --requests 64 --prompt-tokens 96 --max-tokens
 bench-serve: build model ## Compare Quire with itself at two settings in a page of HTML (A="--max-num-seqs 4" B="--max-num-seqs 32")
 	@$(CARGO) build --quiet --release --locked --package quire-benches --bin quire-bench
 	@benches/serve.sh target/release $(MODEL) $(RESULTS)-serve "$(A)" "$(B)" $(SERVE_ARGS) $(ARGS)
+
+bench-tenants: build model ## Time the first tokens of tenants beside one that floods (two processors; ARGS=40: seconds of each load)
+	@$(CARGO) build --quiet --release --locked --package quire-benches --bin quire-bench
+	@$(PYTHON) benches/tenants.py target/release $(MODEL) $(ARGS) $(call keep,$(RESULTS)-tenants)
 
 bench-serve-picture: ## Take the picture of the README from a page (PAGE=report.html; needs chromium)
 	@python3 benches/picture.py $(or $(PAGE),$(RESULTS)-serve.html) benches/report.png

@@ -17,6 +17,7 @@ pub struct EngineMetrics {
     kv_cache_usage: Gauge,
     kv_blocks: [Gauge; 3], // by BLOCK_STATES
     num_preemptions: Counter,
+    num_preemptions_for_tenants: Counter,
     prompt_tokens: Counter,
     prompt_tokens_cached: Counter,
     prompt_tokens_cached_device: Counter,
@@ -133,6 +134,7 @@ impl EngineMetrics {
             kv_cache_usage: gauge!("vllm:kv_cache_usage_perc", &labels),
             kv_blocks: BLOCK_STATES.map(|state| gauge!("quire_kv_blocks", &with("state", state))),
             num_preemptions: counter!("vllm:num_preemptions_total", &labels),
+            num_preemptions_for_tenants: counter!("quire_preemptions_for_tenants_total", &labels),
             prompt_tokens: counter!("vllm:prompt_tokens_total", &labels),
             prompt_tokens_cached: counter!("vllm:prompt_tokens_cached_total", &labels),
             prompt_tokens_cached_device: counter!(
@@ -208,6 +210,8 @@ impl EngineMetrics {
             gauge.set(f64::from(count));
         }
         self.num_preemptions.increment(stats.num_preemptions - self.last.num_preemptions);
+        self.num_preemptions_for_tenants
+            .increment(stats.num_preemptions_for_tenants - self.last.num_preemptions_for_tenants);
         self.prefix_cache_queries
             .increment(stats.prefix_cache_queries - self.last.prefix_cache_queries);
         self.prefix_cache_hits.increment(stats.prefix_cache_hits - self.last.prefix_cache_hits);

@@ -47,12 +47,13 @@ impl Scheduler {
         if nobody_waits || plan.token_budget == 0 || self.free_rows.is_empty() {
             return;
         }
-        let goes = |own: &Self, slot: Slot| {
+        let next = |own: &Self, plan: &Plan| {
+            let slot = own.tenants.first_of(|tenant| own.may_begin(plan, tenant))?;
             let tenant = own.sequences[slot].tenant;
-            before.is_none_or(|other| own.tenants.outranks(tenant, other))
+            before.is_none_or(|other| own.tenants.outranks(tenant, other)).then_some(slot)
         };
         let mut reserved = self.take_reserved();
-        while let Some(slot) = self.tenants.first().filter(|&slot| goes(self, slot)) {
+        while let Some(slot) = next(self, plan) {
             let is_cut = self.sequences[slot].num_tokens() > plan.token_budget;
             if plan.token_budget == 0
                 || (is_cut && !self.config.enable_chunked_prefill)

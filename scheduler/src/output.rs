@@ -240,6 +240,8 @@ pub struct SchedulerStats {
     /// Tokens of these that were found.
     pub prefix_cache_hits: u64,
     pub num_preemptions: u64,
+    /// Of these, those that made room for another tenant.
+    pub num_preemptions_for_tenants: u64,
     pub drafts: DraftStats,
 }
 

@@ -53,6 +53,7 @@ pub struct Scheduler {
     kv_capacity: u64,
     num_arrivals: u64,
     pub(crate) num_preemptions: u64,
+    pub(crate) num_preemptions_for_tenants: u64,
     pub(crate) prefix_cache_queries: u64,
     pub(crate) prefix_cache_hits: u64,
     pub(crate) draft_stats: DraftStats,
@@ -79,6 +80,8 @@ pub(crate) struct EntryInFlight {
 /// The step being made.
 pub(crate) struct Plan {
     pub(crate) token_budget: u32,
+    /// Taken of sequences that lack more than one.
+    pub(crate) num_prompt_tokens: u32,
     pub(crate) output: SchedulerOutput,
     pub(crate) entries: Vec<EntryInFlight>,
 }
@@ -111,6 +114,7 @@ impl Scheduler {
             spare_entries: Vec::new(),
             num_arrivals: 0,
             num_preemptions: 0,
+            num_preemptions_for_tenants: 0,
             prefix_cache_queries: 0,
             prefix_cache_hits: 0,
             draft_stats: DraftStats::default(),
@@ -160,6 +164,7 @@ impl Scheduler {
             return None;
         }
         self.drop_unneeded();
+        self.tenants.begin_step();
         self.order_running();
         let mut plan = self.empty_plan();
         if self.num_suspects > 0 {
@@ -257,6 +262,7 @@ impl Scheduler {
             prefix_cache_queries: self.prefix_cache_queries,
             prefix_cache_hits: self.prefix_cache_hits,
             num_preemptions: self.num_preemptions,
+            num_preemptions_for_tenants: self.num_preemptions_for_tenants,
             drafts: self.draft_stats,
         }
     }
@@ -354,7 +360,9 @@ impl Scheduler {
             if plan.token_budget == 0 {
                 break;
             }
-            self.schedule_sequence(plan, slot, 0);
+            if self.prompt_budget(plan, self.sequences[slot].tenant) > 0 {
+                self.schedule_sequence(plan, slot, 0);
+            }
         }
         self.prompts = prompts;
     }
@@ -363,9 +371,15 @@ impl Scheduler {
     /// are promised.
     pub(crate) fn schedule_sequence(&mut self, plan: &mut Plan, slot: Slot, num_drafts: u32) {
         let most = self.config.max_num_tokens_at_once();
+        let sequence = &self.sequences[slot];
+        let (start, num_lacking) = (sequence.num_scheduled_tokens, sequence.num_lacking_tokens());
+        let budget = match num_lacking {
+            1 => plan.token_budget,
+            _ => self.prompt_budget(plan, sequence.tenant),
+        };
+        let num_known = num_lacking.min(budget).min(most);
+        plan.num_prompt_tokens += if num_lacking > 1 { num_known } else { 0 };
         let sequence = &mut self.sequences[slot];
-        let start = sequence.num_scheduled_tokens;
-        let num_known = sequence.num_lacking_tokens().min(plan.token_budget).min(most);
         let (certain, num_tokens) = (start + num_known, num_known + num_drafts);
         assert!(num_tokens > 0, "a sequence is scheduled with a budget and something to compute");
         let num_output_tokens = sequence.num_total_tokens() - sequence.num_prompt_tokens;
@@ -447,6 +461,7 @@ impl Scheduler {
     fn empty_plan(&mut self) -> Plan {
         Plan {
             token_budget: self.config.max_num_batched_tokens,
+            num_prompt_tokens: 0,
             output: SchedulerOutput {
                 step: self.next_step,
                 sequences: Vec::with_capacity(self.running.len()),

@@ -5,7 +5,11 @@
 //! back is lifted to the least of those that wait, so that nobody saves up turns. Ours is lifted to some steps' work below
 //! that: one that asks now and then for less than its share comes back all the time, and would never have what it left.
 
+mod lately;
+
 use std::collections::BTreeMap;
+
+pub(crate) use lately::{least_tokens_of_ahead, tokens_of_ahead};
 
 use crate::queue::{QueueKey, WaitingQueue};
 use crate::sequence::Slot;
@@ -58,6 +62,7 @@ struct State {
     rank_of_running: Rank,
     waiting: WaitingQueue,
     num_running: u32,
+    lately: lately::Service,
 }
 
 /// All tenants, with the sequences that wait.
@@ -67,6 +72,7 @@ pub(crate) struct Tenants {
     all: Vec<State>,
     /// Those with a sequence that waits or runs.
     present: Vec<u32>,
+    lately: lately::Lately,
     num_waiting: u32,
     /// For each class the tenant whose queue was the last to become empty.
     last_to_wait: BTreeMap<i32, u32>,
@@ -79,6 +85,7 @@ impl Tenants {
             credit: u128::from(CREDIT_STEPS) * u128::from(max_num_batched_tokens) * UNIT,
             all: Vec::new(),
             present: Vec::new(),
+            lately: lately::Lately::default(),
             num_waiting: 0,
             last_to_wait: BTreeMap::new(),
         }
@@ -151,12 +158,20 @@ impl Tenants {
         let own = self.of_mut(index);
         let served = u128::from(num_tokens) * u128::from(cost) * UNIT;
         own.rank.counter += served / u128::from(own.weight.max(1));
+        own.lately.add(served);
     }
 
     /// The first in the order of service.
     pub(crate) fn first(&self) -> Option<Slot> {
-        let place = |&index: &u32| self.place(index);
-        let next = self.waiting_tenants().min_by_key(place)?;
+        self.first_of(|_| true)
+    }
+
+    /// The first of those whose tenants may go; classes are strict, so none of a worse one than the best that waits.
+    pub(crate) fn first_of(&self, may_go: impl Fn(u32) -> bool) -> Option<Slot> {
+        let class = self.waiting_tenants().map(|index| self.class(index)).min()?;
+        let of_class = self.waiting_tenants().filter(|&index| self.class(index) == class);
+        let next =
+            of_class.filter(|&index| may_go(index)).min_by_key(|&index| self.place(index))?;
         self.of(next).waiting.first()
     }
 
@@ -227,6 +242,7 @@ impl Tenants {
         let own = self.of(index);
         if own.num_running == 0 && own.waiting.is_empty() {
             self.present.push(index);
+            self.come_back(index);
         }
     }
 

@@ -1,13 +1,14 @@
 //! Turns of tenants: the order of the running, and who makes room for whom.
 //!
 //! A tenant that had the machine for itself may have taken all of it. So rows and blocks are given back to those who
-//! come: to a better class at once, and inside a class up to a tenant's share of the rows. Beyond its share nobody takes from
-//! anybody, so two that have as much to do as they like do not preempt each other.
+//! come: to a better class at once, and inside a class up to a tenant's share of the rows; one that is ahead keeps half of its
+//! share until it is ahead no more. Beyond that nobody takes from anybody, so two that have as much to do as they like do not
+//! preempt each other.
 
 use crate::queue::QueueKey;
-use crate::scheduler::Scheduler;
+use crate::scheduler::{Plan, Scheduler};
 use crate::sequence::Slot;
-use crate::tenants::Rank;
+use crate::tenants::{Rank, least_tokens_of_ahead, tokens_of_ahead};
 
 impl Scheduler {
     /// The place of a running sequence in the order of service.
@@ -24,6 +25,26 @@ impl Scheduler {
             running.sort_unstable_by_key(|&slot| self.place_of(slot));
             self.running = running;
         }
+    }
+
+    /// Tokens of a tenant's prompts that a step may still take.
+    pub(crate) fn prompt_budget(&self, plan: &Plan, tenant: u32) -> u32 {
+        let (all, left) = (self.config.max_num_batched_tokens, plan.token_budget);
+        if !self.tenants.is_ahead(tenant) {
+            return left;
+        }
+        let room = tokens_of_ahead(all).saturating_sub(all - left);
+        // However many rows go on, so does a prompt.
+        let least = least_tokens_of_ahead(all).saturating_sub(plan.num_prompt_tokens);
+        let budget = room.max(least).min(left);
+        // What cannot be cut goes whole.
+        if self.config.enable_chunked_prefill || budget == 0 { budget } else { left }
+    }
+
+    /// Whether a step may begin something of a tenant that waits.
+    pub(crate) fn may_begin(&self, plan: &Plan, tenant: u32) -> bool {
+        let most = self.tenants.most_rows(tenant, self.config.max_num_seqs);
+        self.tenants.num_running(tenant) < most && self.prompt_budget(plan, tenant) > 0
     }
 
     /// Preempts for those who wait and whose turn it is, as many as a step could begin.
@@ -47,6 +68,7 @@ impl Scheduler {
             while self.free_rows.len() <= index || (index == 0 && !self.fits_now(slot)) {
                 let Some(victim) = self.victim_for(of, num_of_tenant) else { return };
                 self.preempt(victim);
+                self.num_preemptions_for_tenants += 1;
             }
             budget = budget.saturating_sub(num_tokens);
             if budget == 0 {
@@ -60,12 +82,20 @@ impl Scheduler {
     fn victim_for(&self, tenant: u32, num_promised: u32) -> Option<Slot> {
         let (tenants, num_rows) = (&self.tenants, self.config.max_num_seqs);
         let (class, num_own) = (tenants.class(tenant), tenants.num_running(tenant) + num_promised);
-        let lacks_rows = num_own < tenants.share_of_rows(tenant, num_rows);
+        let share = tenants.share_of_rows(tenant, num_rows);
+        let lacks_rows = num_own < share.min(tenants.most_rows(tenant, num_rows));
         let gives_way = |other: u32| {
-            let has_more = || tenants.num_running(other) > tenants.share_of_rows(other, num_rows);
             let is_later = tenants.class(other) > class;
-            is_later
-                || (tenants.class(other) == class && lacks_rows && other != tenant && has_more())
+            let of_class = tenants.class(other) == class && other != tenant;
+            let share = tenants.share_of_rows(other, num_rows);
+            let has_more_than = |rows: u32| tenants.num_running(other) > rows;
+            // Who is ahead takes nothing back, or both would take turns.
+            let yields = match (tenants.is_ahead(other), tenants.is_ahead(tenant)) {
+                (true, false) => has_more_than((share / 2).max(1)),
+                (false, true) => false,
+                _ => lacks_rows && has_more_than(share),
+            };
+            is_later || (of_class && yields)
         };
         let mut last = None;
         for &slot in self.running.iter().rev() {

@@ -1,4 +1,5 @@
-//! Tenants that share a scheduler: who gets how much, how soon, and what one can take from the others. Time is steps.
+//! Tenants that share a scheduler: who gets how much, how soon, and what one can take from the others. Time is steps, or the
+//! work in them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,6 +12,10 @@ use quire_scheduler::{
 
 const WORD: u32 = 500;
 const NUM_ROWS: u32 = 32;
+/// What a step costs beside its tokens, in tokens: the weights are read once.
+const STEP_WORK: u64 = 10;
+/// Of one tenant; a server takes no more of it.
+const MOST_WAITING: u32 = 100;
 
 fn config(num_blocks: u32) -> SchedulerConfig {
     SchedulerConfig {
@@ -42,6 +47,11 @@ impl Random {
 
     fn within(&mut self, least: u32, most: u32) -> u32 {
         least + (self.next() % u64::from(most - least + 1)) as u32
+    }
+
+    /// Above 0, at most 1.
+    fn fraction(&mut self) -> f64 {
+        ((self.next() >> 11) + 1) as f64 / (1_u64 << 53) as f64
     }
 
     /// Happens so many times in a thousand.
@@ -79,6 +89,8 @@ fn load(tenant: Tenant, arrivals: Arrivals) -> Load {
 struct Request {
     tenant: u32,
     arrived: u64,
+    /// The work that was done by then.
+    arrived_at: u64,
     has_begun: bool,
 }
 
@@ -86,6 +98,8 @@ struct Machine {
     scheduler: Scheduler,
     random: Random,
     step: u64,
+    /// The work of all steps so far: of each its tokens, and [`STEP_WORK`].
+    work: u64,
     next_id: u64,
     requests: BTreeMap<SequenceId, Request>,
     /// By tenant: weighted tokens, as the scheduler counts them.
@@ -93,6 +107,8 @@ struct Machine {
     finished: BTreeMap<u32, u64>,
     /// By tenant: steps from arrival to the first token.
     first_tokens: BTreeMap<u32, Vec<u64>>,
+    /// By tenant: work from arrival to the first token.
+    first_token_work: BTreeMap<u32, Vec<u64>>,
     outputs: Vec<SchedulerOutput>,
 }
 
@@ -102,16 +118,22 @@ impl Machine {
             scheduler: Scheduler::new(config).expect("a valid config"),
             random: Random(seed),
             step: 0,
+            work: 0,
             next_id: 0,
             requests: BTreeMap::new(),
             served: BTreeMap::new(),
             finished: BTreeMap::new(),
             first_tokens: BTreeMap::new(),
+            first_token_work: BTreeMap::new(),
             outputs: Vec::new(),
         }
     }
 
     fn add(&mut self, load: &Load) {
+        self.add_at(load, self.work);
+    }
+
+    fn add_at(&mut self, load: &Load, arrived_at: u64) {
         self.next_id += 1;
         let id = SequenceId(self.next_id);
         let num_prompt_tokens = self.random.within(load.prompt.0, load.prompt.1);
@@ -133,7 +155,8 @@ impl Machine {
             cache_salt: 0,
             skip_prefix_cache: false,
         };
-        let request = Request { tenant: load.tenant.index, arrived: self.step, has_begun: false };
+        let tenant = load.tenant.index;
+        let request = Request { tenant, arrived: self.step, arrived_at, has_begun: false };
         self.requests.insert(id, request);
         self.scheduler.add(new).expect("it fits");
     }
@@ -159,9 +182,31 @@ impl Machine {
         }
     }
 
-    fn turn(&mut self) {
+    /// Requests come after random times around the mean, which are counted in work, also while a step runs.
+    fn run_beside(&mut self, loads: &[(Load, f64)], work: u64) {
+        let end = self.work + work;
+        let mut due: Vec<f64> = loads.iter().map(|_| self.work as f64).collect();
+        while self.work < end {
+            for ((load, mean), due) in loads.iter().zip(&mut due) {
+                while *due <= self.work as f64 {
+                    if self.num_waiting(load.tenant.index) < MOST_WAITING {
+                        self.add_at(load, *due as u64);
+                    }
+                    *due -= mean * self.random.fraction().ln();
+                }
+            }
+            if !self.turn() {
+                // Nothing to do until somebody comes.
+                self.work = due.iter().copied().fold(f64::MAX, f64::min).ceil() as u64;
+            }
+        }
+    }
+
+    /// One step, if there is anything to do.
+    fn turn(&mut self) -> bool {
         self.step += 1;
-        let Some(output) = self.scheduler.schedule() else { return };
+        let Some(output) = self.scheduler.schedule() else { return false };
+        self.work += STEP_WORK + u64::from(output.num_tokens());
         self.scheduler.check().expect("the invariants hold");
         self.assert_nothing_is_wasted(&output);
         for admitted in &output.admitted {
@@ -188,6 +233,8 @@ impl Machine {
                 .any(|sequence| sequence.id == event.id && sequence.num_output_tokens == 0);
             if is_first {
                 self.first_tokens.entry(tenant).or_default().push(self.step - request.arrived);
+                let took = self.work - request.arrived_at;
+                self.first_token_work.entry(tenant).or_default().push(took);
             }
             if event.finish.is_some() {
                 *self.finished.entry(tenant).or_default() += 1;
@@ -195,13 +242,18 @@ impl Machine {
             }
         }
         self.outputs.push(output);
+        true
     }
 
     /// Where memory is plenty, somebody waits only while the rows or the tokens of the step are taken.
     fn assert_nothing_is_wasted(&self, output: &SchedulerOutput) {
         let stats = self.scheduler.stats();
         let has_room = stats.num_used_blocks * 2 < stats.num_blocks;
-        let is_full = stats.num_running == NUM_ROWS || output.num_tokens() == 256;
+        let num_rows = self.scheduler.max_num_seqs();
+        // Who is ahead leaves room for others that were here.
+        let (rows, tokens) =
+            if self.served.len() > 1 { (num_rows * 3 / 4, 64) } else { (num_rows, 256) };
+        let is_full = stats.num_running >= rows || output.num_tokens() >= tokens;
         assert!(
             stats.num_waiting == 0 || is_full || !has_room,
             "a row waits for nobody: {stats:?}"
@@ -243,6 +295,49 @@ fn a_flood_hardly_delays_the_others() {
         let (before, after) = (percentile(&calm, percent), percentile(&flood, percent));
         println!("p{percent} of {}: {before} steps, beside a flood {after}", calm.len());
         assert!(after * 10 <= before * 12, "p{percent}: {before} steps, beside a flood {after}");
+    }
+}
+
+/// Work until the first token of requests of tenants 1 to 3 at six tenths of their share, while tenant 0 asks for so many shares.
+fn first_token_work_beside(load: Load, num_shares: f64) -> Vec<u64> {
+    let mean = |(least, most)| f64::from(least + most) / 2.0;
+    // The work of a request on a full machine; four of it are the time between two of a tenant's share.
+    let work =
+        mean(load.prompt) + mean(load.output) * (1.0 + STEP_WORK as f64 / f64::from(NUM_ROWS));
+    let mut all = Vec::new();
+    for seed in 0..4 {
+        let of = |index, shares: f64| {
+            (Load { tenant: tenant(index, 1, 0), ..load }, 4.0 * work / shares)
+        };
+        let loads = [of(0, num_shares), of(1, 0.6), of(2, 0.6), of(3, 0.6)];
+        let mut machine = Machine::new(config(4000), seed);
+        machine.run_beside(&loads, 300_000);
+        let of_others = (1..4).filter_map(|index| machine.first_token_work.remove(&index));
+        all.extend(of_others.flatten());
+    }
+    all
+}
+
+#[test]
+fn a_flood_hardly_adds_work_before_the_first_tokens_of_others() {
+    let any = load(Tenant::default(), Arrivals::Never);
+    // Rows of the flood go on beside prompts, and thirty tokens are few beside two dozen rows.
+    let kinds = [
+        ("alike", (65, 65), (16, 16), 20),
+        ("short", (30, 100), (8, 24), 20),
+        ("long prompts", (300, 900), (16, 48), 20),
+        ("long answers", (20, 40), (100, 200), 35),
+    ];
+    for (name, prompt, output, most_percent) in kinds {
+        let load = Load { prompt, output, ..any };
+        let calm = first_token_work_beside(load, 1.0);
+        let flood = first_token_work_beside(load, 100.0);
+        for percent in [50, 90, 99] {
+            let (before, after) = (percentile(&calm, percent), percentile(&flood, percent));
+            println!("{name}, p{percent} of {}: {before}, beside a flood {after}", calm.len());
+            let is_kept = after * 100 <= before * (100 + most_percent);
+            assert!(percent < 99 || is_kept, "{name}: {before}, beside a flood {after}");
+        }
     }
 }
 
@@ -342,14 +437,20 @@ fn rows_are_given_back_up_to_a_share() {
     let mut machine = Machine::new(config(6000), 7);
     machine.run(&[flood], 300);
     (0..40).for_each(|_| machine.add(&other));
+    let rows_of_other = |machine: &Machine| {
+        let running = machine.scheduler.running_ids();
+        running.filter(|id| machine.requests[id].tenant == 1).count() as u32
+    };
+    let preemptions = |machine: &Machine| machine.scheduler.stats().num_preemptions;
+    // Half of its share is left to who had everything, until it is ahead no more.
     machine.run(&[flood], 5);
-    let mut running = machine.scheduler.running_ids();
-    let num_of_other = running.by_ref().filter(|id| machine.requests[id].tenant == 1).count();
-    assert_eq!(num_of_other as u32, NUM_ROWS / 2);
-    assert_eq!(machine.scheduler.stats().num_preemptions, u64::from(NUM_ROWS / 2));
-    drop(running);
-    machine.run(&[flood], 300);
-    assert_eq!(machine.scheduler.stats().num_preemptions, u64::from(NUM_ROWS / 2), "once");
+    assert_eq!(rows_of_other(&machine), NUM_ROWS * 3 / 4);
+    assert_eq!(preemptions(&machine), u64::from(NUM_ROWS * 3 / 4));
+    machine.run(&[flood], 200);
+    assert_eq!(rows_of_other(&machine), NUM_ROWS / 2);
+    let num_preemptions = preemptions(&machine);
+    machine.run(&[flood], 1000);
+    assert_eq!(preemptions(&machine), num_preemptions, "then nobody takes from anybody");
 }
 
 #[test]

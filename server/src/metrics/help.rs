@@ -94,6 +94,7 @@ const HELP: &[(&str, &str)] = &[
         "quire_spans_total",
         "Spans that were sent to the collector, or dropped because it took none.",
     ),
+    ("quire_preemptions_for_tenants_total", "Preemptions that gave a row to another tenant."),
     ("quire_doctor_check", "What quire doctor finds: 0 well, 1 a warning, 2 failing."),
     ("quire_keys_file_ok", "Whether the keys file is in force as it is now."),
     ("quire_kv_events_dropped_total", "Batches of cache events that found no room to be sent."),
