@@ -1,7 +1,11 @@
 //! What this machine offers: memory that is free, cores that compute and their instruction sets.
 
-use std::fs;
+mod cgroup;
 
+use std::fs;
+use std::path::Path;
+
+pub use cgroup::{CgroupMemory, cgroup_processors};
 use quire_kernels::cpu::{SimdLevel, Topology};
 
 /// Memory and cores, as far as this process may use them.
@@ -16,7 +20,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Reads the operating system's figures; a cgroup's limit counts as the machine's.
+    /// Reads the operating system's figures; limits of this process's cgroups count as the machine's.
     pub fn detect() -> Self {
         Self {
             available_memory: available_memory(),
@@ -28,11 +32,8 @@ impl Machine {
 
 fn available_memory() -> u64 {
     let free = fs::read_to_string("/proc/meminfo").ok().and_then(|text| meminfo_available(&text));
-    let free = free.unwrap_or(u64::MAX);
-    let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-    let limit = number("/sys/fs/cgroup/memory.max");
-    let used = number("/sys/fs/cgroup/memory.current").unwrap_or(0);
-    limit.map_or(free, |limit| free.min(limit.saturating_sub(used)))
+    let allowed = CgroupMemory::of_process(Path::new("/")).iter().map(CgroupMemory::free).min();
+    free.into_iter().chain(allowed).min().unwrap_or(u64::MAX)
 }
 
 fn meminfo_available(text: &str) -> Option<u64> {

@@ -1,5 +1,6 @@
 //! Processors, pages and nodes of memory.
 
+use quire_engine::machine::cgroup_processors;
 use quire_engine::plan::human_bytes;
 
 use super::{Finding, Surroundings};
@@ -11,10 +12,7 @@ pub(super) fn processors(around: &Surroundings) -> Finding {
         Some(Ok((_, threads))) => threads,
         _ => allowed,
     };
-    let quota = around.text("sys/fs/cgroup/cpu.max").and_then(|text| {
-        let (quota, period) = text.split_once(' ')?;
-        Some(quota.parse::<f64>().ok()? / period.parse::<f64>().ok()?)
-    });
+    let quota = cgroup_processors(&around.root);
     match quota.filter(|&quota| quota + 0.01 < threads as f64) {
         Some(quota) => Finding::warning(format!(
             "{threads} threads compute, but the cgroup's quota is {quota:.1} processors: they stop for the rest \

@@ -138,10 +138,6 @@ impl Surroundings {
         Some(text.trim().to_owned())
     }
 
-    fn number(&self, path: impl AsRef<Path>) -> Option<u64> {
-        self.text(path)?.parse().ok()
-    }
-
     /// A line of `/proc/meminfo`, in bytes or a count.
     fn meminfo(&self, field: &str) -> Option<u64> {
         let text = self.text("proc/meminfo")?;
