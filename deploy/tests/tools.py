@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Gets the programs that the tests of deploy/ run, into deploy/.tools/. Needs no root. Standard library only.
 
-Python's packages come from PyPI; Prometheus, HAProxy and bubblewrap from Debian: unpacked, not
+Python's packages come from PyPI; Prometheus, HAProxy, bubblewrap and libfaketime from Debian: unpacked, not
 installed. Nothing is done for what is there.
 """
 
@@ -17,7 +17,7 @@ TOOLS = HERE.parent / ".tools"
 SITE = TOOLS / "site"
 DEBIAN = TOOLS / "debian"
 # The last three are libraries that Debian's HAProxy is linked with.
-DEBIAN_PACKAGES = ["prometheus", "haproxy", "bubblewrap", "liblua5.3-0", "libopentracing-c-wrapper0", "libopentracing1"]
+DEBIAN_PACKAGES = ["prometheus", "haproxy", "bubblewrap", "libfaketime", "liblua5.3-0", "libopentracing-c-wrapper0", "libopentracing1"]
 
 
 def main():
@@ -44,8 +44,8 @@ def debian_packages():
     if stamp.exists() and stamp.read_text() == wanted:
         return
     if not shutil.which("apt-get"):
-        sys.exit("Prometheus, HAProxy and bubblewrap come from Debian's packages, and apt-get is not here")
-    print("fetching Prometheus, HAProxy and bubblewrap (22 MB) ...", flush=True)
+        sys.exit("Prometheus, HAProxy, bubblewrap and libfaketime come from Debian's packages, and apt-get is not here")
+    print("fetching Prometheus, HAProxy, bubblewrap and libfaketime (22 MB) ...", flush=True)
     shutil.rmtree(DEBIAN, ignore_errors=True)
     DEBIAN.mkdir(parents=True)
     with tempfile.TemporaryDirectory(dir=TOOLS, prefix=".fetch-") as folder:
@@ -70,6 +70,12 @@ def download(folder, options):
 def program(name):
     """The path of a program of Debian's packages."""
     (path,) = [path for folder in ("bin", "sbin") for path in (DEBIAN / "usr" / folder).glob(name)]
+    return path
+
+
+def library(name):
+    """The path of a library of Debian's packages."""
+    (path,) = (DEBIAN / "usr" / "lib").glob(f"**/{name}")
     return path
 
 

@@ -18,6 +18,8 @@ pub(crate) fn start(options: &CommonOptions) {
         .with_max_level(level)
         .with_writer(std::io::stderr)
         .with_ansi(is_terminal)
+        // It would say on standard error that standard error cannot be written, and panic of that.
+        .log_internal_errors(false)
         .with_target(level >= Level::DEBUG);
     match options.log_format {
         LogFormat::Text => lines.init(),

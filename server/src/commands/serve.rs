@@ -1,5 +1,6 @@
 //! `quire serve`: loads a model, or several on demand, and serves until a signal asks to stop.
 
+use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
@@ -94,7 +95,7 @@ fn one_model(
     }
     let name = loader.engine.served_model_name.clone();
     let plan = loader.plan(&files, &name, 1)?;
-    println!("{}\n{}", origin.path.display(), plan::table(&plan));
+    say(&format!("{}\n{}", origin.path.display(), plan::table(&plan)));
     Ok(Served::One(Box::new((origin, files, plan))))
 }
 
@@ -106,13 +107,13 @@ fn several_models(named: Vec<Named>, server: &ServeOptions, loader: &Loader) -> 
     );
     let has_events = server.kv_events.is_some();
     ensure!(!has_events, "--kv-events-config tells of one model, but several are served");
-    println!("{} for models, loaded when they are asked for:", human_bytes(loader.memory));
+    say(&format!("{} for models, loaded when they are asked for:", human_bytes(loader.memory)));
     for Named { names, origin } in &named {
         let planned = model::open(&origin.path)
             .and_then(|files| loader.plan(&files, &names[0], named.len() as u64));
         match planned {
-            Ok(plan) => println!("  {}: {}", names[0], human_bytes(plan.total_bytes())),
-            Err(error) => println!("  {}: unusable: {error:#}", names[0]),
+            Ok(plan) => say(&format!("  {}: {}", names[0], human_bytes(plan.total_bytes()))),
+            Err(error) => say(&format!("  {}: unusable: {error:#}", names[0])),
         }
     }
     Ok(Served::Several(named))
@@ -180,9 +181,11 @@ async fn serve_until_signal(
         }
     };
     let reaper = state.models.reap();
-    println!("{}", greeting(address, &state, makes_embeddings));
+    say(&greeting(address, &state, makes_embeddings));
     if let Some(address) = grpc_address {
-        println!("{scheme} at {address} (quire.v1.Inference, vllm.Inference, health, reflection)");
+        say(&format!(
+            "{scheme} at {address} (quire.v1.Inference, vllm.Inference, health, reflection)"
+        ));
     }
     serving.await?;
     reaper.abort();
@@ -211,6 +214,11 @@ fn warn_if_open(server: &ServeOptions) {
             server.host
         );
     }
+}
+
+/// Prints a line. `println!` panics where the disk below is full, and a server has better to do.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 /// What to do next, ready to be pasted.
@@ -267,7 +275,8 @@ impl StopSignals {
     /// Done at the first signal; the second one ends the process at once.
     async fn first_then_exit_on_second(mut self) {
         self.next().await;
-        eprintln!("stopping: running requests may finish, a second signal ends them");
+        let line = "stopping: running requests may finish, a second signal ends them";
+        let _ = writeln!(std::io::stderr(), "{line}");
         tokio::spawn(async move {
             self.next().await;
             std::process::exit(INTERRUPTED);
