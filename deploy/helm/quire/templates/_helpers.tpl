@@ -49,6 +49,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - --shutdown-delay={{ .Values.drain.delaySeconds }}s
 - --shutdown-timeout={{ .Values.drain.timeoutSeconds }}s
 - --metrics-without-key
+{{- if .Values.keysFile.existingSecret }}
+- --keys-file=/etc/quire/{{ .Values.keysFile.key }}
+{{- end }}
 - --device={{ ternary "cuda" "cpu" (gt (int .Values.gpu.count) 0) }}
 {{- if gt (int .Values.gpu.count) 1 }}
 - --tensor-parallel-size={{ .Values.gpu.count }}
@@ -149,7 +152,14 @@ containers:
       {{- toYaml (merge (dict "limits" $limits) .Values.resources) | nindent 6 }}
     volumeMounts:
       - {name: models, mountPath: /models, readOnly: true}
+      {{- if .Values.keysFile.existingSecret }}
+      - {name: keys, mountPath: /etc/quire, readOnly: true}
+      {{- end }}
 volumes:
+  {{- with .Values.keysFile.existingSecret }}
+  - name: keys
+    secret: {secretName: {{ . }}}
+  {{- end }}
   - name: models
     {{- if eq .Values.model.source "image" }}
     image:
