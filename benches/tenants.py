@@ -74,7 +74,8 @@ async def capacity(port, rng, seconds):
     async def client():
         nonlocal done
         while time.perf_counter() < end:
-            await ask(port, "a", body(rng))
+            # The others begin with nothing on their account.
+            await ask(port, "flood", body(rng))
             done += time.perf_counter() < end
 
     await asyncio.gather(*[client() for _ in range(24)])
