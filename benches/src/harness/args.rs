@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, ensure};
 use clap::Parser;
+use serde_json::{Map, Value, json};
 
 use super::objectives::Objectives;
 use super::target::{Api, Target, TargetOptions, Trust};
@@ -126,6 +127,10 @@ pub struct Args {
     #[arg(long, default_value_t = 0.0)]
     pub temperature: f64,
 
+    /// JSON object of more fields for each request's body, over HTTP; twice where the two differ (one server may be given twice)
+    #[arg(long, value_name = "JSON", value_parser = object)]
+    pub extra_body: Vec<Map<String, Value>>,
+
     /// Another number gives other prompts, lengths and times [default: the lengths and times of 0, prompts of their own in every run]
     #[arg(long)]
     pub seed: Option<u64>,
@@ -214,6 +219,10 @@ impl Args {
         );
         ensure!((0.0..1e6).contains(&self.ramp_up), "--ramp-up must be at least 0");
         ensure!(self.tolerance >= 0.0, "--tolerance must be at least 0");
+        ensure!(
+            self.extra_body.is_empty() || self.api != Api::Grpc,
+            "--extra-body: bodies of HTTP have fields, --api grpc has none"
+        );
         Ok(())
     }
 
@@ -238,6 +247,7 @@ impl Args {
                 key: self.api_key.clone(),
                 temperature: self.temperature,
                 ignores_end: !self.stop_at_end,
+                extra: self.extra_body.get(index).or(self.extra_body.last()).cloned(),
                 silence: Duration::from_secs_f64(self.timeout),
                 whole: Duration::from_secs_f64(self.request_timeout),
             };
@@ -292,9 +302,15 @@ impl Args {
             WorkloadKind::Random | WorkloadKind::Sharegpt => {}
         }
         let file = self.input.as_deref().and_then(|path| path.file_name());
+        settings
+            .extend(self.extra_body.iter().map(|extra| ("extra body", json!(extra).to_string())));
         settings.extend(file.map(|name| ("input", name.to_string_lossy().into_owned())));
         settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
+}
+
+fn object(text: &str) -> Result<Map<String, Value>, String> {
+    serde_json::from_str(text).map_err(|error| format!("no JSON object: {error}"))
 }
 
 /// Where the numbers of this run's prompts begin: by the second, so that no server has them in its prefix cache from the run before.

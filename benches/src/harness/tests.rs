@@ -160,6 +160,10 @@ async fn other_apis_and_conversations_are_counted_alike() {
             "{flags}"
         );
     }
+    // What it says goes in place of what is sent anyway: the answer has another length.
+    let flags = r#"--extra-body {"max_tokens":4} --requests 6 --max-tokens 5 --concurrency 2"#;
+    let error = bench(std::slice::from_ref(&pace), flags).await.expect_err(flags);
+    assert!(format!("{error:#}").contains("4 tokens"), "{error:#}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -239,6 +243,7 @@ async fn wrong_flags_and_dead_servers_are_named() {
         ("--find-rate", "--goodput"),
         ("--workload trace", "--input"),
         ("--base-url ftp://x --base-url http://y", "one server, or two"),
+        ("--api grpc --extra-body {}", "--extra-body"),
         ("--concurrency 30000000", "open files"),
     ];
     for (flags, expected) in errors {

@@ -241,6 +241,7 @@ mod tests {
             key: Some("k".to_owned()),
             temperature: 0.0,
             ignores_end: true,
+            extra: None,
             silence: Duration::from_secs(20),
             whole: Duration::from_secs(20),
         })

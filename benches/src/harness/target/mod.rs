@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use hyper::body::Bytes;
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use self::connection::Connections;
 use self::dial::Dialer;
@@ -67,10 +68,21 @@ pub struct TargetOptions {
     pub temperature: f64,
     /// Answers go on to `max_tokens`, and another length is a failure.
     pub ignores_end: bool,
+    /// More fields of each body, and others in place of its own.
+    pub extra: Option<Map<String, Value>>,
     /// Longest time without a byte.
     pub silence: Duration,
     /// Longest time of a whole request.
     pub whole: Duration,
+}
+
+impl TargetOptions {
+    fn with_extra(&self, mut body: Value) -> Value {
+        if let (Value::Object(fields), Some(extra)) = (&mut body, &self.extra) {
+            fields.extend(extra.clone());
+        }
+        body
+    }
 }
 
 /// A server, with connections to it that are used again.
@@ -153,9 +165,11 @@ impl Target {
             }
         };
         let event = if self.options.api == Api::Ollama { ollama::event } else { openai::event };
+        let body = self.options.with_extra(body);
         let silence = self.options.silence;
         let key = self.options.key.as_deref();
-        let opened = self.connections.post(path, key, Bytes::from(body), silence).await?;
+        let opened =
+            self.connections.post(path, key, Bytes::from(body.to_string()), silence).await?;
         let mut lines = Lines::new(opened.body, silence);
         while !reading.take(event(&lines.next().await?.ok_or_else(cut)?)?, live)? {}
         let answer = reading.finish(self.options.ignores_end)?;

@@ -7,10 +7,9 @@ use super::{Ask, Event, TargetOptions, Usage, garbage};
 use crate::harness::failure::{Failure, FailureKind};
 
 /// Ollama has no way to ignore the end token: `ignores_end` only makes another length a failure.
-pub(super) fn chat(options: &TargetOptions, ask: Ask<'_>) -> String {
+pub(super) fn chat(options: &TargetOptions, ask: Ask<'_>) -> Value {
     let sampling = json!({"num_predict": ask.max_tokens, "temperature": options.temperature});
     json!({"model": options.model, "messages": ask.messages, "stream": true, "options": sampling})
-        .to_string()
 }
 
 #[derive(Deserialize)]

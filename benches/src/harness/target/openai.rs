@@ -6,16 +6,16 @@ use serde_json::{Value, json};
 use super::{Ask, Event, TargetOptions, Usage, garbage};
 use crate::harness::failure::{Failure, FailureKind};
 
-pub(super) fn chat(options: &TargetOptions, ask: Ask<'_>) -> String {
+pub(super) fn chat(options: &TargetOptions, ask: Ask<'_>) -> Value {
     body(options, ask, "messages", json!(ask.messages))
 }
 
-pub(super) fn completion(options: &TargetOptions, ask: Ask<'_>) -> String {
+pub(super) fn completion(options: &TargetOptions, ask: Ask<'_>) -> Value {
     let texts: Vec<&str> = ask.messages.iter().map(|message| message.content.as_str()).collect();
     body(options, ask, "prompt", Value::String(texts.join("\n")))
 }
 
-fn body(options: &TargetOptions, ask: Ask<'_>, name: &str, prompt: Value) -> String {
+fn body(options: &TargetOptions, ask: Ask<'_>, name: &str, prompt: Value) -> Value {
     let mut body = json!({
         "model": options.model,
         "max_tokens": ask.max_tokens,
@@ -28,7 +28,7 @@ fn body(options: &TargetOptions, ask: Ask<'_>, name: &str, prompt: Value) -> Str
         // Not OpenAI's own; servers of open models know it.
         body["ignore_eos"] = Value::Bool(true);
     }
-    body.to_string()
+    body
 }
 
 #[derive(Deserialize)]
