@@ -10,6 +10,15 @@ use crate::text::Tokenizer;
 /// Longer ones are not written: the tree of tokens is not deeper.
 const MAX_TOKEN_BYTES: usize = 1000;
 
+/// Sets of tokens that are allowed as one where a grammar takes all of them, most of all within strings: each is the text of such
+/// a set. Strings of limited length pass the lengths one after the other.
+fn slices() -> Vec<String> {
+    const CHARACTER: &str = r#"[^"\\\x00-\x1F\x7F]"#;
+    let lengths = ["{1,5}", "{1,10}", "{1,15}", "{1,30}", "+"];
+    let strings = lengths.map(|length| format!("{CHARACTER}{length}"));
+    [r"[\x20\x0A\x0D\x09]+".to_owned()].into_iter().chain(strings).collect()
+}
+
 /// What keeps a grammar from taking all time and memory. Those of a mask are a few milliseconds.
 fn limits() -> ParserLimits {
     ParserLimits {
@@ -34,8 +43,8 @@ pub(super) fn factory(tokenizer: &Tokenizer) -> anyhow::Result<ParserFactory> {
     let words: Vec<Vec<u8>> = (0..num_tokens).map(|token| bytes_of(tokenizer, token)).collect();
     let trie = TokTrie::from(&TokRxInfo::new(num_tokens, ends[0]), &words).with_eos_tokens(&ends);
     let environment: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
-    let slices = llguidance::earley::SlicedBiasComputer::general_slices();
-    let mut factory = ParserFactory::new(&environment, InferenceCapabilities::default(), &slices)?;
+    let mut factory =
+        ParserFactory::new(&environment, InferenceCapabilities::default(), &slices())?;
     factory.quiet();
     *factory.limits_mut() = limits();
     Ok(factory)
