@@ -98,6 +98,9 @@ fn structured_output(
         Some(Asked::Regex(regex)) => ("regex", Kind::Regex(regex)),
         Some(Asked::Choice(choice)) => ("choice", Kind::Choice(choice.choices)),
         Some(Asked::Grammar(grammar)) => ("grammar", Kind::Grammar(grammar)),
+        Some(Asked::StructuralTag(text)) => {
+            ("structural_tag", Kind::of_structural_tag("structural_tag", &text)?)
+        }
     };
     Ok(Some(StructuredOutput::new(field, kind)))
 }

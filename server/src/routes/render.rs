@@ -96,6 +96,7 @@ fn structured_outputs(asked: &StructuredOutput) -> Value {
         Kind::Regex(regex) => json!({"regex": regex}),
         Kind::Choice(choices) => json!({"choice": choices}),
         Kind::Grammar(grammar) => json!({"grammar": grammar}),
+        Kind::StructuralTag(tag) => json!({"structural_tag": tag.to_string()}),
     };
     fields["disable_any_whitespace"] = asked.is_compact.into();
     fields

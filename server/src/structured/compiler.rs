@@ -152,6 +152,7 @@ fn key_of(asked: &StructuredOutput) -> Key {
         Kind::Regex(_) => 2,
         Kind::Choice(_) => 3,
         Kind::Grammar(_) => 4,
+        Kind::StructuralTag(_) => 5,
     };
     let mut hasher = Sha256::new();
     hasher.update([kind, u8::from(asked.is_compact)]);

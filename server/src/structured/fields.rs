@@ -47,8 +47,10 @@ fn take_response_format(fields: &mut Fields<'_>) -> Result<Option<StructuredOutp
                     .ok_or_else(missing)?,
             )
         }
+        Some("structural_tag") => Kind::StructuralTag(Value::Object(format)),
         _ => {
-            let message = "response_format.type must be text, json_object or json_schema";
+            let message =
+                "response_format.type must be text, json_object, json_schema or structural_tag";
             return Err(ApiError::invalid(FIELD, message));
         }
     };
@@ -67,6 +69,10 @@ fn take_structured_outputs(fields: &mut Fields<'_>) -> Result<Option<StructuredO
             ("json", value) => kinds.push(schema(FIELD, value)?),
             ("regex", Value::String(regex)) => kinds.push(Kind::Regex(regex)),
             ("grammar", Value::String(grammar)) => kinds.push(Kind::Grammar(grammar)),
+            ("structural_tag", Value::String(text)) => {
+                kinds.push(Kind::of_structural_tag(FIELD, &text)?);
+            }
+            ("structural_tag", tag @ Value::Object(_)) => kinds.push(Kind::StructuralTag(tag)),
             ("choice", value) => kinds.push(Kind::Choice(choices(FIELD, value)?)),
             ("disable_any_whitespace", Value::Bool(value)) => is_compact = value,
             (name, _) => {
@@ -84,8 +90,8 @@ fn take_structured_outputs(fields: &mut Fields<'_>) -> Result<Option<StructuredO
         }
         count => {
             let message = format!(
-                "structured_outputs must have one of json, json_object, regex, choice and grammar, \
-                 not {count}"
+                "structured_outputs must have one of json, json_object, regex, choice, grammar and \
+                 structural_tag, not {count}"
             );
             Err(ApiError::invalid(FIELD, message))
         }

@@ -3,7 +3,7 @@
 use llguidance::api::TopLevelGrammar;
 use serde_json::{Value, json};
 
-use super::{Kind, StructuredOutput, gbnf};
+use super::{Kind, StructuredOutput, gbnf, structural_tag};
 
 /// Between the parts of JSON: bounded, or a small model might write white space for ever.
 const WHITE_SPACE: &str = r"[ \n\t]{1,20}";
@@ -16,6 +16,9 @@ pub(super) fn of(asked: &StructuredOutput) -> Result<TopLevelGrammar, String> {
     match &asked.kind {
         Kind::JsonObject => Ok(json_grammar(json!({"type": "object"}), asked.is_compact)),
         Kind::Json(schema) => Ok(json_grammar(schema.clone(), asked.is_compact)),
+        Kind::StructuralTag(tag) => {
+            Ok(TopLevelGrammar::from_lark(structural_tag::to_lark(tag, asked.is_compact)?))
+        }
         Kind::Regex(regex) => {
             check_nesting(regex)?;
             Ok(TopLevelGrammar::from_regex(regex))
@@ -33,8 +36,12 @@ pub(super) fn of(asked: &StructuredOutput) -> Result<TopLevelGrammar, String> {
     }
 }
 
+fn json_grammar(schema: Value, is_compact: bool) -> TopLevelGrammar {
+    TopLevelGrammar::from_json_schema(with_style(schema, is_compact))
+}
+
 /// Says how JSON is written, in the place of what a client says of that.
-fn json_grammar(mut schema: Value, is_compact: bool) -> TopLevelGrammar {
+pub(super) fn with_style(mut schema: Value, is_compact: bool) -> Value {
     let options = match is_compact {
         true => json!({"whitespace_flexible": false}),
         false => json!({"whitespace_pattern": WHITE_SPACE}),
@@ -43,16 +50,16 @@ fn json_grammar(mut schema: Value, is_compact: bool) -> TopLevelGrammar {
         Value::Object(keys) => drop(keys.insert("x-guidance".into(), options)),
         other => schema = json!({"allOf": [other.take()], "x-guidance": options}),
     }
-    TopLevelGrammar::from_json_schema(schema)
+    schema
 }
 
 /// A text as Lark writes it.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     Value::from(text).to_string().replace('\u{7f}', "\\u007f")
 }
 
 /// What parses it may recurse.
-fn check_nesting(text: &str) -> Result<(), String> {
+pub(super) fn check_nesting(text: &str) -> Result<(), String> {
     let mut depth = 0_usize;
     for character in text.chars() {
         match character {

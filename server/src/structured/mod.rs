@@ -8,6 +8,7 @@ pub(crate) mod fields;
 mod gbnf;
 mod grammar;
 mod mask;
+mod structural_tag;
 mod vocabulary;
 
 use serde_json::Value;
@@ -39,15 +40,26 @@ pub(crate) enum Kind {
     Choice(Vec<String>),
     /// Lark, or GBNF.
     Grammar(String),
+    /// Text in which some strings begin parts of a fixed form, as xgrammar's JSON describes it.
+    StructuralTag(Value),
 }
 
 impl Kind {
     /// `text` is a JSON schema.
     pub(crate) fn of_schema(field: &'static str, text: &str) -> Result<Self, ApiError> {
-        serde_json::from_str(text).map(Self::Json).map_err(|error| {
-            ApiError::invalid(field, format!("{field} is a text that is no JSON: {error}"))
-        })
+        parse(field, text).map(Self::Json)
     }
+
+    /// `text` is the JSON of a structural tag.
+    pub(crate) fn of_structural_tag(field: &'static str, text: &str) -> Result<Self, ApiError> {
+        parse(field, text).map(Self::StructuralTag)
+    }
+}
+
+fn parse(field: &'static str, text: &str) -> Result<Value, ApiError> {
+    serde_json::from_str(text).map_err(|error| {
+        ApiError::invalid(field, format!("{field} is a text that is no JSON: {error}"))
+    })
 }
 
 impl StructuredOutput {
@@ -60,7 +72,9 @@ impl StructuredOutput {
         let Self { field, .. } = self;
         let num_bytes = match &self.kind {
             Kind::JsonObject => 1,
-            Kind::Json(Value::Object(_) | Value::Bool(_)) => self.text().len(),
+            Kind::Json(Value::Object(_) | Value::Bool(_)) | Kind::StructuralTag(_) => {
+                self.text().len()
+            }
             Kind::Json(_) => return Err(self.invalid("is no JSON schema: it must be an object")),
             Kind::Regex(text) | Kind::Grammar(text) => text.len(),
             Kind::Choice(choices) if choices.iter().any(String::is_empty) => {
@@ -84,7 +98,7 @@ impl StructuredOutput {
     fn text(&self) -> String {
         match &self.kind {
             Kind::JsonObject => String::new(),
-            Kind::Json(schema) => schema.to_string(),
+            Kind::Json(json) | Kind::StructuralTag(json) => json.to_string(),
             Kind::Regex(text) | Kind::Grammar(text) => text.clone(),
             Kind::Choice(choices) => Value::from(choices.as_slice()).to_string(),
         }

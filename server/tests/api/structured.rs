@@ -2,6 +2,7 @@
 
 mod bombs;
 mod schemas;
+mod tags;
 
 use std::sync::Arc;
 
@@ -130,6 +131,8 @@ async fn grammars_are_limited() {
 
 const SCHEMA: &str = r#"{"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"], "additionalProperties": false}"#;
 
+const TAG: &str = r#"{"format": {"type": "tag", "begin": "<", "content": {"type": "regex", "pattern": "a+"}, "end": ">"}}"#;
+
 /// Whether an answer is as asked.
 type Check = fn(&str) -> bool;
 
@@ -152,7 +155,10 @@ async fn grpc_takes_every_kind() {
         ..v1::GenerateRequest::default()
     };
     let choices = v1::Choices { choices: vec!["yes".into(), "no".into()] };
-    let cases: [(StructuredOutput, Check); 5] = [
+    let cases: [(StructuredOutput, Check); 6] = [
+        (StructuredOutput::StructuralTag(TAG.into()), |text| {
+            text.starts_with("<a") && text.ends_with("a>")
+        }),
         (StructuredOutput::JsonSchema(SCHEMA.into()), is_of_schema),
         (StructuredOutput::JsonObject(true), |text| text.starts_with('{') && text.ends_with('}')),
         (StructuredOutput::Regex("a{3}b".into()), |text| text == "aaab"),
@@ -171,6 +177,7 @@ async fn grpc_takes_every_kind() {
         (StructuredOutput::Regex("(".into()), "regex"),
         (StructuredOutput::Choice(v1::Choices::default()), "choice"),
         (StructuredOutput::Grammar("root ::= a".into()), "grammar"),
+        (StructuredOutput::StructuralTag("{}".into()), "structural_tag"),
     ] {
         let status = client.generate(request(asked)).await.unwrap_err();
         let details = status.get_details_bad_request().unwrap();
@@ -198,7 +205,10 @@ async fn routers_made_for_vllm_may_ask_for_every_kind() {
         ..vllm_proto::GenerateRequest::default()
     };
     let choices = vllm_proto::decoding_parameters::StringChoices { choices: vec!["yes".into()] };
-    let cases: [(VllmOutput, Check); 4] = [
+    let cases: [(VllmOutput, Check); 5] = [
+        (VllmOutput::StructuralTag(TAG.into()), |text| {
+            text.starts_with("<a") && text.ends_with("a>")
+        }),
         (VllmOutput::Json(SCHEMA.into()), is_of_schema),
         (VllmOutput::Regex("a{3}b".into()), |text| text == "aaab"),
         (VllmOutput::Choice(choices), |text| text == "yes"),
@@ -211,7 +221,7 @@ async fn routers_made_for_vllm_may_ask_for_every_kind() {
     }
     for (asked, field) in [
         (VllmOutput::Json("[".into()), "decoding.structured_output"),
-        (VllmOutput::StructuralTag("{}".into()), "decoding.structural_tag"),
+        (VllmOutput::StructuralTag("{}".into()), "decoding.structured_output"),
     ] {
         let status = client.generate(request(asked)).await.unwrap_err();
         let details = status.get_details_bad_request().unwrap();

@@ -74,9 +74,8 @@ fn structured_output(constraint: Option<Constraint>) -> Result<Option<Structured
         Some(Constraint::Regex(regex)) => ("regex", Kind::Regex(regex)),
         Some(Constraint::Grammar(grammar)) => ("grammar", Kind::Grammar(grammar)),
         Some(Constraint::Choice(choice)) => ("choice", Kind::Choice(choice.choices)),
-        Some(Constraint::StructuralTag(_)) => {
-            let message = "structural_tag is not supported";
-            return Err(ApiError::invalid("structural_tag", message));
+        Some(Constraint::StructuralTag(text)) => {
+            ("structural_tag", Kind::of_structural_tag("structural_tag", &text)?)
         }
     };
     Ok(Some(StructuredOutput::new(field, kind)))

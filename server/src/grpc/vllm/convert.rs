@@ -139,10 +139,7 @@ fn structured_output(asked: Option<Asked>) -> Result<Option<StructuredOutput>, A
         Some(Asked::Regex(regex)) => Kind::Regex(regex),
         Some(Asked::Choice(choice)) => Kind::Choice(choice.choices),
         Some(Asked::Grammar(grammar)) => Kind::Grammar(grammar),
-        Some(Asked::StructuralTag(_)) => {
-            let message = "decoding.structural_tag is not supported";
-            return Err(ApiError::invalid("decoding.structural_tag", message));
-        }
+        Some(Asked::StructuralTag(text)) => Kind::of_structural_tag(FIELD, &text)?,
     };
     Ok(Some(StructuredOutput::new(FIELD, kind)))
 }

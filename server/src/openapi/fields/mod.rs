@@ -31,7 +31,7 @@ const OBJECT: &str = r#"{"title": "object", "type": "object"}"#;
 const OBJECTS: &str =
     r#"{"title": "list of objects", "type": "array", "items": {"type": "object"}}"#;
 const FORMAT: &str = r#"{"title": "object", "type": "object", "required": ["type"], "properties": {
-    "type": {"enum": ["text", "json_object", "json_schema"]}, "json_schema": {"type": ["object", "null"]}}}"#;
+    "type": {"enum": ["text", "json_object", "json_schema", "structural_tag"]}, "json_schema": {"type": ["object", "null"]}}}"#;
 const THINK: &str = r#"{"title": "boolean or an effort", "type": ["boolean", "string"]}"#;
 const CHOICE: &str = r#"{"title": "string or object", "anyOf": [{"enum": ["none", "auto", "required"]}, {"type": "object"}]}"#;
 const STREAM_OPTIONS: &str = r#"{"title": "object", "type": "object", "properties": {
@@ -149,12 +149,12 @@ pub(super) const STRUCTURED: &[Field] = &[
     optional(
         "response_format",
         Kind::Schema(FORMAT),
-        "`json_object`, or `json_schema` with a schema: what the answer is.",
+        "`json_object`, `json_schema` with a schema, or `structural_tag`: what the answer is.",
     ),
     optional(
         "structured_outputs",
         Kind::Schema(OBJECT),
-        "One of `json`, `json_object`, `regex`, `choice`, `grammar`.",
+        "One of `json`, `json_object`, `regex`, `choice`, `grammar`, `structural_tag`.",
     ),
     optional("guided_json", Kind::Schema(r#"{"title": "JSON schema"}"#), "An older name."),
     optional("guided_regex", Kind::Text, "An older name."),

@@ -50,7 +50,7 @@ pub(in crate::openapi) const RESPONSE: &[Field] = &[
     optional(
         "structured_outputs",
         Kind::Schema(OBJECT),
-        "One of `json`, `json_object`, `regex`, `choice`, `grammar`.",
+        "One of `json`, `json_object`, `regex`, `choice`, `grammar`, `structural_tag`.",
     ),
     optional(
         "cache_salt",

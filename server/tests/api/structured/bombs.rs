@@ -1,8 +1,13 @@
 //! Schemas, patterns and grammars made to break a server. After each it is healthy, and a canary sings the same song.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use quire_proto::v1::sampling_params::StructuredOutput;
+use quire_proto::v1::{self, inference_client::InferenceClient};
+use quire_server::grpc;
 use serde_json::{Value, json};
+use tonic::Code;
 
 use crate::support::{TestServer, serve_tiny};
 
@@ -126,10 +131,24 @@ fn others() -> Vec<(&'static str, Value)> {
             "an import",
             json!({"grammar": "%import common.WORD\n%import /etc/passwd\nstart: WORD\n"}),
         ),
+        ("nested tags", nested_tags()),
+        ("many triggers", many_triggers()),
         ("many choices", json!({"choice": many})),
         ("NUL and more", json!({"choice": ["\u{0}\u{7f}\u{1f}\u{fffd}", "\u{10ffff}"]})),
     ]);
     bombs
+}
+
+fn nested_tags() -> Value {
+    let around = |content| json!({"type": "tag", "begin": "(", "content": content, "end": ")"});
+    json!({"structural_tag": {"format": nested(50, around)}})
+}
+
+fn many_triggers() -> Value {
+    let triggers: Vec<String> = (0..500).map(|i| format!("<{i:03}")).collect();
+    let tag = |begin: &String| json!({"begin": begin, "schema": {"type": "object"}, "end": ">"});
+    let structures: Vec<Value> = triggers.iter().map(tag).collect();
+    json!({"structural_tag": {"triggers": triggers, "structures": structures}})
 }
 
 async fn post(server: &TestServer, fields: Value) -> (u16, String) {
@@ -141,6 +160,34 @@ async fn post(server: &TestServer, fields: Value) -> (u16, String) {
         _ => reply.body,
     };
     (reply.status.as_u16(), text)
+}
+
+async fn post_to_grpc(server: &TestServer, bomb: &Value) -> Code {
+    let (kind, value) = bomb.as_object().unwrap().iter().next().unwrap();
+    let text = || value.as_str().unwrap_or_default().to_owned();
+    let asked = match kind.as_str() {
+        "json" => StructuredOutput::JsonSchema(value.to_string()),
+        "regex" => StructuredOutput::Regex(text()),
+        "grammar" => StructuredOutput::Grammar(text()),
+        "structural_tag" => StructuredOutput::StructuralTag(value.to_string()),
+        _ => {
+            let choices = serde_json::from_value(value.clone()).unwrap();
+            StructuredOutput::Choice(v1::Choices { choices })
+        }
+    };
+    let params = v1::SamplingParams {
+        max_tokens: Some(24),
+        seed: Some(3),
+        structured_output: Some(asked),
+        ..v1::SamplingParams::default()
+    };
+    let request = v1::GenerateRequest {
+        prompt: Some(v1::generate_request::Prompt::Text("x".into())),
+        sampling_params: Some(params),
+        ..v1::GenerateRequest::default()
+    };
+    let mut client = InferenceClient::new(grpc::router(Arc::clone(&server.state)));
+    client.generate(request).await.map_or_else(|status| status.code(), |_| Code::Ok)
 }
 
 /// What a plain and a constrained request get.
@@ -158,11 +205,13 @@ async fn no_bomb_harms_the_server() {
     let schemas = schemas().into_iter().map(|(name, schema)| (name, json!({"json": schema})));
     for (name, bomb) in schemas.chain(others()) {
         let start = Instant::now();
-        let (status, text) = post(&server, json!({"structured_outputs": bomb})).await;
+        let (status, text) = post(&server, json!({"structured_outputs": bomb.clone()})).await;
         assert!(status == 200 || status == 400, "{name}: {status} {text}");
         if status == 400 {
             assert!(text.contains("\"param\":\"structured_outputs\""), "{name}: {text}");
         }
+        let status = post_to_grpc(&server, &bomb).await;
+        assert!(matches!(status, Code::Ok | Code::InvalidArgument), "{name} over gRPC: {status}");
         let took = start.elapsed();
         assert!(took < PATIENCE, "{name}: {took:?}");
         if took > Duration::from_millis(500) || std::env::var_os("QUIRE_TEST_VERBOSE").is_some() {
