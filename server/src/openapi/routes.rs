@@ -135,7 +135,7 @@ fn of_anthropic(path: &str) -> Option<Doc> {
 fn of_responses(path: &str) -> Option<Doc> {
     let request = |summary, answer| Doc {
         fields: &[fields::responses::RESPONSE, fields::responses::ONE_SAMPLING],
-        unsupported: &[routes::responses::UNSUPPORTED],
+        unsupported: &[routes::responses::UNSUPPORTED, sampling::UNSUPPORTED],
         ignored: routes::responses::WITHOUT_EFFECT,
         ..Doc::plain(summary, answer)
     };

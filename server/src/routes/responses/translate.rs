@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{ApiError, shortened};
 use crate::http::fields::{Fields, NeutralOnly};
+use crate::routes::sampling;
 
 /// What a request says.
 pub(super) struct Translated {
@@ -31,11 +32,20 @@ pub(crate) const UNSUPPORTED: &[NeutralOnly] = &[
     NeutralOnly("context_management", &["[]"]),
     NeutralOnly("top_logprobs", &["0"]),
     NeutralOnly("service_tier", &[r#""auto""#, r#""default""#]),
+    NeutralOnly("include_reasoning", &["true"]),
+    NeutralOnly("enable_response_messages", &["false"]),
+    NeutralOnly("previous_input_messages", &["[]"]),
+    NeutralOnly("request_id", &[]),
 ];
 
 /// Fields that mean something elsewhere and change nothing here.
-pub(crate) const WITHOUT_EFFECT: &[&str] =
-    &["stream_options", "prompt_cache_options", "prompt_cache_retention", "client_metadata"];
+pub(crate) const WITHOUT_EFFECT: &[&str] = &[
+    "stream_options",
+    "prompt_cache_options",
+    "prompt_cache_retention",
+    "client_metadata",
+    "session_id",
+];
 
 /// Fields that chats have too.
 const SHARED: &[&str] = &[
@@ -67,6 +77,7 @@ const SHARED: &[&str] = &[
 pub(super) fn read(body: &str) -> Result<Translated, ApiError> {
     let mut fields = Fields::parse(body)?;
     fields.reject_unsupported(UNSUPPORTED)?;
+    fields.reject_unsupported(sampling::UNSUPPORTED)?;
     for name in WITHOUT_EFFECT {
         fields.take_raw(name);
     }
