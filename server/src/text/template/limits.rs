@@ -3,6 +3,12 @@
 use super::TemplateError;
 
 /// Bounds on loading and rendering. A template comes with a model file, which may be hostile.
+///
+/// One thing has no bound: the memory of texts that a template makes and does not print. A loop of `{% set ns.x = ns.x ~ ns.x %}`
+/// doubles a text in about eight instructions, and minijinja (3.0.5) lets nobody see a value where `~`, `+`, `{% set %}` with a
+/// body, a slice or a filter makes it: fuel counts instructions, and its formatter sees what is printed. So a hostile model file
+/// can take memory until the system ends the process, as one of too many weights could; a limit of the service's memory
+/// (`MemoryMax`, a container's) holds it, and clients reach none of it, since templates of requests are refused.
 #[derive(Clone, Copy, Debug)]
 pub struct TemplateLimits {
     /// Length of the source.
