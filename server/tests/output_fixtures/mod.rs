@@ -178,6 +178,31 @@ pub(crate) const FIXTURES: &[Fixture] = &[
             &[],
         ),
     ),
+    think(
+        "hermes",
+        "```json\n{\"name\": \"weather\", \"arguments\": {\"city\": \"```w108\", \"days\": 2}}\n```\n",
+        ("", "", &[("weather", r#"{"city": "```w108", "days": 2}"#)]),
+    ),
+    think(
+        "hermes",
+        "<think>\nBare w109.\n</think>\n\n{\"name\": \"now\", \"arguments\": {}}",
+        ("Bare w109.", "", &[("now", "{}")]),
+    ),
+    think(
+        "hermes",
+        "```\n[{\"name\": \"now\"}, {\"name\": \"weather\", \"arguments\": {\"city\": \"w118\"}}]\n```",
+        ("", "", &[("now", "{}"), ("weather", r#"{"city": "w118"}"#)]),
+    ),
+    think(
+        "hermes",
+        "```json\n{\"name\": \"now\"}\n```\nThis calls nothing w119.",
+        ("", "```json\n{\"name\": \"now\"}\n```\nThis calls nothing w119.", &[]),
+    ),
+    think(
+        "hermes",
+        "```json\n{\"name\": \"w119\", \"arguments\": {}}\n```",
+        ("", "```json\n{\"name\": \"w119\", \"arguments\": {}}\n```", &[]),
+    ),
     // Qwen3-Coder.
     think(
         "qwen3_coder",

@@ -3,6 +3,7 @@
 use super::super::markers::{certain_len, first_of};
 
 /// A place in text that more may follow.
+#[derive(Clone)]
 pub(super) struct Cursor<'a> {
     text: &'a str,
     at: usize,
@@ -103,6 +104,16 @@ impl<'a> Cursor<'a> {
             return Ok(());
         }
         self.expect(token)
+    }
+
+    /// Takes white space, behind which nothing follows.
+    pub(super) fn expect_end(&mut self) -> Scan<()> {
+        self.skip_space();
+        match self.rest() {
+            "" if self.is_end => Ok(()),
+            "" => Err(Stop::More(None)),
+            _ => Err(Stop::Malformed),
+        }
     }
 
     /// The text before `end`, which is taken too.
