@@ -136,6 +136,10 @@ pub(crate) struct PullArgs {
     /// The branch, tag or commit to take the file from
     #[arg(long, default_value = "main", value_name = "NAME")]
     pub(crate) revision: String,
+
+    /// Ranges of a big file to ask for at once; 1: one stream. Each holds 16 MiB of memory at most
+    #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub(crate) streams: u8,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -18,6 +18,8 @@ use quire_server::limits::ServerLimits;
 use sha2::{Digest, Sha256};
 
 const SHA_OF_ANOTHER: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+/// How the range of a big file begins whose connection breaks.
+const CUT_RANGE: &str = "bytes=16777216";
 const COMMIT: &str = "aaaaaaaaaabbbbbbbbbbccccccccccdddddddddd";
 
 /// A hub that serves one file, `m-Q4_0.gguf`, in the manner that the repository's name says.
@@ -208,6 +210,36 @@ fn two_pulls_of_one_model_do_not_meet() {
     assert_eq!(models.read("org/slow/m-Q4_0.gguf"), content());
 }
 
+#[test]
+fn a_big_file_comes_in_ranges_where_they_are_served() {
+    let (hub, models) = (Hub::start(), Models::new("big"));
+    // The second range breaks off in the middle: what came before is not asked for again.
+    let output = models.pull(&hub, "org/big");
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(models.read("org/big/m-Q4_0.gguf") == *big_content());
+    let asked: Vec<String> = hub.take_seen().into_iter().filter_map(|seen| seen.range).collect();
+    let start_of = |range: &str| range["bytes=".len()..].split('-').next()?.parse::<usize>().ok();
+    let starts: Vec<usize> = asked.iter().filter_map(|range| start_of(range)).collect();
+    let count = |start: usize| starts.iter().filter(|own| **own == start).count();
+    assert_eq!((count(0), count(16 << 20)), (1, 1), "{asked:?}");
+    assert!(starts.iter().any(|start| ((16 << 20) + 1..32 << 20).contains(start)), "{asked:?}");
+}
+
+#[test]
+fn one_stream_serves_where_ranges_do_not() {
+    let (hub, models) = (Hub::start(), Models::new("whole"));
+    assert!(models.pull(&hub, "org/big-whole").status.success());
+    assert!(models.read("org/big-whole/m-Q4_0.gguf") == *big_content());
+    let output = models.pull(&hub, "org/big-shifted");
+    assert!(stderr(&output).contains("not from byte 0"), "{}", stderr(&output));
+    hub.take_seen();
+    let output = models.command(&hub, "org/big-one", &[]).args(["--streams", "1"]).output();
+    assert!(output.unwrap().status.success());
+    assert!(models.read("org/big-one/m-Q4_0.gguf") == *big_content());
+    let ranges: Vec<_> = hub.take_seen().into_iter().map(|seen| seen.range).collect();
+    assert_eq!(ranges, [None]);
+}
+
 impl Hub {
     fn start() -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -254,8 +286,16 @@ async fn describe(UrlPath((_, repo, _)): UrlPath<(String, String, String)>) -> R
         "evil" => "../../m-Q4_0.gguf",
         _ => "m-Q4_0.gguf",
     };
-    let size = if repo == "huge" { 1 << 60 } else { content().len() as u64 };
-    let sha256 = if repo == "wrong" { SHA_OF_ANOTHER.into() } else { sha256_of_content() };
+    let (mut size, mut sha256) = (content().len() as u64, sha256_of_content());
+    match repo.as_str() {
+        "huge" => size = 1 << 60,
+        "wrong" => sha256 = SHA_OF_ANOTHER.into(),
+        "big" | "big-whole" | "big-one" | "big-shifted" => {
+            size = big_content().len() as u64;
+            sha256 = format!("{:x}", Sha256::digest(&**big_content()));
+        }
+        _ => {}
+    }
     let lfs = match repo.as_str() {
         "wrong-etag" => String::new(),
         _ => format!(r#","lfs":{{"sha256":"{sha256}","size":{size}}}"#),
@@ -278,6 +318,7 @@ async fn resolve(
 ) -> Response<Body> {
     let path = format!("/{org}/{repo}/resolve/{revision}/{file}");
     let num_seen = hub.note(path.clone(), &headers);
+    let asked = headers.get(header::RANGE).and_then(|range| range.to_str().ok());
     let redirect = |to: String| {
         Response::builder()
             .status(StatusCode::FOUND)
@@ -291,6 +332,10 @@ async fn resolve(
         "loop" => redirect(path),
         "norange" => Response::new(content().into()),
         "cut" if num_seen == 1 => cut_answer(),
+        "big" if asked.is_some_and(|range| range.starts_with(CUT_RANGE)) => cut_range(&headers),
+        "big" | "big-one" => ranged_answer_of(&headers, big_content()),
+        "big-whole" => Response::new(big_content().clone().into()),
+        "big-shifted" => shifted_range(&headers),
         "slow" => {
             tokio::time::sleep(std::time::Duration::from_millis(400)).await;
             ranged_answer(&headers)
@@ -314,16 +359,21 @@ async fn deliver_elsewhere(
 }
 
 fn ranged_answer(headers: &HeaderMap) -> Response<Body> {
-    let content = content();
-    let Some(range) = headers.get(header::RANGE) else { return Response::new(content.into()) };
-    let range = range.to_str().unwrap();
-    let start: usize =
-        range.strip_prefix("bytes=").unwrap().strip_suffix('-').unwrap().parse().unwrap();
-    let size = content.len();
+    ranged_answer_of(headers, &content())
+}
+
+fn ranged_answer_of(headers: &HeaderMap, content: &[u8]) -> Response<Body> {
+    let Some(range) = headers.get(header::RANGE) else {
+        return Response::new(content.to_vec().into());
+    };
+    let range = range.to_str().unwrap().strip_prefix("bytes=").unwrap();
+    let (start, last) = range.split_once('-').unwrap();
+    let (start, size): (usize, usize) = (start.parse().unwrap(), content.len());
+    let end = last.parse::<usize>().map_or(size, |last| (last + 1).min(size));
     Response::builder()
         .status(StatusCode::PARTIAL_CONTENT)
-        .header(header::CONTENT_RANGE, format!("bytes {start}-{}/{size}", size - 1))
-        .body(content[start..].to_vec().into())
+        .header(header::CONTENT_RANGE, format!("bytes {start}-{}/{size}", end - 1))
+        .body(content[start..end].to_vec().into())
         .unwrap()
 }
 
@@ -338,8 +388,33 @@ fn cut_answer() -> Response<Body> {
         .unwrap()
 }
 
+/// Other bytes than were asked for.
+fn shifted_range(headers: &HeaderMap) -> Response<Body> {
+    let mut headers = headers.clone();
+    headers.insert(header::RANGE, "bytes=7-9999".parse().unwrap());
+    ranged_answer_of(&headers, big_content())
+}
+
+/// Half of a range, then the connection breaks.
+fn cut_range(headers: &HeaderMap) -> Response<Body> {
+    let (parts, _) = ranged_answer_of(headers, big_content()).into_parts();
+    let half = Bytes::from(big_content()[16 << 20..][..8 << 20].to_vec());
+    let body = futures_util::stream::iter([Ok(half), Err(std::io::Error::other("cut"))]);
+    Response::from_parts(parts, Body::from_stream(body))
+}
+
 fn content() -> Vec<u8> {
-    (0..3_000_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+    bytes(3_000_000)
+}
+
+/// Enough for ranges.
+fn big_content() -> &'static Vec<u8> {
+    static CONTENT: OnceLock<Vec<u8>> = OnceLock::new();
+    CONTENT.get_or_init(|| bytes(40 << 20))
+}
+
+fn bytes(count: u32) -> Vec<u8> {
+    (0..count).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
 }
 
 fn sha256_of_content() -> String {

@@ -122,6 +122,10 @@ struct NetworkArgs {
     #[arg(long, value_delimiter = ',', value_name = "HOST")]
     allowed_registries: Vec<String>,
 
+    /// With /api/pull: ranges of a big file to ask for at once; 1: one stream. Each holds 16 MiB of memory at most
+    #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16))]
+    pull_streams: u8,
+
     /// Send a trace of each request to this OpenTelemetry collector, by OTLP over HTTP, as http://HOST:4318
     #[arg(long, value_name = "URL")]
     otlp_traces_endpoint: Option<String>,
@@ -179,6 +183,7 @@ pub(crate) struct ServeOptions {
     pub(crate) template: TemplateOptions,
     pub(crate) parsers: ParserNames,
     pub(crate) allowed_registries: Vec<String>,
+    pub(crate) pull_streams: u8,
     pub(crate) otlp_traces_endpoint: Option<String>,
     pub(crate) config: ServerConfig,
 }
@@ -239,6 +244,7 @@ impl ServeArgs {
             template: self.template.resolve(),
             parsers: self.template.parsers(),
             allowed_registries: network.allowed_registries.clone(),
+            pull_streams: network.pull_streams,
             otlp_traces_endpoint: network.otlp_traces_endpoint.clone(),
             config,
         };

@@ -43,7 +43,7 @@ pub(crate) fn run(
     let template = server.template;
     server.config.library = Some(Arc::new(Library {
         models_dir: options.models_dir.clone(),
-        sources: pull::sources(environment),
+        sources: pull::sources(environment, server.pull_streams),
         allowed_registries: server.allowed_registries.clone(),
     }));
     let parsers = server.parsers.clone();

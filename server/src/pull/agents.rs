@@ -18,6 +18,18 @@ use super::hub::same_origin;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Which bytes of a file are asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span {
+    pub start: u64,
+    /// `None`: all that follow.
+    pub len: Option<u64>,
+}
+
+impl Span {
+    pub(super) const WHOLE: Self = Self { start: 0, len: None };
+}
+
 /// A host of the owner's own network may send a download anywhere; a public one only to public addresses.
 pub(super) struct Agents {
     first: Agent,
@@ -44,12 +56,12 @@ impl Agents {
         }
     }
 
-    /// Asks for the bytes at `url`, to which redirects led from `first`, from `start` on, as they are.
+    /// Asks for the bytes of `span` at `url`, to which redirects led from `first`, as they are.
     pub(super) fn get(
         &self,
         first: &str,
         url: &str,
-        start: u64,
+        span: Span,
     ) -> Result<RequestBuilder<WithoutBody>> {
         let is_guarded = !same_origin(url, first) && self.met_public.load(Ordering::Acquire);
         let agent = if is_guarded { &self.public } else { &self.first };
@@ -58,9 +70,13 @@ impl Agents {
             check_literal(url)?;
         }
         let request = agent.get(url).header(header::ACCEPT_ENCODING, "identity");
-        Ok(match start {
-            0 => request,
-            _ => request.header(header::RANGE, format!("bytes={start}-")),
+        Ok(match span {
+            Span { start: 0, len: None } => request,
+            Span { start, len: None } => request.header(header::RANGE, format!("bytes={start}-")),
+            Span { start, len: Some(len) } => {
+                let last = start.saturating_add(len).saturating_sub(1);
+                request.header(header::RANGE, format!("bytes={start}-{last}"))
+            }
         })
     }
 }
@@ -135,7 +151,7 @@ mod tests {
         let agents = Agents::resolving(|| Turning { asked: Arc::clone(&asked), then: address });
         // Nothing public was met yet: this is the owner's own network.
         asked.store(1, Ordering::SeqCst);
-        let get = |url: &str| agents.get("http://hub.example/a", url, 0).unwrap().call();
+        let get = |url: &str| agents.get("http://hub.example/a", url, Span::WHOLE).unwrap().call();
         assert!(get("http://hub.example/a").is_ok() && get("http://cdn.example/a").is_ok());
         assert_eq!(count.load(Ordering::SeqCst), 2);
 
@@ -150,7 +166,7 @@ mod tests {
         assert!(error.contains("address of this network"), "{error}");
         assert_eq!(count.load(Ordering::SeqCst), 2, "it was asked all the same");
         for url in ["http://127.0.0.1/x", "https://[::1]:8443/x", "http://169.254.169.254/latest"] {
-            assert!(agents.get("http://hub.example/a", url, 0).is_err(), "{url}");
+            assert!(agents.get("http://hub.example/a", url, Span::WHOLE).is_err(), "{url}");
         }
     }
 

@@ -12,9 +12,10 @@ use sha2::{Digest, Sha256};
 
 use quire_engine::plan::human_bytes;
 
+use super::agents::Span;
 use super::guard::is_refusal;
 use super::hub::{Download, HubFile};
-use super::{Report, Step};
+use super::{Report, Step, ranges};
 use crate::registry::hex;
 use crate::store::check_disk;
 
@@ -25,9 +26,13 @@ const BUFFER_SIZE: usize = 1 << 20;
 /// Of a file of unknown length, after so many bytes the disk is looked at again.
 const CHECKED_BYTES: u64 = 32 << 20;
 
-/// Downloads `file` to `path`, unless it is there already. `open` gives its bytes from an offset on.
+/// Gives bytes of a file.
+pub(super) type Open<'a> = &'a (dyn Fn(Span) -> Result<Download> + Sync);
+
+/// Downloads `file` to `path`, unless it is there already, in up to `max_streams` ranges at once.
 pub(super) fn fetch(
-    open: &dyn Fn(u64) -> Result<Download>,
+    open: Open<'_>,
+    max_streams: usize,
     file: &HubFile,
     path: &Path,
     report: Report<'_>,
@@ -40,6 +45,7 @@ pub(super) fn fetch(
         return Ok(());
     }
     let mut part = Part::open(path, file)?;
+    part.max_streams = max_streams;
     if part.len == 0 && is_there(path, file)? {
         // Another pull was faster.
         std::fs::remove_file(&part.path)?;
@@ -71,6 +77,8 @@ struct Part {
     len: u64,
     expected_size: Option<u64>,
     expected_sha256: Option<String>,
+    /// Ranges at once; 1 once they were refused.
+    max_streams: usize,
 }
 
 impl Part {
@@ -94,24 +102,19 @@ impl Part {
             len,
             expected_size: file.size,
             expected_sha256: file.sha256.clone(),
+            max_streams: 1,
         })
     }
 
     /// Reads what is missing, again and again as long as each attempt brings something.
-    fn fill(
-        &mut self,
-        open: &dyn Fn(u64) -> Result<Download>,
-        file: &HubFile,
-        report: Report<'_>,
-    ) -> Result<()> {
+    fn fill(&mut self, open: Open<'_>, file: &HubFile, report: Report<'_>) -> Result<()> {
         if self.expected_size.is_some_and(|size| self.len > size) {
             self.restart()?;
         }
         let mut fruitless = 0;
         while self.expected_size.is_none_or(|size| self.len < size) {
             let before = self.len;
-            let outcome =
-                open(self.len).and_then(|download| self.append(download, file, &mut *report));
+            let outcome = self.attempt(open, file, &mut *report);
             if outcome.is_ok() && self.expected_size.is_none_or(|size| self.len >= size) {
                 break;
             }
@@ -123,6 +126,37 @@ impl Part {
             }
             std::thread::sleep(RETRY_DELAY);
         }
+        Ok(())
+    }
+
+    /// Reads what is missing until something breaks: several ranges at once where much is, and else one stream.
+    fn attempt(&mut self, open: Open<'_>, file: &HubFile, report: Report<'_>) -> Result<()> {
+        let size = self.expected_size.filter(|size| ranges::is_worth_it(size - self.len));
+        if let Some(size) = size.filter(|_| self.max_streams > 1 && self.expected_sha256.is_some())
+        {
+            check_disk(self.path.parent().unwrap_or(&self.path), size - self.len)?;
+            report(file, Step::Started { len: self.len, size: Some(size) });
+            self.file.seek(SeekFrom::Start(self.len))?;
+            let outcome = ranges::fetch(open, self.len..size, self.max_streams, &mut |bytes| {
+                self.write(bytes)?;
+                report(file, Step::Has { len: self.len, size: Some(size) });
+                Ok(())
+            });
+            match outcome {
+                Err(error) if error.is::<ranges::NoRanges>() => self.max_streams = 1,
+                outcome => return outcome,
+            }
+        }
+        let download = open(Span { start: self.len, len: None })?;
+        self.append(download, file, report)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file
+            .write_all(bytes)
+            .with_context(|| format!("{} cannot be written", self.path.display()))?;
+        self.hash.update(bytes);
+        self.len += bytes.len() as u64;
         Ok(())
     }
 
@@ -146,12 +180,8 @@ impl Part {
                 self.restart()?;
                 bail!("the hub sends more bytes than it named");
             }
-            self.file
-                .write_all(&buffer[..count])
-                .with_context(|| format!("{} cannot be written", self.path.display()))?;
-            self.hash.update(&buffer[..count]);
             let before = self.len / CHECKED_BYTES;
-            self.len += count as u64;
+            self.write(&buffer[..count])?;
             if self.expected_size.is_none() && self.len / CHECKED_BYTES > before {
                 check_disk(&folder, 0)?;
             }
@@ -213,7 +243,7 @@ fn open_alone(path: &Path) -> Result<File> {
 /// A connection that broke: worth another attempt.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection broke: {0}")]
-struct Interrupted(std::io::Error);
+pub(super) struct Interrupted(pub(super) std::io::Error);
 
 fn is_transient(error: &anyhow::Error) -> bool {
     error.is::<Interrupted>()

@@ -10,7 +10,7 @@ use hf_hub::{Cache, Repo, RepoType};
 use serde::Deserialize;
 use ureq::http::{Response, Uri, header};
 
-use super::agents::Agents;
+use super::agents::{Agents, Span};
 use super::name::{ModelName, is_file_path};
 
 /// Redirects followed for one file.
@@ -92,13 +92,13 @@ impl Hub {
         })
     }
 
-    /// Opens `file` at `start`. The token goes to the hub itself and to no host it redirects to.
-    pub(crate) fn open(&self, listing: &Listing, file: &HubFile, start: u64) -> Result<Download> {
+    /// Opens `file` at `span`. The token goes to the hub itself and to no host it redirects to.
+    pub(crate) fn open(&self, listing: &Listing, file: &HubFile, span: Span) -> Result<Download> {
         let first = listing.repo.url(&file.path);
         let mut url = first.clone();
         let mut linked = (None, None);
         for _ in 0..=MAX_REDIRECTS {
-            let response = self.get(&first, &url, start)?;
+            let response = self.get(&first, &url, span)?;
             linked.0 = linked.0.or(header_sha256(&response, "x-linked-etag"));
             linked.1 = linked.1.or(header_text(&response, "x-linked-size")?.parse().ok());
             if response.status().is_redirection() {
@@ -107,7 +107,7 @@ impl Hub {
             }
             self.check_status(&response, &file.path)?;
             let etag = header_sha256(&response, "etag");
-            let (start, size) = body_range(&response, start)?;
+            let (start, size) = body_range(&response, span.start)?;
             return Ok(Download {
                 start,
                 size: size.or(linked.1),
@@ -118,8 +118,8 @@ impl Hub {
         bail!("{}: more than {MAX_REDIRECTS} redirects", file.path)
     }
 
-    fn get(&self, first: &str, url: &str, start: u64) -> Result<Response<ureq::Body>> {
-        let mut request = self.agents.get(first, url, start)?;
+    fn get(&self, first: &str, url: &str, span: Span) -> Result<Response<ureq::Body>> {
+        let mut request = self.agents.get(first, url, span)?;
         if let Some(token) = self.token.as_ref().filter(|_| same_origin(url, &self.endpoint)) {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }

@@ -7,6 +7,7 @@ mod download;
 mod guard;
 mod hub;
 mod name;
+mod ranges;
 mod registry;
 
 use std::path::{Path, PathBuf};
@@ -32,6 +33,8 @@ pub struct Sources {
     pub hub_endpoint: Option<String>,
     /// Sent to the hub, and to no other host.
     pub hub_token: Option<String>,
+    /// Ranges of a big file under way at once; up to 1: one stream.
+    pub max_streams: usize,
 }
 
 /// Where this machine keeps models, and where it gets more.
@@ -129,8 +132,8 @@ pub fn from_hub(
     let mut paths: Vec<PathBuf> = Vec::with_capacity(files.len());
     for file in files {
         let path = folder.join(&file.path);
-        let open = |start| hub.open(&listing, file, start);
-        download::fetch(&open, file, &path, &mut *report)?;
+        let open = |span| hub.open(&listing, file, span);
+        download::fetch(&open, sources.max_streams, file, &path, &mut *report)?;
         paths.push(path);
     }
     let first = paths.first().context("the choice of files is never empty")?;

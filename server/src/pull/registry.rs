@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use ureq::http::{Response, header};
 
-use super::agents::Agents;
+use super::agents::{Agents, Span};
 use super::guard::is_loopback_host;
 use super::hub::{Download, HubFile, body_range, header_text, join_url};
 use super::{Report, download};
@@ -12,12 +12,17 @@ use crate::store::{MANIFEST_TYPE, MAX_MANIFEST, Manifest, Store, StoreName, chec
 const MAX_REDIRECTS: usize = 5;
 
 /// Asks registries, without any key: whoever they redirect to learns nothing.
-#[derive(Default)]
 pub struct RegistryClient {
     agents: Agents,
+    max_streams: usize,
 }
 
 impl RegistryClient {
+    /// Asks for up to `max_streams` ranges of a big blob at once.
+    pub fn new(max_streams: usize) -> Self {
+        Self { agents: Agents::default(), max_streams }
+    }
+
     /// Downloads the model's blobs that are not in `store` yet, then gives it its name.
     pub fn pull(&self, store: &Store, name: &StoreName, report: Report<'_>) -> Result<Manifest> {
         let _lock = store.lock_to_add()?;
@@ -36,8 +41,9 @@ impl RegistryClient {
                 sha256: Some(layer.digest.hex().to_owned()),
             };
             let url = format!("{base}/blobs/{}", layer.digest);
-            let open = |start| self.open(&url, start);
-            download::fetch(&open, &file, &store.blob_path(&layer.digest), &mut *report)?;
+            let open = |span| self.open(&url, span);
+            let path = store.blob_path(&layer.digest);
+            download::fetch(&open, self.max_streams, &file, &path, &mut *report)?;
         }
         store.put_manifest(name, &manifest)?;
         Ok(manifest)
@@ -45,7 +51,8 @@ impl RegistryClient {
 
     fn manifest(&self, base: &str, name: &StoreName) -> Result<Vec<u8>> {
         let url = format!("{base}/manifests/{}", name.tag);
-        let request = self.agents.get(&url, &url, 0)?.header(header::ACCEPT, MANIFEST_TYPE);
+        let request =
+            self.agents.get(&url, &url, Span::WHOLE)?.header(header::ACCEPT, MANIFEST_TYPE);
         let mut response =
             request.call().with_context(|| format!("{} cannot be reached", name.host))?;
         match response.status().as_u16() {
@@ -58,18 +65,18 @@ impl RegistryClient {
         body.with_context(|| format!("the manifest of {name} cannot be read"))
     }
 
-    /// The bytes of a blob from `start` on.
-    fn open(&self, first: &str, start: u64) -> Result<Download> {
+    /// Bytes of a blob.
+    fn open(&self, first: &str, span: Span) -> Result<Download> {
         let mut url = first.to_owned();
         for _ in 0..=MAX_REDIRECTS {
-            let response = self.get(first, &url, start)?;
+            let response = self.get(first, &url, span)?;
             if response.status().is_redirection() {
                 url = join_url(&url, header_text(&response, "location")?)?;
                 continue;
             }
             let status = response.status().as_u16();
             ensure!([200, 206].contains(&status), "the registry answers {status} for a blob");
-            let (start, size) = body_range(&response, start)?;
+            let (start, size) = body_range(&response, span.start)?;
             return Ok(Download {
                 start,
                 size,
@@ -80,8 +87,8 @@ impl RegistryClient {
         bail!("a blob has more than {MAX_REDIRECTS} redirects")
     }
 
-    fn get(&self, first: &str, url: &str, start: u64) -> Result<Response<ureq::Body>> {
-        self.agents.get(first, url, start)?.call().context("the registry cannot be reached")
+    fn get(&self, first: &str, url: &str, span: Span) -> Result<Response<ureq::Body>> {
+        self.agents.get(first, url, span)?.call().context("the registry cannot be reached")
     }
 }
 

@@ -95,7 +95,7 @@ fn download(library: &Library, place: &Place, lines: &Lines) -> anyhow::Result<O
         }
         Place::Registry(name) => {
             let store = library.store();
-            RegistryClient::default().pull(&store, name, &mut report)?;
+            RegistryClient::new(library.sources.max_streams).pull(&store, name, &mut report)?;
             lines.status("writing manifest");
             let stored = store.find(name)?;
             let stored = stored.ok_or_else(|| anyhow::anyhow!("{name} is gone again"))?;
