@@ -43,6 +43,32 @@ async fn assert_unharmed(server: &TestServer) {
 }
 
 #[tokio::test]
+async fn addresses_of_pictures_are_never_asked() {
+    let server = parrot();
+    let inside = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/secret.png", inside.local_addr().unwrap());
+    let user = |part| json!([{"role": "user", "content": [part]}]);
+    let of_chat = json!({"type": "image_url", "image_url": {"url": url}});
+    let of_response = json!({"type": "input_image", "image_url": url});
+    let of_message = json!({"type": "image", "source": {"type": "url", "url": url}});
+    for (path, body) in [
+        ("/v1/chat/completions", json!({"messages": user(of_chat)})),
+        ("/v1/responses", json!({"model": "tiny", "input": user(of_response)})),
+        ("/v1/messages", json!({"model": "tiny", "max_tokens": 9, "messages": user(of_message)})),
+        (
+            "/api/chat",
+            json!({"model": "tiny", "messages": [{"role": "user", "content": "", "images": [url]}]}),
+        ),
+        ("/api/generate", json!({"model": "tiny", "prompt": "a", "images": [url]})),
+    ] {
+        let reply = server.post(path, &body).await;
+        assert_eq!(reply.status, 400, "{path}: {}", reply.body);
+    }
+    let came = tokio::time::timeout(Duration::from_millis(200), inside.accept()).await;
+    assert!(came.is_err(), "somebody asked");
+}
+
+#[tokio::test]
 async fn compressed_bodies_are_not_taken() {
     let server = parrot();
     for (encoding, status) in

@@ -202,6 +202,8 @@ async fn hostile_names_and_digests_touch_nothing() {
         (json!({"from": "absent", "template": "{{ .Prompt }}"}), "chatml"),
         (json!({"from": "absent", "parameters": {"temperature": "hot"}}), "temperature"),
         (json!({"modelfile": "FROM ../x\nADAPTER y"}), "ADAPTER"),
+        (json!({"modelfile": "FROM ../../etc/passwd"}), "not a model name"),
+        (json!({"modelfile": "FROM @sha256:../x"}), "not a digest"),
         (json!({}), "from or files is missing"),
     ] {
         let mut body = json!({"model": "evil", "stream": false});
