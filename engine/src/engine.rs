@@ -149,13 +149,17 @@ impl Engine {
 fn tasks_of(plan: &MemoryPlan) -> Tasks {
     let (spec, kind) = (&plan.spec, plan.pooling.kind);
     let is_kept = spec.is_encoder() || kind == PoolingKind::Last;
-    let no_embeddings = (!is_kept).then(|| {
+    let no_embeddings = plan.pooling.scores.map(|_| {
+        "it is a reranker, which scores pairs of texts: use /v1/rerank or /v1/score".to_owned()
+    });
+    let of_decoder = (!is_kept).then(|| {
         format!(
             "its files ask for {} pooling, but of a decoder only the last hidden state is kept \
              (--pooling last)",
             kind.name()
         )
     });
+    let no_embeddings = no_embeddings.or(of_decoder);
     // A decoder's scheduler keeps a place for a token to generate.
     let max_embedded_len = plan.config.max_model_len - u32::from(!spec.is_encoder());
     Tasks {
@@ -163,6 +167,7 @@ fn tasks_of(plan: &MemoryPlan) -> Tasks {
         hidden_size: spec.hidden_size() as u32,
         max_embedded_len,
         no_embeddings,
+        scores: plan.pooling.scores,
     }
 }
 

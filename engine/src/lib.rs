@@ -51,7 +51,7 @@ pub use engine::{CacheSink, Engine};
 pub use handle::{EngineHandle, EngineInfo, TokenStream};
 pub use machine::Machine;
 pub use plan::MemoryPlan;
-pub use pooling::{PoolingKind, PoolingParams};
+pub use pooling::{PoolingKind, PoolingParams, ScoreActivation};
 pub use quire_scheduler::CacheEvent;
 pub use request::{Request, SamplingParams};
 pub use weights::ModelFiles;

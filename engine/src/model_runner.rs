@@ -128,6 +128,9 @@ impl ModelRunner {
         let mut kv_cache =
             KvCache::new(&device, &layout, config.kv_dtype, &num_blocks, block_size)?;
         let mut buffers = StepBuffers::new(&device, config, layout.groups.len())?;
+        if let ModelSpec::Encoder(spec) = spec {
+            buffers.set_second_text_row(spec.second_text_row());
+        }
         let (mut drafting, mut whole_vocabulary) = (None, None);
         if let (Some(guessing), Model::Decoder(model)) = (guessing, &model) {
             buffers.keep_all_rows(guessing.spec.wants_all_rows());
@@ -322,6 +325,10 @@ impl ModelRunner {
             return;
         }
         let (spec, table, pooled) = (self.pooling, &self.table, &self.pooled);
+        let head = match &self.model {
+            Model::Encoder(model) => model.rank_head().filter(|_| spec.scores.is_some()),
+            Model::Decoder(_) => None,
+        };
         let nan_on_token = self.config.faults.nan_on_token;
         let sampled = &mut result.output.sequences;
         let embeddings = &mut result.embeddings;
@@ -334,7 +341,10 @@ impl ModelRunner {
             sampled[index].tokens.push(NO_TOKEN);
             let failed = is_poisoned || !row.iter().all(|x| x.is_finite());
             sampled[index].failed = failed;
-            embeddings[index] = (!failed).then(|| spec.finish(row.to_vec(), params));
+            embeddings[index] = (!failed).then(|| match head {
+                Some(head) => head.logits(row),
+                None => spec.finish(row.to_vec(), params),
+            });
         });
     }
 

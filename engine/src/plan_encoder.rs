@@ -106,6 +106,7 @@ impl MemoryPlan {
             human_bytes(self.kv_bytes),
             dtype_name(config.kv_dtype)
         );
+        let pooled = self.pooling.kind.name();
         let length = if self.pooling.normalize { ", of length 1" } else { "" };
         vec![
             ("device", self.place.line()),
@@ -113,10 +114,12 @@ impl MemoryPlan {
             ("weights", self.weights_line()),
             ("workspace", human_bytes(self.workspace_bytes)),
             ("keys and values", kept),
-            (
-                "embeddings",
-                format!("{} channels ({}){length}", spec.hidden_size(), self.pooling.kind.name()),
-            ),
+            match self.pooling.scores {
+                None => {
+                    ("embeddings", format!("{} channels ({pooled}){length}", spec.hidden_size()))
+                }
+                Some(_) => ("scores", format!("one a pair of texts ({pooled}): a reranker")),
+            },
             (
                 "context",
                 format!("{} tokens (model: {})", config.max_model_len, spec.context_length()),

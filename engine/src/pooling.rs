@@ -23,6 +23,25 @@ pub struct PoolingSpec {
     pub kind: PoolingKind,
     /// Embeddings get the length 1.
     pub normalize: bool,
+    /// A head makes a logit of what is pooled: texts come in pairs, and there are no embeddings.
+    pub scores: Option<ScoreActivation>,
+}
+
+/// What makes a score of a reranker's logit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScoreActivation {
+    /// The logit is the score.
+    None,
+    Sigmoid,
+}
+
+impl ScoreActivation {
+    pub fn of(self, logit: f64) -> f64 {
+        match self {
+            Self::None => logit,
+            Self::Sigmoid => 1.0 / (1.0 + (-logit).exp()),
+        }
+    }
 }
 
 /// What a request wants of an embedding.
@@ -32,6 +51,8 @@ pub struct PoolingParams {
     pub dimensions: Option<u32>,
     /// `None`: as the model's files say.
     pub normalize: Option<bool>,
+    /// Of a pair for a reranker: the index of the second text's first token.
+    pub second_text: Option<u32>,
 }
 
 impl PoolingKind {
@@ -117,11 +138,11 @@ mod tests {
 
     #[test]
     fn fewer_channels_are_normalised_anew() {
-        let spec = PoolingSpec { kind: PoolingKind::Cls, normalize: true };
-        let params = PoolingParams { dimensions: Some(2), normalize: None };
+        let spec = PoolingSpec { kind: PoolingKind::Cls, normalize: true, scores: None };
+        let params = PoolingParams { dimensions: Some(2), ..PoolingParams::default() };
         assert_eq!(spec.finish(vec![3.0, 4.0, 12.0], params), [0.6, 0.8]);
         assert_eq!(spec.finish(vec![0.0, 0.0, 1.0], params), [0.0, 0.0]);
-        let raw = PoolingParams { dimensions: None, normalize: Some(false) };
+        let raw = PoolingParams { normalize: Some(false), ..PoolingParams::default() };
         assert_eq!(spec.finish(vec![3.0, 4.0], raw), [3.0, 4.0]);
         assert_eq!("mean".parse(), Ok(PoolingKind::Mean));
         assert!("max".parse::<PoolingKind>().is_err());

@@ -29,6 +29,8 @@ pub struct StepBuffers {
     branches: BranchRows,
     shape: Option<StepShape>,
     keeps_all_rows: bool,
+    /// What is added to positions in the second text of a pair.
+    second_text_row: u32,
     block_size: u32,
     arrays: StepArrays,
 }
@@ -158,11 +160,17 @@ impl StepBuffers {
             branches: BranchRows::default(),
             shape: None,
             keeps_all_rows: false,
+            second_text_row: 0,
             state_segments: Vec::with_capacity(num_seqs + num_sampled),
             state_start_loc: Vec::with_capacity(num_seqs + 1),
             block_size: config.block_size,
             arrays: StepArrays::new(device, capacity, num_groups, num_seqs * blocks_per_seq)?,
         })
+    }
+
+    /// Has the second text of a pair read the rows from there on that are added to embeddings.
+    pub fn set_second_text_row(&mut self, row: u32) {
+        self.second_text_row = row;
     }
 
     /// Has the last layer leave every row of a step, whoever is sampled.
@@ -220,6 +228,13 @@ impl StepBuffers {
             }
             let tokens = (start, sequence.num_tokens);
             self.branches.push_sequence(tokens, parents, &mut self.positions);
+            if let Some(second) = row.sampling.pooling.and_then(|pooling| pooling.second_text) {
+                // Such texts are computed whole.
+                let first_row = self.positions.len() - sequence.num_tokens as usize;
+                for position in &mut self.positions[first_row + second as usize..] {
+                    *position += self.second_text_row;
+                }
+            }
             for (group, slot_mapping) in self.slot_mappings.iter_mut().enumerate() {
                 let blocks = table.blocks(sequence.row, group);
                 slot_mapping.extend((start..end).map(|position| {

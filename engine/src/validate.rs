@@ -1,6 +1,6 @@
 //! The one admission validator: every front-end's requests pass it before they reach the engine thread.
 
-use crate::pooling::PoolingParams;
+use crate::pooling::{PoolingParams, ScoreActivation};
 use crate::request::{Request, SamplingParams, TokenId};
 
 /// A request the engine cannot take, with the field to blame.
@@ -39,6 +39,8 @@ pub struct Tasks {
     pub max_embedded_len: u32,
     /// Why it gives no embeddings; `None`: it does.
     pub no_embeddings: Option<String>,
+    /// It is a reranker: texts come in pairs, and each has one logit, of which this makes a score.
+    pub scores: Option<ScoreActivation>,
 }
 
 impl RequestLimits {
@@ -63,7 +65,10 @@ impl RequestLimits {
         if self.tasks.generates {
             return Ok(());
         }
-        let message = "this model makes embeddings and writes no text: use /v1/embeddings";
+        let message = match self.tasks.scores {
+            None => "this model makes embeddings and writes no text: use /v1/embeddings",
+            Some(_) => "this model is a reranker and writes no text: use /v1/rerank or /v1/score",
+        };
         Err(invalid("model", message.into()))
     }
 
@@ -80,7 +85,13 @@ impl RequestLimits {
         prompt: &[TokenId],
         pooling: PoolingParams,
     ) -> Result<(), InvalidRequest> {
-        self.check_embeds()?;
+        match (pooling.second_text, self.tasks.scores) {
+            (None, _) => self.check_embeds()?,
+            (Some(start), Some(_)) if (start as usize) < prompt.len() => {}
+            (Some(_), _) => {
+                return Err(invalid("input", "this model takes no pair of texts like this".into()));
+            }
+        }
         if prompt.is_empty() {
             return Err(invalid("input", "an input has no tokens".into()));
         }

@@ -165,6 +165,17 @@ impl ServedModel {
         self.text.encode_cut(text, add_special, max_tokens.unwrap_or(usize::MAX))
     }
 
+    /// See `TextPipeline::encode_pair`.
+    pub(crate) fn encode_pair(
+        &self,
+        texts: [&str; 2],
+        max_second: Option<usize>,
+        max_tokens: Option<usize>,
+    ) -> (Vec<TokenId>, usize) {
+        let limit = |tokens: Option<usize>| tokens.unwrap_or(usize::MAX);
+        self.text.encode_pair(texts, limit(max_second), limit(max_tokens))
+    }
+
     pub(crate) fn encode_chat(&self, chat: &ChatInput) -> Result<Vec<TokenId>, ApiError> {
         Ok(self.text.encode_rendered(&self.render_chat(chat)?))
     }

@@ -10,7 +10,8 @@ use quire_tests::families::{ENCODERS, Family};
 use quire_tests::{collect, options, start, start_files, tiny_model};
 
 /// As the last layer left it.
-const RAW: PoolingParams = PoolingParams { dimensions: None, normalize: Some(false) };
+const RAW: PoolingParams =
+    PoolingParams { dimensions: None, normalize: Some(false), second_text: None };
 
 fn cuda() -> EngineOptions {
     EngineOptions {

@@ -6,16 +6,18 @@ use quire_engine::config::{Faults, Weights};
 use quire_engine::request::{FinishReason, StreamEvent, SubmitError};
 use quire_engine::weights::safetensors::SafetensorsFile;
 use quire_engine::{
-    EngineHandle, EngineOptions, ModelFiles, PoolingKind, PoolingParams, Request, SamplingParams,
-    TokenStream,
+    EngineHandle, EngineOptions, GgufFile, Machine, MemoryPlan, ModelFiles, PoolingKind,
+    PoolingParams, Request, SamplingParams, TokenStream,
 };
 use quire_tests::families::{ENCODERS, FAMILIES, Family};
-use quire_tests::random_models::{Stored, stored, write_directory};
+use quire_tests::gguf_keys::{KeyValue, with_keys};
+use quire_tests::random_models::{Stored, float32, stored, write_directory};
 use quire_tests::{ask, options, start, start_files, tiny_model};
 use serde_json::{Value, json};
 
 /// As the last layer left it.
-const RAW: PoolingParams = PoolingParams { dimensions: None, normalize: Some(false) };
+const RAW: PoolingParams =
+    PoolingParams { dimensions: None, normalize: Some(false), second_text: None };
 
 fn submit(handle: &EngineHandle, ids: &[u32], params: PoolingParams) -> TokenStream {
     handle.generate(Request::embedding(ids.to_vec(), params)).expect("a valid request")
@@ -131,10 +133,148 @@ fn roberta_counts_positions_behind_the_padding() {
             largest_difference(&layer("out_proj", &dense), &golden.f32(&format!("{prompt}.score")));
         assert!(distance < 1e-4, "{prompt}: {distance}");
     }
+    let reranker = start(&path, &quire_tests::options(), &[]);
+    for prompt in ["p1", "p2", "p3"] {
+        let ids = golden.ids(&format!("{prompt}.input_ids"));
+        let logit = embed(&reranker, &ids, PoolingParams { second_text: Some(2), ..RAW });
+        let distance = largest_difference(&logit, &golden.f32(&format!("{prompt}.score")));
+        assert!(distance < 1e-4, "{prompt}: {distance}");
+    }
+}
+
+/// Numbers from -0.25 to 0.25, those of make_rerankers.py.
+fn made_up(count: usize, seed: u32) -> Vec<f32> {
+    let number = |index: u32| (index + seed).wrapping_mul(2_654_435_761) >> 8;
+    (0..count as u32).map(|index| (number(index) as f32 / 16_777_216.0 - 0.5) / 2.0).collect()
+}
+
+/// `out(norm(gelu(dense(row))))` of the golden row, in float64.
+#[test]
+fn a_modernbert_with_a_head_scores_pairs() {
+    if family("modernbert").directory().is_none() {
+        println!("not run: modernbert, which is not beside the repository");
+        return;
+    }
+    let golden = family("modernbert").golden();
+    for pooling in ["cls", "mean"] {
+        let handle = rewritten_as("modernbert", None, |config, tensors| {
+            let class = "ModernBertForSequenceClassification";
+            set(config, json!({"architectures": [class], "classifier_pooling": pooling}));
+            for tensor in tensors.iter_mut().filter(|tensor| !tensor.name.starts_with("model.")) {
+                tensor.name.insert_str(0, "model.");
+            }
+            tensors.push(float32("head.dense.weight", &[64, 64], &made_up(64 * 64, 1)));
+            tensors.push(float32("head.norm.weight", &[64], &made_up(64, 2)));
+            tensors.push(float32("classifier.weight", &[1, 64], &made_up(64, 3)));
+            tensors.push(float32("classifier.bias", &[1], &made_up(1, 4)));
+        });
+        let row = golden.f32(&format!("p1.{pooling}"));
+        let product = |weights: &[f32]| -> f64 {
+            weights.iter().zip(&row).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum()
+        };
+        let dense: Vec<f64> =
+            made_up(64 * 64, 1).chunks(64).map(|weights| gelu(product(weights))).collect();
+        let mean = dense.iter().sum::<f64>() / 64.0;
+        let variance = dense.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / 64.0;
+        let factors = made_up(64, 2).into_iter().zip(made_up(64, 3));
+        let terms = dense.iter().zip(factors).map(|(x, (norm, out))| {
+            (x - mean) / (variance + 1e-5).sqrt() * f64::from(norm) * f64::from(out)
+        });
+        let expected = (terms.sum::<f64>() + f64::from(made_up(1, 4)[0])) as f32;
+        let params = PoolingParams { second_text: Some(2), ..RAW };
+        let logit = embed(&handle, &golden.ids("p1.input_ids"), params);
+        assert!(largest_difference(&logit, &[expected]) < 1e-3, "{pooling}: {logit:?} {expected}");
+    }
+}
+
+/// By the Taylor series of erf, for x that are not large.
+fn gelu(x: f64) -> f64 {
+    let y = x / std::f64::consts::SQRT_2;
+    let (_, sum) = (0..100)
+        .map(f64::from)
+        .fold((y, 0.0), |(term, sum), n| (term * -y * y / (n + 1.0), sum + term / (2.0 * n + 1.0)));
+    x / 2.0 * (1.0 + std::f64::consts::FRAC_2_SQRT_PI * sum)
+}
+
+/// Why files that ask for a reranker's pooling cannot be served; with `--pooling last` they can.
+#[test]
+fn rank_pooling_without_a_head_is_refused() {
+    let refusal = |name: &str, key: &str, pooling| {
+        let path = tiny_model(name);
+        let bytes = with_keys(&fs::read(&path).expect("committed"), &[(key, KeyValue::U32(4))]);
+        let files = GgufFile::from_bytes(&path, bytes).expect("a valid file").into();
+        let options = EngineOptions { pooling, ..options() };
+        MemoryPlan::new(&files, &options, &Machine::detect()).map(|_| ()).map_err(|e| e.to_string())
+    };
+    let error = refusal("modernbert", "modern-bert.pooling_type", None).unwrap_err();
+    assert!(error.contains("no tensor \"cls.output.weight\""), "{error}");
+    let error = refusal("llama3", "llama.pooling_type", None).unwrap_err();
+    assert!(error.contains("a reranker that is a decoder is not supported"), "{error}");
+    assert_eq!(refusal("llama3", "llama.pooling_type", Some(PoolingKind::Last)), Ok(()));
+}
+
+/// A pair, and the logit that numpy found.
+struct Pair {
+    first: Vec<u32>,
+    second: Vec<u32>,
+    logit: f32,
+}
+
+fn golden_pairs() -> Vec<Pair> {
+    let json = include_str!("../data/conformance/rerankers.json");
+    let pairs: Vec<Value> = serde_json::from_str(json).expect("as written");
+    let ids = |ids: &Value| serde_json::from_value(ids.clone()).expect("token ids");
+    let pair = |pair: &Value| Pair {
+        first: ids(&pair["first"]),
+        second: ids(&pair["second"]),
+        logit: pair["logit"].as_f64().expect("a number") as f32,
+    };
+    pairs.iter().map(pair).collect()
+}
+
+/// tests/data/conformance/rerankers.json is of the same model.
+#[test]
+fn a_bert_with_a_head_scores_pairs() {
+    let pairs = golden_pairs();
+    for prefix in ["", "bert."] {
+        let handle = rewritten_as("bert", None, |config, tensors| {
+            set(config, json!({"architectures": ["BertForSequenceClassification"]}));
+            tensors.iter_mut().for_each(|tensor| tensor.name.insert_str(0, prefix));
+            tensors.retain(|tensor| !tensor.name.contains("pooler."));
+            let pooler = format!("{prefix}pooler.dense");
+            tensors.push(float32(&format!("{pooler}.weight"), &[64, 64], &made_up(64 * 64, 1)));
+            tensors.push(float32(&format!("{pooler}.bias"), &[64], &made_up(64, 2)));
+            tensors.push(float32("classifier.weight", &[1, 64], &made_up(64, 3)));
+            tensors.push(float32("classifier.bias", &[1], &made_up(1, 4)));
+        });
+        let of_pair = |pair: &Pair| {
+            let params = PoolingParams { second_text: Some(pair.first.len() as u32), ..RAW };
+            submit(&handle, &[&pair.first[..], &pair.second].concat(), params)
+        };
+        let streams: Vec<TokenStream> = pairs.iter().map(of_pair).collect();
+        for (pair, stream) in pairs.iter().zip(streams) {
+            let logit = finish(stream).expect("a logit");
+            assert!(largest_difference(&logit, &[pair.logit]) < 1e-4, "{logit:?}: {}", pair.logit);
+            assert_eq!(bits(&finish(of_pair(pair)).expect("a logit")), bits(&logit), "alone");
+        }
+        for second_text in [None, Some(3)] {
+            let request = Request::embedding(vec![5; 3], PoolingParams { second_text, ..RAW });
+            assert!(matches!(handle.generate(request), Err(SubmitError::Invalid(_))));
+        }
+    }
+}
+
+/// The means of a committed encoder whose directory was rewritten.
+fn rewritten(name: &str, rewrite: impl FnOnce(&mut Value, &mut Vec<Stored>)) -> EngineHandle {
+    rewritten_as(name, Some(PoolingKind::Mean), rewrite)
 }
 
 /// An engine of a committed encoder's directory that was rewritten.
-fn rewritten(name: &str, rewrite: impl FnOnce(&mut Value, &mut Vec<Stored>)) -> EngineHandle {
+fn rewritten_as(
+    name: &str,
+    pooling: Option<PoolingKind>,
+    rewrite: impl FnOnce(&mut Value, &mut Vec<Stored>),
+) -> EngineHandle {
     let path = family(name).directory().expect("committed");
     let config = fs::read(path.join("config.json")).expect("readable");
     let mut config = serde_json::from_slice(&config).expect("JSON");
@@ -148,8 +288,7 @@ fn rewritten(name: &str, rewrite: impl FnOnce(&mut Value, &mut Vec<Stored>)) -> 
     rewrite(&mut config, &mut tensors);
     let folder = std::env::temp_dir().join(format!("quire-{name}-{}", std::process::id()));
     write_directory(&folder, &config, &tensors);
-    let handle =
-        start(&folder, &EngineOptions { pooling: Some(PoolingKind::Mean), ..options() }, &[]);
+    let handle = start(&folder, &EngineOptions { pooling, ..options() }, &[]);
     fs::remove_dir_all(&folder).expect("made above");
     handle
 }
@@ -296,7 +435,8 @@ fn what_a_model_cannot_do_is_said() {
     let (param, message) = refusal(&encoder, Request::embedding(vec![5; 321], RAW));
     assert!(param == "input" && message.contains("320 tokens, but an input has 321"), "{message}");
     assert_eq!(embed(&encoder, &[5; 320], RAW).len(), 64);
-    let three = |dimensions| PoolingParams { dimensions: Some(dimensions), normalize: None };
+    let three =
+        |dimensions| PoolingParams { dimensions: Some(dimensions), ..PoolingParams::default() };
     let (param, message) = refusal(&encoder, Request::embedding(vec![5], three(65)));
     assert!(param == "dimensions" && message.contains("from 1 to 64"), "{message}");
     assert_eq!(embed(&encoder, &[5], three(3)).len(), 3);

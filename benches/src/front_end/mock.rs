@@ -108,7 +108,13 @@ pub(super) fn pipeline(
 }
 
 fn info(vocab_size: u32) -> EngineInfo {
-    let tasks = Tasks { generates: true, hidden_size: 4, max_embedded_len: 1, no_embeddings: None };
+    let tasks = Tasks {
+        generates: true,
+        hidden_size: 4,
+        max_embedded_len: 1,
+        no_embeddings: None,
+        scores: None,
+    };
     let limits = RequestLimits {
         vocab_size,
         max_model_len: 1 << 20,

@@ -6,6 +6,7 @@ use quire_kernels::{
 };
 
 use super::encoder_spec::{EncoderLayerSpec, EncoderSpec, NormPlace};
+use super::rank_head::RankHead;
 use crate::kv_cache::KvCache;
 use crate::layers::{EncoderAttention, EncoderNorm, FeedForward, rope_tables};
 use crate::step_input::StepInput;
@@ -22,6 +23,7 @@ pub struct Encoder {
     layers: Vec<EncoderLayer>,
     final_norm: Option<EncoderNorm>,
     ropes: Vec<RopeTable>,
+    rank_head: Option<RankHead>,
 }
 
 struct EncoderLayer {
@@ -54,6 +56,7 @@ impl Encoder {
             }
             false => rope_tables(&spec.ropes, max_model_len, loader.device())?,
         };
+        let rank_head = spec.rank_head.map(|head| RankHead::load(head, &spec, loader));
         let mut encoder = Self {
             embedding: loader.linear("token_embd.weight", spec.vocab_size, spec.hidden_size)?,
             added: added_rows(&spec, loader)?,
@@ -61,6 +64,7 @@ impl Encoder {
             layers,
             final_norm: final_norm.transpose()?,
             ropes,
+            rank_head: rank_head.transpose()?,
             spec,
         };
         encoder.link_weights();
@@ -86,6 +90,10 @@ impl Encoder {
 
     pub fn spec(&self) -> &EncoderSpec {
         &self.spec
+    }
+
+    pub fn rank_head(&self) -> Option<&RankHead> {
+        self.rank_head.as_ref()
     }
 
     /// Runs all rows of a step, which has whole texts alone, and leaves the last layer's output in `ws.hidden`
@@ -180,7 +188,8 @@ fn post_norm(device: &Device, ws: &mut Workspace, n: usize, norm: &EncoderNorm) 
     post_layer_norm(device, out, residual, block_out.first_rows(n), norm.args());
 }
 
-/// The rows of learned positions from the first token's on, each with the row of the first kind of token.
+/// The rows of learned positions from the first token's on, each with the row of the first kind of token; of a reranker all
+/// of them once more with the row of the second kind.
 fn added_rows(spec: &EncoderSpec, loader: &WeightLoader) -> anyhow::Result<Option<Tensor>> {
     let hidden = spec.hidden_size;
     let table = |name, num_rows| loader.table(name, num_rows, hidden);
@@ -188,7 +197,7 @@ fn added_rows(spec: &EncoderSpec, loader: &WeightLoader) -> anyhow::Result<Optio
         0 => None,
         count => Some(table("token_types.weight", count)?),
     };
-    let mut rows = match spec.positions {
+    let plain = match spec.positions {
         Some(positions) => {
             let table = table("position_embd.weight", positions.num_rows)?;
             table[positions.first_row * hidden..].to_vec()
@@ -196,9 +205,15 @@ fn added_rows(spec: &EncoderSpec, loader: &WeightLoader) -> anyhow::Result<Optio
         None if kinds.is_none() => return Ok(None),
         None => vec![0.0; hidden],
     };
+    let mut rows = plain.clone();
+    if spec.second_text_row() > 0 {
+        rows.extend(plain.iter());
+    }
     if let Some(kinds) = kinds {
-        for row in rows.chunks_mut(hidden) {
-            row.iter_mut().zip(&kinds[..hidden]).for_each(|(x, kind)| *x += kind);
+        for (rows, kind) in rows.chunks_mut(plain.len()).zip(kinds.chunks(hidden)) {
+            for row in rows.chunks_mut(hidden) {
+                row.iter_mut().zip(kind).for_each(|(x, kind)| *x += kind);
+            }
         }
     }
     let num_rows = rows.len() / hidden;

@@ -6,6 +6,7 @@ use quire_kernels::Activation;
 use super::config_keys::ConfigKeys;
 use super::encoder_spec::{EncoderLayerSpec, EncoderSpec, NormPlace, PositionTable};
 use super::gguf_keys::Keys;
+use super::rank_head;
 use super::spec::AttentionDims;
 use crate::weights::directory::ConfigSection;
 
@@ -52,6 +53,7 @@ impl Keys<'_> {
             norm_bias: has("token_embd_norm.bias"),
             attention_bias: has("blk.0.attn_q.bias") || has("blk.0.attn_qkv.bias"),
             ffn_bias: has("blk.0.ffn_up.bias"),
+            rank_head: rank_head::of_gguf(self)?,
         })
     }
 }
@@ -89,6 +91,7 @@ impl ConfigKeys<'_> {
             norm_bias: has("token_embd_norm.bias"),
             attention_bias: has("blk.0.attn_q.bias") || has("blk.0.attn_qkv.bias"),
             ffn_bias: has("blk.0.ffn_up.bias"),
+            rank_head: rank_head::of_directory(self.directory, self.architecture())?,
         })
     }
 }

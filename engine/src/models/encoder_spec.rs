@@ -2,6 +2,7 @@
 
 use quire_kernels::Activation;
 
+use super::rank_head::RankHeadSpec;
 use super::rope::RopeSpec;
 use super::spec::AttentionDims;
 
@@ -34,6 +35,8 @@ pub struct EncoderSpec {
     pub norm_bias: bool,
     pub attention_bias: bool,
     pub ffn_bias: bool,
+    /// Of a reranker.
+    pub rank_head: Option<RankHeadSpec>,
 }
 
 /// One layer.
@@ -64,6 +67,16 @@ pub enum NormPlace {
 }
 
 impl EncoderSpec {
+    /// Where the rows begin that are added to the second text of a pair, behind those of the first; 0: there are no others.
+    pub fn second_text_row(&self) -> u32 {
+        match self.positions {
+            Some(table) if self.rank_head.is_some() && self.num_token_types > 1 => {
+                (table.num_rows - table.first_row) as u32
+            }
+            _ => 0,
+        }
+    }
+
     pub fn num_layers(&self) -> usize {
         self.layers.len()
     }

@@ -32,6 +32,7 @@ fn bert() -> EncoderSpec {
         norm_bias: true,
         attention_bias: true,
         ffn_bias: true,
+        rank_head: None,
     }
 }
 

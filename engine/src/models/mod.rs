@@ -37,6 +37,7 @@ mod qwen2moe;
 mod qwen3;
 mod qwen35;
 mod qwen3moe;
+pub mod rank_head;
 mod ranks;
 pub mod rope;
 mod smollm3;
@@ -286,6 +287,17 @@ pub fn pooling_of(
         ModelSpec::Decoder(_) => PoolingKind::Last,
         ModelSpec::Encoder(_) => PoolingKind::Mean,
     };
+    if let (ModelSpec::Encoder(EncoderSpec { rank_head: Some(head), .. }), None) = (spec, asked) {
+        ensure!(
+            head.num_labels == 1,
+            "a classifier of {} classes is not supported, only rerankers, which have one; --pooling {} \
+             leaves its head out and makes embeddings",
+            head.num_labels,
+            head.pooling.name()
+        );
+        let (kind, scores) = (head.pooling, Some(head.activation));
+        return Ok(PoolingSpec { kind, normalize: false, scores });
+    }
     let (kind, normalize) = match files {
         ModelFiles::Directory(directory) => {
             let config = SentenceConfig::read(directory.path())?;
@@ -295,7 +307,13 @@ pub fn pooling_of(
         ModelFiles::Gguf(file) => {
             let key = format!("{}.pooling_type", spec.architecture());
             // As llama.cpp numbers them.
-            let kind = match file.metadata().u32(&key)? {
+            let number = file.metadata().u32(&key)?;
+            ensure!(
+                asked.is_some() || spec.is_encoder() || !rank_head::is_rank_pooling(number),
+                "a reranker that is a decoder is not supported yet (it pools by rank); --pooling last makes \
+                 embeddings of it"
+            );
+            let kind = match number {
                 Some(1) => Some(PoolingKind::Mean),
                 Some(2) => Some(PoolingKind::Cls),
                 Some(3) => Some(PoolingKind::Last),
@@ -311,5 +329,6 @@ pub fn pooling_of(
              (--pooling)"
         );
     }
-    Ok(PoolingSpec { kind: kind.unwrap_or(default), normalize: normalize.unwrap_or(true) })
+    let normalize = normalize.unwrap_or(true);
+    Ok(PoolingSpec { kind: kind.unwrap_or(default), normalize, scores: None })
 }

@@ -94,6 +94,14 @@ impl WeightLoader<'_> {
         Ok(values)
     }
 
+    /// A vector as float32, for the host; zeros where there are shapes only.
+    pub fn host_vector(&self, name: &str, len: usize) -> anyhow::Result<Vec<f32>> {
+        match self.source() {
+            Some(source) => read_vector(source, &self.full_name(name), len),
+            None => Ok(vec![0.0; len]),
+        }
+    }
+
     /// A vector as `[1, len]` float32 of what `change` makes of the file's numbers.
     pub fn changed_vector(
         &self,

@@ -1,7 +1,7 @@
 //! Directories of encoders: what is understood, and what is refused with both sides named.
 
-use quire_engine::PoolingKind;
 use quire_engine::pooling::PoolingSpec;
+use quire_engine::{PoolingKind, ScoreActivation};
 use serde_json::{Value, json};
 
 use crate::support::Model;
@@ -70,6 +70,41 @@ fn encoders_that_cannot_work_are_named() {
     check(&|m| _ = m.tensor(unknown, &[4]), "self.scale.weight\" has no place in a bert model");
 }
 
+/// A reranker with the head of `bert`.
+fn reranker(name: &str) -> Model {
+    let mut model = bert(name);
+    model.set("architectures", json!(["BertForSequenceClassification"]));
+    for (name, rows) in [("pooler.dense", 32), ("classifier", 1)] {
+        model.tensor(&format!("{name}.weight"), &[rows, 32]);
+        model.tensor(&format!("{name}.bias"), &[rows]);
+    }
+    model
+}
+
+#[test]
+fn rerankers_say_how_they_score() {
+    let activation = |config: serde_json::Value| {
+        let mut model = reranker("reranker");
+        model.set("sentence_transformers", config);
+        model.write_all();
+        model.open().map(|(_, plan)| plan.pooling.scores)
+    };
+    let named =
+        |name: &str| activation(json!({"activation_fn": format!("torch.nn.modules.{name}")}));
+    assert_eq!(activation(json!(null)), Ok(Some(ScoreActivation::Sigmoid)));
+    assert_eq!(named("linear.Identity"), Ok(Some(ScoreActivation::None)));
+    assert!(named("activation.ReLU").unwrap_err().contains("scores by ReLU are not supported"));
+
+    let mut model = reranker("whole");
+    model.write_all();
+    assert_eq!(model.load(), Ok(()));
+    model.set("id2label", json!({"0": "bad", "1": "good"})).write_all();
+    assert!(model.load().unwrap_err().contains("a classifier of 2 classes is not supported"));
+    model.set("id2label", json!({"0": "one"})).tensor("classifier.weight", &[3, 32]).write_all();
+    let error = model.load().unwrap_err();
+    assert!(error.contains("\"classifier.weight\" is [3, 32]"), "{error}");
+}
+
 #[test]
 fn sentence_transformers_say_how_embeddings_are_made() {
     let model = bert("sentences");
@@ -80,7 +115,7 @@ fn sentence_transformers_say_how_embeddings_are_made() {
         model.write("modules.json", json!(list).to_string());
     };
     let read = || model.open().map(|(_, plan)| (plan.pooling, plan.config.max_model_len));
-    let spec = |kind, normalize| PoolingSpec { kind, normalize };
+    let spec = |kind, normalize| PoolingSpec { kind, normalize, scores: None };
     assert_eq!(read(), Ok((spec(PoolingKind::Mean, true), 128)), "where no file says");
     std::fs::create_dir_all(model.folder().join("1_Pooling")).unwrap();
     model.write(
@@ -113,7 +148,10 @@ fn a_decoder_without_a_head_is_for_embeddings_alone() {
     assert_eq!(model.load(), Ok(()));
     let plan = model.open().unwrap().1;
     assert!(!plan.writes_text && !plan.spec.is_encoder());
-    assert_eq!(plan.pooling, PoolingSpec { kind: PoolingKind::Last, normalize: true });
+    assert_eq!(
+        plan.pooling,
+        PoolingSpec { kind: PoolingKind::Last, normalize: true, scores: None }
+    );
     model.set("architectures", json!(["LlamaForCausalLM"])).write_all();
     assert!(model.load().unwrap_err().contains("no tensor \"lm_head.weight\""));
 }

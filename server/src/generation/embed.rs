@@ -48,6 +48,16 @@ impl EmbedJob {
         inputs: Vec<Input>,
         options: EmbedOptions,
     ) -> Result<Self, ApiError> {
+        let inputs = inputs.into_iter().map(|input| (input, options.pooling)).collect();
+        Self::of_pooled(model, inputs, options)
+    }
+
+    /// As `new`, of inputs that are pooled each in its way, whatever `options` say.
+    pub(crate) fn of_pooled(
+        model: &Arc<ServedModel>,
+        inputs: Vec<(Input, PoolingParams)>,
+        options: EmbedOptions,
+    ) -> Result<Self, ApiError> {
         let limits = &model.engine.info().limits;
         let tokens_of = |input: Input| match input {
             Input::Text(text) => {
@@ -59,11 +69,11 @@ impl EmbedJob {
             }
         };
         let num_inputs = inputs.len();
-        let prepared = |(index, input)| {
+        let prepared = |(index, (input, pooling))| {
             let request = Request {
                 priority: options.priority,
                 arrival: options.arrival,
-                ..Request::embedding(tokens_of(input), options.pooling)
+                ..Request::embedding(tokens_of(input), pooling)
             };
             limits.check(&request).map_err(|mut error| {
                 if num_inputs > 1 && error.param == "input" {

@@ -244,7 +244,11 @@ fn embed_job(
     };
     let inputs = request.inputs.into_iter().map(input).collect::<Result<_, _>>()?;
     let options = EmbedOptions {
-        pooling: PoolingParams { dimensions: request.dimensions, normalize: request.normalize },
+        pooling: PoolingParams {
+            dimensions: request.dimensions,
+            normalize: request.normalize,
+            second_text: None,
+        },
         add_special_tokens: true,
         max_tokens: request.truncate.map(|tokens| tokens as usize),
         priority: request.priority,

@@ -21,8 +21,13 @@ use crate::pull::Library;
 use crate::text::{TemplateOptions, TextPipeline};
 
 fn model() -> (ServedModel, quire_engine::handle::EngineQueue) {
-    let tasks =
-        Tasks { generates: true, hidden_size: 4, max_embedded_len: 99, no_embeddings: None };
+    let tasks = Tasks {
+        generates: true,
+        hidden_size: 4,
+        max_embedded_len: 99,
+        no_embeddings: None,
+        scores: None,
+    };
     let limits = RequestLimits {
         vocab_size: 300,
         max_model_len: 200,

@@ -170,6 +170,27 @@ impl TextPipeline {
         tokens.truncate(max_tokens.saturating_sub(prefix.len() + suffix.len()));
         [prefix, &tokens, suffix].concat()
     }
+
+    /// Two texts as a reranker reads them, and the index of the second one's first token. That one loses its end: what is
+    /// over `max_second` tokens of its own, or over `max_tokens` of both. RoBERTa and its kin have two separators.
+    pub fn encode_pair(
+        &self,
+        [first, second]: [&str; 2],
+        max_second: usize,
+        max_tokens: usize,
+    ) -> (Vec<u32>, usize) {
+        let encode = |text| self.tokenizer.encode(text, SpecialTokens::Parse);
+        let (prefix, end) = (self.tokenizer.prefix_tokens(), self.tokenizer.suffix_tokens());
+        let mut tokens = [prefix, &encode(first), end].concat();
+        if end.iter().any(|&token| self.tokenizer.token_text(token) == Some("</s>")) {
+            tokens.extend(end);
+        }
+        let (start, mut second) = (tokens.len(), encode(second));
+        second.truncate(max_second.min(max_tokens.saturating_sub(start + end.len())));
+        tokens.extend(second);
+        tokens.extend(end);
+        (tokens, start)
+    }
 }
 
 /// The tokenizer of a model alone.

@@ -13,7 +13,7 @@ const PATH: &str = "/v1/embeddings";
 /// The length of each input, its first and last token, and how many channels were asked for.
 fn scripted() -> TestServer {
     TestServer::scripted(|request| {
-        let PoolingParams { dimensions, normalize } = request.pooling.expect("an embedding");
+        let PoolingParams { dimensions, normalize, .. } = request.pooling.expect("an embedding");
         let ends = [request.prompt.first(), request.prompt.last()].map(|id| *id.unwrap() as f32);
         let mut embedding = vec![request.prompt.len() as f32, ends[0], ends[1], 0.1];
         embedding.truncate(dimensions.map_or(4, |dimensions| dimensions as usize));

@@ -2,6 +2,7 @@
 
 use axum::http::StatusCode;
 use expect_test::expect;
+use quire_engine::ScoreActivation;
 use quire_engine::request::{FinishReason, Finished, StreamEvent};
 use serde_json::{Value, json};
 
@@ -18,14 +19,30 @@ fn server() -> TestServer {
             b'c' => vec![0.6, 0.8],
             _ => vec![-1.0, 0.0],
         };
-        let finished = Finished {
-            reason: FinishReason::Embedded,
-            num_prompt_tokens: request.prompt.len() as u32,
-            num_output_tokens: 0,
-            num_cached_tokens: 0,
-        };
-        vec![started(), StreamEvent::Embedding(embedding), StreamEvent::Finished(finished)]
+        told(request, embedding)
     })
+}
+
+/// The logit is how many tokens the second text has, less three.
+fn reranker() -> TestServer {
+    let mut info = engine_info();
+    info.limits.tasks.scores = Some(ScoreActivation::Sigmoid);
+    info.limits.tasks.no_embeddings = Some("it is a reranker: use /v1/rerank".into());
+    TestServer::scripted_as(info, |request| {
+        let start = request.pooling.and_then(|pooling| pooling.second_text).expect("a pair");
+        assert_eq!(request.prompt[..start as usize], [u32::from(b'q')]);
+        told(request, vec![(request.prompt.len() - start as usize) as f32 - 3.0])
+    })
+}
+
+fn told(request: &quire_engine::Request, embedding: Vec<f32>) -> Vec<StreamEvent> {
+    let finished = Finished {
+        reason: FinishReason::Embedded,
+        num_prompt_tokens: request.prompt.len() as u32,
+        num_output_tokens: 0,
+        num_cached_tokens: 0,
+    };
+    vec![started(), StreamEvent::Embedding(embedding), StreamEvent::Finished(finished)]
 }
 
 /// Three digits are enough for what is written in float32.
@@ -199,4 +216,37 @@ async fn a_model_without_embeddings_ranks_nothing() {
         assert_eq!(reply.status, StatusCode::BAD_REQUEST);
         assert!(reply.body.contains("made of cheese"), "{}", reply.body);
     }
+}
+
+#[tokio::test]
+async fn a_reranker_reads_both_texts_at_once() {
+    let ask = async |path: &str, body: Value| reranker().post(path, &body).await;
+    let body = json!({"query": "q", "documents": ["abc", "abcd", "a"]});
+    let reply = ask("/v1/rerank", body.clone()).await.json();
+    assert_eq!(rounded(&reply["results"], "relevance_score"), [0.731, 0.5, 0.119]);
+    let indices = reply["results"].as_array().unwrap().iter().map(|item| item["index"].clone());
+    assert!(indices.eq([1, 0, 2]));
+    assert_eq!(reply["usage"]["prompt_tokens"], 11);
+    let cut = json!({"query": "q", "documents": ["abcd"], "max_tokens_per_doc": 2});
+    assert_eq!(ask("/rerank", cut).await.json()["usage"]["prompt_tokens"], 3);
+    let raw = json!({"text_1": "q", "text_2": ["abcd", "a"], "use_activation": false});
+    assert_eq!(rounded(&ask("/score", raw).await.json()["data"], "score"), [1.0, -2.0]);
+
+    let long = "a".repeat(200);
+    let reply = ask("/rerank", json!({"query": "q", "documents": ["a", long]})).await;
+    let error = &reply.json()["error"];
+    assert_eq!(
+        (&error["param"], &error["code"]),
+        (&json!("documents"), &json!("context_length_exceeded"))
+    );
+    let cut = json!({"query": "q", "documents": [long], "truncate_prompt_tokens": -1});
+    assert_eq!(ask("/rerank", cut).await.json()["usage"]["prompt_tokens"], 199);
+    for (path, body) in [
+        ("/v1/embeddings", json!({"input": "a"})),
+        ("/api/embed", json!({"model": "tiny", "input": "a"})),
+    ] {
+        let reply = ask(path, body).await;
+        assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{path}: {}", reply.body);
+    }
+    assert!(ask("/v1/embeddings", json!({"input": "a"})).await.body.contains("it is a reranker"));
 }

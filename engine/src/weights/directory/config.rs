@@ -47,6 +47,12 @@ impl ModelConfig {
         ConfigSection { path: &self.path, prefix: String::new(), value: &self.value }
     }
 
+    /// Whether the directory is of a classifier of texts, as rerankers are.
+    pub fn is_classifier(&self) -> bool {
+        let class = self.top().first_string("architectures").unwrap_or_default();
+        class.ends_with("ForSequenceClassification")
+    }
+
     /// The keys of the text model: `text_config` where there is one.
     pub fn text(&self) -> ConfigSection<'_> {
         let top = self.top();
@@ -163,6 +169,10 @@ impl<'a> ConfigSection<'a> {
             }
             _ => bail!("{} is not two counts", self.name_of(key)),
         }
+    }
+
+    pub fn len(&self) -> usize {
+        self.value.len()
     }
 
     pub fn is_empty(&self) -> bool {

@@ -8,9 +8,24 @@ pub(super) struct EncoderNames {
     outside: &'static [(&'static str, &'static str)],
     layers: &'static str,
     parts: &'static [(&'static str, &'static str)],
+    /// Of a classifier's head; empty where it is left out.
+    head: &'static [HeadPart],
     /// The prefix that this checkpoint has.
     prefix: &'static str,
 }
+
+/// The loader's name without its ending, the checkpoint's, and whether the prefix stands before it.
+type HeadPart = (&'static str, &'static str, bool);
+
+const BERT_HEAD: [HeadPart; 2] =
+    [("cls", "pooler.dense", true), ("cls.output", "classifier", false)];
+const ROBERTA_HEAD: [HeadPart; 2] =
+    [("cls", "classifier.dense", false), ("cls.output", "classifier.out_proj", false)];
+const MODERN_BERT_HEAD: [HeadPart; 3] = [
+    ("cls", "head.dense", false),
+    ("cls.norm", "head.norm", false),
+    ("cls.output", "classifier", false),
+];
 
 /// Of BERT, RoBERTa and XLM-RoBERTa: the loader's name without its ending, and the checkpoint's.
 const BERT: EncoderNames = EncoderNames {
@@ -32,6 +47,7 @@ const BERT: EncoderNames = EncoderNames {
         ("ffn_down", "output.dense"),
         ("layer_output_norm", "output.LayerNorm"),
     ],
+    head: &[],
     prefix: "",
 };
 
@@ -51,6 +67,7 @@ const MODERN_BERT: EncoderNames = EncoderNames {
         ("ffn_up", "mlp.Wi"),
         ("ffn_down", "mlp.Wo"),
     ],
+    head: &[],
     prefix: "",
 };
 
@@ -71,6 +88,7 @@ const NOMIC_BERT: EncoderNames = EncoderNames {
         ("ffn_down", "mlp.fc2"),
         ("layer_output_norm", "norm2"),
     ],
+    head: &[],
     prefix: "",
 };
 
@@ -87,8 +105,12 @@ const HEADS: [&str; 8] = [
 ];
 
 impl EncoderNames {
-    /// Of that `model_type`; `None`: it is no encoder's.
-    pub(super) fn find(model_type: &str, has_tensor: impl Fn(&str) -> bool) -> Option<Self> {
+    /// Of that `model_type`; `None`: it is no encoder's. `is_classifier`: its head is asked for, too.
+    pub(super) fn find(
+        model_type: &str,
+        is_classifier: bool,
+        has_tensor: impl Fn(&str) -> bool,
+    ) -> Option<Self> {
         let names = match model_type {
             "bert" | "roberta" | "xlm-roberta" | "camembert" => BERT,
             "modernbert" => MODERN_BERT,
@@ -98,13 +120,25 @@ impl EncoderNames {
         let (_, embedding) = names.outside[0];
         let has = |prefix: &&&str| has_tensor(&format!("{prefix}{embedding}.weight"));
         let prefix = names.prefixes.iter().find(has).copied().unwrap_or_default();
-        Some(Self { prefix, ..names })
+        let head: &[HeadPart] = match model_type {
+            _ if !is_classifier => &[],
+            "bert" => &BERT_HEAD,
+            "modernbert" => &MODERN_BERT_HEAD,
+            "roberta" | "xlm-roberta" | "camembert" => &ROBERTA_HEAD,
+            _ => &[],
+        };
+        Some(Self { head, prefix, ..names })
     }
 
     pub(super) fn meaning(&self, name: &str) -> Meaning {
         let inside = name.strip_prefix(self.prefix).unwrap_or(name);
         if inside.ends_with("position_ids") || inside.ends_with("inv_freq") {
             return Meaning::Nothing;
+        }
+        if let Some((stem, kind)) = inside.rsplit_once('.')
+            && let Some((ours, ..)) = self.head.iter().find(|(_, theirs, _)| *theirs == stem)
+        {
+            return Meaning::Model { name: format!("{ours}.{kind}") };
         }
         if HEADS.iter().any(|head| name.starts_with(head) || inside.starts_with(head)) {
             return Meaning::OtherPart;
@@ -140,6 +174,10 @@ impl EncoderNames {
             if let Some(theirs) = theirs(self.outside, stem) {
                 return Some(format!("{}{theirs}.{kind}", self.prefix));
             }
+            if let Some((_, theirs, has_prefix)) = self.head.iter().find(|part| part.0 == stem) {
+                let prefix = if *has_prefix { self.prefix } else { "" };
+                return Some(format!("{prefix}{theirs}.{kind}"));
+            }
             let (index, part) = stem.strip_prefix("blk.")?.split_once('.')?;
             let part = theirs(self.parts, part)?;
             Some(format!("{}{}{index}.{part}.{kind}", self.prefix, self.layers))
@@ -160,7 +198,8 @@ mod tests {
             ("modernbert", "model.embeddings.tok_embeddings.weight"),
             ("nomic_bert", "embeddings.word_embeddings.weight"),
         ] {
-            let names = EncoderNames::find(model_type, |name| name == embedding).expect("known");
+            let names =
+                EncoderNames::find(model_type, false, |name| name == embedding).expect("known");
             assert_eq!(names.name_in_file("token_embd.weight"), embedding);
             let outside = names.outside.iter().map(|(ours, _)| format!("{ours}.weight"));
             let parts = names.parts.iter().map(|(ours, _)| format!("blk.12.{ours}.bias"));
@@ -181,6 +220,23 @@ mod tests {
                 assert_eq!(names.meaning(name), meaning, "{name}");
             }
         }
-        assert!(EncoderNames::find("llama", |_| true).is_none());
+        assert!(EncoderNames::find("llama", false, |_| true).is_none());
+    }
+
+    #[test]
+    fn a_classifier_has_names_for_its_head() {
+        for (model_type, prefix, head) in [
+            ("bert", "bert.", ["bert.pooler.dense", "classifier"]),
+            ("xlm-roberta", "roberta.", ["classifier.dense", "classifier.out_proj"]),
+            ("modernbert", "model.", ["head.dense", "classifier"]),
+        ] {
+            let has = |name: &str| name.starts_with(prefix);
+            let names = EncoderNames::find(model_type, true, has).expect("known");
+            for (ours, theirs) in ["cls", "cls.output"].into_iter().zip(head) {
+                let (ours, theirs) = (format!("{ours}.bias"), format!("{theirs}.bias"));
+                assert_eq!(names.name_in_file(&ours), theirs);
+                assert_eq!(names.meaning(&theirs), Meaning::Model { name: ours });
+            }
+        }
     }
 }

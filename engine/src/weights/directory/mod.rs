@@ -57,12 +57,14 @@ enum Names {
 }
 
 impl Names {
-    fn find(model_type: &str, has_tensor: impl Fn(&str) -> bool) -> Self {
-        match (EncoderNames::find(model_type, &has_tensor), HeadNames::find(&has_tensor)) {
+    fn find(config: &ModelConfig, has_tensor: impl Fn(&str) -> bool) -> anyhow::Result<Self> {
+        let model_type = config.text().string("model_type")?.unwrap_or_default();
+        let encoder = EncoderNames::find(model_type, config.is_classifier(), &has_tensor);
+        Ok(match (encoder, HeadNames::find(&has_tensor)) {
             (Some(names), _) => Self::Encoder(names),
             (None, Some(names)) => Self::Head(names),
             (None, None) => Self::Decoder(Prefixes::find(has_tensor)),
-        }
+        })
     }
 
     fn meaning(&self, name: &str) -> Meaning {
@@ -112,8 +114,7 @@ impl ModelDirectory {
         let config = ModelConfig::open(path)?;
         let files = shards::open_all(path)?;
         let has_tensor = |name: &str| files.iter().any(|file| file.tensor(name).is_some());
-        let model_type = config.text().string("model_type")?.unwrap_or_default();
-        let names = Names::find(model_type, has_tensor);
+        let names = Names::find(&config, has_tensor)?;
         let method = quantization(path, &config)?;
         let text = config.text();
         let has_centred_norms =

@@ -154,7 +154,7 @@ impl VllmEngine for Service {
         model.engine.info().limits.check_embeds().map_err(ApiError::from)?;
         let tokens = request.into_inner().tokenized.unwrap_or_default().input_ids;
         let options = EmbedOptions {
-            pooling: PoolingParams { dimensions: None, normalize: None },
+            pooling: PoolingParams::default(),
             add_special_tokens: true,
             max_tokens: None,
             priority: 0,

@@ -289,7 +289,14 @@ pub(super) const SCORE: &[Field] = &[
     optional("items", Kind::Schema(TEXTS), "`text_2`."),
     optional("data_1", Kind::Schema(TEXTS), "`text_1`, with `data_2`."),
     optional("data_2", Kind::Schema(TEXTS), "`text_2`."),
+    USE_ACTIVATION,
 ];
+
+const USE_ACTIVATION: Field = optional(
+    "use_activation",
+    Kind::Bool,
+    "Of a reranker: false for its logits as they are; default true.",
+);
 
 pub(super) const RERANK: &[Field] = &[
     required("query", Kind::Text, "What the documents are to be near to."),
@@ -301,6 +308,7 @@ pub(super) const RERANK: &[Field] = &[
         "Cut documents to so many tokens.",
     ),
     optional("return_documents", Kind::Bool, "Send the documents back; default true."),
+    USE_ACTIVATION,
 ];
 
 pub(super) const TOKENIZE: &[Field] = &[

@@ -68,7 +68,11 @@ fn convert(incoming: &Incoming) -> Result<Prepared, ApiError> {
     let request = EmbeddingRequest::take(&mut fields, &incoming.state.config.limits)?;
     fields.finish();
     let options = EmbedOptions {
-        pooling: PoolingParams { dimensions: request.dimensions, normalize: request.normalize },
+        pooling: PoolingParams {
+            dimensions: request.dimensions,
+            normalize: request.normalize,
+            second_text: None,
+        },
         max_tokens: request.common.max_tokens(limits.tasks.max_embedded_len),
         ..request.common.options(incoming.arrival)
     };

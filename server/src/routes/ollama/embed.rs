@@ -113,7 +113,7 @@ fn convert(
         &model,
         inputs,
         EmbedOptions {
-            pooling: PoolingParams { dimensions, normalize: Some(normalize) },
+            pooling: PoolingParams { dimensions, normalize: Some(normalize), second_text: None },
             add_special_tokens: true,
             max_tokens: None,
             priority: 0,

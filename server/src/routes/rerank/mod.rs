@@ -57,7 +57,6 @@ struct Prepared {
 fn convert(incoming: &Incoming) -> Result<Prepared, ApiError> {
     let (mut fields, model) = incoming.fields()?;
     let limits = &model.engine.info().limits;
-    limits.check_embeds()?;
     let id = incoming.answer_id("rerank", &mut fields)?;
     let request = RerankRequest::take(&mut fields, &incoming.state.config.limits)?;
     fields.finish();
@@ -68,6 +67,7 @@ fn convert(incoming: &Incoming) -> Result<Prepared, ApiError> {
         Side { field: "query", texts: vec![request.query], max_tokens },
         Side { field: "documents", texts: request.documents, max_tokens: of_document },
     ];
-    let job = ScoreJob::new(&model, sides, request.common.options(incoming.arrival))?;
+    let job =
+        ScoreJob::new(&model, sides, request.common.options(incoming.arrival), request.is_raw)?;
     Ok(Prepared { id, job, top_n: request.top_n, documents })
 }

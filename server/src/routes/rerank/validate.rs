@@ -6,6 +6,7 @@ use crate::error::ApiError;
 use crate::http::fields::{Fields, NeutralOnly};
 use crate::limits::ServerLimits;
 use crate::routes::embeddings::TextFields;
+use crate::routes::score::take_is_raw;
 
 /// A checked request.
 pub(super) struct RerankRequest {
@@ -16,6 +17,8 @@ pub(super) struct RerankRequest {
     /// To how many tokens a document is cut.
     pub max_tokens_per_doc: Option<usize>,
     pub return_documents: bool,
+    /// Scores of a reranker are its logits.
+    pub is_raw: bool,
     pub common: TextFields,
 }
 
@@ -55,6 +58,7 @@ impl RerankRequest {
             top_n: top_n.map_or(usize::MAX, |top_n| top_n as usize),
             max_tokens_per_doc: per_doc.map(|tokens| tokens as usize),
             return_documents: fields.take_bool("return_documents")?.unwrap_or(true),
+            is_raw: take_is_raw(fields)?,
             common: TextFields::take(fields)?,
         })
     }

@@ -8,6 +8,7 @@ use axum::response::Response;
 use serde_json::{Value, json};
 
 use validate::ScoreRequest;
+pub(crate) use validate::take_is_raw;
 
 use crate::app::{SharedState, unix_time};
 use crate::error::ApiError;
@@ -40,12 +41,12 @@ pub(crate) async fn score(
 fn convert(incoming: &Incoming) -> Result<(String, ScoreJob), ApiError> {
     let (mut fields, model) = incoming.fields()?;
     let limits = &model.engine.info().limits;
-    limits.check_embeds()?;
     let id = incoming.answer_id("score", &mut fields)?;
     let request = ScoreRequest::take(&mut fields, &incoming.state.config.limits)?;
     fields.finish();
     let max_tokens = request.common.max_tokens(limits.tasks.max_embedded_len);
     let sides = request.sides.map(|(field, texts)| Side { field, texts, max_tokens });
-    let job = ScoreJob::new(&model, sides, request.common.options(incoming.arrival))?;
+    let options = request.common.options(incoming.arrival);
+    let job = ScoreJob::new(&model, sides, options, request.is_raw)?;
     Ok((id, job))
 }

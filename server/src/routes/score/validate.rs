@@ -9,6 +9,8 @@ use crate::routes::embeddings::TextFields;
 pub(super) struct ScoreRequest {
     /// Names and texts of the two fields; the first has one text, or as many as the second.
     pub sides: [(&'static str, Vec<String>); 2],
+    /// Scores of a reranker are its logits.
+    pub is_raw: bool,
     pub common: TextFields,
 }
 
@@ -32,9 +34,14 @@ impl ScoreRequest {
             );
             return Err(ApiError::invalid(names[0], message));
         }
-        let common = TextFields::take(fields)?;
-        Ok(Self { sides: [(names[0], left), (names[1], right)], common })
+        let (is_raw, common) = (take_is_raw(fields)?, TextFields::take(fields)?);
+        Ok(Self { is_raw, sides: [(names[0], left), (names[1], right)], common })
     }
+}
+
+/// vLLM's name for whether a reranker's scores are more than its logits.
+pub(crate) fn take_is_raw(fields: &mut Fields<'_>) -> Result<bool, ApiError> {
+    Ok(!fields.take_bool("use_activation")?.unwrap_or(true))
 }
 
 fn take_texts(

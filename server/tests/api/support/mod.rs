@@ -44,8 +44,13 @@ pub(crate) struct Reply {
 pub(crate) type Script = fn(&quire_engine::Request) -> Vec<StreamEvent>;
 
 pub(crate) fn engine_info() -> EngineInfo {
-    let tasks =
-        Tasks { generates: true, hidden_size: 4, max_embedded_len: 199, no_embeddings: None };
+    let tasks = Tasks {
+        generates: true,
+        hidden_size: 4,
+        max_embedded_len: 199,
+        no_embeddings: None,
+        scores: None,
+    };
     let limits = RequestLimits {
         vocab_size: 300,
         max_model_len: 200,
@@ -90,7 +95,12 @@ impl TestServer {
 
     /// Every request is answered by `script`.
     pub(crate) fn scripted(script: Script) -> Self {
-        let (server, queue) = Self::with_queue(config(), engine_info());
+        Self::scripted_as(engine_info(), script)
+    }
+
+    /// As [`Self::scripted`], of an engine that can do what `info` says.
+    pub(crate) fn scripted_as(info: EngineInfo, script: Script) -> Self {
+        let (server, queue) = Self::with_queue(config(), info);
         thread::spawn(move || {
             while let Ok(submission) = queue.recv() {
                 queue.publish(SchedulerStats::default());
