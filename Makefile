@@ -30,7 +30,7 @@ browser: ## Get what tests of the console need: Chromium from Debian (as root), 
 console-picture: build model browser .venv/ready ## Take the picture of the console that README.md shows
 	PYTHONPATH=.venv/site $(PYTHON) tests/clients/console_picture.py
 
-clients: browser
+clients clients-stack: browser
 
 serve: build model ## Build, get the default model, serve it on 127.0.0.1:8000
 	@$(CARGO) run --quiet --release --locked --package quire-server --bin quire -- serve $(ARGS)
@@ -50,12 +50,19 @@ clients: build model .venv/ready .venv/frameworks-ready ## Run the Python tests 
 	PYTHONPATH=.venv/site $(PYTHON) -m pytest -q -p no:cacheprovider tests/clients benches/peers $(ARGS)
 	PYTHONPATH=.venv/frameworks $(PYTHON) -m pytest -q -p no:cacheprovider tests/frameworks $(ARGS)
 
-clients-stack: build model .venv/stack-ready ## Try stores of vectors and agents, which take minutes to install (0.7 GB from PyPI, and npm)
+clients-stack: build model .venv/stack-ready .venv/open-webui-ready ## Try stores of vectors, agents and Open WebUI, which take minutes to install (1.7 GB from PyPI, and npm)
 	PYTHONPATH=.venv/stack:tests/clients $(PYTHON) -m pytest -q -p no:cacheprovider tests/clients/stack $(ARGS)
 
 .venv/stack-ready: tests/clients/stack/requirements.txt
 	rm -rf .venv/stack
 	$(PYTHON) -m pip install --quiet --no-warn-conflicts --root-user-action=ignore --target .venv/stack --requirement $<
+	@touch $@
+
+# Without torch and what runs models in it: embeddings come from elsewhere.
+.venv/open-webui-ready: tests/clients/stack/open-webui.txt
+	rm -rf .venv/open-webui
+	$(PYTHON) -m pip install --quiet --no-warn-conflicts --root-user-action=ignore --target .venv/open-webui --requirement $<
+	$(PYTHON) -m pip install --quiet --no-deps --root-user-action=ignore --target .venv/open-webui open-webui==0.12.4
 	@touch $@
 
 # A folder of packages, not a virtual environment: Debian ships python3 without venv.
