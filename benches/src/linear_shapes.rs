@@ -91,8 +91,8 @@ pub fn groups() -> Vec<LinearGroup> {
             for (format, activations) in FORMATS {
                 if format.row_bytes(in_features).is_some() {
                     let precision = match activations {
-                        ActivationPrecision::Int8 => "",
                         ActivationPrecision::Int16 => " int16",
+                        _ => "",
                     };
                     let name = format!("{} {layer} {format}{precision}", model.name);
                     groups.push(LinearGroup {
@@ -119,7 +119,10 @@ impl LinearGroup {
         let num_bytes = format.row_bytes(in_features).expect("whole blocks") * out_features;
         let bytes: Vec<u8> = distinct.iter().copied().cycle().take(num_bytes).collect();
         let load = || {
-            let policy = WeightPolicy::Packed;
+            let policy = match activations {
+                ActivationPrecision::Int16 => WeightPolicy::Packed,
+                _ => WeightPolicy::PackedHalves,
+            };
             LinearWeight::from_gguf(device, format, &bytes, out_features, in_features, policy)
                 .expect("a valid weight that fits into memory")
                 .with_activations(activations)

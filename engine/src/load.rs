@@ -120,8 +120,12 @@ fn load_rank(
         None => Device::cpu_of_rank(config.threads, config.cpu_isa, (place, num_places)),
     };
     let _near = device.stay_near();
+    // Where two experts or positions are near, rounding would choose another.
+    let chooses =
+        plan.spec.decoder().is_some_and(|spec| spec.moe.is_some() || spec.indexer.is_some());
     let policy = match config.weights {
-        Weights::Packed => WeightPolicy::Packed,
+        Weights::Packed if chooses => WeightPolicy::Packed,
+        Weights::Packed => WeightPolicy::PackedHalves,
         Weights::Float32 => WeightPolicy::Float32,
     };
     let loader = WeightLoader::new(files, &device, policy, on_progress);

@@ -3,10 +3,10 @@
 use quire_kernels::cases::random_f32;
 use quire_kernels::cpu::SimdLevel;
 use quire_kernels::linear::cases::random_weight_bytes;
-use quire_kernels::linear::reference::packed_linear_row;
+use quire_kernels::linear::reference::{halves_row, packed_linear_row};
 use quire_kernels::{
     ActivationPrecision, Device, LinearError, LinearWeight, Tensor, View, WeightFormat,
-    WeightPolicy, linear,
+    WeightPolicy, dequantize_row, linear,
 };
 
 const BATCHES: [usize; 8] = [1, 2, 3, 7, 8, 31, 64, 200];
@@ -105,14 +105,60 @@ fn packed_sums_have_the_bits_of_the_plain_loop() {
     });
 }
 
+const HALVES: [WeightFormat; 2] = [WeightFormat::F16, WeightFormat::BF16];
+
+fn load_halves(device: &Device, format: WeightFormat, out: usize, k: usize) -> LinearWeight {
+    let bytes = random_weight_bytes(format, out, k, 1);
+    LinearWeight::from_gguf(device, format, &bytes, out, k, WeightPolicy::PackedHalves)
+        .expect("whole rows")
+        .with_activations(ActivationPrecision::Int16)
+}
+
+#[test]
+fn a_row_of_halves_has_the_same_bits_in_every_batch() {
+    for_every_level(|devices, simd| {
+        for format in HALVES {
+            let load = |device: &Device| load_halves(device, format, 45, 203);
+            check(devices, &load, &format!("{simd:?} {format}"));
+        }
+    });
+}
+
+/// The instruction of the machine does what the manual says.
+#[test]
+fn sums_of_halves_have_the_bits_of_the_plain_loop() {
+    const OUT: usize = 70;
+    if SimdLevel::detect() < SimdLevel::Avx512Bf16 {
+        eprintln!("no dot products of BF16 on this machine");
+        return;
+    }
+    for device in [1, 3].map(Device::cpu) {
+        for (format, k) in HALVES.into_iter().flat_map(|format| [(format, 203), (format, 640)]) {
+            let x: Vec<f32> = random_f32(5, 15 * k);
+            let bytes = random_weight_bytes(format, OUT, k, 1);
+            let mut weights = vec![0.0; OUT * k];
+            dequantize_row(format, &bytes, &mut weights);
+            let weights: Vec<half::bf16> = weights.into_iter().map(half::bf16::from_f32).collect();
+            let expected: Vec<f32> = x.chunks(k).flat_map(|x| halves_row(x, &weights)).collect();
+            let weight = load_halves(&device, format, OUT, k);
+            let got = run(&device, &weight, &x, &Tensor::from_f32(&[0.0; OUT], 1, OUT));
+            let different = got.iter().zip(&expected).position(|(a, b)| a != b);
+            assert_eq!(different, None, "{format} of {k}");
+        }
+    }
+}
+
 #[test]
 fn a_number_that_is_not_finite_spoils_its_row_only() {
     for_every_level(|devices, simd| {
-        for format in quantized_formats() {
+        for format in quantized_formats().chain(HALVES) {
             for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                 let mut x = random_f32(5, 3 * 256);
                 x[256 + 100] = bad;
-                let weight = load(&devices[1], format, 33, 256);
+                let weight = match format.block_elements() {
+                    1 => load_halves(&devices[1], format, 33, 256),
+                    _ => load(&devices[1], format, 33, 256),
+                };
                 let out = run(&devices[1], &weight, &x, &Tensor::from_f32(&[0.0; 33], 1, 33));
                 let is_finite: Vec<bool> =
                     out.chunks(33).map(|row| row.iter().all(|v| v.is_finite())).collect();
@@ -172,6 +218,10 @@ fn packed_weights_take_the_bytes_that_are_planned() {
         let (out, k) = (96, 512);
         let weight = load(&device, format, out, k);
         assert_eq!(Some(weight.num_bytes()), format.packed_bytes(out, k));
+        if HALVES.contains(&format) {
+            let halves = load_halves(&device, format, 70, 203);
+            assert!(halves.num_bytes() <= format.packed_bytes(70, 203).expect("small"));
+        }
         let bits = 8.0 * weight.num_bytes() as f64 / (out * k) as f64;
         let in_file = 8.0 * format.block_bytes() as f64 / format.block_elements() as f64;
         let most = match format.name() {

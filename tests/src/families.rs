@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use quire_engine::config::{Activations, KvCacheDtype, Weights};
+use quire_engine::config::{Activations, KvCacheDtype, SimdLevel, Weights};
 use quire_engine::weights::ModelFiles;
 use quire_engine::{EngineOptions, GgufFile};
 
@@ -179,7 +179,7 @@ impl Family {
 
     /// Of the prompts whose answer is another in the default mode, those that must not be: all, but of a model that chooses
     /// experts or positions those where float32 weights choose others, too, once the cache alone is rounded to 16 bits.
-    pub fn without_explanation(&self, files: &ModelFiles, mut others: Vec<String>) -> Vec<String> {
+    fn without_explanation(&self, files: &ModelFiles, mut others: Vec<String>) -> Vec<String> {
         if self.chooses && !others.is_empty() {
             let kv_cache_dtype = KvCacheDtype::F16;
             let options = EngineOptions { kv_cache_dtype, ..self.options(Weights::Float32) };
@@ -188,6 +188,34 @@ impl Family {
             others.retain(|prompt| !rounded.contains(prompt));
         }
         others
+    }
+
+    /// Checks the default mode with these activations, and says how near it is. Where the machine multiplies floats as BF16 a token
+    /// may differ whose lead is less than what BF16 changes in this model at least.
+    pub fn check_packed(&self, files: &ModelFiles, activations: Activations) -> String {
+        let options = EngineOptions { activations, ..self.options(Weights::Packed) };
+        let handle = start_files(files, &options, &[]);
+        let mut distance = Distance::default();
+        let others = other_answers(&handle, &self.golden(), 0.1, &mut distance);
+        let mut others = self.without_explanation(files, others);
+        let multiplies_bf16 = SimdLevel::detect() >= SimdLevel::Avx512Bf16;
+        if multiplies_bf16 && activations == Activations::INT8 && !self.chooses {
+            let gap = self.distance_of_bf16(files).largest.max(0.1);
+            others = other_answers(&handle, &self.golden(), gap, &mut Distance::default());
+        }
+        let name = format!("{} packed, {activations}", self.name);
+        assert_eq!(others, [""; 0], "{name}");
+        assert!(distance.mean() < 0.05, "{name}: {distance:?}");
+        format!("{name}: mean {}, {distance:?}", distance.mean())
+    }
+
+    /// What BF16 does to this model at least: all is float32 but keys and values.
+    fn distance_of_bf16(&self, files: &ModelFiles) -> Distance {
+        let kv_cache_dtype = KvCacheDtype::BF16;
+        let options = EngineOptions { kv_cache_dtype, ..self.options(Weights::Float32) };
+        let mut distance = Distance::default();
+        other_answers(&start_files(files, &options, &[]), &self.golden(), 0.1, &mut distance);
+        distance
     }
 
     /// The model in one of its forms, GGUF first; `None`: it is not here.

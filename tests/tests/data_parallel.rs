@@ -58,7 +58,10 @@ fn replicas_answer_as_one_engine() {
 fn prompts_that_share_nothing_are_spread_and_what_is_cached_is_found() {
     let handle = start_replicas(&replicas(2));
     let submit = |seed: u32| {
-        handle.generate(Request::new(prompt(seed, 100), SamplingParams::greedy(4))).expect("valid")
+        // Long enough that none is answered before all are asked.
+        handle
+            .generate(Request::new(prompt(seed, 100), SamplingParams::greedy(100)))
+            .expect("valid")
     };
     let streams: Vec<_> = (0..6).map(submit).collect();
     streams.into_iter().map(collect).for_each(drop);

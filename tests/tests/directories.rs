@@ -1,6 +1,6 @@
 //! Directories with safetensors: the golden numbers, and the answers of the GGUF file made of the same model.
 
-use quire_engine::config::Weights;
+use quire_engine::config::{Activations, Weights};
 use quire_engine::request::TokenLogprobs;
 use quire_engine::{EngineOptions, ModelFiles, SamplingParams};
 use quire_tests::distance::{Distance, VOCAB_SIZE, other_answers, prompts};
@@ -16,28 +16,20 @@ fn directories_reproduce_the_golden_numbers() {
             continue;
         };
         let (name, golden) = (family.name, family.golden());
-        for (weights, min_gap) in [(Weights::Float32, 0.0), (Weights::Packed, 0.1)] {
-            let options = family.options(weights);
-            let files = ModelFiles::open(&path).expect("it opens");
-            if weights == Weights::Float32 {
-                for prompt in prompts() {
-                    let wrong = first_wrong_layer(&files, &options, &golden, &prompt);
-                    assert_eq!(wrong, None, "{name}");
-                }
-            }
-            let handle = start_files(&files, &options, &[]);
-            let mut distance = Distance::default();
-            let mut others = other_answers(&handle, &golden, min_gap, &mut distance);
-            println!("{name} {}: mean {}, {distance:?}", weights.name(), distance.mean());
-            let is_close = match weights {
-                Weights::Float32 => distance.largest <= 2e-3,
-                Weights::Packed => {
-                    others = family.without_explanation(&files, others);
-                    distance.mean() < 0.05
-                }
-            };
-            assert_eq!(others, [""; 0], "{name} {}: other tokens", weights.name());
-            assert!(is_close, "{name} {}: {distance:?}", weights.name());
+        let options = family.options(Weights::Float32);
+        let files = ModelFiles::open(&path).expect("it opens");
+        for prompt in prompts() {
+            let wrong = first_wrong_layer(&files, &options, &golden, &prompt);
+            assert_eq!(wrong, None, "{name}");
+        }
+        let handle = start_files(&files, &options, &[]);
+        let mut distance = Distance::default();
+        let others = other_answers(&handle, &golden, 0.0, &mut distance);
+        println!("{name} float32: mean {}, {distance:?}", distance.mean());
+        assert_eq!(others, [""; 0], "{name}: other tokens");
+        assert!(distance.largest <= 2e-3, "{name}: {distance:?}");
+        for activations in [family.options(Weights::Packed).activations, Activations::INT16] {
+            println!("{}", family.check_packed(&files, activations));
         }
     }
 }

@@ -149,14 +149,14 @@ impl WeightLoader<'_> {
             weight.dequantize_row(feature, &mut row);
             match self.policy() {
                 WeightPolicy::Float32 => bytes.extend(row.iter().flat_map(|x| x.to_le_bytes())),
-                WeightPolicy::Packed => {
+                WeightPolicy::Packed | WeightPolicy::PackedHalves => {
                     bytes.extend(row.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()));
                 }
             }
         }
         match self.policy() {
             WeightPolicy::Float32 => (WeightFormat::F32, bytes),
-            WeightPolicy::Packed => (WeightFormat::F16, bytes),
+            WeightPolicy::Packed | WeightPolicy::PackedHalves => (WeightFormat::F16, bytes),
         }
     }
 

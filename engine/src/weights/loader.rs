@@ -9,6 +9,7 @@ use quire_kernels::{
 use super::dummy::Absent;
 use super::floats::{encode_floats, is_float};
 use super::shard::Shard;
+use crate::activations::LinearKind;
 use crate::config::{Activations, Dtype};
 
 /// A tensor as its file has it.
@@ -216,6 +217,19 @@ impl<'a> WeightLoader<'a> {
             .map(|weight| weight.with_activations(self.activations.of_tensor(name)))
     }
 
+    /// Floats are multiplied as BF16 in layers whose activations may be rounded to 8 bits, unless F16 was asked for.
+    fn policy_of(&self, name: &str) -> WeightPolicy {
+        let is_exact = LinearKind::of_tensor(name).is_none()
+            || self.activations.of_tensor(name) == ActivationPrecision::Int16
+            || self.dtype.format() == Some(WeightFormat::F16)
+            // A recurrent state would sum up what is rounded.
+            || (name.starts_with("attn_") && self.has("ssm_conv1d.weight"));
+        match self.policy {
+            WeightPolicy::PackedHalves if is_exact => WeightPolicy::Packed,
+            policy => policy,
+        }
+    }
+
     /// A matrix of those bytes, multiplied with rows of the precision that `name` has.
     pub(super) fn pack(
         &self,
@@ -227,7 +241,7 @@ impl<'a> WeightLoader<'a> {
     ) -> Result<LinearWeight, LinearError> {
         let policy = self.policy;
         let converted;
-        let wanted = self.dtype.format().filter(|_| policy == WeightPolicy::Packed);
+        let wanted = self.dtype.format().filter(|_| policy != WeightPolicy::Float32);
         let (format, bytes) = match wanted.filter(|&wanted| wanted != format) {
             Some(wanted) if is_float(format) => {
                 let values = out_features.saturating_mul(in_features);
@@ -236,6 +250,7 @@ impl<'a> WeightLoader<'a> {
             }
             _ => (format, bytes),
         };
+        let policy = self.policy_of(name);
         LinearWeight::from_gguf(self.device, format, bytes, out_features, in_features, policy)
             .map(|weight| weight.with_activations(self.activations.of_tensor(name)))
     }

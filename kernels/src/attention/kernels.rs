@@ -50,7 +50,7 @@ pub(crate) unsafe fn multiply(simd: SimdLevel, product: &Product) {
     unsafe {
         match simd {
             #[cfg(target_arch = "x86_64")]
-            SimdLevel::Avx512 => avx512::multiply(product),
+            SimdLevel::Avx512 | SimdLevel::Avx512Bf16 => avx512::multiply(product),
             #[cfg(target_arch = "x86_64")]
             SimdLevel::Avx2 | SimdLevel::AvxVnni => avx2::multiply(product),
             _ => portable::multiply(product),
@@ -77,7 +77,7 @@ pub(crate) unsafe fn widen(simd: SimdLevel, page: &PageMatrix, out: *mut f32, ou
         match simd {
             _ if page.dtype == DType::F8E4M3 => portable::widen_float8(simd, page, out, out_stride),
             #[cfg(target_arch = "x86_64")]
-            SimdLevel::Avx512 => avx512::widen(page, out, out_stride),
+            SimdLevel::Avx512 | SimdLevel::Avx512Bf16 => avx512::widen(page, out, out_stride),
             #[cfg(target_arch = "x86_64")]
             SimdLevel::Avx2 | SimdLevel::AvxVnni => avx2::widen(page, out, out_stride),
             _ => portable::widen(page, out, out_stride),
@@ -112,7 +112,7 @@ pub(super) struct PageProduct<'a> {
 /// Whether products straight from the pages exist for this shape (decode), where strips do not straddle blocks, and type.
 pub(super) fn reads_pages(simd: SimdLevel, num_rows: usize, head_dim: usize, kv: &KvLayer) -> bool {
     cfg!(target_arch = "x86_64")
-        && simd == SimdLevel::Avx512
+        && simd >= SimdLevel::Avx512
         && num_rows <= 8
         && head_dim.is_multiple_of(STRIP)
         && kv.block_size().is_multiple_of(STRIP)
@@ -183,7 +183,7 @@ pub(super) fn softmax(simd: SimdLevel, chunk: &mut ChunkScores) {
     match simd {
         // SAFETY: a device only has a level that its machine has.
         #[cfg(target_arch = "x86_64")]
-        SimdLevel::Avx512 => unsafe { avx512::softmax(chunk) },
+        SimdLevel::Avx512 | SimdLevel::Avx512Bf16 => unsafe { avx512::softmax(chunk) },
         _ => portable::softmax(simd, chunk),
     }
 }

@@ -23,7 +23,9 @@ macro_rules! per_simd_level {
             match simd {
                 // SAFETY: a device only has a level that its machine has.
                 #[cfg(target_arch = "x86_64")]
-                crate::cpu::SimdLevel::Avx512 => unsafe { avx512($($arg),*) },
+                crate::cpu::SimdLevel::Avx512 | crate::cpu::SimdLevel::Avx512Bf16 => unsafe {
+                    avx512($($arg),*);
+                },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 crate::cpu::SimdLevel::Avx2 | crate::cpu::SimdLevel::AvxVnni => unsafe {

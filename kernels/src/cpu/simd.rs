@@ -15,11 +15,14 @@ pub enum SimdLevel {
     AvxVnni,
     /// AVX-512 F, BW, VL, DQ and VNNI on top of AVX2. Machines with AVX-512 but without VNNI count as AVX2.
     Avx512,
+    /// AVX-512 BF16 (dot products of BF16) on top of that.
+    Avx512Bf16,
 }
 
 impl SimdLevel {
     /// Narrowest first.
-    const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::AvxVnni, Self::Avx512];
+    const ALL: [Self; 5] =
+        [Self::Portable, Self::Avx2, Self::AvxVnni, Self::Avx512, Self::Avx512Bf16];
 
     /// The widest level of this machine.
     pub fn detect() -> Self {
@@ -34,6 +37,7 @@ impl SimdLevel {
             Self::Avx2 => "avx2",
             Self::AvxVnni => "avx-vnni",
             Self::Avx512 => "avx512",
+            Self::Avx512Bf16 => "avx512-bf16",
         }
     }
 
@@ -54,18 +58,20 @@ impl SimdLevel {
                 && is_x86_feature_detected!("fma")
                 && is_x86_feature_detected!("f16c")
         };
+        let avx512 = || {
+            avx2()
+                && is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vnni")
+        };
         match self {
             Self::Portable => true,
             Self::Avx2 => avx2(),
             Self::AvxVnni => avx2() && is_x86_feature_detected!("avxvnni"),
-            Self::Avx512 => {
-                avx2()
-                    && is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512bw")
-                    && is_x86_feature_detected!("avx512vl")
-                    && is_x86_feature_detected!("avx512dq")
-                    && is_x86_feature_detected!("avx512vnni")
-            }
+            Self::Avx512 => avx512(),
+            Self::Avx512Bf16 => avx512() && is_x86_feature_detected!("avx512bf16"),
         }
     }
 

@@ -127,7 +127,7 @@ mod x86 {
                     }
                 },
                 // SAFETY: as above.
-                SimdLevel::Avx512 => unsafe {
+                SimdLevel::Avx512 | SimdLevel::Avx512Bf16 => unsafe {
                     let values = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(self.0));
                     let values = _mm512_mul_ps(_mm512_set1_ps(scale), values);
                     _mm512_storeu_ps(out.as_mut_ptr(), values);
@@ -157,7 +157,7 @@ mod x86 {
                     }
                 },
                 // SAFETY: as above.
-                SimdLevel::Avx512 => unsafe {
+                SimdLevel::Avx512 | SimdLevel::Avx512Bf16 => unsafe {
                     let values = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(self.0));
                     let (scale, offset) = (_mm512_set1_ps(scale), _mm512_set1_ps(offset));
                     let values = _mm512_fmadd_ps(scale, values, offset);

@@ -39,6 +39,11 @@ pub fn cases() -> Vec<Case> {
         cases.push(case(3, 256, &parts, Mode::Float32, false));
         cases.push(case(11, 768, &parts, Mode::Packed(ActivationPrecision::Int16), true));
     }
+    for format in [WeightFormat::F16, WeightFormat::BF16] {
+        let halves =
+            SHAPES.map(|(n, out, k)| case(n, k, &[(format, out)], Mode::Halves, n % 2 == 1));
+        cases.extend(halves);
+    }
     cases.extend([3, 29].map(|n| logits_case(n, 96, 20)));
     let parts = [(WeightFormat::Q4K, 37), (WeightFormat::Q6K, 8), (WeightFormat::F16, 3)];
     for n in [1, 2, 29] {
@@ -53,6 +58,7 @@ pub fn cases() -> Vec<Case> {
 #[derive(Clone, Copy, Debug)]
 enum Mode {
     Float32,
+    Halves,
     Packed(ActivationPrecision),
 }
 
@@ -66,6 +72,7 @@ impl Mode {
     ) -> LinearWeight {
         let (policy, activations) = match self {
             Self::Float32 => (WeightPolicy::Float32, ActivationPrecision::default()),
+            Self::Halves => (WeightPolicy::PackedHalves, ActivationPrecision::default()),
             Self::Packed(activations) => (WeightPolicy::Packed, activations),
         };
         LinearWeight::from_gguf(device, format, bytes, out_features, k, policy)
@@ -79,10 +86,12 @@ impl Mode {
         let is_float = |&(format, _): &(WeightFormat, usize)| format.block_elements() == 1;
         let rounding = |largest: f32| 5.0 * 1.15 / (largest * (k as f32).sqrt());
         match self {
+            // F16 loses three bits; x has none to lose.
+            Self::Halves => 1e-6 + rounding(512.0),
             _ if parts.iter().all(is_float) => 1e-6,
             Self::Float32 => 1e-6,
             Self::Packed(ActivationPrecision::Int8) => 1e-6 + rounding(127.0),
-            Self::Packed(ActivationPrecision::Int16) => 1e-6 + rounding(32512.0),
+            Self::Packed(_) => 1e-6 + rounding(32512.0),
         }
     }
 }

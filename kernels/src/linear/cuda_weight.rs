@@ -47,7 +47,7 @@ impl CudaPart {
         policy: WeightPolicy,
     ) -> Result<Self, LinearError> {
         let short = LinearError::OutOfMemory { out_features, in_features };
-        let layout = DeviceLayout::of(format).filter(|_| policy == WeightPolicy::Packed);
+        let layout = DeviceLayout::of(format).filter(|_| policy != WeightPolicy::Float32);
         let part = match layout {
             Some(layout) => load_quantized(cuda, layout, bytes, out_features, in_features),
             None => load_dense(cuda, format, bytes, out_features, in_features).map(Self::Dense),

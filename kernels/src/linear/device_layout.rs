@@ -59,7 +59,7 @@ impl DeviceLayout {
             Codes::Five => &[4, 1],
             Codes::Six => &[4, 2],
             Codes::Eight => &[8],
-            Codes::TableOfEight(_) => return None,
+            Codes::TableOfEight(_) | Codes::Halves => return None,
         };
         let (field_bytes, head_bytes) = match packing.scales {
             Scales::Half { blocks: 1 } => (16, 0),

@@ -1,7 +1,7 @@
 //! WeightFormat: the closed list of the ways in which weights lie in memory, and their dequantization.
 
 use super::device_layout::{DeviceLayout, TILE};
-use super::packed::{BlockScales, Packing, pack_blocks, packed_bytes};
+use super::packed::{BlockScales, HALVES, Packing, pack_blocks, packed_bytes, takes_halves};
 use super::weight::WeightPolicy;
 use super::{
     bfloat16, float16, float32, iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, iq4_nl,
@@ -157,11 +157,12 @@ impl WeightFormat {
         }
     }
 
-    /// Bytes that a matrix takes under `WeightPolicy::Packed`; `None` when rows are not whole blocks or it overflows.
+    /// Bytes that a matrix takes, at most, when it is packed; `None` when rows are not whole blocks or it overflows.
     pub fn packed_bytes(self, out_features: usize, in_features: usize) -> Option<usize> {
         let row_bytes = self.row_bytes(in_features)?;
         match self.packing() {
             Some(packing) => packed_bytes(packing, out_features, in_features),
+            None if takes_halves(self) => packed_bytes(HALVES, out_features, in_features),
             None => row_bytes.checked_mul(out_features),
         }
     }
@@ -175,7 +176,7 @@ impl WeightFormat {
         in_features: usize,
         policy: WeightPolicy,
     ) -> usize {
-        match DeviceLayout::of(self).filter(|_| policy == WeightPolicy::Packed) {
+        match DeviceLayout::of(self).filter(|_| policy != WeightPolicy::Float32) {
             Some(layout) => {
                 let (codes, scales) = layout.tile_bytes(in_features);
                 out_features.div_ceil(TILE).saturating_mul(codes + scales)
@@ -212,7 +213,9 @@ pub(crate) fn dequantize_with(
         SimdLevel::Avx2 | SimdLevel::AvxVnni => unsafe { dequantize_avx2(format, bytes, out) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        SimdLevel::Avx512 => unsafe { dequantize_avx512(format, bytes, out) },
+        SimdLevel::Avx512 | SimdLevel::Avx512Bf16 => unsafe {
+            dequantize_avx512(format, bytes, out);
+        },
         #[cfg(not(target_arch = "x86_64"))]
         _ => unreachable!("an x86 instruction set"),
     }

@@ -25,7 +25,7 @@ pub(super) fn most_rows(simd: SimdLevel) -> usize {
         #[cfg(target_arch = "x86_64")]
         SimdLevel::Avx2 | SimdLevel::AvxVnni => avx2::ROWS,
         #[cfg(target_arch = "x86_64")]
-        SimdLevel::Avx512 => avx512::ROWS,
+        SimdLevel::Avx512 | SimdLevel::Avx512Bf16 => avx512::ROWS,
         #[cfg(not(target_arch = "x86_64"))]
         _ => unreachable!("an x86 instruction set"),
     }
@@ -52,7 +52,9 @@ pub(super) fn multiply(
         SimdLevel::Avx2 | SimdLevel::AvxVnni => unsafe { avx2::multiply(weights, stride, x, sums) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        SimdLevel::Avx512 => unsafe { avx512::multiply(weights, stride, x, sums) },
+        SimdLevel::Avx512 | SimdLevel::Avx512Bf16 => unsafe {
+            avx512::multiply(weights, stride, x, sums);
+        },
         #[cfg(not(target_arch = "x86_64"))]
         _ => unreachable!("an x86 instruction set"),
     }

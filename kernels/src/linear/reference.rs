@@ -28,6 +28,7 @@ pub fn packed_linear_row(
     let largest = match precision {
         ActivationPrecision::Int8 => 127.0,
         ActivationPrecision::Int16 => 32512.0,
+        ActivationPrecision::Bfloat16 => unreachable!("`halves_row`"),
     };
     let x: Vec<(f32, Vec<i32>)> = x.chunks(BLOCK).map(|block| quantized(block, largest)).collect();
     let row_bytes = format.row_bytes(x.len() * BLOCK).expect("whole blocks");
@@ -61,6 +62,22 @@ pub fn packed_linear_row(
     weight.chunks(row_bytes).map(row).collect()
 }
 
+/// One row by the arithmetic of halves in tiles: the fast path gives the same bits while no number is subnormal.
+/// `weight`: `[out_features, in_features]` of BF16.
+pub fn halves_row(x: &[f32], weight: &[half::bf16]) -> Vec<f32> {
+    let x: Vec<f32> = x.iter().map(|&x| half::bf16::from_f32(x).to_f32()).collect();
+    let dot = |row: &[half::bf16]| {
+        row.chunks(2).zip(x.chunks(2)).fold(0.0_f32, |sum, (weights, x)| {
+            weights
+                .iter()
+                .zip(x)
+                .rev()
+                .fold(sum, |sum, (weight, x)| weight.to_f32().mul_add(*x, sum))
+        })
+    };
+    weight.chunks_exact(x.len()).map(dot).collect()
+}
+
 fn quantized(x: &[f32], steps: f32) -> (f32, Vec<i32>) {
     let largest = x.iter().fold(0.0, |largest: f32, x| largest.max(x.abs()));
     let integers = x.iter().map(|x| (x * (steps / largest)).round_ties_even() as i32);
@@ -82,7 +99,7 @@ fn scale_and_minimum(scales: Scales, fields: &BlockScales, group: usize) -> (f32
         }
         Scales::NibblesAndMinimum => (d * f32::from(byte & 15), Some(-(m * f32::from(byte >> 4)))),
         Scales::MicroFloats => (half_micro_float(byte), None),
-        Scales::Groups { .. } => unreachable!("no format of GGUF has them"),
+        Scales::Groups { .. } | Scales::None => unreachable!("no quantized format of GGUF"),
         Scales::Exponent => (2.0_f32.powi(i32::from(byte) - 128), None),
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::cuda_weight::CudaPart;
 use super::format::{WeightFormat, dequantize_with};
-use super::packed::{ActivationPrecision, PackedWeight};
+use super::packed::{ActivationPrecision, HALVES, PackedWeight, takes_halves};
 use crate::cpu::{SimdLevel, prefetch_lines, share};
 use crate::device::{CpuDevice, Device};
 use crate::float8::scale_float8;
@@ -23,9 +23,11 @@ const BYTES_PER_COPY: usize = 128 << 10;
 /// How weights are kept in memory: the flag `--weights`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WeightPolicy {
-    /// Quantized as in the file, packed for integer dot products.
+    /// Quantized as in the file, packed for integer dot products. Floats stay as they are.
     #[default]
     Packed,
+    /// The same, but floats of 16 bits are packed for dot products of BF16 where the machine has them.
+    PackedHalves,
     /// Dequantized at load: the most memory.
     Float32,
 }
@@ -155,16 +157,18 @@ impl LinearWeight {
             }
             Device::Trace(_) => return Ok(Self::shape_only(out_features, in_features)),
         };
+        let has_dots = cpu.simd == SimdLevel::Avx512Bf16;
         let part = match (policy, format.packing()) {
+            (WeightPolicy::PackedHalves, None) if has_dots && takes_halves(format) => {
+                PackedWeight::pack(cpu, format, HALVES, bytes, in_features).map(Part::Packed)
+            }
             (WeightPolicy::Float32, _) => {
                 DensePart::float32(cpu, format, bytes, row_bytes, in_features).map(Part::Dense)
             }
-            (WeightPolicy::Packed, Some(packing)) => {
+            (_, Some(packing)) => {
                 PackedWeight::pack(cpu, format, packing, bytes, in_features).map(Part::Packed)
             }
-            (WeightPolicy::Packed, None) => {
-                DensePart::copy(cpu, format, bytes, row_bytes).map(Part::Dense)
-            }
+            (_, None) => DensePart::copy(cpu, format, bytes, row_bytes).map(Part::Dense),
         };
         Ok(Self::of_parts(vec![part.ok_or(overflow)?], out_features, in_features))
     }
@@ -173,10 +177,12 @@ impl LinearWeight {
         Self { parts, out_features, in_features, next: Vec::new() }
     }
 
-    /// The same weight with another precision of the rows it is multiplied with. Dense parts ignore it.
+    /// The same weight with another precision of the rows it is multiplied with. Parts that are floats ignore it.
     pub fn with_activations(mut self, activations: ActivationPrecision) -> Self {
         for part in &mut self.parts {
-            if let Part::Packed(part) = part {
+            if let Part::Packed(part) = part
+                && part.activations != ActivationPrecision::Bfloat16
+            {
                 part.activations = activations;
             }
         }
@@ -188,7 +194,10 @@ impl LinearWeight {
     pub fn with_factor(mut self, factor: f32) -> Self {
         for part in &mut self.parts {
             match part {
-                Part::Packed(part) => part.factor *= factor,
+                Part::Packed(part) => {
+                    assert!(part.has_scales(), "a factor needs scales");
+                    part.factor *= factor;
+                }
                 Part::Dense(part) => {
                     let is_float32 = matches!(part.format, DenseFormat::Blocks(WeightFormat::F32));
                     assert!(is_float32, "a factor needs float32");

@@ -27,12 +27,14 @@ pub(crate) struct EngineArgs {
     #[arg(long, value_enum, default_value = "packed")]
     weights: WeightsFlag,
 
-    /// The type in which weights are kept that are floats in the file; auto is the file's
+    /// The type in which weights are kept that are floats in the file; auto is the file's, but F16 becomes BF16 where the
+    /// CPU multiplies that directly (avx512-bf16)
     #[arg(long, value_enum, default_value = "auto")]
     dtype: DtypeFlag,
 
-    /// How exactly activations meet packed weights: int8 is fastest, int16 as good as float32, mixed between; or the
-    /// layers that get int16, of q,k,v,attn_output,gate_up,down,head
+    /// How exactly activations meet packed weights: int8 is fastest (bf16 where weights are floats and the CPU has
+    /// avx512-bf16), int16 as good as float32, mixed between; or the layers that get int16, of
+    /// q,k,v,attn_output,gate_up,down,head
     #[arg(long, default_value = "int8", value_name = "PRECISION")]
     activations: Activations,
 
@@ -179,6 +181,7 @@ enum WeightsFlag {
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum CpuIsaFlag {
     Auto,
+    Avx512Bf16,
     Avx512,
     AvxVnni,
     Avx2,
@@ -243,6 +246,7 @@ impl EngineArgs {
             rank_timeout: self.rank_timeout,
             cpu_isa: match self.cpu_isa {
                 CpuIsaFlag::Auto => None,
+                CpuIsaFlag::Avx512Bf16 => Some(SimdLevel::Avx512Bf16),
                 CpuIsaFlag::Avx512 => Some(SimdLevel::Avx512),
                 CpuIsaFlag::AvxVnni => Some(SimdLevel::AvxVnni),
                 CpuIsaFlag::Avx2 => Some(SimdLevel::Avx2),

@@ -5,6 +5,7 @@
 //! block, so that a call of the kernel reads one stream.
 
 use super::BLOCK;
+use super::halves::round_row;
 use super::quantize::{Target, quantize_row};
 use crate::cpu::SimdLevel;
 
@@ -19,13 +20,17 @@ pub enum ActivationPrecision {
     Int8,
     /// 16 bits (15 and a sign): close to float32, at half the speed for many rows.
     Int16,
+    /// BF16: for weights that are floats in tiles, whatever was chosen for integers.
+    Bfloat16,
 }
 
 impl ActivationPrecision {
+    pub(super) const ALL: [Self; 3] = [Self::Int8, Self::Int16, Self::Bfloat16];
+
     pub(super) const fn bytes(self) -> usize {
         match self {
             Self::Int8 => 1,
-            Self::Int16 => 2,
+            Self::Int16 | Self::Bfloat16 => 2,
         }
     }
 }
@@ -162,7 +167,13 @@ impl Activations<'_> {
             )
         };
         for (row, x) in rows.enumerate() {
-            let wide = self.precision == ActivationPrecision::Int16;
+            let wide = match self.precision {
+                ActivationPrecision::Bfloat16 => {
+                    round_row(x, codes, row);
+                    continue;
+                }
+                precision => precision == ActivationPrecision::Int16,
+            };
             quantize_row(simd, x, Target { codes, params, row, extras: self.extras, wide });
         }
     }

@@ -24,7 +24,7 @@ struct Segment {
 
 #[derive(Default)]
 struct Buffers {
-    activations: [ActivationBuffer; 2],
+    activations: [ActivationBuffer; 3],
     segments: Vec<Segment>,
 }
 
@@ -33,15 +33,16 @@ pub(in crate::linear) fn expert_linear(cpu: &CpuDevice, job: &ExpertJob) {
     thread_local! {
         static BUFFERS: RefCell<Buffers> = RefCell::default();
     }
-    BUFFERS.with_borrow_mut(|Buffers { activations: [int8, int16], segments }| {
+    BUFFERS.with_borrow_mut(|Buffers { activations: buffers, segments }| {
         segments.clear();
         segments.reserve(job.num_experts());
         let (mut num_panels, mut bytes, mut products) = (0, 0, 0);
-        let mut needs = [None; 2];
+        let mut needs = [None; 3];
         for (expert, rows) in job.experts() {
             let parts = jobs(cpu, job.weight(expert));
-            needs[0] = extras(needs[0], &parts, ActivationPrecision::Int8);
-            needs[1] = extras(needs[1], &parts, ActivationPrecision::Int16);
+            for (needs, precision) in needs.iter_mut().zip(ActivationPrecision::ALL) {
+                *needs = extras(*needs, &parts, precision);
+            }
             let (mut num_tiles, first_panel) = (0, num_panels);
             for part in job.weight(expert).parts() {
                 if let Part::Packed(part) = part {
@@ -58,10 +59,11 @@ pub(in crate::linear) fn expert_linear(cpu: &CpuDevice, job: &ExpertJob) {
         let k = job.in_features();
         // However the same number of rows falls to experts later, it will fit.
         let room = PANEL * most_panels(job, num_panels);
-        let activations = [
-            needs[0].map(|e| int8.prepare(room, k, ActivationPrecision::Int8, e)),
-            needs[1].map(|e| int16.prepare(room, k, ActivationPrecision::Int16, e)),
-        ];
+        let mut buffers = buffers.iter_mut().zip(needs);
+        let activations = ActivationPrecision::ALL.map(|precision| {
+            let (buffer, needs) = buffers.next().expect("one for each precision");
+            Some(buffer.prepare(room, k, precision, needs?))
+        });
         let mut num_items = 0;
         for segment in segments.iter_mut() {
             let num_rows = job.rows_of(segment.expert).len();
@@ -84,7 +86,7 @@ struct ExpertProduct<'a> {
     cpu: &'a CpuDevice,
     job: &'a ExpertJob<'a>,
     /// As in `Product`, of all segments.
-    activations: [Option<Activations<'a>>; 2],
+    activations: [Option<Activations<'a>>; 3],
     segments: &'a [Segment],
     num_items: usize,
 }

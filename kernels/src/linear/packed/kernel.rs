@@ -12,7 +12,7 @@ use super::activations::{ActivationPrecision, Extra, PANEL};
 use super::lanes::Lanes;
 use super::packing::{Codes, PLANE_BYTES, Packing, shift_of};
 use super::portable::Portable;
-use super::{BLOCK, TILE};
+use super::{BLOCK, TILE, halves};
 use crate::cpu::{SimdLevel, prefetch_line};
 
 /// Vectors of features that are computed together.
@@ -48,13 +48,14 @@ pub(super) struct Prefetch {
     /// Where to go on at the end.
     pub then: Range<*const u8>,
     pub lines_left: usize,
-    pub lines_per_pair: usize,
+    /// In one `advance`.
+    pub lines_at_once: usize,
 }
 
 impl Prefetch {
     #[inline(always)]
     pub fn advance(&mut self) {
-        let num_lines = self.lines_per_pair.min(self.lines_left);
+        let num_lines = self.lines_at_once.min(self.lines_left);
         self.lines_left -= num_lines;
         for _ in 0..num_lines {
             if self.next >= self.end {
@@ -69,20 +70,25 @@ impl Prefetch {
 
 /// The kernels of one instruction set, precision and packing.
 pub(super) struct Kernel {
-    /// For 1, 2 and 4 rows.
-    multiply: [Multiply; 3],
+    /// For 1, 2, 4 and 8 rows, up to `most_rows`.
+    pub multiply: [Multiply; 4],
     pub most_rows: usize,
     /// Output features of a call.
     pub num_features: usize,
-    pub extra: Extra,
+    pub extra: Option<Extra>,
     /// Second blocks of a pair are used where they lie, so their scales must be divided by 16.
     pub high_halves: bool,
+    /// How often it asks for weights in a pair of blocks.
+    pub prefetches: usize,
 }
 
-type Multiply = unsafe fn(&Call, &mut Prefetch);
+pub(super) type Multiply = unsafe fn(&Call, &mut Prefetch);
 
 impl Kernel {
     pub fn choose(simd: SimdLevel, packing: Packing, precision: ActivationPrecision) -> Self {
+        if precision == ActivationPrecision::Bfloat16 {
+            return halves::kernel();
+        }
         match simd {
             SimdLevel::Portable => Self::of_level::<Portable>(packing, precision),
             #[cfg(target_arch = "x86_64")]
@@ -90,7 +96,9 @@ impl Kernel {
             #[cfg(target_arch = "x86_64")]
             SimdLevel::AvxVnni => Self::of_level::<super::avx2::Avx2<true>>(packing, precision),
             #[cfg(target_arch = "x86_64")]
-            SimdLevel::Avx512 => Self::of_level::<super::avx512::Avx512>(packing, precision),
+            SimdLevel::Avx512 | SimdLevel::Avx512Bf16 => {
+                Self::of_level::<super::avx512::Avx512>(packing, precision)
+            }
             #[cfg(not(target_arch = "x86_64"))]
             _ => unreachable!("an x86 instruction set"),
         }
@@ -99,7 +107,7 @@ impl Kernel {
     fn of_level<L: Lanes>(packing: Packing, precision: ActivationPrecision) -> Self {
         match precision {
             ActivationPrecision::Int8 => Self::of_packing::<L, false>(packing),
-            ActivationPrecision::Int16 => Self::of_packing::<L, true>(packing),
+            _ => Self::of_packing::<L, true>(packing),
         }
     }
 
@@ -130,7 +138,7 @@ impl Kernel {
 
     fn of_kind<L: Lanes, K: Kind>() -> Self {
         let one: Multiply = L::multiply::<K, 1>;
-        let mut multiply = [one; 3];
+        let mut multiply = [one; 4];
         if L::MOST_ROWS >= 4 {
             (multiply[1], multiply[2]) = (L::multiply::<K, 2>, L::multiply::<K, 4>);
         }
@@ -138,13 +146,14 @@ impl Kernel {
             multiply,
             most_rows: L::MOST_ROWS,
             num_features: VECTORS * L::BYTES / 4,
-            extra: match (K::GROUPS, K::MINIMUM) {
+            extra: Some(match (K::GROUPS, K::MINIMUM) {
                 (1, true) => Extra::Sum,
                 (1, false) => Extra::Bias,
                 (_, true) => Extra::HalfSums,
                 (_, false) => Extra::HalfBiases,
-            },
+            }),
             high_halves: uses_high_halves::<L, K>(),
+            prefetches: 1,
         }
     }
 

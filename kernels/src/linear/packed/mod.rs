@@ -1,7 +1,8 @@
 //! Weights packed for integer dot products, and the matrix product on them.
 //!
 //! `packing` says how a format lies in a tile, `scales` makes its scales float32, `activations` makes x integers, `kernel`
-//! is the inner loop over `lanes` (one file for each instruction set), `product` divides the work.
+//! is the inner loop over `lanes` (one file for each instruction set), `product` divides the work. `halves` are floats in
+//! tiles of the same kind, with a loop of their own.
 
 mod activations;
 #[cfg(target_arch = "x86_64")]
@@ -9,6 +10,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod experts;
+mod halves;
 mod kernel;
 mod lanes;
 mod packing;
@@ -20,6 +22,7 @@ mod weight;
 
 pub use activations::ActivationPrecision;
 pub(super) use experts::expert_linear;
+pub(super) use halves::{PACKING as HALVES, takes as takes_halves};
 pub(super) use packing::{BlockScales, Codes, GroupScaleKind, Packing, Scales};
 pub(super) use product::linear;
 pub(super) use weight::{PackedWeight, pack_blocks, packed_bytes};

@@ -28,11 +28,15 @@ pub(in crate::linear) enum Codes {
     Five,
     Six,
     Eight,
+    /// BF16 numbers: see `halves.rs`.
+    Halves,
 }
 
 /// The fields of a block and the scales they make; d and m are float16.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::linear) enum Scales {
+    /// Codes are the numbers.
+    None,
     /// d for so many times 32 weights.
     Half { blocks: usize },
     /// d and m for 32 weights.
@@ -76,6 +80,7 @@ impl Codes {
             Self::Five => 5,
             Self::Six => 6,
             Self::Eight => 8,
+            Self::Halves => 16,
         };
         2 * BLOCK * TILE * bits / 8
     }
@@ -88,7 +93,7 @@ impl Codes {
             Self::Four => 8,
             Self::Five => 16,
             Self::Six => 32,
-            Self::Table(_) | Self::TableOfEight(_) | Self::Eight => 128,
+            Self::Table(_) | Self::TableOfEight(_) | Self::Eight | Self::Halves => 128,
         }
     }
 
@@ -121,6 +126,7 @@ impl Codes {
                     _ => pack_plane::<2, 4>(codes, feature, high),
                 }
             }
+            Self::Halves => unreachable!("`halves::pack_tile`"),
             Self::Eight => {
                 for (step, codes) in codes.chunks_exact(4).enumerate() {
                     pair[word_at(step, feature)..][..4].copy_from_slice(codes);
@@ -147,6 +153,7 @@ impl Codes {
                 unpack_plane::<4, 0>(pair, feature, &mut codes);
                 unpack_plane::<2, 4>(&pair[PLANE_BYTES * 4..], feature, &mut codes);
             }
+            Self::Halves => unreachable!("`halves::unpack`"),
             Self::Eight => {
                 for (step, codes) in codes.chunks_exact_mut(4).enumerate() {
                     codes.copy_from_slice(&pair[word_at(step, feature)..][..4]);
@@ -161,6 +168,7 @@ impl Scales {
     /// Float16 fields and byte fields of a block.
     pub const fn num_fields(self) -> (usize, usize) {
         match self {
+            Self::None => (0, 0),
             Self::Half { .. } => (1, 0),
             Self::HalfAndMinimum => (2, 0),
             Self::Signed { groups, .. } => (1, groups),
@@ -191,7 +199,7 @@ impl Scales {
     /// Weights of a block of the format, in times `BLOCK`.
     pub const fn blocks(self) -> usize {
         match self {
-            Self::HalfAndMinimum | Self::Exponent => 1,
+            Self::None | Self::HalfAndMinimum | Self::Exponent => 1,
             Self::MicroFloats => 2,
             Self::Signed { .. } | Self::UnsignedAndMinimum | Self::NibblesAndMinimum => 8,
             Self::Half { blocks } | Self::Groups { blocks, .. } => blocks,

@@ -83,15 +83,16 @@ fn multiply_parts(
 ) {
     let x = input.rows();
     thread_local! {
-        static BUFFERS: RefCell<[ActivationBuffer; 2]> = RefCell::default();
+        static BUFFERS: RefCell<[ActivationBuffer; 3]> = RefCell::default();
     }
     let parts = jobs_of(cpu, weight, is_chosen);
-    BUFFERS.with_borrow_mut(|[int8, int16]| {
-        let activations = [(int8, ActivationPrecision::Int8), (int16, ActivationPrecision::Int16)]
-            .map(|(buffer, precision)| {
-                let extras = extras(None, &parts, precision)?;
-                Some(buffer.prepare(x.rows(), x.cols(), precision, extras))
-            });
+    BUFFERS.with_borrow_mut(|buffers| {
+        let mut buffers = buffers.iter_mut();
+        let activations = ActivationPrecision::ALL.map(|precision| {
+            let buffer = buffers.next().expect("one for each precision");
+            let extras = extras(None, &parts, precision)?;
+            Some(buffer.prepare(x.rows(), x.cols(), precision, extras))
+        });
         Product { cpu, out, x, activations, weight, bias, parts, first_row: 0 }.run(input);
     });
 }
@@ -131,7 +132,10 @@ pub(super) fn extras(
     precision: ActivationPrecision,
 ) -> Option<Extras> {
     let jobs = jobs.iter().flatten().filter(|job| job.part.activations == precision);
-    jobs.fold(others, |e, job| Some(e.unwrap_or_default().with(job.kernel.extra)))
+    jobs.fold(others, |others, job| {
+        let others = others.unwrap_or_default();
+        Some(job.kernel.extra.map_or(others, |extra| others.with(extra)))
+    })
 }
 
 /// Each packed part with the column of its first feature.
@@ -149,7 +153,7 @@ fn packed_parts(weight: &LinearWeight) -> impl Iterator<Item = (usize, &PackedWe
 
 /// How many blocks of how many rows share what is quantized.
 pub(super) fn row_blocks(
-    activations: &[Option<Activations>; 2],
+    activations: &[Option<Activations>; 3],
     num_rows: usize,
 ) -> (usize, usize) {
     let activations = activations.iter().flatten();
@@ -165,8 +169,8 @@ pub(super) struct Product<'a> {
     pub cpu: &'a CpuDevice,
     pub out: &'a ViewMut<'a>,
     pub x: View<'a>,
-    /// x rounded to 8 bits and to 16, where a part asks for it.
-    pub activations: [Option<Activations<'a>>; 2],
+    /// x in each precision that a part asks for.
+    pub activations: [Option<Activations<'a>>; 3],
     /// Row of `out` that the first row of `activations` makes.
     pub first_row: usize,
     pub weight: &'a LinearWeight,
@@ -308,7 +312,7 @@ impl Product<'_> {
                     x: activations.codes(panel).wrapping_add(in_panel * BLOCK * element),
                     params: activations.params(panel).wrapping_add(in_panel),
                     params_stride: activations.extras.stride(),
-                    extra: activations.extras.offset(job.kernel.extra),
+                    extra: job.kernel.extra.map_or(0, |extra| activations.extras.offset(extra)),
                     out: out.wrapping_add(first),
                     out_stride,
                 };
@@ -356,7 +360,7 @@ impl PartJob<'_> {
             end: tiles.as_ptr_range().end,
             then,
             lines_left: num_lines,
-            lines_per_pair: num_lines.div_ceil(layout.num_pairs * calls),
+            lines_at_once: num_lines.div_ceil(layout.num_pairs * self.kernel.prefetches * calls),
         }
     }
 }

@@ -26,7 +26,7 @@ pub(super) fn quantize_row(simd: SimdLevel, x: &[f32], target: Target<'_>) {
         SimdLevel::Avx2 | SimdLevel::AvxVnni => unsafe { x86::row_avx2(x, target) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        SimdLevel::Avx512 => unsafe { x86::row_avx512(x, target) },
+        SimdLevel::Avx512 | SimdLevel::Avx512Bf16 => unsafe { x86::row_avx512(x, target) },
         #[cfg(not(target_arch = "x86_64"))]
         _ => unreachable!("an x86 instruction set"),
     }

@@ -11,7 +11,10 @@ type Features<T> = [T; TILE];
 
 /// Float32 of a block of `BLOCK` weights: for each group the scales of all features, then their minima.
 pub(super) const fn floats_per_block(scales: Scales) -> usize {
-    TILE * scales.groups_per_block() * if scales.has_minimum() { 2 } else { 1 }
+    match scales {
+        Scales::None => 0,
+        _ => TILE * scales.groups_per_block() * if scales.has_minimum() { 2 } else { 1 },
+    }
 }
 
 /// `packed`: the scales of whole blocks of the format, in pairs where a block has `BLOCK` weights.
@@ -41,6 +44,7 @@ fn expand_body<const FMA: bool>(scales: Scales, packed: &[u8], second: f32, out:
     for ((index, block), out) in blocks.zip(out.chunks_mut(floats)) {
         let out = out.as_chunks_mut::<TILE>().0;
         match scales {
+            Scales::None => {}
             Scales::Half { .. } => {
                 let (first, others) = out.split_first_mut().expect("a scale");
                 halves::<FMA>(block, 0, factor(index, second), first);

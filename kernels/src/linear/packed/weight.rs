@@ -1,7 +1,8 @@
 //! PackedWeight: the tiles of one part of a weight.
 
 use super::activations::ActivationPrecision;
-use super::packing::{BlockScales, Codes, Packing};
+use super::halves;
+use super::packing::{BlockScales, Codes, Packing, Scales};
 use super::scales::{expand, floats_per_block};
 use super::{BLOCK, TILE};
 use crate::cpu::SimdLevel;
@@ -79,7 +80,10 @@ impl PackedWeight {
         copy_in_parts(cpu, bytes, TILE * row_bytes, &|index, rows| {
             // SAFETY: each task writes its own row of the tensor.
             let tile = unsafe { shared.row_u8_shared(index) };
-            format.pack_tile(rows, row_bytes, tile.split_at_mut(layout.scale_bytes));
+            match packing.codes {
+                Codes::Halves => halves::pack_tile(format, rows, row_bytes, tile),
+                _ => format.pack_tile(rows, row_bytes, tile.split_at_mut(layout.scale_bytes)),
+            }
         });
         Some(packed)
     }
@@ -92,7 +96,10 @@ impl PackedWeight {
     ) -> Option<Self> {
         let layout = TileLayout::new(packing, in_features);
         let tiles = Tensor::host(DType::U8, features.div_ceil(TILE), layout.tile_bytes())?;
-        let activations = ActivationPrecision::default();
+        let activations = match packing.codes {
+            Codes::Halves => ActivationPrecision::Bfloat16,
+            _ => ActivationPrecision::default(),
+        };
         Some(Self { packing, activations, factor: 1.0, order: None, features, layout, tiles })
     }
 
@@ -110,6 +117,10 @@ impl PackedWeight {
 
     pub(in crate::linear) fn features(&self) -> usize {
         self.features
+    }
+
+    pub(in crate::linear) fn has_scales(&self) -> bool {
+        self.packing.scales != Scales::None
     }
 
     pub(in crate::linear) fn num_bytes(&self) -> usize {
@@ -150,6 +161,9 @@ impl PackedWeight {
         high_halves: bool,
         out: &mut [f32],
     ) {
+        if !self.has_scales() {
+            return;
+        }
         expand(simd, self.packing, &tile[..self.layout.scale_bytes], high_halves, out);
         if self.factor != 1.0 {
             out.iter_mut().for_each(|scale| *scale *= self.factor);
@@ -168,6 +182,9 @@ impl PackedWeight {
         let (layout, scales) = (self.layout, self.packing.scales);
         let tile = &self.tiles_from(feature / TILE)[..layout.tile_bytes()];
         let pairs = &tile[layout.scale_bytes..];
+        if self.packing.codes == Codes::Halves {
+            return halves::unpack(pairs, feature % TILE, out);
+        }
         with_scratch(self.num_scales(), |expanded| {
             self.expand_scales(simd, tile, false, expanded);
             let group = BLOCK / scales.groups_per_block();

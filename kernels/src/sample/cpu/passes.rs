@@ -105,7 +105,7 @@ macro_rules! for_each_simd_level {
                     // SAFETY: a device is only made with a level that the machine has.
                     SimdLevel::Avx2 | SimdLevel::AvxVnni => unsafe { avx2($($argument),*) },
                     // SAFETY: as above.
-                    SimdLevel::Avx512 => unsafe { avx512($($argument),*) },
+                    SimdLevel::Avx512 | SimdLevel::Avx512Bf16 => unsafe { avx512($($argument),*) },
                 }
             }
             #[cfg(not(target_arch = "x86_64"))]
