@@ -6,7 +6,7 @@ PYTHON ?= python3
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build model tokenizers cuda-toolchain serve test test-deploy mutations clients clients-stack check fmt clean
+.PHONY: help build model tokenizers cuda-toolchain serve test test-deploy mutations test-clients clients clients-stack check fmt clean
 
 help: ## Print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1@\2/p' $(MAKEFILE_LIST) | while IFS=@ read name text; do printf '  make %-22s %s\n' "$$name" "$$text"; done
@@ -45,6 +45,8 @@ test-deploy: build model ## Check deploy/ with the real tools (ARGS="-m 'not lon
 
 mutations: ## Plant every bug of the mutation test in the CUDA kernels (minutes; PART=attention: those of some files)
 	QUIRE_ALL_MUTATIONS=$(or $(PART),1) $(CARGO) test --release --locked --package quire-kernels --test cuda_mutations -- --nocapture
+
+test-clients: clients clients-stack ## Run both of the next
 
 clients: build model .venv/ready .venv/frameworks-ready ## Run the Python tests alone: clients, and what the benches compute
 	PYTHONPATH=.venv/site $(PYTHON) -m pytest -q -p no:cacheprovider tests/clients benches/peers $(ARGS)

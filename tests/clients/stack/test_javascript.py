@@ -1,4 +1,4 @@
-"""The clients of Ollama and Anthropic for JavaScript, where node is."""
+"""The clients of Ollama, Anthropic and OpenAI for JavaScript, where node is."""
 
 import pathlib
 import shutil
