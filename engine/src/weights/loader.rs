@@ -239,7 +239,7 @@ impl<'a> WeightLoader<'a> {
         out_features: usize,
         in_features: usize,
     ) -> Result<LinearWeight, LinearError> {
-        let policy = self.policy;
+        let policy = self.policy_of(name);
         let converted;
         let wanted = self.dtype.format().filter(|_| policy != WeightPolicy::Float32);
         let (format, bytes) = match wanted.filter(|&wanted| wanted != format) {
@@ -250,7 +250,6 @@ impl<'a> WeightLoader<'a> {
             }
             _ => (format, bytes),
         };
-        let policy = self.policy_of(name);
         LinearWeight::from_gguf(self.device, format, bytes, out_features, in_features, policy)
             .map(|weight| weight.with_activations(self.activations.of_tensor(name)))
     }

@@ -43,6 +43,16 @@ async fn start(config: ServerConfig) -> (SocketAddr, quire_engine::handle::Engin
     (address, queue)
 }
 
+/// As `start`: how long a head may take, and how long a connection may be idle.
+async fn start_waiting(
+    (head, idle): (Duration, Duration),
+) -> (SocketAddr, quire_engine::handle::EngineQueue) {
+    let mut config = config();
+    config.limits.header_read_timeout = head;
+    config.limits.idle_timeout = idle;
+    start(config).await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_heads_and_bodies_are_cut_off() {
     let mut config = config();
@@ -76,10 +86,8 @@ async fn time_to_the_end(stream: &mut TcpStream) -> Duration {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kept_connection_may_be_idle_longer_than_a_head_may_take() {
-    let mut config = config();
-    config.limits.header_read_timeout = Duration::from_millis(100);
-    config.limits.idle_timeout = Duration::from_secs(30);
-    let (address, _queue) = start(config).await;
+    let times = (Duration::from_millis(100), Duration::from_secs(30));
+    let (address, _queue) = start_waiting(times).await;
     let mut stream = TcpStream::connect(address).await.unwrap();
     for _ in 0..3 {
         ask_version(&mut stream).await;
@@ -95,10 +103,8 @@ async fn a_kept_connection_may_be_idle_longer_than_a_head_may_take() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn drops_of_a_head_do_not_prolong_it() {
-    let mut config = config();
-    config.limits.header_read_timeout = Duration::from_millis(200);
-    config.limits.idle_timeout = Duration::from_secs(30);
-    let (address, _queue) = start(config).await;
+    let times = (Duration::from_millis(200), Duration::from_secs(30));
+    let (address, _queue) = start_waiting(times).await;
     let mut stream = TcpStream::connect(address).await.unwrap();
     ask_version(&mut stream).await;
     let mut num_drops = 0;
@@ -111,10 +117,8 @@ async fn drops_of_a_head_do_not_prolong_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_connection_is_closed_in_the_end() {
-    let mut config = config();
-    config.limits.idle_timeout = Duration::from_millis(50);
-    config.limits.header_read_timeout = Duration::from_secs(30);
-    let (address, _queue) = start(config).await;
+    let times = (Duration::from_secs(30), Duration::from_millis(50));
+    let (address, _queue) = start_waiting(times).await;
     let mut stream = TcpStream::connect(address).await.unwrap();
     ask_version(&mut stream).await;
     assert!(time_to_the_end(&mut stream).await < Duration::from_secs(15));

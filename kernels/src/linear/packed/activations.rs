@@ -167,14 +167,12 @@ impl Activations<'_> {
             )
         };
         for (row, x) in rows.enumerate() {
-            let wide = match self.precision {
-                ActivationPrecision::Bfloat16 => {
-                    round_row(x, codes, row);
-                    continue;
-                }
-                precision => precision == ActivationPrecision::Int16,
-            };
-            quantize_row(simd, x, Target { codes, params, row, extras: self.extras, wide });
+            if self.precision == ActivationPrecision::Bfloat16 {
+                round_row(x, codes, row);
+            } else {
+                let wide = self.precision == ActivationPrecision::Int16;
+                quantize_row(simd, x, Target { codes, params, row, extras: self.extras, wide });
+            }
         }
     }
 
