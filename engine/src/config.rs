@@ -98,6 +98,8 @@ pub struct Speculative {
     pub is_adaptive: bool,
     /// Above 1: an EAGLE head makes a tree of drafts, and goes on from so many of its nodes at once: `--speculative-eagle-topk`.
     pub eagle_topk: u32,
+    /// Nobody asked for it: plans leave it out where it may not pay.
+    pub is_default: bool,
 }
 
 /// The most drafts of a sequence in a step.
@@ -109,7 +111,12 @@ pub const MAX_EAGLE_TOPK: u32 = 8;
 impl Speculative {
     /// With as many drafts as there may be, fewer where they do not pay.
     pub fn new(method: SpeculativeMethod) -> Self {
-        Self { method, num_tokens: MAX_DRAFTS, is_adaptive: true, eagle_topk: 1 }
+        Self { method, num_tokens: MAX_DRAFTS, is_adaptive: true, eagle_topk: 1, is_default: false }
+    }
+
+    /// What is done when nobody asks: prompt lookup, which costs next to nothing.
+    pub fn automatic() -> Self {
+        Self { is_default: true, ..Self::new(SpeculativeMethod::ngram()) }
     }
 }
 

@@ -80,6 +80,7 @@ impl MemoryPlan {
         let num_ranks = num_ranks(options)?;
         let rank = spec.of_rank(Shard { rank: 0, num_ranks })?;
         let place = Place::find(options, &rank)?;
+        let options = &with_fitting_speculation(options, &spec, &place);
         let available_memory = place.available_memory(machine, options);
         let kv_dtype = place.gpu().map_or_else(|| kv_dtype(options), |_| gpu::kv_dtype(options));
         let limits = BatchLimits::new(options, default_tokens(options, &place))?;
@@ -477,6 +478,22 @@ fn workspace_bytes(
     let sampler_bytes = gpu::sampler_bytes(spec, options, place, max_num_seqs);
     Workspace::num_bytes(spec, max_num_batched_tokens as usize, sampled_rows, place.activations())
         .saturating_add(sampler_bytes)
+}
+
+/// `options` without a speculation that nobody asked for where it may not pay: GPUs lose the overlap of steps, and recurrent
+/// layers keep a state for each draft.
+fn with_fitting_speculation(
+    options: &EngineOptions,
+    spec: &DecoderSpec,
+    place: &Place,
+) -> EngineOptions {
+    let mut options = options.clone();
+    let is_overlapped = options.async_scheduling == Some(true);
+    let is_recurrent = spec.layers.iter().any(|layer| layer.is_recurrent);
+    if is_overlapped || is_recurrent || place.gpu().is_some() {
+        options.speculative.take_if(|speculative| speculative.is_default);
+    }
+    options
 }
 
 /// What `--speculative` asks for, if it can be done.

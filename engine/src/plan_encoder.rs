@@ -161,7 +161,7 @@ fn batch_limits(options: &EngineOptions, max_model_len: u32) -> anyhow::Result<B
         "--long-prefill-token-threshold cuts texts, which an encoder computes whole; leave it out"
     );
     ensure!(
-        options.speculative.is_none(),
+        options.speculative.as_ref().is_none_or(|speculative| speculative.is_default),
         "--speculative guesses tokens, and this model writes none; leave it out"
     );
     Ok(limits)

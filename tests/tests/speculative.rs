@@ -1,5 +1,7 @@
 //! Guessing tokens must not change a single bit of an answer, whatever is guessed and whatever else goes on.
 
+use std::path::Path;
+
 use quire_engine::config::{Faults, Speculative};
 use quire_engine::handle::SchedulerStats;
 use quire_engine::request::{DraftCount, DraftStats, FinishReason, StreamEvent};
@@ -7,7 +9,9 @@ use quire_engine::{
     EngineHandle, EngineOptions, Machine, MemoryPlan, ModelFiles, Request, SamplingParams,
 };
 use quire_tests::requests::{assert_equal, one_by_one, requests, together};
-use quire_tests::{ask, default_model, options, speculative, speculative_at, start, tiny_model};
+use quire_tests::{
+    ask, default_model, options, repository, speculative, speculative_at, start, tiny_model,
+};
 
 /// Every guess is taken, good or bad.
 fn always(num_tokens: u32, options: EngineOptions) -> EngineOptions {
@@ -293,6 +297,26 @@ fn drafts_from_little_memory_and_by_measured_times_change_nothing() {
     adaptive.speculative.iter_mut().for_each(|own| own.is_adaptive = true);
     let handle = start(&model, &adaptive, &[3]);
     assert_equal("adaptive", &expected, &together(&handle, &requests));
+}
+
+#[test]
+fn where_nobody_asks_prompt_lookup_is_tried_where_it_may_pay() {
+    let automatic =
+        |options| EngineOptions { speculative: Some(Speculative::automatic()), ..options };
+    let method = |path: &Path, options: EngineOptions| {
+        let files = ModelFiles::open(path).expect("the model is readable");
+        let plan = MemoryPlan::new(&files, &automatic(options), &Machine::detect());
+        let speculative = plan.expect("whatever the model").config.speculative;
+        speculative.map(|speculative| speculative.method.to_string())
+    };
+    let llama = tiny_model("llama3");
+    assert_eq!(method(&llama, options()), Some("ngram".into()));
+    let overlapped = EngineOptions { async_scheduling: Some(true), ..options() };
+    assert_eq!(method(&llama, overlapped), None);
+    let encoder = repository("tests/data/conformance/hf/bert");
+    for unfit in [tiny_model("qwen35_vl"), encoder] {
+        assert_eq!(method(&unfit, options()), None, "{}", unfit.display());
+    }
 }
 
 #[test]

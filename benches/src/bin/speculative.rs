@@ -181,7 +181,7 @@ fn load(
             true => args.speculative_eagle_topk,
             false => 1,
         },
-        method,
+        ..Speculative::new(method)
     });
     let options = EngineOptions {
         threads: args.threads,

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::ngram::NGRAM;
 use super::{KINDS, Proposer};
 use crate::config::Speculative;
 use crate::plan::MemoryPlan;
@@ -34,6 +35,11 @@ pub struct SpeculativeMethod {
 }
 
 impl SpeculativeMethod {
+    /// Prompt lookup.
+    pub fn ngram() -> Self {
+        Self { name: NGRAM.name, argument: String::new() }
+    }
+
     /// What follows the name, if it is the name of that kind.
     pub fn of(&self, kind: &Kind) -> Option<&str> {
         (self.name == kind.name).then_some(&self.argument)

@@ -1,5 +1,6 @@
 //! The flags that decide how a model runs, the same for each command that loads one.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, ValueEnum};
@@ -115,12 +116,12 @@ pub(crate) struct EngineArgs {
     #[arg(long)]
     batch_invariant: bool,
 
-    /// Guess tokens and verify several in one step, which changes no answer: ngram guesses what followed the same tokens
-    /// earlier in the text, draft:PATH asks a smaller model with the same vocabulary, eagle:PATH an EAGLE head of the model
-    /// or a DFlash drafter,
-    /// skip:4-8 the model without its layers 4 to 8
+    /// Guess tokens and verify several in one step, which changes no answer, and is done only while it pays: ngram guesses
+    /// what followed the same tokens earlier in the text, draft:PATH asks a smaller model with the same vocabulary,
+    /// eagle:PATH an EAGLE head of the model or a DFlash drafter, skip:4-8 the model without its layers 4 to 8; off: no
+    /// guesses [default: ngram on CPUs, but for models with recurrent layers]
     #[arg(long, value_name = "METHOD")]
-    speculative: Option<SpeculativeMethod>,
+    speculative: Option<SpeculativeFlag>,
 
     /// The most guesses of a request in a step; fewer where they do not pay
     #[arg(long, default_value_t = MAX_DRAFTS, value_name = "COUNT")]
@@ -131,7 +132,7 @@ pub(crate) struct EngineArgs {
     speculative_eagle_topk: u32,
 
     /// Take every guess, whether it pays or not
-    #[arg(long)]
+    #[arg(long, requires = "speculative")]
     speculative_always: bool,
 
     /// Prompt tokens that one request gets in a step; 0: no limit of its own
@@ -201,6 +202,22 @@ enum KvCacheDtypeFlag {
     Fp8,
 }
 
+/// `--speculative`; `None`: off.
+#[derive(Clone, Debug)]
+struct SpeculativeFlag(Option<SpeculativeMethod>);
+
+impl FromStr for SpeculativeFlag {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        let method = text.parse().map_err(|error| format!("{error}, or off"))?;
+        Ok(Self(Some(method)))
+    }
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum SchedulingPolicyFlag {
     Fcfs,
@@ -264,12 +281,7 @@ impl EngineArgs {
             },
             enforce_eager: self.enforce_eager,
             batch_invariant: self.batch_invariant,
-            speculative: self.speculative.clone().map(|method| Speculative {
-                method,
-                num_tokens: self.num_speculative_tokens,
-                is_adaptive: !self.speculative_always,
-                eagle_topk: self.speculative_eagle_topk,
-            }),
+            speculative: self.speculative(),
             long_prefill_token_threshold: self.long_prefill_token_threshold,
             max_num_queued_reqs: self.max_num_queued_reqs,
             max_logprobs: self.max_logprobs,
@@ -277,5 +289,18 @@ impl EngineArgs {
             pooling: self.pooling,
             ..EngineOptions::default()
         }
+    }
+
+    fn speculative(&self) -> Option<Speculative> {
+        let chosen = match &self.speculative {
+            None => Speculative::automatic(),
+            Some(SpeculativeFlag(method)) => Speculative::new(method.clone()?),
+        };
+        Some(Speculative {
+            num_tokens: self.num_speculative_tokens,
+            is_adaptive: !self.speculative_always,
+            eagle_topk: self.speculative_eagle_topk,
+            ..chosen
+        })
     }
 }

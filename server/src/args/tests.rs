@@ -6,7 +6,8 @@ use anyhow::bail;
 use clap::CommandFactory;
 use quire_engine::EngineOptions;
 use quire_engine::config::{
-    Activations, DeviceChoice, KvCacheDtype, LinearKind, SchedulingPolicy, SimdLevel, Weights,
+    Activations, DeviceChoice, KvCacheDtype, LinearKind, SchedulingPolicy, SimdLevel, Speculative,
+    Weights,
 };
 use quire_server::app::ServerConfig;
 
@@ -31,7 +32,8 @@ fn the_definition_is_sound() {
 #[test]
 fn no_flags_mean_the_engines_own_defaults() {
     let (engine, server) = serve("", &Environment::default()).unwrap();
-    let defaults = EngineOptions::default();
+    let speculative = Some(Speculative::automatic());
+    let defaults = EngineOptions { speculative, ..EngineOptions::default() };
     assert_eq!(format!("{engine:?}"), format!("{defaults:?}"));
     assert_eq!((server.host.as_str(), server.port), ("127.0.0.1", 8000));
     assert_eq!(server.num_http_threads, 2);
@@ -80,6 +82,19 @@ fn each_engine_flag_reaches_its_field() {
     assert_eq!(engine.served_model_name, "a");
     assert_eq!(server.config.served_model_names, ["a", "b"]);
     assert_eq!(server.models, ["m.gguf"]);
+}
+
+#[test]
+fn guesses_are_made_unless_they_are_turned_off() {
+    let speculative = |line: &str| {
+        let (engine, _) = serve(line, &Environment::default()).unwrap();
+        engine.speculative.map(|own| (own.method.to_string(), own.num_tokens, own.is_default))
+    };
+    let most = Speculative::automatic().num_tokens;
+    assert_eq!(speculative(""), Some(("ngram".into(), most, true)));
+    assert_eq!(speculative("--num-speculative-tokens 3"), Some(("ngram".into(), 3, true)));
+    assert_eq!(speculative("--speculative ngram"), Some(("ngram".into(), most, false)));
+    assert_eq!(speculative("--speculative off"), None);
 }
 
 #[test]
