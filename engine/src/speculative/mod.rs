@@ -2,11 +2,13 @@
 //!
 //! A proposer guesses, the scheduler gives the guesses (drafts) a place in the step, `verify_drafts` says which are right.
 //! Drafts never change an answer, so who guesses, and how much, is a question of speed alone: `acceptance` learns how often
-//! drafts are right, `step_cost` what rows cost, and `choice` takes the drafts that bring the most tokens a second.
+//! drafts are right, `step_cost` what rows cost, `choice` takes the drafts that bring the most tokens a second, and `budget`
+//! bounds what they lose where all that was wrong.
 //!
 //! A new proposer is a file with a `Proposer` and its `Kind`, and one line in `KINDS`.
 
 mod acceptance;
+mod budget;
 mod choice;
 pub mod draft_model;
 pub mod eagle;
@@ -18,6 +20,7 @@ mod vocabulary;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use quire_scheduler::{DraftTree, Scheduler, SchedulerOutput, SequenceId, TokenId};
 
@@ -29,7 +32,7 @@ use crate::step_runner::StepRunner;
 use crate::weights::ModelFiles;
 
 use self::acceptance::{Acceptance, Counts};
-use self::choice::Choice;
+use self::choice::{Choice, Passed};
 pub use self::method::{Kind, Making, SpeculativeMethod};
 use self::step_cost::StepCost;
 
@@ -105,6 +108,8 @@ pub struct Speculation {
     choice: Choice,
     /// Rows of the step that was launched last, if it does nothing but decode.
     decoding_rows: Option<usize>,
+    /// The last step for which drafts were chosen, as far as it is known.
+    passing: Option<Passed>,
     guesses: Vec<Guess>,
 }
 
@@ -126,6 +131,7 @@ impl Speculation {
             cost: StepCost::default(),
             choice: Choice::default(),
             decoding_rows: None,
+            passing: None,
             guesses: Vec::new(),
         }
     }
@@ -137,6 +143,8 @@ impl Speculation {
         target: &mut StepRunner,
         live: &HashMap<SequenceId, Live>,
     ) {
+        self.settle();
+        let start = Instant::now();
         let draftable: Vec<(SequenceId, u32)> = scheduler.draftable().collect();
         let is_adaptive = self.settings.is_adaptive;
         // Beside prompts there is work enough, and what a step costs says nothing of rows that decode.
@@ -179,6 +187,25 @@ impl Speculation {
             scheduler.propose_tree(id, guess.drafts.first(num_drafts));
             self.sequences.entry(id).or_default().guess = guess;
         }
+        if is_adaptive {
+            let num_sequences = draftable.len();
+            let deepest = (0..num_sequences).map(|index| self.choice.num_chosen(index)).max();
+            let expected = self.proposer.seconds(num_sequences, deepest.unwrap_or(0));
+            self.passing = Some(Passed {
+                num_sequences,
+                num_tokens: 0,
+                step: 0.0,
+                making: start.elapsed().as_secs_f64(),
+                expected_making: expected.unwrap_or(0.0),
+            });
+        }
+    }
+
+    /// Counts what the last step's drafts came to, if it has ended well.
+    fn settle(&mut self) {
+        if let Some(passed) = self.passing.take().filter(|passed| passed.step > 0.0) {
+            self.choice.account(&self.cost, &passed);
+        }
     }
 
     /// Chooses among the drafts of each sequence: the evidence for the first, and their number.
@@ -205,13 +232,19 @@ impl Speculation {
 
     /// It took so long.
     pub fn finished_step(&mut self, seconds: f64) {
-        if let Some(num_rows) = self.decoding_rows.take() {
-            self.cost.record(num_rows, seconds);
+        let Some(num_rows) = self.decoding_rows.take() else {
+            self.passing = None;
+            return;
+        };
+        self.cost.record(num_rows, seconds);
+        if let Some(passing) = &mut self.passing {
+            passing.step = self.cost.undisturbed(num_rows, seconds);
         }
     }
 
     /// The step gave a sequence these tokens.
     pub fn learn(&mut self, id: SequenceId, tokens: &[TokenId]) {
+        self.passing.iter_mut().for_each(|passing| passing.num_tokens += tokens.len());
         if let Some(sequence) = self.sequences.get_mut(&id) {
             let guess = std::mem::take(&mut sequence.guess);
             self.acceptance.learn(&mut sequence.counts, &guess, tokens);

@@ -51,6 +51,11 @@ impl StepCost {
         self.fit();
     }
 
+    /// What a step of so many rows took, but for what disturbed it.
+    pub fn undisturbed(&self, num_rows: usize, seconds: f64) -> f64 {
+        self.seconds(num_rows).map_or(seconds, |usual| seconds.min(MOST * usual))
+    }
+
     /// Neighbours are put together as long as the earlier one is dearer.
     fn fit(&mut self) {
         self.levels.clear();
@@ -115,6 +120,8 @@ mod tests {
         // A frozen machine is not a slow one, but slow stays slow.
         cost.record(4, 1000.0);
         assert!(cost.seconds(4) < Some(2.1));
+        assert_eq!(cost.undisturbed(20, 1000.0), 6.0);
+        assert_eq!(cost.undisturbed(20, 1.5), 1.5);
         (0..30).for_each(|_| [4, 8].iter().for_each(|&rows| cost.record(rows, 5.0)));
         assert!(cost.seconds(4) > Some(4.9));
         assert_eq!((cost.num_measured(4), cost.num_measured(5), cost.most_rows()), (32, 0, 8));
