@@ -195,7 +195,9 @@ impl ModelRunner {
         self.prompt_logprobs(output, result);
         self.sample(output, result);
         if output.has_trees() {
-            self.move_right_drafts(output);
+            let paths = std::mem::take(&mut self.paths);
+            self.move_right_drafts(output, &paths);
+            self.paths = paths;
         }
         self.embed(output, result);
         if let (Some(drafting), Model::Decoder(model)) = (&mut self.drafting, &self.model) {
@@ -253,12 +255,24 @@ impl ModelRunner {
         matches!(self.device, Device::Cuda(_))
     }
 
+    /// Which drafts of each sequence of the last step are right.
+    pub fn paths(&self) -> &[Path] {
+        &self.paths
+    }
+
     /// On a rank other than the first: what the first sampled in that step.
-    pub fn take_sampled(&mut self, output: &SchedulerOutput, sampled: &[SampledSequence]) {
+    pub fn take_sampled(
+        &mut self,
+        output: &SchedulerOutput,
+        (sampled, paths): (&[SampledSequence], &[Path]),
+    ) {
         for (sequence, sampled) in output.sequences.iter().zip(sampled) {
             if sequence.samples {
                 self.table.row_mut(sequence.row).take(sequence.num_drafts, &sampled.tokens);
             }
+        }
+        if output.has_trees() {
+            self.move_right_drafts(output, paths);
         }
     }
 
@@ -396,7 +410,7 @@ impl ModelRunner {
     }
 
     /// Drafts of a tree have a place each. The keys and values of the right ones go to where a chain has them.
-    fn move_right_drafts(&mut self, output: &SchedulerOutput) {
+    fn move_right_drafts(&mut self, output: &SchedulerOutput, paths: &[Path]) {
         let Model::Decoder(model) = &self.model else { return };
         let mut copies = Vec::new();
         for (layer, spec) in model.spec().layers.iter().enumerate() {
@@ -405,7 +419,7 @@ impl ModelRunner {
             }
             let group = self.kv_cache.group(layer);
             copies.clear();
-            for (sequence, path) in output.sequences.iter().zip(&self.paths) {
+            for (sequence, path) in output.sequences.iter().zip(paths) {
                 let first = sequence.start + sequence.num_tokens - sequence.num_drafts;
                 let (blocks, size) =
                     (self.table.blocks(sequence.row, group), self.config.block_size);

@@ -16,6 +16,7 @@ use quire_kernels::{DeviceHealth, RankGroup};
 use quire_scheduler::{SampledSequence, SchedulerOutput};
 
 use crate::model_runner::{ModelRunner, StepJob, StepResult};
+use crate::sampler::Path;
 use crate::sequence_table::RowInit;
 use crate::speculative::{Ask, Guess};
 use crate::step_runner::panic_text;
@@ -105,10 +106,10 @@ impl Ranks {
         let step = Arc::new(Step { output: job.output.clone(), rows: job.rows.clone() });
         self.others.iter().for_each(|other| other.send(Command::Step(Arc::clone(&step))));
         self.on_first(|first| first.run(job, result));
-        let sampled: Arc<[SampledSequence]> = result.output.sequences.as_slice().into();
-        let sampled = |other: &Follower| {
-            other.send(Command::Sampled(Arc::clone(&step), Arc::clone(&sampled)));
-        };
+        let first = self.first.as_ref().expect("there until the drop");
+        let sampled = result.output.sequences.clone();
+        let sampled = Arc::new(SampledStep { step, sampled, paths: first.paths().to_vec() });
+        let sampled = |other: &Follower| other.send(Command::Sampled(Arc::clone(&sampled)));
         self.others.iter().for_each(sampled);
     }
 
@@ -155,10 +156,16 @@ struct Step {
     rows: Vec<RowInit>,
 }
 
+/// What the first rank sampled of each sequence of a step, and which drafts are right.
+struct SampledStep {
+    step: Arc<Step>,
+    sampled: Vec<SampledSequence>,
+    paths: Vec<Path>,
+}
+
 enum Command {
     Step(Arc<Step>),
-    /// What the first rank sampled of each sequence of that step.
-    Sampled(Arc<Step>, Arc<[SampledSequence]>),
+    Sampled(Arc<SampledStep>),
     /// On a GPU, and the rest of the oldest step launched.
     Launch(Box<StepJob>),
     Finish,
@@ -230,7 +237,9 @@ fn follow(mut runner: ModelRunner, inbox: &Receiver<Command>, outbox: &Sender<()
 fn take(runner: &mut ModelRunner, command: Command, in_flight: &mut VecDeque<StepResult>) {
     match command {
         Command::Step(step) => runner.follow(&step.output, &step.rows),
-        Command::Sampled(step, sampled) => runner.take_sampled(&step.output, &sampled),
+        Command::Sampled(last) => {
+            runner.take_sampled(&last.step.output, (&last.sampled, &last.paths));
+        }
         Command::Launch(mut job) => {
             let mut result = StepResult::default();
             runner.launch_as_follower(&mut job, &mut result);

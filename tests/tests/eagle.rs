@@ -289,6 +289,37 @@ fn trees_change_no_answer_and_are_right_more_often() {
     }
 }
 
+/// Each rank keeps the keys of its own heads, and moves those of right drafts.
+#[test]
+fn trees_on_ranks_change_no_answer() {
+    let head = Head::committed().guessing(&[20, 21, 22]);
+    for family in ["llama3", "gemma3"] {
+        let (model, requests) = (tiny_model(family), guessable(50, 24));
+        let ranks = EngineOptions {
+            tensor_parallel_size: 2,
+            threads: Some(2),
+            block_size: Some(5),
+            ..uncached()
+        };
+        let expected = one_by_one(&start(&model, &ranks, &[3]), &requests);
+        head.written(&format!("{family}-ranks"), |head| {
+            for (topk, num_tokens) in [(3, 7), (8, 6)] {
+                let handle =
+                    start(&model, &with_trees(head, (topk, num_tokens), ranks.clone()), &[3]);
+                assert_equal("together", &expected, &together(&handle, &requests));
+                assert_equal("alone", &expected[..8], &one_by_one(&handle, &requests[..8]));
+                let drafts = handle.stats().drafts;
+                assert!(drafts.num_right.iter().sum::<u64>() > 60, "{family}: {drafts:?}");
+            }
+            let cached = EngineOptions { enable_prefix_caching: true, ..ranks.clone() };
+            let handle = start(&model, &with_trees(head, (3, 7), cached), &[3]);
+            for time in ["first time", "cached"] {
+                assert_equal(time, &expected, &together(&handle, &requests));
+            }
+        });
+    }
+}
+
 fn error(model: &str, options: &EngineOptions) -> String {
     let files = ModelFiles::open(&tiny_model(model)).expect("committed");
     let error = MemoryPlan::new(&files, options, &Machine::detect()).err();
@@ -352,8 +383,6 @@ fn trees_that_cannot_be_are_a_sentence_at_start() {
     let ngram = EngineOptions { speculative: Some(ngram), ..options() };
     assert_says(&error("llama3", &ngram), &[flag, "eagle:PATH", "ngram"]);
     assert_says(&error("qwen35_vl", &of(2)), &[flag, "2", "one after the other"]);
-    let ranks = EngineOptions { tensor_parallel_size: 2, ..of(2) };
-    assert_says(&error("llama3", &ranks), &[flag, "2", "--tensor-parallel-size 2"]);
     let narrow = EngineOptions { max_num_batched_tokens: Some(4), ..of(5) };
     assert_says(&error("llama3", &narrow), &[flag, "5", "--max-num-batched-tokens"]);
     Head::committed().as_dflash().written("forked", |head| {

@@ -112,11 +112,6 @@ fn ensure_branches(
     let flag = format!("--speculative-eagle-topk {topk}");
     ensure!(head.block.is_none(), "{flag}: a DFlash drafter guesses whole blocks, not trees");
     ensure!(place.gpu().is_none(), "{flag}: a GPU verifies chains, not trees; leave it out");
-    ensure!(
-        options.tensor_parallel_size == 1,
-        "{flag}: not with --tensor-parallel-size {}, whose ranks keep chains alone; leave one out",
-        options.tensor_parallel_size
-    );
     let is_recurrent = spec.layers.iter().any(|layer| layer.is_recurrent);
     ensure!(
         !is_recurrent && spec.indexer.is_none(),
