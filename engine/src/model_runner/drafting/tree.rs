@@ -49,15 +49,7 @@ impl Drafting {
             if !self.add_children(at, &rows, &mut trees) {
                 break;
             }
-            // With the row of this level that each goes on from.
-            let mut next: Vec<(TreeRow, u32)> = Vec::new();
-            for (index, tree) in trees.iter().enumerate() {
-                next.extend(tree.to_follow(depth, self.topk).into_iter().map(|node| {
-                    let from = (index, tree.nodes[node].parent);
-                    let source = rows.iter().position(|row| *row == from);
-                    ((index, Some(node)), source.expect("children have parents") as u32)
-                }));
-            }
+            let next = next_rows(&trees, &rows, (depth, self.topk));
             if next.is_empty() {
                 break;
             }
@@ -131,6 +123,23 @@ impl Drafting {
     }
 }
 
+/// The nodes that are followed next, and the row of this level whose state each goes on from: its parent's.
+fn next_rows(
+    trees: &[Growing],
+    rows: &[TreeRow],
+    (depth, topk): (usize, usize),
+) -> Vec<(TreeRow, u32)> {
+    let of_tree = |(index, tree): (usize, &Growing)| {
+        let row = |node: usize| {
+            let parent = (index, tree.nodes[node].parent);
+            let source = rows.iter().position(|row| *row == parent);
+            ((index, Some(node)), source.expect("children have parents") as u32)
+        };
+        tree.to_follow(depth, topk).into_iter().map(row).collect::<Vec<_>>()
+    };
+    trees.iter().enumerate().flat_map(of_tree).collect()
+}
+
 impl Growing {
     fn new(start: usize, most: usize) -> Self {
         Self { nodes: Vec::new(), start, num_followed: 0, most }
@@ -191,5 +200,35 @@ impl Growing {
             best.push_after(parent.map_or(0, |parent| numbers[parent]), token);
         }
         best
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_go_on_from_their_parents() {
+        // Of the second tree the later nodes are likelier.
+        let mut trees = [Growing::new(5, 6), Growing::new(9, 6)];
+        for (tree, logprobs) in trees.iter_mut().zip([[-0.1, -0.2, -0.3], [-0.3, -0.2, -0.1]]) {
+            (0..3).for_each(|token| tree.add(None, token, logprobs[token as usize]));
+        }
+        let roots: Vec<TreeRow> = (0..2).map(|tree| (tree, None)).collect();
+        let first = next_rows(&trees, &roots, (0, 2));
+        assert_eq!(
+            first,
+            [((0, Some(0)), 0), ((0, Some(1)), 0), ((1, Some(1)), 1), ((1, Some(2)), 1)]
+        );
+        let rows: Vec<TreeRow> = first.into_iter().map(|(row, _)| row).collect();
+        for (index, &(tree, node)) in rows.iter().enumerate() {
+            (10..12).for_each(|token| trees[tree].add(node, token, -0.01 * index as f32));
+        }
+        let second = next_rows(&trees, &rows, (1, 3));
+        assert_eq!(second.len(), 6);
+        for ((tree, node), source) in second {
+            let parent = trees[tree].nodes[node.expect("no root")].parent;
+            assert_eq!(rows[source as usize], (tree, parent));
+        }
     }
 }
