@@ -171,6 +171,11 @@ fn tasks_of(plan: &MemoryPlan) -> Tasks {
     }
 }
 
+/// What a step takes beside its tokens, in prompt tokens: on a CPU as it was timed (benches/results/2026-11-21-tenants.md).
+const STEP_OVERHEAD_ON_CPU: u32 = 6;
+/// Arithmetic of so many tokens takes a GPU as long as the weights take to be read.
+const STEP_OVERHEAD_ON_GPU: u32 = 256;
+
 /// What of the configuration the scheduler decides by.
 pub fn scheduler_config(config: &EngineConfig) -> SchedulerConfig {
     SchedulerConfig {
@@ -180,6 +185,10 @@ pub fn scheduler_config(config: &EngineConfig) -> SchedulerConfig {
         max_num_batched_tokens: config.max_num_batched_tokens,
         // It keeps a place for a token after the prompt, which an encoder does not need.
         max_model_len: config.max_model_len + u32::from(config.computes_whole_prompts),
+        step_overhead_tokens: match config.gpu {
+            None => STEP_OVERHEAD_ON_CPU,
+            Some(_) => STEP_OVERHEAD_ON_GPU,
+        },
         // The handle bounds the queue, where a client can be told at once.
         max_num_queued_seqs: u32::MAX,
         long_prefill_token_threshold: config.long_prefill_token_threshold,

@@ -153,6 +153,7 @@ impl Scheduler {
             // Who gives way pays nothing for being computed again.
             let num_computed = sequence.num_tokens() - num_cached_tokens;
             self.tenants.charge(tenant, num_computed, PROMPT_COST);
+            self.tenants.begin_prompt(tenant, num_computed);
         }
         self.tenants.row_taken(tenant);
         self.tenants.remove(tenant, key);

@@ -13,6 +13,8 @@ pub struct SchedulerConfig {
     pub max_num_batched_tokens: u32,
     /// Prompt and output together; at least 2.
     pub max_model_len: u32,
+    /// What a step takes beside its tokens, in the time of a prompt's token; may be 0.
+    pub step_overhead_tokens: u32,
     pub max_num_queued_seqs: u32,
     /// The most tokens of one sequence in a step; 0 means no cap.
     pub long_prefill_token_threshold: u32,

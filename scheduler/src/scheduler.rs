@@ -52,6 +52,8 @@ pub struct Scheduler {
     /// Tokens that one sequence can have computed.
     kv_capacity: u64,
     num_arrivals: u64,
+    /// Steps in a row that had nothing of tenants that are ahead.
+    pub(crate) num_pauses: u32,
     pub(crate) num_preemptions: u64,
     pub(crate) num_preemptions_for_tenants: u64,
     pub(crate) prefix_cache_queries: u64,
@@ -82,6 +84,8 @@ pub(crate) struct Plan {
     pub(crate) token_budget: u32,
     /// Taken of sequences that lack more than one.
     pub(crate) num_prompt_tokens: u32,
+    /// Nothing of tenants that are ahead is in it.
+    pub(crate) pauses_ahead: bool,
     pub(crate) output: SchedulerOutput,
     pub(crate) entries: Vec<EntryInFlight>,
 }
@@ -113,6 +117,7 @@ impl Scheduler {
             kv_capacity: config.kv_capacity(),
             spare_entries: Vec::new(),
             num_arrivals: 0,
+            num_pauses: 0,
             num_preemptions: 0,
             num_preemptions_for_tenants: 0,
             prefix_cache_queries: 0,
@@ -174,14 +179,12 @@ impl Scheduler {
             }
         } else {
             self.make_room();
-            let num_preemptions = self.num_preemptions;
-            self.schedule_decodes(&mut plan);
-            let may_admit = self.num_preemptions == num_preemptions;
-            self.schedule_chunks(&mut plan, may_admit);
-            if may_admit {
-                self.admit_waiting(&mut plan, None);
-                self.admission_ratio.decay();
+            plan.pauses_ahead = self.pauses_ahead();
+            self.fill(&mut plan);
+            if plan.entries.is_empty() && std::mem::take(&mut plan.pauses_ahead) {
+                self.fill(&mut plan);
             }
+            self.num_pauses = if plan.pauses_ahead { self.num_pauses + 1 } else { 0 };
         }
         if plan.entries.is_empty() {
             self.spare_entries.push(plan.entries);
@@ -300,13 +303,27 @@ impl Scheduler {
         Ok(most as u32)
     }
 
+    /// Everything that a step has, unless it is for a suspect alone.
+    fn fill(&mut self, plan: &mut Plan) {
+        let num_preemptions = self.num_preemptions;
+        self.schedule_decodes(plan);
+        let may_admit = self.num_preemptions == num_preemptions;
+        self.schedule_chunks(plan, may_admit);
+        if may_admit {
+            self.admit_waiting(plan, None);
+            self.admission_ratio.decay();
+        }
+    }
+
     /// Sequences that lack one token go before prompts take the budget, which has a token for each
     /// row.
     fn schedule_decodes(&mut self, plan: &mut Plan) {
         let mut index = 0;
         while let Some(&slot) = self.running.get(index) {
             index += 1;
-            if self.sequences[slot].num_lacking_tokens() != 1 {
+            let sequence = &self.sequences[slot];
+            let is_paused = plan.pauses_ahead && self.tenants.is_ahead(sequence.tenant);
+            if sequence.num_lacking_tokens() != 1 || is_paused {
                 continue;
             }
             // Each other one still gets a token.
@@ -462,6 +479,7 @@ impl Scheduler {
         Plan {
             token_budget: self.config.max_num_batched_tokens,
             num_prompt_tokens: 0,
+            pauses_ahead: false,
             output: SchedulerOutput {
                 step: self.next_step,
                 sequences: Vec::with_capacity(self.running.len()),

@@ -9,8 +9,6 @@ mod lately;
 
 use std::collections::BTreeMap;
 
-pub(crate) use lately::{least_tokens_of_ahead, tokens_of_ahead};
-
 use crate::queue::{QueueKey, WaitingQueue};
 use crate::sequence::Slot;
 

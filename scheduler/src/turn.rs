@@ -8,7 +8,13 @@
 use crate::queue::QueueKey;
 use crate::scheduler::{Plan, Scheduler};
 use crate::sequence::Slot;
-use crate::tenants::{Rank, least_tokens_of_ahead, tokens_of_ahead};
+use crate::tenants::Rank;
+
+/// So many steps in a row may have nothing of those who are ahead.
+const MOST_PAUSES: u32 = 8;
+
+/// Rows of those who are ahead stand still if a step were longer by more than one part in so many with them.
+const PART_OF_STEP: u32 = 8;
 
 impl Scheduler {
     /// The place of a running sequence in the order of service.
@@ -33,12 +39,44 @@ impl Scheduler {
         if !self.tenants.is_ahead(tenant) {
             return left;
         }
-        let room = tokens_of_ahead(all).saturating_sub(all - left);
+        if plan.pauses_ahead {
+            return 0;
+        }
+        let (most, least) = self.tenants.tokens_of_ahead(all);
+        let room = most.saturating_sub(all - left);
         // However many rows go on, so does a prompt.
-        let least = least_tokens_of_ahead(all).saturating_sub(plan.num_prompt_tokens);
+        let least = least.saturating_sub(plan.num_prompt_tokens);
         let budget = room.max(least).min(left);
         // What cannot be cut goes whole.
         if self.config.enable_chunked_prefill || budget == 0 { budget } else { left }
+    }
+
+    /// Whether those who are ahead stand still in this step: a prompt of another is computed in it, and would wait for their rows.
+    pub(crate) fn pauses_ahead(&mut self) -> bool {
+        if self.num_pauses >= MOST_PAUSES || !self.tenants.has_ahead() {
+            return false;
+        }
+        let (mut num_tokens, mut num_rows_of_ahead, mut has_prompt) = (0_u32, 0_u32, false);
+        for sequence in self.running.iter().map(|&slot| &self.sequences[slot]) {
+            let num_lacking = sequence.num_lacking_tokens();
+            if !self.tenants.is_ahead(sequence.tenant) {
+                num_tokens = num_tokens.saturating_add(num_lacking);
+                has_prompt |= num_lacking > 1;
+            } else if num_lacking == 1 {
+                num_rows_of_ahead += 1;
+            }
+        }
+        let next = self.tenants.first_of(|tenant| !self.tenants.is_ahead(tenant));
+        if let Some(slot) = next.filter(|_| !self.free_rows.is_empty() && num_rows_of_ahead > 0)
+            && self.fits_now(slot)
+        {
+            has_prompt = true;
+            let num_lacking = self.sequences[slot].num_tokens() - self.cached_prefix.num_tokens;
+            num_tokens = num_tokens.saturating_add(num_lacking);
+        }
+        let num_tokens = num_tokens.min(self.config.max_num_batched_tokens);
+        let cost = u64::from(self.config.step_overhead_tokens) + u64::from(num_tokens);
+        has_prompt && u64::from(num_rows_of_ahead) * u64::from(PART_OF_STEP) > cost
     }
 
     /// Whether a step may begin something of a tenant that waits.

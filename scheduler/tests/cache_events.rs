@@ -17,6 +17,7 @@ fn scheduler(num_blocks: u32, kinds: &[CacheKind]) -> Scheduler {
         max_num_seqs: 4,
         max_num_batched_tokens: 64,
         max_model_len: 60,
+        step_overhead_tokens: 0,
         max_num_queued_seqs: 64,
         long_prefill_token_threshold: 0,
         enable_chunked_prefill: true,

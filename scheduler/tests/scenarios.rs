@@ -21,6 +21,7 @@ fn config() -> SchedulerConfig {
         max_num_seqs: 4,
         max_num_batched_tokens: 16,
         max_model_len: 100,
+        step_overhead_tokens: 0,
         max_num_queued_seqs: 4,
         long_prefill_token_threshold: 0,
         enable_chunked_prefill: true,

@@ -6,14 +6,19 @@ use std::sync::Arc;
 
 use quire_scheduler::tenants::{CREDIT_STEPS, OUTPUT_COST, PROMPT_COST};
 use quire_scheduler::{
-    CacheGroup, CacheKind, CachePool, NewSequence, Policy, SampledSequence, Scheduler,
-    SchedulerConfig, SchedulerOutput, SequenceId, StepOutput, StopRule, Tenant, TokenList,
+    CacheGroup, CacheKind, CachePool, NewSequence, Policy, SampledSequence, ScheduledSequence,
+    Scheduler, SchedulerConfig, SchedulerOutput, SequenceId, StepOutput, StopRule, Tenant,
+    TokenList,
 };
 
 const WORD: u32 = 500;
 const NUM_ROWS: u32 = 32;
-/// What a step costs beside its tokens, in tokens: the weights are read once.
-const STEP_WORK: u64 = 10;
+/// What a step costs, in parts of 190 us, as a small model on one thread was timed (benches/results/2026-11-21-tenants.md): something at
+/// all, and more for each token of a prompt and each row that decodes; reading the weights alone takes a while.
+const STEP_WORK: u64 = 12;
+const PROMPT_TOKEN_WORK: u64 = 2;
+const DECODE_ROW_WORK: u64 = 3;
+const LEAST_STEP_WORK: u64 = 21;
 /// Of one tenant; a server takes no more of it.
 const MOST_WAITING: u32 = 100;
 
@@ -24,6 +29,7 @@ fn config(num_blocks: u32) -> SchedulerConfig {
         max_num_seqs: NUM_ROWS,
         max_num_batched_tokens: 256,
         max_model_len: 4096,
+        step_overhead_tokens: (STEP_WORK / PROMPT_TOKEN_WORK) as u32,
         max_num_queued_seqs: 100_000,
         long_prefill_token_threshold: 0,
         enable_chunked_prefill: true,
@@ -98,8 +104,10 @@ struct Machine {
     scheduler: Scheduler,
     random: Random,
     step: u64,
-    /// The work of all steps so far: of each its tokens, and [`STEP_WORK`].
+    /// The work of all steps so far.
     work: u64,
+    /// Steps in a row that had room for one that waits.
+    num_pauses: u32,
     next_id: u64,
     requests: BTreeMap<SequenceId, Request>,
     /// By tenant: weighted tokens, as the scheduler counts them.
@@ -119,6 +127,7 @@ impl Machine {
             random: Random(seed),
             step: 0,
             work: 0,
+            num_pauses: 0,
             next_id: 0,
             requests: BTreeMap::new(),
             served: BTreeMap::new(),
@@ -186,13 +195,17 @@ impl Machine {
     fn run_beside(&mut self, loads: &[(Load, f64)], work: u64) {
         let end = self.work + work;
         let mut due: Vec<f64> = loads.iter().map(|_| self.work as f64).collect();
+        // Each tenant has its own, so that what one asks for changes nothing of when others come, and with what.
+        let mut randoms: Vec<Random> = loads.iter().map(|_| Random(self.random.next())).collect();
         while self.work < end {
-            for ((load, mean), due) in loads.iter().zip(&mut due) {
+            for (((load, mean), due), random) in loads.iter().zip(&mut due).zip(&mut randoms) {
                 while *due <= self.work as f64 {
+                    std::mem::swap(random, &mut self.random);
                     if self.num_waiting(load.tenant.index) < MOST_WAITING {
                         self.add_at(load, *due as u64);
                     }
                     *due -= mean * self.random.fraction().ln();
+                    std::mem::swap(random, &mut self.random);
                 }
             }
             if !self.turn() {
@@ -206,7 +219,7 @@ impl Machine {
     fn turn(&mut self) -> bool {
         self.step += 1;
         let Some(output) = self.scheduler.schedule() else { return false };
-        self.work += STEP_WORK + u64::from(output.num_tokens());
+        self.work += work_of(&output);
         self.scheduler.check().expect("the invariants hold");
         self.assert_nothing_is_wasted(&output);
         for admitted in &output.admitted {
@@ -246,23 +259,32 @@ impl Machine {
     }
 
     /// Where memory is plenty, somebody waits only while the rows or the tokens of the step are taken.
-    fn assert_nothing_is_wasted(&self, output: &SchedulerOutput) {
+    fn assert_nothing_is_wasted(&mut self, output: &SchedulerOutput) {
         let stats = self.scheduler.stats();
         let has_room = stats.num_used_blocks * 2 < stats.num_blocks;
         let num_rows = self.scheduler.max_num_seqs();
-        // Who is ahead leaves room for others that were here.
-        let (rows, tokens) =
-            if self.served.len() > 1 { (num_rows * 3 / 4, 64) } else { (num_rows, 256) };
+        let is_shared = self.served.len() > 1;
+        // Who is ahead leaves room for others that were here, and for the prompts of others a few steps.
+        let (rows, tokens, most_pauses) =
+            if is_shared { (num_rows / 2, 16, 8) } else { (num_rows, 256, 0) };
         let is_full = stats.num_running >= rows || output.num_tokens() >= tokens;
-        assert!(
-            stats.num_waiting == 0 || is_full || !has_room,
-            "a row waits for nobody: {stats:?}"
-        );
+        let waits_in_vain = stats.num_waiting > 0 && !is_full && has_room;
+        self.num_pauses = if waits_in_vain { self.num_pauses + 1 } else { 0 };
+        assert!(self.num_pauses <= most_pauses, "a row waits for nobody: {stats:?}");
     }
 
     fn served(&self, tenant: u32) -> u64 {
         self.served.get(&tenant).copied().unwrap_or(0)
     }
+}
+
+fn work_of(output: &SchedulerOutput) -> u64 {
+    let of_sequence = |sequence: &ScheduledSequence| match sequence.num_tokens {
+        1 => DECODE_ROW_WORK,
+        num_tokens => PROMPT_TOKEN_WORK * u64::from(num_tokens),
+    };
+    let work = STEP_WORK + output.sequences.iter().map(of_sequence).sum::<u64>();
+    work.max(LEAST_STEP_WORK)
 }
 
 fn percentile(times: &[u64], percent: usize) -> u64 {
@@ -298,22 +320,31 @@ fn a_flood_hardly_delays_the_others() {
     }
 }
 
-/// Work until the first token of requests of tenants 1 to 3 at six tenths of their share, while tenant 0 asks for so many shares.
-fn first_token_work_beside(load: Load, num_shares: f64) -> Vec<u64> {
+/// What tenants 1 to 3 at six tenths of their share and tenant 0 had of a machine.
+struct Beside {
+    /// Of tenants 1 to 3: work from arrival to the first token.
+    first_token_work: Vec<u64>,
+    num_finished: u64,
+}
+
+/// The machine of a kind of load while tenant 0 asks for so many shares.
+fn beside(load: Load, num_rows: u32, num_shares: f64) -> Beside {
     let mean = |(least, most)| f64::from(least + most) / 2.0;
     // The work of a request on a full machine; four of it are the time between two of a tenant's share.
-    let work =
-        mean(load.prompt) + mean(load.output) * (1.0 + STEP_WORK as f64 / f64::from(NUM_ROWS));
-    let mut all = Vec::new();
-    for seed in 0..4 {
+    let of_row = DECODE_ROW_WORK as f64 + STEP_WORK as f64 / f64::from(num_rows);
+    let work = mean(load.prompt) * PROMPT_TOKEN_WORK as f64 + mean(load.output) * of_row;
+    let mut all = Beside { first_token_work: Vec::new(), num_finished: 0 };
+    for seed in 0..6 {
         let of = |index, shares: f64| {
             (Load { tenant: tenant(index, 1, 0), ..load }, 4.0 * work / shares)
         };
         let loads = [of(0, num_shares), of(1, 0.6), of(2, 0.6), of(3, 0.6)];
-        let mut machine = Machine::new(config(4000), seed);
-        machine.run_beside(&loads, 300_000);
+        let mut machine =
+            Machine::new(SchedulerConfig { max_num_seqs: num_rows, ..config(4000) }, seed);
+        machine.run_beside(&loads, 500_000);
         let of_others = (1..4).filter_map(|index| machine.first_token_work.remove(&index));
-        all.extend(of_others.flatten());
+        all.first_token_work.extend(of_others.flatten());
+        all.num_finished += machine.finished.values().sum::<u64>();
     }
     all
 }
@@ -321,24 +352,49 @@ fn first_token_work_beside(load: Load, num_shares: f64) -> Vec<u64> {
 #[test]
 fn a_flood_hardly_adds_work_before_the_first_tokens_of_others() {
     let any = load(Tenant::default(), Arrivals::Never);
-    // Rows of the flood go on beside prompts, and thirty tokens are few beside two dozen rows.
     let kinds = [
-        ("alike", (65, 65), (16, 16), 20),
-        ("short", (30, 100), (8, 24), 20),
-        ("long prompts", (300, 900), (16, 48), 20),
-        ("long answers", (20, 40), (100, 200), 35),
+        ("as timed", (75, 85), (16, 16), 16),
+        ("alike", (65, 65), (16, 16), 32),
+        ("short", (30, 100), (8, 24), 32),
+        ("long prompts", (300, 900), (16, 48), 32),
+        ("long answers", (20, 40), (100, 200), 32),
     ];
-    for (name, prompt, output, most_percent) in kinds {
+    for (name, prompt, output, num_rows) in kinds {
         let load = Load { prompt, output, ..any };
-        let calm = first_token_work_beside(load, 1.0);
-        let flood = first_token_work_beside(load, 100.0);
+        let calm = beside(load, num_rows, 1.0);
+        let flood = beside(load, num_rows, 100.0);
+        let (before, after) = (calm.num_finished, flood.num_finished);
+        println!("{name}: {before} requests finished, beside a flood {after}");
         for percent in [50, 90, 99] {
-            let (before, after) = (percentile(&calm, percent), percentile(&flood, percent));
-            println!("{name}, p{percent} of {}: {before}, beside a flood {after}", calm.len());
-            let is_kept = after * 100 <= before * (100 + most_percent);
+            let [before, after] =
+                [&calm, &flood].map(|all| percentile(&all.first_token_work, percent));
+            println!("  p{percent} {before}, beside a flood {after}");
+            let is_kept = after * 10 <= before * 12;
             assert!(percent < 99 || is_kept, "{name}: {before}, beside a flood {after}");
         }
     }
+}
+
+#[test]
+fn rows_of_a_flood_stand_still_for_prompts_of_others_but_not_for_long() {
+    let flood = load(tenant(0, 1, 0), Arrivals::KeepWaiting(50));
+    let flood = Load { prompt: (20, 40), output: (100, 200), ..flood };
+    // Never ahead, with a prompt in each step.
+    let other = load(tenant(1, 1000, 0), Arrivals::KeepWaiting(1));
+    let other = Load { prompt: (30, 30), output: (1, 1), ..other };
+    let mut machine = Machine::new(config(4000), 9);
+    machine.run(&[flood, other], 100);
+    let begin = machine.outputs.len();
+    machine.run(&[flood, other], 300);
+    let has_flood = |output: &SchedulerOutput| output.sequences.iter().any(|own| own.start > 40);
+    let steps: Vec<bool> = machine.outputs[begin..].iter().map(has_flood).collect();
+    let num_with = steps.iter().filter(|has| **has).count();
+    assert_eq!(
+        num_with,
+        steps.len().div_ceil(9),
+        "a step in nine has rows of the flood: {steps:?}"
+    );
+    assert!(steps.windows(9).all(|window| window.contains(&true)));
 }
 
 /// The most that the weighted services of two tenants come apart between any two of `num_steps` steps.

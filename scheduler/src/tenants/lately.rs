@@ -12,27 +12,33 @@ const LATELY_STEPS: u64 = 1024;
 /// What was served is forgotten by one part in 2 to this in each step.
 const FORGETTING: u32 = 10;
 
+/// A prompt is counted so often that it can be forgotten in small parts.
+const PROMPT: u64 = 1 << 20;
+
 /// More than its share is five quarters of it: one that is a little lucky is not ahead.
 const MORE_THAN_SHARE: (u128, u128) = (5, 4);
 
 /// The part of the rows that one that is ahead may take.
-const ROWS_OF_AHEAD: (u32, u32) = (3, 4);
+const ROWS_OF_AHEAD: (u32, u32) = (1, 2);
 
-/// A step of so many tokens takes prompts of one that is ahead until it has this many of anything.
-pub(crate) fn tokens_of_ahead(max_num_batched_tokens: u32) -> u32 {
-    (max_num_batched_tokens / 4).max(1)
-}
+/// Who comes waits for half of a step on average: one of those who are ahead takes the third part of what a prompt of the others takes.
+const PART_OF_PROMPT: u64 = 3;
 
-/// So many tokens of prompts a step has in any case.
-pub(crate) fn least_tokens_of_ahead(max_num_batched_tokens: u32) -> u32 {
-    (max_num_batched_tokens / 16).max(1)
-}
+/// It has these parts of the tokens that a step may have, at most and at least.
+const PARTS_OF_STEP: (u32, u32) = (4, 16);
+
+/// Many rows that go on fill it by themselves: this part of the tokens of a step is for prompts then.
+const PART_FOR_PROMPTS: u32 = 32;
 
 /// Those who were here lately.
 #[derive(Default)]
 pub(super) struct Lately {
     tenants: Vec<u32>,
     step: u64,
+    /// Somebody is ahead.
+    has_ahead: bool,
+    /// Tokens that those who are not ahead have to compute of a prompt, on average.
+    mean_prompt: u64,
     /// Buffer of `begin_step`.
     classes: Vec<Class>,
 }
@@ -42,6 +48,9 @@ pub(super) struct Lately {
 pub(super) struct Service {
     /// In the units of its counter, but without its weight.
     served: u128,
+    /// Prompts that were begun, in units of [`PROMPT`], and the tokens of them that were not cached.
+    num_prompts: u64,
+    num_prompt_tokens: u64,
     last_here: u64,
     /// It is among those who were here lately.
     is_listed: bool,
@@ -73,6 +82,8 @@ impl Tenants {
         lately.tenants.retain(|&index| {
             let own = &mut self.of_mut(index).lately;
             own.served -= own.served >> FORGETTING;
+            own.num_prompts -= own.num_prompts >> FORGETTING;
+            own.num_prompt_tokens -= own.num_prompt_tokens >> FORGETTING;
             own.is_listed = lately.step - own.last_here <= LATELY_STEPS;
             own.is_listed
         });
@@ -86,7 +97,30 @@ impl Tenants {
             self.of_mut(index).lately.is_ahead =
                 has_much || first.is_some_and(|first| first < class);
         }
+        let others = lately.tenants.iter().map(|&index| &self.of(index).lately);
+        let others = others.filter(|own| !own.is_ahead);
+        let sums = others.clone().fold((0, 0), |(num_prompts, num_tokens), own| {
+            (num_prompts + own.num_prompts, num_tokens + own.num_prompt_tokens)
+        });
+        lately.mean_prompt = sums.1.checked_div(sums.0).unwrap_or(0);
+        lately.has_ahead = others.count() < lately.tenants.len();
         self.lately = lately;
+    }
+
+    /// So many tokens of a prompt are computed that was not begun before.
+    pub(crate) fn begin_prompt(&mut self, index: u32, num_tokens: u32) {
+        let own = &mut self.of_mut(index).lately;
+        own.num_prompts += PROMPT;
+        own.num_prompt_tokens += u64::from(num_tokens) * PROMPT;
+    }
+
+    /// A step of `max_num_batched_tokens` takes prompts of one that is ahead until it has the first of these numbers of anything,
+    /// and the second one of prompts in any case.
+    pub(crate) fn tokens_of_ahead(&self, max_num_batched_tokens: u32) -> (u32, u32) {
+        let part = |of: u32| (max_num_batched_tokens / of).max(1);
+        let wanted = u32::try_from(self.lately.mean_prompt / PART_OF_PROMPT).unwrap_or(u32::MAX);
+        let (most, least) = PARTS_OF_STEP;
+        (wanted.clamp(part(least), part(most)), part(PART_FOR_PROMPTS))
     }
 
     fn sum_up(&self, tenants: &[u32], classes: &mut Vec<Class>) {
@@ -125,6 +159,11 @@ impl Tenants {
             *own = Service { is_listed: true, last_here: step, ..Service::default() };
             self.lately.tenants.push(index);
         }
+    }
+
+    /// Whether anybody was served far more than one that was here lately.
+    pub(crate) fn has_ahead(&self) -> bool {
+        self.lately.has_ahead
     }
 
     /// Whether a tenant was served far more than one that was here lately.

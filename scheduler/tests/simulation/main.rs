@@ -166,7 +166,9 @@ impl Simulation {
         self.count_drafts(output, result.as_ref().ok());
         if !self.traffic.has_panics() {
             let max_num_tokens = |id| self.traffic.max_num_tokens(id);
-            self.runner.assert_decodes_go_first(output, num_in_flight, max_num_tokens);
+            let tenant = |id| self.traffic.tenant(id).index;
+            let runner = &mut self.runner;
+            runner.assert_decodes_go_first(output, num_in_flight, max_num_tokens, tenant);
         }
         let panicked_in_launch = result.is_err() && self.random.one_in(2);
         self.in_flight.push_back((result, ids));

@@ -21,6 +21,7 @@ pub(crate) fn random_config(random: &mut Random) -> SchedulerConfig {
         max_num_seqs,
         max_num_batched_tokens: max_num_seqs + random.within(0, 24),
         max_model_len: random.within(4, 70),
+        step_overhead_tokens: random.within(0, 20),
         max_num_queued_seqs: random.within(1, 12),
         long_prefill_token_threshold: if random.one_in(2) { 0 } else { random.within(1, 9) },
         enable_chunked_prefill: true,
