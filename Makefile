@@ -39,7 +39,7 @@ test: model tokenizers cuda-toolchain ## Run every test: Rust, then the Python c
 	$(CARGO) test --release --locked --workspace
 	@$(MAKE) --no-print-directory clients
 
-test-deploy: build model ## Check deploy/ with the real tools (ARGS="-m 'not long'": in a minute; gets 82 MB from PyPI and Debian)
+test-deploy: build model ## Check deploy/ with the real tools (ARGS="-m 'not long'": in a minute; gets 105 MB from PyPI and Debian)
 	@$(PYTHON) deploy/tests/tools.py
 	PYTHONPATH=deploy/.tools/site $(PYTHON) -m pytest -q -p no:cacheprovider deploy/tests $(ARGS)
 

@@ -95,6 +95,12 @@ def test_the_dockerfile_passes_its_linter():
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+def test_the_release_workflow_matches_its_schema():
+    command = [tools.SITE / "bin" / "check-jsonschema", "--builtin-schema", "vendor.github-workflows", *(ROOT / ".github" / "workflows").glob("*.yml")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
 def test_the_bill_of_materials_has_what_is_linked():
     bill = sbom.bill()
     names = {part["name"] for part in bill["components"]}

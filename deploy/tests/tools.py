@@ -2,7 +2,7 @@
 """Gets the programs that the tests of deploy/ run, into deploy/.tools/. Needs no root. Standard library only.
 
 Python's packages come from PyPI; Prometheus, HAProxy, bubblewrap and libfaketime from Debian: unpacked, not
-installed. Nothing is done for what is there.
+installed. So does Podman, when its test is run. Nothing is done for what is there.
 """
 
 import os
@@ -18,11 +18,15 @@ SITE = TOOLS / "site"
 DEBIAN = TOOLS / "debian"
 # The last three are libraries that Debian's HAProxy is linked with.
 DEBIAN_PACKAGES = ["prometheus", "haproxy", "bubblewrap", "libfaketime", "liblua5.3-0", "libopentracing-c-wrapper0", "libopentracing1"]
+PODMAN = TOOLS / "podman"
+# With what it starts, the rules it keeps, and its libraries that few machines have.
+PODMAN_PACKAGES = ["podman", "runc", "conmon", "golang-github-containers-common", "libsubid4", "libgpgme11"]
 
 
 def main():
     python_packages()
-    debian_packages()
+    if not debian_packages(DEBIAN, DEBIAN_PACKAGES):
+        sys.exit("apt-get could not download " + ", ".join(DEBIAN_PACKAGES))
 
 
 def python_packages():
@@ -38,32 +42,34 @@ def python_packages():
     stamp.write_text(requirements)
 
 
-def debian_packages():
-    stamp = DEBIAN / "PACKAGES"
-    wanted = "\n".join(DEBIAN_PACKAGES)
+def debian_packages(target, packages):
+    """Unpacks packages of Debian into the folder `target`; False where they cannot be had."""
+    stamp = target / "PACKAGES"
+    wanted = "\n".join(packages)
     if stamp.exists() and stamp.read_text() == wanted:
-        return
+        return True
     if not shutil.which("apt-get"):
-        sys.exit("Prometheus, HAProxy, bubblewrap and libfaketime come from Debian's packages, and apt-get is not here")
-    print("fetching Prometheus, HAProxy, bubblewrap and libfaketime (22 MB) ...", flush=True)
-    shutil.rmtree(DEBIAN, ignore_errors=True)
-    DEBIAN.mkdir(parents=True)
+        return False
+    print(f"fetching {', '.join(packages)} (20 MB) ...", flush=True)
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
     with tempfile.TemporaryDirectory(dir=TOOLS, prefix=".fetch-") as folder:
-        if not download(folder, []):
+        if not download(folder, packages, []):
             # The lists of packages are old or absent: get them too, into a folder of our own.
             state = pathlib.Path(folder) / "apt"
             (state / "lists" / "partial").mkdir(parents=True)
             options = ["-o", f"Dir::State::lists={state / 'lists'}", "-o", f"Dir::Cache={state}"]
             subprocess.run(["apt-get", *options, "--quiet", "update"], stdout=subprocess.DEVNULL)
-            if not download(folder, options):
-                sys.exit("apt-get could not download " + ", ".join(DEBIAN_PACKAGES))
+            if not download(folder, packages, options):
+                return False
         for package in pathlib.Path(folder).glob("*.deb"):
-            subprocess.run(["dpkg-deb", "--extract", package, DEBIAN], check=True)
+            subprocess.run(["dpkg-deb", "--extract", package, target], check=True)
     stamp.write_text(wanted)
+    return True
 
 
-def download(folder, options):
-    command = ["apt-get", *options, "--quiet", "download", *DEBIAN_PACKAGES]
+def download(folder, packages, options):
+    command = ["apt-get", *options, "--quiet", "download", *packages]
     return subprocess.run(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
 
 
