@@ -38,7 +38,7 @@ pub fn load_ranks(
             scope.spawn(move || {
                 let silent = &|_: usize, _: usize| {};
                 let on_progress = if rank == 0 { on_progress } else { silent };
-                let shard = Shard { rank, num_ranks };
+                let shard = Shard { rank, num_ranks, halves_blocks: config.gpu.is_none() };
                 load_rank(files, plan, (replica, shard), on_progress)
                     .with_context(|| of_ranks(rank, config))
             })

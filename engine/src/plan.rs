@@ -78,7 +78,8 @@ impl MemoryPlan {
     ) -> anyhow::Result<Self> {
         spec.layers.drain(options.skipped_layers.clone());
         let num_ranks = num_ranks(options)?;
-        let rank = spec.of_rank(Shard { rank: 0, num_ranks })?;
+        // Where it runs is not known yet: the first rank has no more on a CPU than on a GPU.
+        let rank = spec.of_rank(Shard { num_ranks, ..Shard::WHOLE })?;
         let place = Place::find(options, &rank)?;
         let options = &with_fitting_speculation(options, &spec, &place);
         let available_memory = place.available_memory(machine, options);

@@ -72,6 +72,58 @@ fn a_row_has_the_same_bits_in_every_batch() {
     });
 }
 
+/// Columns that begin and end inside of blocks: their sums are those of the whole rows where everything else is 0.
+#[test]
+fn columns_cut_inside_of_blocks_have_the_bits_of_whole_rows() {
+    const OUT: usize = 37;
+    let row_len = 768;
+    for_every_level(|devices, simd| {
+        for format in quantized_formats() {
+            let bytes = random_weight_bytes(format, OUT, row_len, 5);
+            let block = format.block_elements();
+            for columns in [0..128, 128..768, 128..640, 64..704, 192..256, 0..448] {
+                let first = columns.start / block * block;
+                let covering = first..columns.end.next_multiple_of(block);
+                let row = |row: usize| {
+                    let bytes = &bytes[row * bytes.len() / OUT..(row + 1) * bytes.len() / OUT];
+                    let at = |column: usize| format.row_bytes(column).expect("whole blocks");
+                    bytes[at(covering.start)..at(covering.end)].to_vec()
+                };
+                let own: Vec<u8> = (0..OUT).flat_map(row).collect();
+                let inside = columns.start - first..columns.end - first;
+                let load = |policy| {
+                    let inside = (covering.len(), &inside);
+                    LinearWeight::from_columns(&devices[1], format, &own, OUT, inside, policy)
+                        .expect("on a CPU blocks are cut")
+                };
+                let (part, whole) = (load(WeightPolicy::Packed), |policy| {
+                    LinearWeight::from_gguf(&devices[1], format, &bytes, OUT, row_len, policy)
+                        .expect("whole rows")
+                });
+                let x = random_f32(6, 9 * columns.len());
+                let spread: Vec<f32> = x
+                    .chunks(columns.len())
+                    .flat_map(|x| {
+                        let mut row = vec![0.0; row_len];
+                        row[columns.clone()].copy_from_slice(x);
+                        row
+                    })
+                    .collect();
+                let bias = Tensor::from_f32(&[0.0; OUT], 1, OUT);
+                let bits = |sums: Vec<f32>| sums.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+                let what = format!("{simd:?} {format} {columns:?}");
+                let expected = run(&devices[1], &whole(WeightPolicy::Packed), &spread, &bias);
+                assert!(bits(run(&devices[1], &part, &x, &bias)) == bits(expected), "{what}");
+                let float = load(WeightPolicy::Float32);
+                let got = run(&devices[1], &float, &x, &bias);
+                let expected = run(&devices[1], &whole(WeightPolicy::Float32), &spread, &bias);
+                let is_near = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-4 * b.abs().max(1.0);
+                assert!(got.iter().zip(&expected).all(is_near), "{what}, as float32");
+            }
+        }
+    });
+}
+
 /// The plain loop knows nothing of tiles, panels, planes and registers; so all instruction sets agree too.
 #[test]
 fn packed_sums_have_the_bits_of_the_plain_loop() {

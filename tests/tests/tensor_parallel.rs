@@ -147,8 +147,9 @@ const F32: u32 = 0;
 const Q8_0: u32 = 8;
 const Q4_K: u32 = 12;
 
-/// A Mixtral of one layer, whose experts have `channels`, and whose last projection is of a quantized type.
-fn mixtral(channels: u64, ggml_type: u32) -> ModelFiles {
+/// A Mixtral of one layer, whose experts have `channels`, and whose last projection is of a quantized type; without experts a
+/// Llama.
+fn mixtral(num_experts: u32, channels: u64, ggml_type: u32) -> ModelFiles {
     let mut writer = GgufWriter::new();
     writer.string("general.architecture", "llama");
     writer.f32("llama.attention.layer_norm_rms_epsilon", 1e-5);
@@ -159,12 +160,23 @@ fn mixtral(channels: u64, ggml_type: u32) -> ModelFiles {
         ("feed_forward_length", channels as u32),
         ("attention.head_count", 4),
         ("attention.head_count_kv", 4),
-        ("expert_count", 4),
-        ("expert_used_count", 2),
+        ("expert_count", num_experts),
+        ("expert_used_count", num_experts / 2),
     ] {
         writer.u32(&format!("llama.{key}"), value);
     }
-    for (name, dims, ggml_type) in [
+    let of_experts = [
+        ("blk.0.ffn_gate_inp.weight", &[32, 4][..], F32),
+        ("blk.0.ffn_gate_exps.weight", &[32, channels, 4], F32),
+        ("blk.0.ffn_up_exps.weight", &[32, channels, 4], F32),
+        ("blk.0.ffn_down_exps.weight", &[channels, 32, 4], ggml_type),
+    ];
+    let dense = [
+        ("blk.0.ffn_gate.weight", &[32, channels][..], F32),
+        ("blk.0.ffn_up.weight", &[32, channels], F32),
+        ("blk.0.ffn_down.weight", &[channels, 32], ggml_type),
+    ];
+    let others = [
         ("token_embd.weight", &[32, 50][..], F32),
         ("output_norm.weight", &[32], F32),
         ("blk.0.attn_norm.weight", &[32], F32),
@@ -173,11 +185,9 @@ fn mixtral(channels: u64, ggml_type: u32) -> ModelFiles {
         ("blk.0.attn_v.weight", &[32, 32], F32),
         ("blk.0.attn_output.weight", &[32, 32], F32),
         ("blk.0.ffn_norm.weight", &[32], F32),
-        ("blk.0.ffn_gate_inp.weight", &[32, 4], F32),
-        ("blk.0.ffn_gate_exps.weight", &[32, channels, 4], F32),
-        ("blk.0.ffn_up_exps.weight", &[32, channels, 4], F32),
-        ("blk.0.ffn_down_exps.weight", &[channels, 32, 4], ggml_type),
-    ] {
+    ];
+    let ffn = if num_experts > 0 { &of_experts[..] } else { &dense };
+    for &(name, dims, ggml_type) in others.iter().chain(ffn) {
         writer.tensor(name, dims, ggml_type).expect("a valid tensor");
     }
     let (mut random, mut bytes) = (Random::new(5), Vec::new());
@@ -206,7 +216,7 @@ fn mixtral(channels: u64, ggml_type: u32) -> ModelFiles {
 #[test]
 fn experts_are_cut_between_blocks() {
     for (channels, ggml_type) in [(96, Q8_0), (768, Q4_K)] {
-        let files = mixtral(channels, ggml_type);
+        let files = mixtral(4, channels, ggml_type);
         let with = |weights, options| {
             let activations = Activations::INT16;
             let options = EngineOptions { weights, activations, ..options };
@@ -220,6 +230,26 @@ fn experts_are_cut_between_blocks() {
         }
         let four = logprobs_of(&files, &ranks(4)).expect_err("three blocks are not four");
         assert!(four.contains("choose another --tensor-parallel-size"), "{four}");
+    }
+}
+
+/// Three blocks of 256 channels on two ranks, an MLP's: 384 each, and 192 on four.
+#[test]
+fn an_mlp_is_cut_inside_of_blocks() {
+    let files = mixtral(0, 768, Q4_K);
+    for weights in [Weights::Float32, Weights::Packed] {
+        let with = |options| {
+            let activations = Activations::INT16;
+            let options = EngineOptions { weights, activations, ..options };
+            logprobs_of(&files, &options).expect("it loads")
+        };
+        let one = with(options());
+        for num_ranks in [2, 4] {
+            let several = with(ranks(num_ranks));
+            let largest = one.iter().zip(&several).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            println!("{num_ranks} ranks, {}: {largest:.1e}", weights.name());
+            assert!(largest < 2e-3 && one.len() == 39, "{num_ranks} {}: {largest}", weights.name());
+        }
     }
 }
 

@@ -221,7 +221,9 @@ mod tests {
             value_dim: 16,
             is_tiled,
         };
-        let own = |rank, is_tiled| OwnHeads::new(&heads(is_tiled), Shard { rank, num_ranks: 2 });
+        let own = |rank, is_tiled| {
+            OwnHeads::new(&heads(is_tiled), Shard { rank, num_ranks: 2, ..Shard::WHOLE })
+        };
         assert_eq!(own(1, false).values(1), [4..8]);
         assert_eq!(own(0, true).values(1), [0..2, 4..6]);
         assert_eq!(own(1, true).values(16), [32..64, 96..128]);

@@ -89,7 +89,7 @@ impl WeightLoader<'_> {
         let tensor = find(source, &full_name, cut.out_features, cut.in_features)?;
         let (rows, columns) = cut.shape();
         let packed = match cut.bytes(tensor.format, tensor.bytes) {
-            None => Err(anyhow::anyhow!(cut.problem(tensor.format))),
+            None => self.cut_inside_blocks(name, (tensor.format, tensor.bytes), cut),
             Some(bytes) => self
                 .pack(name, tensor.format, bytes.get(), rows, columns)
                 .map_err(anyhow::Error::from),
@@ -98,6 +98,25 @@ impl WeightLoader<'_> {
         let weight =
             packed.with_context(|| format!("tensor \"{}\"", source.name_in_file(&full_name)))?;
         scaled(source, &full_name, tensor.format, weight)
+    }
+
+    /// Columns whose borders lie inside of blocks: with the whole blocks that they are in, of which the rest is left out.
+    fn cut_inside_blocks(
+        &self,
+        name: &str,
+        (format, bytes): (WeightFormat, FileBytes),
+        cut: Cut,
+    ) -> anyhow::Result<LinearWeight> {
+        let [columns] = cut.columns else { bail!(cut.problem(format)) };
+        let block = format.block_elements();
+        let first = columns.start / block * block;
+        let in_blocks = std::iter::once(first..columns.end.next_multiple_of(block));
+        let in_blocks: Vec<Range<usize>> = in_blocks.collect();
+        let bytes = Cut { columns: &in_blocks, ..cut }.bytes(format, bytes);
+        let bytes = bytes.with_context(|| cut.problem(format))?;
+        let inside = (in_blocks[0].len(), columns.start - first..columns.end - first);
+        let part = self.pack_columns(name, format, bytes.get(), cut.shape().0, inside);
+        part.with_context(|| cut.problem(format))
     }
 
     /// Of a weight whose numbers and scales are tensors of their own.

@@ -1,5 +1,7 @@
 //! Turns named tensors of a file into weights on a device, checking every shape.
 
+use std::ops::Range;
+
 use anyhow::{Context, bail, ensure};
 use quire_kernels::{
     ActivationPrecision, DType, Device, FileBytes, GroupedWeight, LinearError, LinearWeight,
@@ -251,6 +253,20 @@ impl<'a> WeightLoader<'a> {
             _ => (format, bytes),
         };
         LinearWeight::from_gguf(self.device, format, bytes, out_features, in_features, policy)
+            .map(|weight| weight.with_activations(self.activations.of_tensor(name)))
+    }
+
+    /// Columns of a quantized matrix of rows of so many weights, which may begin and end inside of blocks.
+    pub(super) fn pack_columns(
+        &self,
+        name: &str,
+        format: WeightFormat,
+        bytes: FileBytes,
+        out_features: usize,
+        (row_len, columns): (usize, Range<usize>),
+    ) -> Result<LinearWeight, LinearError> {
+        let (columns, policy) = ((row_len, &columns), self.policy_of(name));
+        LinearWeight::from_columns(self.device, format, bytes, out_features, columns, policy)
             .map(|weight| weight.with_activations(self.activations.of_tensor(name)))
     }
 

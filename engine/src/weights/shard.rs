@@ -16,6 +16,8 @@ use crate::models::spec::MoeSpec;
 pub struct Shard {
     pub rank: usize,
     pub num_ranks: usize,
+    /// Blocks of 256 weights are divided in halves: on CPUs, which keep blocks of 32 once they are packed.
+    pub halves_blocks: bool,
 }
 
 /// Weights of the longest blocks.
@@ -23,7 +25,7 @@ const CHANNELS: usize = 256;
 
 impl Shard {
     /// One rank that has everything.
-    pub const WHOLE: Self = Self { rank: 0, num_ranks: 1 };
+    pub const WHOLE: Self = Self { rank: 0, num_ranks: 1, halves_blocks: false };
 
     pub fn is_whole(self) -> bool {
         self.num_ranks == 1
@@ -34,10 +36,11 @@ impl Shard {
         self.rank * len / self.num_ranks..(self.rank + 1) * len / self.num_ranks
     }
 
-    /// This rank's share of the channels of an MLP: where even shares would end inside blocks of 256 weights, the first ranks
-    /// have a block more.
+    /// This rank's share of the channels of an MLP: where even shares would end inside blocks of 256 weights (or halves of
+    /// them), the first ranks have one more.
     pub fn channels(self, len: usize) -> Range<usize> {
-        if self.divides_blocks(len) { self.in_blocks(len, CHANNELS) } else { self.range(len) }
+        let block = if self.halves_blocks { CHANNELS / 2 } else { CHANNELS };
+        if self.divides_blocks(len) { self.in_blocks(len, block) } else { self.range(len) }
     }
 
     /// Whether there are whole blocks of channels for every rank.
@@ -214,7 +217,7 @@ impl WeightLoader<'_> {
     }
 
     fn fused_ranges(&self, parts: &[usize]) -> Vec<Range<usize>> {
-        let Shard { rank, num_ranks } = self.shard();
+        let Shard { rank, num_ranks, .. } = self.shard();
         let mut first = 0;
         let of_part = |&len: &usize| {
             let start = first + rank * len;
@@ -298,7 +301,7 @@ mod tests {
 
     #[test]
     fn ranks_divide_rows_and_share_heads_where_there_are_too_few() {
-        let shard = |rank| Shard { rank, num_ranks: 4 };
+        let shard = |rank| Shard { rank, num_ranks: 4, ..Shard::WHOLE };
         let rows = |split, wanted, found| -> Vec<_> {
             (0..4).map(|rank| part_of_rows(split, shard(rank), wanted, found)).collect()
         };
@@ -314,16 +317,20 @@ mod tests {
 
     #[test]
     fn channels_are_divided_between_blocks() {
-        let shares = |num_ranks, len| -> Vec<usize> {
-            let shares = (0..num_ranks).map(|rank| Shard { rank, num_ranks }.channels(len));
-            shares.map(|share| share.len()).collect()
+        let shares_of = |halves_blocks, num_ranks, len| -> Vec<usize> {
+            let shard = |rank| Shard { rank, num_ranks, halves_blocks };
+            (0..num_ranks).map(|rank| shard(rank).channels(len).len()).collect()
         };
+        let shares = |num_ranks, len| shares_of(false, num_ranks, len);
+        assert_eq!(shares_of(true, 2, 4864), [2432, 2432]);
+        assert_eq!(shares_of(true, 4, 4864), [1280, 1280, 1152, 1152]);
+        assert_eq!(shares_of(true, 2, 384), [192, 192], "no whole blocks");
         assert_eq!(shares(2, 4864), [10 * 256, 9 * 256]);
         assert_eq!(shares(4, 8960), [9 * 256, 9 * 256, 9 * 256, 8 * 256]);
         assert_eq!(shares(2, 3072), [1536, 1536]);
         assert_eq!(shares(2, 160), [80, 80], "no whole blocks");
         assert_eq!(shares(4, 512), [128; 4], "fewer blocks than ranks");
-        let second = Shard { rank: 1, num_ranks: 2 };
+        let second = Shard { rank: 1, num_ranks: 2, ..Shard::WHOLE };
         assert_eq!(second.in_blocks(96, 32), 64..96);
         let both = fused_channels(second, &[256, 256], 2 * 768);
         assert_eq!(both, Some(vec![512..768, 1280..1536]));
@@ -332,8 +339,9 @@ mod tests {
 
     #[test]
     fn shares_of_a_vocabulary_cover_it() {
-        let ends: Vec<_> =
-            (0..3).map(|rank| Shard { rank, num_ranks: 3 }.vocabulary(49_155)).collect();
+        let ends: Vec<_> = (0..3)
+            .map(|rank| Shard { rank, num_ranks: 3, ..Shard::WHOLE }.vocabulary(49_155))
+            .collect();
         assert_eq!(ends, [0..16_384, 16_384..32_768, 32_768..49_155]);
     }
 }

@@ -43,17 +43,18 @@ macro_rules! weight_formats {
                 scales
             }
 
-            /// Fills a tile (scales, codes) with some rows of `row_bytes`.
+            /// Fills a tile (scales, codes) with some rows of `row_bytes`, from that pair of their first block on.
             pub(super) fn pack_tile(
                 self,
                 rows: &[u8],
                 row_bytes: usize,
+                first_pair: usize,
                 tile: (&mut [u8], &mut [u8]),
             ) {
                 match self {
                     $(Self::$packed => {
                         use $packed_module::{PACKING, split};
-                        pack_blocks(PACKING, split, rows, row_bytes, tile);
+                        pack_blocks(PACKING, split, (rows, row_bytes), first_pair, tile);
                     })*
                     $(Self::$float => unreachable!("{self} is not quantized"),)*
                 }

@@ -133,9 +133,28 @@ impl LinearWeight {
         in_features: usize,
         policy: WeightPolicy,
     ) -> Result<Self, LinearError> {
-        let bytes = bytes.into();
+        let columns = &(0..in_features);
+        Self::from_columns(device, format, bytes, out_features, (in_features, columns), policy)
+    }
+
+    /// The same of rows of `row_len`, of which only `columns` are kept: they may begin and end inside of blocks, on the CPU and
+    /// at multiples of 64 alone.
+    pub fn from_columns<'a>(
+        device: &Device,
+        format: WeightFormat,
+        bytes: impl Into<FileBytes<'a>>,
+        out_features: usize,
+        (row_len, columns): (usize, &Range<usize>),
+        policy: WeightPolicy,
+    ) -> Result<Self, LinearError> {
+        let (bytes, in_features) = (bytes.into(), columns.len());
         let overflow = LinearError::OutOfMemory { out_features, in_features };
-        let row_bytes = format.row_bytes(in_features).filter(|&bytes| bytes > 0);
+        let row_bytes = format.row_bytes(row_len).filter(|&bytes| bytes > 0);
+        let is_whole = *columns == (0..row_len);
+        let is_packed = matches!(device, Device::Cpu(_)) && format.packing().is_some();
+        let is_kept = columns.start < format.block_elements() && columns.end <= row_len;
+        let can_cut = is_packed && is_kept && columns.start.is_multiple_of(64);
+        let row_bytes = row_bytes.filter(|_| is_whole || can_cut);
         let row_bytes = row_bytes.ok_or(LinearError::Blocks { format, in_features })?;
         let expected = row_bytes.checked_mul(out_features).ok_or(overflow.clone())?;
         if bytes.len() != expected {
@@ -160,13 +179,16 @@ impl LinearWeight {
         let has_dots = cpu.simd == SimdLevel::Avx512Bf16;
         let part = match (policy, format.packing()) {
             (WeightPolicy::PackedHalves, None) if has_dots && takes_halves(format) => {
-                PackedWeight::pack(cpu, format, HALVES, bytes, in_features).map(Part::Packed)
+                let part = PackedWeight::pack(cpu, format, HALVES, bytes, (row_len, columns));
+                part.map(Part::Packed)
             }
             (WeightPolicy::Float32, _) => {
-                DensePart::float32(cpu, format, bytes, row_bytes, in_features).map(Part::Dense)
+                let rows = (row_len, row_bytes);
+                DensePart::float32(cpu, format, bytes, rows, columns).map(Part::Dense)
             }
             (_, Some(packing)) => {
-                PackedWeight::pack(cpu, format, packing, bytes, in_features).map(Part::Packed)
+                let part = PackedWeight::pack(cpu, format, packing, bytes, (row_len, columns));
+                part.map(Part::Packed)
             }
             (_, None) => DensePart::copy(cpu, format, bytes, row_bytes).map(Part::Dense),
         };
@@ -383,16 +405,22 @@ impl DensePart {
         cpu: &CpuDevice,
         format: WeightFormat,
         bytes: FileBytes,
-        row_bytes: usize,
-        in_features: usize,
+        (row_len, row_bytes): (usize, usize),
+        columns: &Range<usize>,
     ) -> Option<Self> {
         let features = bytes.len() / row_bytes;
-        let mut rows = Tensor::host(DType::F32, features, in_features)?;
+        let mut rows = Tensor::host(DType::F32, features, columns.len())?;
         let out = rows.view_mut();
         copy_in_parts(cpu, bytes, row_bytes, &|feature, bytes| {
             // SAFETY: each task writes its own row.
             let out = unsafe { out.row_f32_shared(feature) };
-            dequantize_with(cpu.simd, format, bytes, out);
+            if columns.len() == row_len {
+                dequantize_with(cpu.simd, format, bytes, out);
+                return;
+            }
+            let mut row = vec![0.0; row_len];
+            dequantize_with(cpu.simd, format, bytes, &mut row);
+            out.copy_from_slice(&row[columns.clone()]);
         });
         Some(Self::of_float32(rows))
     }

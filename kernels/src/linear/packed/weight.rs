@@ -1,5 +1,7 @@
 //! PackedWeight: the tiles of one part of a weight.
 
+use std::ops::Range;
+
 use super::activations::ActivationPrecision;
 use super::halves;
 use super::packing::{BlockScales, Codes, Packing, Scales};
@@ -29,20 +31,26 @@ pub(in crate::linear) struct PackedWeight {
     tiles: Tensor,
 }
 
+/// Floats that the scales of a block of a format take, at most: two groups of eight `BLOCK`s, with minima.
+const MOST_FLOATS: usize = 8 * 2 * 2 * TILE;
+
 /// Where things lie in a tile; k is the tile's.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TileLayout {
+    /// `BLOCK`s of the first block of the format that have scales in the tile but no codes: a part of a matrix begins behind
+    /// them. Even.
+    pub skipped: usize,
     pub num_pairs: usize,
     pub scale_bytes: usize,
     pub pair_bytes: usize,
 }
 
 impl TileLayout {
-    fn new(packing: Packing, in_features: usize) -> Self {
-        let num_pairs = in_features.div_ceil(2 * BLOCK);
-        let num_blocks = (2 * num_pairs).div_ceil(packing.scales.blocks());
+    fn new(packing: Packing, columns: &Range<usize>) -> Self {
+        let (skipped, num_pairs) = (columns.start / BLOCK, columns.len().div_ceil(2 * BLOCK));
+        let num_blocks = (skipped + 2 * num_pairs).div_ceil(packing.scales.blocks());
         let scale_bytes = num_blocks * packing.scales.block_bytes();
-        Self { num_pairs, scale_bytes, pair_bytes: packing.codes.pair_bytes() }
+        Self { skipped, num_pairs, scale_bytes, pair_bytes: packing.codes.pair_bytes() }
     }
 
     pub fn tile_bytes(&self) -> usize {
@@ -56,7 +64,7 @@ pub(in crate::linear) fn packed_bytes(
     features: usize,
     in_features: usize,
 ) -> Option<usize> {
-    let layout = TileLayout::new(packing, in_features);
+    let layout = TileLayout::new(packing, &(0..in_features));
     features.div_ceil(TILE).checked_mul(layout.tile_bytes())
 }
 
@@ -64,25 +72,28 @@ pub(in crate::linear) fn packed_bytes(
 type FillTile<'a> = dyn Fn(usize, &mut [u8], &mut [u8]) + Sync + 'a;
 
 impl PackedWeight {
-    /// Packs `bytes`, GGUF rows of `in_features`. `None` when memory is short.
+    /// Packs `columns` of `bytes`, GGUF rows of `row_len` weights: from inside the first block on to any pair of blocks.
+    /// `None` when memory is short.
     pub(in crate::linear) fn pack(
         cpu: &CpuDevice,
         format: WeightFormat,
         packing: Packing,
         bytes: FileBytes,
-        in_features: usize,
+        (row_len, columns): (usize, &Range<usize>),
     ) -> Option<Self> {
-        let row_bytes = format.row_bytes(in_features)?;
+        let row_bytes = format.row_bytes(row_len)?;
         let features = bytes.len() / row_bytes;
-        let mut packed = Self::empty(packing, features, in_features)?;
+        let mut packed = Self::with_columns(packing, features, columns)?;
         let layout = packed.layout;
         let shared = packed.tiles.view_mut();
         copy_in_parts(cpu, bytes, TILE * row_bytes, &|index, rows| {
             // SAFETY: each task writes its own row of the tensor.
             let tile = unsafe { shared.row_u8_shared(index) };
-            match packing.codes {
-                Codes::Halves => halves::pack_tile(format, rows, row_bytes, tile),
-                _ => format.pack_tile(rows, row_bytes, tile.split_at_mut(layout.scale_bytes)),
+            if packing.codes == Codes::Halves {
+                halves::pack_tile(format, rows, row_bytes, tile);
+            } else {
+                let tile = tile.split_at_mut(layout.scale_bytes);
+                format.pack_tile(rows, row_bytes, layout.skipped / 2, tile);
             }
         });
         Some(packed)
@@ -94,7 +105,13 @@ impl PackedWeight {
         features: usize,
         in_features: usize,
     ) -> Option<Self> {
-        let layout = TileLayout::new(packing, in_features);
+        Self::with_columns(packing, features, &(0..in_features))
+    }
+
+    fn with_columns(packing: Packing, features: usize, columns: &Range<usize>) -> Option<Self> {
+        let layout = TileLayout::new(packing, columns);
+        let is_inside = layout.skipped < packing.scales.blocks();
+        assert!(is_inside && columns.start.is_multiple_of(2 * BLOCK), "{columns:?} of {packing:?}");
         let tiles = Tensor::host(DType::U8, features.div_ceil(TILE), layout.tile_bytes())?;
         let activations = match packing.codes {
             Codes::Halves => ActivationPrecision::Bfloat16,
@@ -164,10 +181,34 @@ impl PackedWeight {
         if !self.has_scales() {
             return;
         }
-        expand(simd, self.packing, &tile[..self.layout.scale_bytes], high_halves, out);
+        let scales = &tile[..self.layout.scale_bytes];
+        match self.layout.skipped {
+            0 => expand(simd, self.packing, scales, high_halves, out),
+            skipped => self.expand_from(skipped, (simd, high_halves), scales, out),
+        }
         if self.factor != 1.0 {
             out.iter_mut().for_each(|scale| *scale *= self.factor);
         }
+    }
+
+    /// Without those of the first `BLOCK`s.
+    fn expand_from(
+        &self,
+        skipped: usize,
+        (simd, high_halves): (SimdLevel, bool),
+        scales: &[u8],
+        out: &mut [f32],
+    ) {
+        let kind = self.packing.scales;
+        let (first, others) = scales.split_at(kind.block_bytes());
+        let mut expanded = [0.0; MOST_FLOATS];
+        let expanded = &mut expanded[..kind.blocks() * floats_per_block(kind)];
+        expand(simd, self.packing, first, high_halves, expanded);
+        let kept = &expanded[skipped * floats_per_block(kind)..];
+        let len = kept.len().min(out.len());
+        let (out, rest) = out.split_at_mut(len);
+        out.copy_from_slice(&kept[..len]);
+        expand(simd, self.packing, others, high_halves, rest);
     }
 
     /// The weights of one feature as float32, with the bits that `dequantize_row` gives.
@@ -221,38 +262,40 @@ impl Codes {
     }
 }
 
-/// Fills a tile (scales, pairs) from up to `TILE` rows of blocks that `split` takes apart.
+/// Fills a tile (scales, pairs) from up to `TILE` rows of blocks that `split` takes apart. Of the first block the pairs
+/// before `first_pair` are left out.
 #[inline(always)]
 pub(in crate::linear) fn pack_blocks<const BYTES: usize, const ELEMENTS: usize>(
     packing: Packing,
     split: impl Fn(&[u8; BYTES], &mut [u8; ELEMENTS], &mut BlockScales),
-    rows: &[u8],
-    row_bytes: usize,
+    (rows, row_bytes): (&[u8], usize),
+    first_pair: usize,
     (scales, pairs): (&mut [u8], &mut [u8]),
 ) {
     let blocks_at_once = (2 * BLOCK / ELEMENTS).max(1);
-    let units = scales
-        .chunks_exact_mut(blocks_at_once * packing.scales.block_bytes())
-        .zip(pairs.chunks_exact_mut(
-            blocks_at_once * ELEMENTS / (2 * BLOCK) * packing.codes.pair_bytes(),
-        ));
-    for (unit, (scales, pairs)) in units.enumerate() {
+    let pairs_at_once = blocks_at_once * ELEMENTS / (2 * BLOCK);
+    let (pair_bytes, block_bytes) = (packing.codes.pair_bytes(), packing.scales.block_bytes());
+    let mut later = pairs;
+    for (unit, scales) in scales.chunks_exact_mut(blocks_at_once * block_bytes).enumerate() {
+        let skipped = if unit == 0 { first_pair } else { 0 };
+        // A row may end within a block.
+        let own_bytes = ((pairs_at_once - skipped) * pair_bytes).min(later.len());
+        let own;
+        (own, later) = later.split_at_mut(own_bytes);
         for (feature, row) in rows.chunks_exact(row_bytes).enumerate() {
             let blocks = row.as_chunks::<BYTES>().0;
             let blocks = &blocks[blocks.len().min(unit * blocks_at_once)..];
             let mut codes = [[0; ELEMENTS]; 2];
-            let fields = scales.chunks_exact_mut(packing.scales.block_bytes());
+            let fields = scales.chunks_exact_mut(block_bytes);
             for ((block, codes), fields) in blocks.iter().zip(&mut codes).zip(fields) {
                 let mut block_scales = BlockScales::default();
                 split(block, codes, &mut block_scales);
                 packing.scales.pack(&block_scales, feature, fields);
             }
             let codes = codes.as_flattened().as_chunks::<{ 2 * BLOCK }>().0;
-            let pairs = pairs.chunks_exact_mut(packing.codes.pair_bytes());
-            codes
-                .iter()
-                .zip(pairs)
-                .for_each(|(codes, pair)| packing.codes.pack(codes, feature, pair));
+            let codes = codes.iter().skip(skipped);
+            let pairs = own.chunks_exact_mut(pair_bytes);
+            codes.zip(pairs).for_each(|(codes, pair)| packing.codes.pack(codes, feature, pair));
         }
     }
 }
