@@ -191,6 +191,9 @@ fn check_decoder(
     info: &GpuInfo,
 ) -> anyhow::Result<()> {
     let num_seqs = options.max_num_seqs.unwrap_or(DEFAULT_MAX_NUM_SEQS) as usize;
+    // To attention each row of a tree is a sequence.
+    let of_trees = options.speculative.as_ref().filter(|own| own.eagle_topk > 1);
+    let num_seqs = of_trees.map_or(num_seqs, |own| num_seqs * (1 + own.num_tokens as usize));
     let values_from = spec.latent.map(|latent| latent.rope_dim);
     for layer in spec.layers.iter().filter(|layer| !layer.is_recurrent) {
         let is_chosen = layer.reach != Reach::All;

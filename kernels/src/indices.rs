@@ -23,6 +23,11 @@ impl<'a> Indices<'a> {
         Self { host, on_cuda }
     }
 
+    /// The same, of which a GPU has a copy there.
+    pub(crate) fn at(self, pointer: Pointer) -> Self {
+        Self { on_cuda: Some(pointer), ..self }
+    }
+
     /// The numbers on the host.
     pub fn host(&self) -> &'a [u32] {
         self.host

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use quire_engine::config::{DeviceChoice, KvCacheDtype};
 use quire_engine::draft_trial::DraftTrial;
-use quire_engine::{EngineOptions, Machine, MemoryPlan, ModelFiles, Request, SamplingParams};
+use quire_engine::{EngineOptions, ModelFiles, Request, SamplingParams};
 use quire_tests::heads::{Head, committed_head, golden, with_head, with_trees};
 use quire_tests::requests::{assert_equal, together};
 use quire_tests::{options, start, tiny_model};
@@ -108,11 +108,49 @@ fn a_head_on_the_first_of_two_gpus_changes_nothing() {
 }
 
 #[test]
-fn trees_are_refused_by_name() {
+fn trees_change_no_answer() {
+    let emulator = quire_sim::load();
+    emulator.plug_in(2);
+    let head = Head::committed().guessing(&[20, 21, 22]);
+    let two = EngineOptions { tensor_parallel_size: 2, ..cuda() };
+    let fp8 = EngineOptions { kv_cache_dtype: KvCacheDtype::FP8, block_size: Some(5), ..cuda() };
+    for (kind, family, options) in [
+        ("one", "llama3", cuda()),
+        ("windows", "gemma3", cuda()),
+        ("fp8", "llama3", fp8),
+        ("two", "llama3", two),
+    ] {
+        let (model, mut requests) = (tiny_model(family), some_requests());
+        for request in &mut requests {
+            request.params.allowed_token_ids = Some((20..23).collect());
+        }
+        let expected = together(&start(&model, &options, &[3]), &requests);
+        head.written(&format!("cuda-trees-{kind}"), |head| {
+            let handle = start(&model, &with_trees(head, (3, 5), options), &[3]);
+            assert_equal(kind, &expected, &together(&handle, &requests));
+            let drafts = handle.stats().drafts;
+            let num_right: u64 = drafts.num_right.iter().sum();
+            assert!(drafts.num_tokens > num_right + 10 && num_right > 8, "{kind}: {drafts:?}");
+        });
+    }
+}
+
+/// On the way of the likeliest tokens a tree has the chain that the same head guesses.
+#[test]
+fn a_tree_goes_the_way_of_the_chain() {
     let _emulator = quire_sim::load();
     let files = ModelFiles::open(&tiny_model("llama3")).expect("committed");
-    let options = with_trees(&committed_head(), (2, 7), cuda());
-    let error = MemoryPlan::new(&files, &options, &Machine::detect()).expect_err("trees");
-    let text = format!("{error:#}");
-    assert!(text.contains("--speculative-eagle-topk 2: a GPU verifies chains"), "{text}");
+    let trial = |topk| {
+        let options = with_trees(&committed_head(), (topk, 7), cuda());
+        DraftTrial::new(&files, &options, None).expect("it starts")
+    };
+    let (mut chains, mut trees, mut num_forks) = (trial(1), trial(3), 0);
+    for (prompt, ..) in golden("drafts").into_iter().filter(|(prompt, ..)| prompt.len() < 60) {
+        let (_, chain) = chains.ask(&prompt, 7).expect("it guesses");
+        let (_, tree) = trees.ask(&prompt, 7).expect("it guesses");
+        let way = tree.likeliest_way();
+        assert!(way.len() > 1 && way[..] == chain[..way.len()], "{way:?} of {chain:?}");
+        num_forks += usize::from(!tree.is_chain());
+    }
+    assert!(num_forks > 1, "{num_forks}");
 }

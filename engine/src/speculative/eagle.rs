@@ -84,7 +84,7 @@ pub fn plan(
     let head = ModelFiles::open(path).with_context(flag)?;
     let head = HeadSpec::read(&head, (spec, files)).with_context(flag)?;
     place.ensure_runs(options, &head.decoder).with_context(flag)?;
-    ensure_branches((options, place), &head, spec).with_context(flag)?;
+    ensure_branches(options, &head, spec).with_context(flag)?;
     let (size, most) = (head.block.map_or(1, |block| block.size), limits.max_num_batched_tokens);
     ensure!(
         topk(options) <= most,
@@ -101,7 +101,7 @@ pub fn plan(
 
 /// That the head can make trees and the model verify them, where they are asked for.
 fn ensure_branches(
-    (options, place): (&EngineOptions, &Place),
+    options: &EngineOptions,
     head: &HeadSpec,
     spec: &DecoderSpec,
 ) -> anyhow::Result<()> {
@@ -111,7 +111,6 @@ fn ensure_branches(
     }
     let flag = format!("--speculative-eagle-topk {topk}");
     ensure!(head.block.is_none(), "{flag}: a DFlash drafter guesses whole blocks, not trees");
-    ensure!(place.gpu().is_none(), "{flag}: a GPU verifies chains, not trees; leave it out");
     let is_recurrent = spec.layers.iter().any(|layer| layer.is_recurrent);
     ensure!(
         !is_recurrent && spec.indexer.is_none(),

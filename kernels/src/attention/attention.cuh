@@ -31,6 +31,8 @@ struct AttentionArgs {
     float* parts;                     // decode: [num_parts] partial results
     uint32_t* arrivals;               // decode: [num_parts], all 0 between launches
     const uint32_t* chosen;           // attention_to: [rows][top_k], the positions that each row sees, ascending
+    const uint32_t* place_start_loc;  // [rows + 1]: where the places of each row begin; null: no row branches
+    const uint32_t* places;           // where the last positions lie that a row sees, of rows that branch: each is a sequence
     int q_stride, out_stride;
     int num_seqs, max_blocks, block_size;  // attention_to: each row from first_row on is a sequence
     int q_heads, kv_heads;
@@ -72,6 +74,14 @@ __device__ __forceinline__ int first_visible(const AttentionArgs& a, int positio
 __device__ __forceinline__ int last_visible(const AttentionArgs& a, int position, int context) {
     if (!a.both_ways) return position;
     return a.window > 0 ? min(position + a.window / 2, context - 1) : context - 1;
+}
+
+// Where a position lies among those of the sequence: of a row that branches the last ones lie at its places.
+__device__ __forceinline__ int place_of(const AttentionArgs& a, const AttentionSeq& seq, int position) {
+    if (!a.place_start_loc) return position;
+    const int start = (int)a.place_start_loc[seq.query_start];
+    const int moved = seq.context - ((int)a.place_start_loc[seq.query_start + 1] - start);
+    return position < moved ? position : (int)a.places[start + position - moved];
 }
 
 // The positions that the two rows of this thread see: rows lane / 4 and lane / 4 + 8 from `row` on, and for rows behind
@@ -146,8 +156,9 @@ __device__ __forceinline__ void load_tile(bf16* keys, bf16* values, const Attent
         const bool inside = token >= first && token < end;
         size_t at = 0;
         if (inside) {
-            const size_t block = seq.table[token / a.block_size];
-            at = ((block * a.kv_heads + kv_head) * a.block_size + token % a.block_size) * D;
+            const int place = place_of(a, seq, token);
+            const size_t block = seq.table[place / a.block_size];
+            at = ((block * a.kv_heads + kv_head) * a.block_size + place % a.block_size) * D;
         }
         if (keys) load_token<D>(keys + r * HeadShape<D>::STRIDE, (const Page*)a.keys + at, inside);
         const Page* value = (const Page*)a.values + at + (inside ? column : 0);

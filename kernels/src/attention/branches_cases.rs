@@ -2,7 +2,8 @@
 
 use super::cases::{Lengths, Pages, dense_heads, inputs, margin};
 use super::{AttentionBatch, AttentionSpec, Branches, attention, reference};
-use crate::cases::{Case, Input, Kind, NO_CUDA_KERNEL, Work, in_place, random_f32};
+use crate::cases::{BF16_TOLERANCE, Case, Input, Kind, Work, in_place, random_f32};
+use crate::device::Device;
 use crate::tensor::DType;
 
 /// Every third sequence does not branch.
@@ -92,6 +93,7 @@ fn case(
     let mut q = Input::new(Kind::Activations, queries.clone(), num_rows, q_cols + 2 * margin);
     let seen: usize = tree.positions.iter().map(|&position| position as usize + 1).sum();
     let input = tree.clone();
+    let mut kv_on_cuda = None;
     Case {
         op: "attention",
         name: format!(
@@ -103,13 +105,19 @@ fn case(
             operations: (4 * seen * q_cols) as u64,
         },
         tolerance: 1e-5,
-        cuda_tolerance: NO_CUDA_KERNEL,
+        cuda_tolerance: BF16_TOLERANCE,
         output_len: num_rows * q_cols,
         run: Box::new(move |device, output| {
             let q = q.view(device).columns(margin..margin + q_cols);
+            let kv = match device {
+                Device::Cuda(_) => {
+                    kv_on_cuda.get_or_insert_with(|| pages.kv.copied_to(device, None))
+                }
+                _ => &pages.kv,
+            };
             let batch = AttentionBatch { branches: Some(input.branches()), ..pages.batch() };
             in_place(device, Kind::Activations, output, (num_rows, q_cols), |out| {
-                attention(device, out, q, &pages.kv, &batch, &spec, None);
+                attention(device, out, q, kv, &batch, &spec, None);
             });
         }),
         reference: Box::new(move || {

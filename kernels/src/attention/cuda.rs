@@ -1,9 +1,10 @@
 //! `attention` on a GPU: sequences with few queries go to `decode.cu`, the others to `prefill.cu`. Both give a row the same
 //! bits, so which one is taken is a matter of time alone.
 
-use super::{AttentionBatch, AttentionSpec};
+use super::own_sequences::OwnSequences;
+use super::{AttentionBatch, AttentionSpec, Branches};
 use crate::cuda::{Argument, CudaDevice, Grid, Pointer, Structure};
-use crate::indices::UploadedIndices;
+use crate::indices::{Indices, UploadedIndices};
 use crate::kv_layer::KvLayer;
 use crate::tensor::{DType, Tensor, View, ViewMut};
 
@@ -54,6 +55,8 @@ struct AttentionArgs {
     parts: Pointer,
     arrivals: Pointer,
     chosen: Pointer,
+    place_start_loc: Pointer,
+    places: Pointer,
     q_stride: i32,
     out_stride: i32,
     num_seqs: i32,
@@ -74,7 +77,7 @@ struct AttentionArgs {
     pad: i32,
 }
 
-// SAFETY: twelve addresses, then eighteen numbers of 32 bits, as in the source.
+// SAFETY: fourteen addresses, then eighteen numbers of 32 bits, as in the source.
 unsafe impl Structure for AttentionArgs {}
 
 pub(super) fn attention(
@@ -86,6 +89,33 @@ pub(super) fn attention(
     spec: &AttentionSpec,
     sinks: Option<&Tensor>,
 ) {
+    let Some(branches) = batch.branches else {
+        return attention_of(cuda, (out, q), kv, batch, spec, sinks, [Pointer::NULL; 2]);
+    };
+    let mut own = OwnSequences::default();
+    own.branching(batch, &branches);
+    let uploaded = UploadedBranches::new(cuda, &own, &branches);
+    let [query_start_loc, context_lens, rows, start_loc, places] = uploaded.pointers;
+    let batch = own.batch(batch);
+    let batch = AttentionBatch {
+        query_start_loc: batch.query_start_loc.at(query_start_loc),
+        context_lens: batch.context_lens.at(context_lens),
+        rows: batch.rows.at(rows),
+        ..batch
+    };
+    attention_of(cuda, (out, q), kv, &batch, spec, sinks, [start_loc, places]);
+}
+
+/// Of a batch in which each row that branches is a sequence of its own, where the places of rows lie.
+fn attention_of(
+    cuda: &CudaDevice,
+    (out, q): (&ViewMut, &View),
+    kv: &KvLayer,
+    batch: &AttentionBatch,
+    spec: &AttentionSpec,
+    sinks: Option<&Tensor>,
+    [place_start_loc, places]: [Pointer; 2],
+) {
     let head_dim = spec.head_dim;
     let group = spec.num_q_heads / spec.num_kv_heads;
     let has_decode = head_dim <= WIDEST_DECODE;
@@ -93,6 +123,8 @@ pub(super) fn attention(
     let uploaded = UploadedBatch::new(cuda, batch);
     let args = AttentionArgs {
         sinks: sinks.map_or(Pointer::NULL, |sinks| sinks.view().pointer()),
+        place_start_loc,
+        places,
         decode_queries: int(decode_queries),
         num_parts: num_parts(cuda, size_of::<f32>() * DECODE_ROWS * (head_dim + 2), 0),
         ..uploaded.args(cuda, (out, q), kv, batch, spec)
@@ -186,6 +218,8 @@ impl UploadedBatch {
             parts: cuda.scratch().pointer(),
             arrivals: cuda.counters().pointer(),
             chosen: Pointer::NULL,
+            place_start_loc: Pointer::NULL,
+            places: Pointer::NULL,
             q_stride: int(q.row_stride()),
             out_stride: int(out.row_stride()),
             num_seqs: int(batch.context_lens.len()),
@@ -205,6 +239,33 @@ impl UploadedBatch {
             softcap_log2,
             pad: 0,
         }
+    }
+}
+
+/// The arrays of a batch whose rows branch, in one piece on the device.
+struct UploadedBranches {
+    pointers: [Pointer; 5],
+    _all: UploadedIndices,
+}
+
+impl UploadedBranches {
+    fn new(cuda: &CudaDevice, own: &OwnSequences, branches: &Branches) -> Self {
+        let arrays: [&[u32]; 5] = [
+            &own.query_start_loc,
+            &own.context_lens,
+            &own.rows,
+            branches.start_loc,
+            branches.places,
+        ];
+        let all = arrays.concat();
+        let uploaded = Indices::from(&all).on(cuda);
+        let Pointer(mut next) = uploaded.pointer();
+        let pointers = arrays.map(|array| {
+            let own = Pointer(next);
+            next += size_of_val(array) as u64;
+            own
+        });
+        Self { pointers, _all: uploaded }
     }
 }
 

@@ -71,7 +71,7 @@ template <class Shape> __device__ __forceinline__ void load_latent_tile(bf16* ke
         const bool inside = token >= unit.first && token < unit.end;
         size_t at = 0;
         if (inside) {
-            const int position = Shape::CHOSEN ? (int)a.chosen[(size_t)unit.seq.query_start * a.top_k + token] : token;
+            const int position = Shape::CHOSEN ? (int)a.chosen[(size_t)unit.seq.query_start * a.top_k + token] : place_of(a, unit.seq, token);
             at = ((size_t)unit.seq.table[position / a.block_size] * a.block_size + position % a.block_size) * Shape::D;
         }
         for (int c = threadIdx.x % 8; c < Shape::D / 8; c += 8) cp_async16(keys + r * Shape::STRIDE + 8 * c, (const bf16*)a.keys + at + 8 * c, inside);

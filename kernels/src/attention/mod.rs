@@ -18,6 +18,7 @@ pub mod chosen_cases;
 mod cpu;
 mod cuda;
 pub(crate) mod kernels;
+mod own_sequences;
 mod pages;
 mod plan;
 mod portable;
@@ -49,7 +50,7 @@ pub struct AttentionBatch<'a> {
     /// On a GPU: `Some(n)`: the launches serve every batch of as many rows and sequences, of at most n queries each (a
     /// graph replays them); `None`: this batch.
     pub replayed_with: Option<usize>,
-    /// Rows whose past branches; on the CPU alone.
+    /// Rows whose past branches.
     pub branches: Option<Branches<'a>>,
 }
 
@@ -115,10 +116,7 @@ pub fn attention(
         Device::Cpu(cpu) => {
             cpu::attention(cpu, &out, q, kv, batch, spec, sinks.map(Tensor::f32));
         }
-        Device::Cuda(cuda) => {
-            assert!(batch.branches.is_none(), "rows branch on the CPU alone");
-            cuda::attention(cuda, &out, &q, kv, batch, spec, sinks);
-        }
+        Device::Cuda(cuda) => cuda::attention(cuda, &out, &q, kv, batch, spec, sinks),
         Device::Trace(log) => log.push(trace_line(&q, kv, batch, spec, sinks.is_some())),
     }
 }
