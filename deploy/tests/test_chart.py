@@ -59,45 +59,6 @@ def test_manifests_match_the_schemas_of_kubernetes(version, tmp_path):
         assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_custom_resources_match_their_definitions():
-    """Against the definitions in deploy/.tools/crds, as `kubectl get crd NAME -o yaml` prints them."""
-    schemas = {}
-    for path in (tools.TOOLS / "crds").glob("*.yaml"):
-        definition = yaml.safe_load(path.read_text())["spec"]
-        for version in definition["versions"]:
-            schemas[f"{definition['group']}/{version['name']}", definition["names"]["kind"]] = version["schema"]["openAPIV3Schema"]
-    if not schemas:
-        pytest.skip("no definitions in deploy/.tools/crds")
-    import jsonschema
-
-    checked = set()
-    for name in VALUES:
-        for document in rendered(name):
-            kind = document["apiVersion"], document["kind"]
-            if kind in schemas:
-                schema = strict(schemas[kind])
-                schema["properties"]["metadata"] = {"type": "object"}
-                # Not `validate`, which would also check the schema: it has patterns of Go.
-                assert list(jsonschema.Draft7Validator(schema).iter_errors(document)) == [], kind
-                checked.add(kind)
-    assert checked == set(schemas)
-
-
-def strict(schema):
-    """A schema of Kubernetes that refuses fields it does not name."""
-    if isinstance(schema, list):
-        return [strict(part) for part in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if schema.get("x-kubernetes-int-or-string"):
-        return {}
-    schema = {key: strict(value) for key, value in schema.items()}
-    is_open = schema.get("x-kubernetes-preserve-unknown-fields") or "additionalProperties" in schema
-    if isinstance(schema.get("properties"), dict) and schema.get("type") == "object" and not is_open:
-        schema["additionalProperties"] = False
-    return schema
-
-
 def test_pods_are_hardened(documents):
     for pod in pods(documents):
         assert pod["automountServiceAccountToken"] is False
