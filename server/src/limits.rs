@@ -13,7 +13,8 @@ pub struct ServerLimits {
     pub max_header_bytes: usize,
     /// Header fields of a request (`--max-headers`).
     pub max_headers: usize,
-    /// Connections served at once; further ones are answered 503 and closed (`--max-connections`).
+    /// Connections served at once (`--max-connections`). A further one has the place of the one that is idle longest; if none is idle, it
+    /// is answered 503 and closed.
     pub max_connections: usize,
     /// gRPC calls at once on one connection (`--max-streams`).
     pub max_streams: u32,

@@ -22,7 +22,7 @@ pub(crate) struct LimitArgs {
     #[arg(long, default_value_t = 100, value_name = "COUNT")]
     max_headers: usize,
 
-    /// Connections at once; further ones are answered 503
+    /// Connections at once; further ones take the place of the one that is idle longest, or are answered 503
     #[arg(long, default_value_t = 4096, value_name = "COUNT")]
     max_connections: usize,
 

@@ -13,6 +13,7 @@ use quire_server::pull::Library;
 use quire_server::registry::{Entry, Loader, Origin, Taken};
 use quire_server::serve::{Listeners, ProbeServer, serve};
 use quire_server::traces::Exporter;
+use socket2::SockRef;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::doctor::{self, Surroundings};
@@ -22,6 +23,9 @@ use crate::args::{CommonOptions, Environment, LoadFormat, ServeArgs, ServeOption
 
 /// What a shell reports of a program that a second ctrl-C ended.
 const INTERRUPTED: i32 = 130;
+
+/// Connections that may wait to be accepted; the system cuts it to `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
 
 /// What is served.
 enum Served {
@@ -202,9 +206,12 @@ fn asynchronous(listener: TcpListener) -> Result<tokio::net::TcpListener> {
 
 fn bind(host: &str, port: u16, flag: &str) -> Result<TcpListener> {
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    TcpListener::bind((host, port)).with_context(|| {
+    let listener = TcpListener::bind((host, port)).with_context(|| {
         format!("{host}:{port} cannot be listened on; choose another with --host and {flag}")
-    })
+    })?;
+    // std asks for 128: of more that come at once, each waits a second for its next try.
+    SockRef::from(&listener).listen(BACKLOG)?;
+    Ok(listener)
 }
 
 fn warn_if_open(server: &ServeOptions) {

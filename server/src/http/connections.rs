@@ -2,7 +2,6 @@
 
 use std::io;
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -12,10 +11,10 @@ use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use super::head_clock::HeadClock;
+use super::places::{Place, Places};
 use super::stall::StallGuard;
 use super::tls::Tls;
 use crate::limits::ServerLimits;
@@ -35,16 +34,16 @@ pub struct Connections {
     tls: Option<Tls>,
     router: Router,
     limits: ServerLimits,
-    slots: Arc<Semaphore>,
+    places: Places,
     graceful: GracefulShutdown,
     tasks: JoinSet<()>,
 }
 
 impl Connections {
     pub fn new(protocol: Protocol, router: Router, limits: ServerLimits) -> Self {
-        let slots = Arc::new(Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS)));
+        let places = Places::new(limits.max_connections);
         let (graceful, tasks) = (GracefulShutdown::new(), JoinSet::new());
-        Self { protocol, tls: None, router, limits, slots, graceful, tasks }
+        Self { protocol, tls: None, router, limits, places, graceful, tasks }
     }
 
     /// Connections are those of `tls`.
@@ -77,20 +76,20 @@ impl Connections {
     }
 
     fn spawn(&mut self, stream: TcpStream) {
-        let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
+        let Some(place) = self.places.take() else {
             refuse(stream, self.protocol);
             return;
         };
         let (router, limits, protocol) = (self.router.clone(), self.limits.clone(), self.protocol);
         let watcher = self.graceful.watcher();
         let stream = guarded(stream, &limits);
-        let clock = HeadClock::new(stream.has_read(), &limits);
+        let clock = HeadClock::new(stream.has_read(), place.clone(), &limits);
         match self.tls.clone() {
             None => {
                 let served = serve(protocol, stream, clock, router, limits, watcher);
-                self.tasks.spawn(holding(slot, served))
+                self.tasks.spawn(holding(place, served))
             }
-            Some(tls) => self.tasks.spawn(holding(slot, async move {
+            Some(tls) => self.tasks.spawn(holding(place, async move {
                 let greeting = tls.0.accept(stream);
                 match tokio::time::timeout(limits.header_read_timeout, greeting).await {
                     Ok(Ok(stream)) => serve(protocol, stream, clock, router, limits, watcher).await,
@@ -116,9 +115,9 @@ async fn serve<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     }
 }
 
-async fn holding(slot: OwnedSemaphorePermit, connection: impl Future<Output = ()>) {
+async fn holding(place: Place, connection: impl Future<Output = ()>) {
     connection.await;
-    drop(slot);
+    drop(place);
 }
 
 /// A peer that reads nothing for too long is cut off.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use hyper::rt::{Sleep, Timer};
 
+use super::places::{Place, Waiting};
 use crate::limits::ServerLimits;
 
 /// The timer of one connection.
@@ -19,15 +20,16 @@ pub(super) struct HeadClock {
     /// Bytes have come since it was last cleared.
     has_read: Arc<AtomicBool>,
     had_request: Arc<AtomicBool>,
+    place: Place,
     idle: Duration,
     head: Duration,
 }
 
 impl HeadClock {
     /// `has_read`: set whenever bytes come.
-    pub(super) fn new(has_read: Arc<AtomicBool>, limits: &ServerLimits) -> Self {
+    pub(super) fn new(has_read: Arc<AtomicBool>, place: Place, limits: &ServerLimits) -> Self {
         let (idle, head) = (limits.idle_timeout, limits.header_read_timeout);
-        Self { has_read, had_request: Arc::default(), idle, head }
+        Self { has_read, had_request: Arc::default(), place, idle, head }
     }
 }
 
@@ -43,14 +45,16 @@ impl Timer for HeadClock {
         self.has_read.store(false, Relaxed);
         let deadline = if is_idle { Instant::now() + self.idle } else { deadline };
         let sleep = Box::pin(tokio::time::sleep_until(deadline.into()));
-        Box::pin(HeadSleep { sleep, is_idle, clock: self.clone() })
+        let waiting = is_idle.then(|| self.place.wait());
+        Box::pin(HeadSleep { sleep, waiting, clock: self.clone() })
     }
 }
 
-/// Done when the connection has waited too long.
+/// Done when the connection has waited too long, or its place is another's.
 struct HeadSleep {
     sleep: Pin<Box<tokio::time::Sleep>>,
-    is_idle: bool,
+    /// Until the first byte of a head is there.
+    waiting: Option<Waiting>,
     clock: HeadClock,
 }
 
@@ -61,8 +65,11 @@ impl Future for HeadSleep {
 
     /// hyper asks after each read that did not complete a head.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if self.is_idle && self.clock.has_read.load(Relaxed) {
-            self.is_idle = false;
+        if self.clock.place.is_lost(cx) {
+            return Poll::Ready(());
+        }
+        if self.waiting.is_some() && self.clock.has_read.load(Relaxed) {
+            self.waiting = None;
             let deadline = Instant::now() + self.clock.head;
             self.sleep.as_mut().reset(deadline.into());
         }

@@ -8,6 +8,7 @@ pub mod fields;
 mod head_clock;
 pub mod host;
 pub mod observe;
+mod places;
 pub mod signs;
 mod sizes;
 pub mod stall;

@@ -150,19 +150,39 @@ async fn large_heads_and_foreign_hosts_are_refused() {
 async fn connections_over_the_limit_are_told_so() {
     let mut config = config();
     config.limits.max_connections = 1;
-    let (address, _queue) = start(config).await;
+    let (address, queue) = start(config).await;
+    // At work: it waits for its answer.
     let mut first = TcpStream::connect(address).await.unwrap();
-    let request = "GET /version HTTP/1.1\r\nhost: localhost\r\n\r\n";
-    first.write_all(request.as_bytes()).await.unwrap();
-    let mut head = [0; 12];
-    first.read_exact(&mut head).await.unwrap();
-    assert_eq!(&head, b"HTTP/1.1 200");
+    let body = r#"{"prompt": "a"}"#;
+    first.write_all(post_text(body, body.len()).as_bytes()).await.unwrap();
+    let _submission = queue.recv().unwrap();
     let refused = exchange(address, "").await;
     assert!(refused.starts_with("HTTP/1.1 503"), "{refused}");
     let (head, body) = refused.split_once("\r\n\r\n").unwrap();
     assert!(head.contains(&format!("content-length: {}", body.len())));
     let error: serde_json::Value = serde_json::from_str(body).unwrap();
     assert!(error["error"]["message"].as_str().unwrap().contains("--max-connections"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_idle_longest_gives_way_to_who_comes() {
+    let mut config = config();
+    config.limits.max_connections = 2;
+    let (address, _queue) = start(config).await;
+    let mut kept = Vec::new();
+    for _ in 0..5 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        ask_version(&mut stream).await;
+        kept.push(stream);
+        // The server begins to wait after it has answered.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for mut oldest in kept.drain(..3) {
+        assert!(time_to_the_end(&mut oldest).await < Duration::from_secs(15));
+    }
+    for youngest in &mut kept {
+        ask_version(youngest).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
