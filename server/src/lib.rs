@@ -7,6 +7,7 @@ pub mod grpc;
 pub mod http;
 pub mod kv_events;
 pub mod limits;
+pub mod log_lines;
 pub mod metrics;
 pub mod model;
 pub mod openapi;

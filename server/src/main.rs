@@ -6,18 +6,23 @@ mod args;
 mod commands;
 mod logging;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
+use quire_server::log_lines;
 
 use crate::args::{Args, Environment};
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
+    let outcome = run(&Args::parse());
+    log_lines::flush();
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            // `eprintln!` panics where standard error cannot be written.
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -26,6 +31,6 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<()> {
     let environment = Environment::read()?;
     let options = args.common.resolve(&environment, args.command.is_quiet())?;
-    logging::start(&options);
+    logging::start(&options)?;
     commands::run(&args.command, &options, &environment)
 }

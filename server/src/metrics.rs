@@ -100,6 +100,11 @@ pub(crate) fn record_state(health: Health, turn: Duration, num_in_flight: usize)
     gauge!("quire_requests_in_flight").set(num_in_flight as f64);
 }
 
+/// Lines of the log that were not written.
+pub(crate) fn log_lines_dropped() -> ::metrics::Counter {
+    counter!("quire_log_lines_dropped_total")
+}
+
 /// Says how long the model took to load.
 pub(crate) fn record_model_load(took: Duration) {
     gauge!("quire_model_load_seconds").set(took.as_secs_f64());
@@ -200,5 +205,6 @@ fn create_series() {
             counter!("http_requests_total", &labels).absolute(0);
         }
     }
+    log_lines_dropped().absolute(0);
     gauge!("quire_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
 }

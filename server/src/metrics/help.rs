@@ -97,6 +97,10 @@ const HELP: &[(&str, &str)] = &[
     ("quire_preemptions_for_tenants_total", "Preemptions that gave a row to another tenant."),
     ("quire_doctor_check", "What quire doctor finds: 0 well, 1 a warning, 2 failing."),
     ("quire_keys_file_ok", "Whether the keys file is in force as it is now."),
+    (
+        "quire_log_lines_dropped_total",
+        "Lines of the log that could not be written, or not soon enough.",
+    ),
     ("quire_kv_events_dropped_total", "Batches of cache events that found no room to be sent."),
     ("quire_failed_steps_total", "Steps that panicked and were computed again."),
 ];
