@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::error::ApiError;
 use crate::http::auth::{self, ApiKey};
+use crate::http::body::BodiesMemory;
 use crate::http::{cors, host, observe, signs};
 use crate::limits::ServerLimits;
 use crate::metrics::{self, Metrics};
@@ -200,6 +201,9 @@ pub struct AppState {
     pub(crate) pull_slots: Arc<Semaphore>,
     /// Templates and tokenizations of long prompts that may run at once.
     tokenize_slots: Arc<Semaphore>,
+    /// Held by the one of them that is huge: parsed, it takes many times its bytes.
+    huge_slot: Arc<Semaphore>,
+    pub(crate) bodies_memory: BodiesMemory,
     /// Readiness is red.
     leaving: AtomicBool,
     draining: AtomicBool,
@@ -315,6 +319,7 @@ impl AppState {
     pub fn new(config: ServerConfig, metrics: Metrics) -> SharedState {
         let num_jobs = config.limits.max_tokenize_jobs.clamp(1, Semaphore::MAX_PERMITS);
         let tokenize_slots = Arc::new(Semaphore::new(num_jobs));
+        let bodies_memory = BodiesMemory::new(&config.limits);
         let responses = responses::ResponseStore::new(config.limits.response_store_bytes);
         let models = Registry::new(config.registry.clone());
         if !config.served_model_names.is_empty() {
@@ -331,6 +336,8 @@ impl AppState {
             drain_rate: DrainRate::default(),
             pull_slots: Arc::new(Semaphore::new(MAX_PULLS)),
             tokenize_slots,
+            huge_slot: Arc::new(Semaphore::new(1)),
+            bodies_memory,
             leaving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             began: Instant::now(),
@@ -420,7 +427,7 @@ impl AppState {
     }
 
     /// Runs `work` on `num_bytes` of what a client sent: at once when they are few, else on the blocking pool, at most
-    /// `max_tokenize_jobs` together, so that templates and tokenization never hold up the async threads.
+    /// `max_tokenize_jobs` together, so that templates and tokenization never hold up the async threads; of huge ones one.
     pub(crate) async fn prepare<T: Send + 'static>(
         &self,
         num_bytes: usize,
@@ -428,13 +435,18 @@ impl AppState {
     ) -> Result<T, ApiError> {
         // Below this the way to another thread costs more than the work.
         const SHORT: usize = 4 << 10;
+        const HUGE: usize = 1 << 20;
         if num_bytes < SHORT {
             return work();
         }
+        let huge = match num_bytes < HUGE {
+            true => None,
+            false => Some(Arc::clone(&self.huge_slot).acquire_owned().await),
+        };
         let slot = Arc::clone(&self.tokenize_slots).acquire_owned().await;
         let job = tokio::task::spawn_blocking(move || {
             // Held to the end of the work, also when the client has gone meanwhile.
-            let _slot = slot;
+            let _slots = (huge, slot);
             work()
         });
         job.await.map_err(|_| ApiError::internal("reading the request failed"))?

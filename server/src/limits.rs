@@ -9,6 +9,8 @@ use crate::error::ApiError;
 pub struct ServerLimits {
     /// Bytes of a request body (`--max-body-bytes`).
     pub max_body_bytes: usize,
+    /// Bytes of all large bodies together that are read or parsed at once (`--bodies-memory`); one of the largest is always let in.
+    pub bodies_memory: usize,
     /// Bytes of a request's head (`--max-header-bytes`).
     pub max_header_bytes: usize,
     /// Header fields of a request (`--max-headers`).
@@ -58,6 +60,7 @@ impl Default for ServerLimits {
     fn default() -> Self {
         Self {
             max_body_bytes: 16 << 20,
+            bodies_memory: 64 << 20,
             max_header_bytes: 64 << 10,
             max_headers: 100,
             max_connections: 4096,

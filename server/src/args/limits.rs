@@ -14,6 +14,10 @@ pub(crate) struct LimitArgs {
     #[arg(long, default_value = "16MiB", value_parser = units::bytes, value_name = "BYTES")]
     max_body_bytes: u64,
 
+    /// Memory for large request bodies that are read or parsed at once; further ones are answered 503
+    #[arg(long, default_value = "64MiB", value_parser = units::bytes, value_name = "BYTES")]
+    bodies_memory: u64,
+
     /// The largest head of a request
     #[arg(long, default_value = "64KiB", value_parser = units::bytes, value_name = "BYTES")]
     max_header_bytes: u64,
@@ -103,6 +107,7 @@ impl LimitArgs {
     pub(crate) fn resolve(&self) -> ServerLimits {
         ServerLimits {
             max_body_bytes: self.max_body_bytes as usize,
+            bodies_memory: self.bodies_memory as usize,
             max_header_bytes: self.max_header_bytes as usize,
             max_headers: self.max_headers,
             max_connections: self.max_connections,

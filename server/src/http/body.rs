@@ -1,9 +1,12 @@
-//! Reads a JSON request body: content type, size, time and encoding.
+//! Reads a JSON request body: content type, size, time, encoding, and how much memory all of them may take.
 
-use axum::body::{Body, Bytes};
+use std::sync::Arc;
+
+use axum::body::{Body, HttpBody};
 use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::ApiError;
 use crate::limits::ServerLimits;
@@ -16,35 +19,93 @@ pub enum ContentType {
     Any,
 }
 
-/// The whole body of a request, as text.
-pub async fn read_json(
+/// The whole body of a request, as text, and its share of `memory`.
+pub(crate) async fn read_json(
     request: Request,
     content_type: ContentType,
     limits: &ServerLimits,
-) -> Result<String, ApiError> {
+    memory: &BodiesMemory,
+) -> Result<(String, BodyShare), ApiError> {
     let headers = request.headers();
     if content_type == ContentType::Json || headers.contains_key(header::ORIGIN) {
         check_content_type(headers)?;
     }
     check_encoding(headers)?;
-    let bytes = read(request.into_body(), limits).await?;
-    String::from_utf8(bytes.into()).map_err(|_| ApiError::bad_request("the body is not UTF-8"))
+    let reading = read(request.into_body(), limits, memory);
+    let in_time = tokio::time::timeout(limits.body_read_timeout, reading).await;
+    let (bytes, share) = in_time.map_err(|_| {
+        let message = "the body did not arrive in time (--body-read-timeout)";
+        ApiError::new(StatusCode::REQUEST_TIMEOUT, message)
+    })??;
+    let text = String::from_utf8(bytes);
+    let text = text.map_err(|_| ApiError::bad_request("the body is not UTF-8"))?;
+    Ok((text, share))
 }
 
-async fn read(body: Body, limits: &ServerLimits) -> Result<Bytes, ApiError> {
-    let body = Limited::new(body, limits.max_body_bytes);
-    match tokio::time::timeout(limits.body_read_timeout, body.collect()).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            let limit = limits.max_body_bytes;
-            let message = format!("the body is over the limit of {limit} bytes (--max-body-bytes)");
-            Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message))
+async fn read(
+    body: Body,
+    limits: &ServerLimits,
+    memory: &BodiesMemory,
+) -> Result<(Vec<u8>, BodyShare), ApiError> {
+    let limit = limits.max_body_bytes;
+    let too_large = || {
+        let message = format!("the body is over the limit of {limit} bytes (--max-body-bytes)");
+        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message)
+    };
+    // Who says how much comes is told before it comes.
+    if body.size_hint().lower() > limit as u64 {
+        return Err(too_large());
+    }
+    let mut body = Limited::new(body, limit);
+    let (mut bytes, mut share) = (Vec::new(), BodyShare(None));
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| match error.is::<LengthLimitError>() {
+            true => too_large(),
+            false => ApiError::bad_request("the body broke off"),
+        })?;
+        if let Ok(data) = frame.into_data() {
+            share.grow_to(bytes.len() + data.len(), memory)?;
+            bytes.extend_from_slice(&data);
         }
-        Ok(Err(_)) => Err(ApiError::bad_request("the body broke off")),
-        Err(_) => {
-            let message = "the body did not arrive in time (--body-read-timeout)";
-            Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, message))
+    }
+    Ok((bytes, share))
+}
+
+/// Bytes that large bodies may take together, until they are parsed.
+pub(crate) struct BodiesMemory(Arc<Semaphore>);
+
+/// What one body has of it, in units.
+pub(crate) struct BodyShare(Option<OwnedSemaphorePermit>);
+
+impl BodiesMemory {
+    const UNIT: usize = 1 << 10;
+    /// Smaller bodies are not counted: connections bound them.
+    const SMALL: usize = 64 << 10;
+
+    pub(crate) fn new(limits: &ServerLimits) -> Self {
+        let num_bytes = limits.bodies_memory.max(limits.max_body_bytes);
+        let num_units = num_bytes.div_ceil(Self::UNIT).min(Semaphore::MAX_PERMITS);
+        Self(Arc::new(Semaphore::new(num_units)))
+    }
+}
+
+impl BodyShare {
+    fn grow_to(&mut self, num_bytes: usize, memory: &BodiesMemory) -> Result<(), ApiError> {
+        if num_bytes <= BodiesMemory::SMALL {
+            return Ok(());
         }
+        let has = self.0.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let more = num_bytes.div_ceil(BodiesMemory::UNIT) - has;
+        let more = u32::try_from(more).unwrap_or(u32::MAX);
+        let Ok(permit) = Arc::clone(&memory.0).try_acquire_many_owned(more) else {
+            let message = "large requests take all of --bodies-memory";
+            return Err(ApiError::unavailable(message, 1));
+        };
+        match &mut self.0 {
+            Some(own) => own.merge(permit),
+            own => *own = Some(permit),
+        }
+        Ok(())
     }
 }
 

@@ -1,6 +1,7 @@
 //! The conversation fields that chat and `/tokenize` share.
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use crate::app::unix_time;
@@ -90,20 +91,30 @@ struct RawMessage {
 }
 
 fn take_messages(fields: &mut Fields<'_>, limits: &ServerLimits) -> Result<Vec<Value>, ApiError> {
-    let given: Option<Vec<Value>> = fields.take("messages", "a list of objects")?;
-    checked(given.unwrap_or_default(), limits)
+    let raw = fields.take_raw("messages").map_or("[]", RawValue::get);
+    let not_a_list = |_| invalid("messages must be a list of objects");
+    // Counted before they are parsed: a message takes many times its bytes.
+    let given: Vec<&RawValue> = serde_json::from_str(raw).map_err(not_a_list)?;
+    check_count(given.len(), limits)?;
+    let parsed = given.into_iter().map(|message| serde_json::from_str(message.get()));
+    checked(parsed.collect::<Result<_, _>>().map_err(not_a_list)?, limits)
 }
 
 /// The messages as templates take them.
 pub(crate) fn checked(given: Vec<Value>, limits: &ServerLimits) -> Result<Vec<Value>, ApiError> {
-    if given.is_empty() {
+    check_count(given.len(), limits)?;
+    given.into_iter().enumerate().map(|(index, message)| convert(index, message)).collect()
+}
+
+fn check_count(count: usize, limits: &ServerLimits) -> Result<(), ApiError> {
+    if count == 0 {
         return Err(invalid("messages must have at least one message"));
     }
     let limit = limits.max_messages;
-    if given.len() > limit {
+    if count > limit {
         return Err(invalid(format!("messages has over {limit} entries (--max-messages)")));
     }
-    given.into_iter().enumerate().map(|(index, message)| convert(index, message)).collect()
+    Ok(())
 }
 
 fn convert(index: usize, message: Value) -> Result<Value, ApiError> {

@@ -11,7 +11,7 @@ use crate::app::SharedState;
 use crate::error::ApiError;
 use crate::generation::GenerationSpec;
 use crate::http::auth::KeyOwner;
-use crate::http::body::{self, ContentType};
+use crate::http::body::{self, BodyShare, ContentType};
 use crate::http::fields::Fields;
 use crate::http::observe::{ClientRequestId, is_safe_id};
 use crate::model::ServedModel;
@@ -30,6 +30,8 @@ pub(crate) struct Incoming {
     /// How long the request waited for it.
     pub(crate) load_time: Duration,
     head: Option<Head>,
+    /// Held until the body is parsed.
+    share: Arc<BodyShare>,
 }
 
 /// The fields that are looked at before the model is there.
@@ -94,10 +96,13 @@ impl Incoming {
         let caller = KeyOwner::of(request.headers());
         let client_id = request.extensions().get::<ClientRequestId>().map(|id| id.0.clone());
         let routing = RoutingHeaders::of(request.headers())?;
-        let body = body::read_json(request, content_type, &state.config.limits).await?;
+        let limits = &state.config.limits;
+        let (body, share) =
+            body::read_json(request, content_type, limits, &state.bodies_memory).await?;
+        let share = Arc::new(share);
         let (state, load_time) = (Arc::clone(state), Duration::ZERO);
         let (model, head) = (None, None);
-        Ok(Self { state, body, arrival, caller, routing, client_id, model, load_time, head })
+        Ok(Self { state, body, arrival, caller, routing, client_id, model, load_time, head, share })
     }
 
     /// The same request with another body.
@@ -112,6 +117,7 @@ impl Incoming {
             model: self.model.clone(),
             load_time: self.load_time,
             head: None,
+            share: Arc::clone(&self.share),
         }
     }
 

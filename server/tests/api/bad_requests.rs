@@ -244,12 +244,15 @@ async fn broken_bodies_are_400_and_large_ones_413() {
     let server = server();
     let deep = format!(r#"{{"messages": {}{}}}"#, "[".repeat(100_000 / 4), "]".repeat(100_000 / 4));
     let large = vec![b' '; (64 << 10) + 1];
-    let cases: [(&[u8], u16, Option<&str>); 10] = [
+    let cases: [(&[u8], u16, Option<&str>); 13] = [
         (b"", 400, None),
         (b"{", 400, None),
         (b"[]", 400, None),
         (b"\"prompt\"", 400, None),
         (b"\xef\xbb\xbf{}", 400, None),
+        (b"\xff\xfe{\0}\0", 400, None),
+        (b"{\0}\0", 400, None),
+        (b"{\"prompt\": \"a\0b\"}", 400, None),
         (b"{\"prompt\": \"\xff\"}", 400, None),
         (br#"{"prompt": "a", "temperature": NaN}"#, 400, Some("temperature")),
         (br#"{"prompt": "\ud800", "n": 1}"#, 400, Some("prompt")),

@@ -185,6 +185,35 @@ async fn who_is_idle_longest_gives_way_to_who_comes() {
     }
 }
 
+/// A body on its way has memory; what finds none is told to come again, and small ones are not counted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_bodies_share_a_bounded_memory() {
+    const LARGE: usize = 200 << 10;
+    let mut config = config();
+    (config.limits.max_body_bytes, config.limits.bodies_memory) = (256 << 10, 300 << 10);
+    let (address, _queue) = start(config).await;
+    let text = "x".repeat(LARGE);
+    let mut slow = TcpStream::connect(address).await.unwrap();
+    slow.write_all(post_text(&text, LARGE + 1).as_bytes()).await.unwrap();
+    let whole = post_text(&text, LARGE);
+    let refused = async {
+        while !exchange(address, &whole).await.starts_with("HTTP/1.1 503") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), refused).await.expect("there is room for both");
+    let refused = exchange(address, &whole).await;
+    assert!(refused.contains("--bodies-memory") && refused.contains("retry-after: 1"), "{refused}");
+    assert!(post(address, "{").await.starts_with("HTTP/1.1 400"));
+    drop(slow);
+    let taken = async {
+        while !exchange(address, &whole).await.starts_with("HTTP/1.1 400") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), taken).await.expect("its memory is free again");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_leaves_cancels_its_request() {
     let (address, queue) = start(config()).await;
