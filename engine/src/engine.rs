@@ -460,7 +460,7 @@ impl Loop {
             self.admit(submission);
         }
         for (_, live) in self.live.drain() {
-            let reason = FinishReason::Error(format!("the engine stopped: {reason}"));
+            let reason = FinishReason::Stopped(format!("the engine stopped: {reason}"));
             live.finish(reason, Instant::now(), &mut self.metrics);
         }
     }

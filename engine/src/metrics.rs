@@ -247,7 +247,7 @@ impl EngineMetrics {
             FinishReason::EndToken | FinishReason::StopToken(_) | FinishReason::Embedded => 0,
             FinishReason::Length => 1,
             FinishReason::Aborted => 2,
-            FinishReason::DeadEnd(_) | FinishReason::Error(_) => 3,
+            FinishReason::DeadEnd(_) | FinishReason::Stopped(_) | FinishReason::Error(_) => 3,
         };
         request.state = RequestState::Ended(FINISHED_REASONS[index]);
         let (times, counts) = (&request.times, &request.counts);

@@ -186,6 +186,8 @@ pub enum FinishReason {
     Aborted,
     /// The constraint lets no token come; the text says why.
     DeadEnd(String),
+    /// The engine has stopped, and the text says why; another one may answer the request.
+    Stopped(String),
     /// This request failed (as with non-finite logits); the text says how. No other request is touched.
     Error(String),
 }

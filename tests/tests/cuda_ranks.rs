@@ -141,7 +141,7 @@ fn a_gpu_that_panics_or_hangs_ends_the_engine_with_a_word_to_everyone() {
                 [request(), request()].map(|request| handle.generate(request).expect("valid"));
             for stream in streams {
                 let reason = collect_finish(stream);
-                let FinishReason::Error(text) = &reason else { panic!("{reason:?}") };
+                let FinishReason::Stopped(text) = &reason else { panic!("{reason:?}") };
                 assert!(text.contains(expected), "{fault:?}, {asynchrony:?}: {text}");
             }
             while handle.health() != EngineHealth::Stopped {

@@ -123,7 +123,7 @@ fn a_replica_that_dies_is_told_and_the_others_answer_until_the_process_ends() {
             None => panic!("a stream ends with Finished"),
         }
     };
-    assert!(matches!(reason, FinishReason::Error(_)), "{reason:?}");
+    assert!(matches!(reason, FinishReason::Stopped(_)), "{reason:?}");
     assert_eq!(handle.health(), EngineHealth::Stopped, "one is enough");
     assert_eq!(one_token(), FinishReason::Length, "the other still answers");
 }

@@ -419,7 +419,7 @@ fn a_rank_that_hangs_ends_the_engine_with_a_word_to_everyone() {
     let streams = [request(), request()].map(|request| handle.generate(request).expect("valid"));
     for stream in streams {
         let reason = collect_finish(stream);
-        let FinishReason::Error(text) = &reason else { panic!("{reason:?}") };
+        let FinishReason::Stopped(text) = &reason else { panic!("{reason:?}") };
         assert!(text.contains("another rank did not come within 200ms"), "{text}");
     }
     while handle.health() != EngineHealth::Stopped {

@@ -27,6 +27,11 @@ const INTERRUPTED: i32 = 130;
 /// Connections that may wait to be accepted; the system cuts it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
+/// Why a server ends that nobody asked to.
+#[derive(Debug, thiserror::Error)]
+#[error("the engine has stopped")]
+pub(crate) struct EngineStopped;
+
 /// What is served.
 enum Served {
     /// Loaded at start; it stays.
@@ -193,7 +198,9 @@ async fn serve_until_signal(
     }
     serving.await?;
     reaper.abort();
-    ensure!(state.health() != Health::Stopped, "the engine has stopped");
+    if state.health() == Health::Stopped {
+        return Err(EngineStopped.into());
+    }
     // Engines end with their last handles, unless a connection that would not close still holds one.
     state.models.close().await;
     Ok(())

@@ -180,6 +180,10 @@ impl Choice {
                 self.stream = None;
                 return ChoiceEvent::Failed(ApiError::invalid(self.constraint_field, message));
             }
+            FinishReason::Stopped(message) => {
+                self.stream = None;
+                return ChoiceEvent::Failed(ApiError::unavailable(message, 1));
+            }
             FinishReason::Error(message) => {
                 self.stream = None;
                 return ChoiceEvent::Failed(ApiError::internal(message));

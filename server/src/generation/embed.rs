@@ -134,12 +134,13 @@ async fn embedding_of(mut events: TokenStream) -> Result<Vec<f32>, ApiError> {
     while let Some(event) = events.next().await {
         match event {
             StreamEvent::Embedding(vector) => embedding = Some(vector),
-            StreamEvent::Finished(finished) => {
-                if let FinishReason::Error(message) = finished.reason {
-                    return Err(ApiError::internal(message));
+            StreamEvent::Finished(finished) => match finished.reason {
+                FinishReason::Error(message) => return Err(ApiError::internal(message)),
+                FinishReason::Stopped(message) => {
+                    return Err(ApiError::unavailable(message, 1));
                 }
-                break;
-            }
+                _ => break,
+            },
             StreamEvent::Started(_) | StreamEvent::Drafts(_) | StreamEvent::Token(_) => {}
         }
     }
