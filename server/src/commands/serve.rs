@@ -10,7 +10,7 @@ use quire_engine::{Machine, MemoryPlan, ModelFiles};
 use quire_server::app::{AppState, Health};
 use quire_server::metrics::Metrics;
 use quire_server::pull::Library;
-use quire_server::registry::{Entry, Loader, Origin, Taken};
+use quire_server::registry::{Entry, Loader, Origin, Taken, num_shares};
 use quire_server::serve::{Listeners, ProbeServer, serve};
 use quire_server::traces::Exporter;
 use socket2::SockRef;
@@ -109,7 +109,7 @@ fn one_model(
 }
 
 /// Looks at each model, so that a file that cannot be used is told now, and prints a line for it.
-fn several_models(named: Vec<Named>, server: &ServeOptions, loader: &Loader) -> Result<Served> {
+fn several_models(mut named: Vec<Named>, server: &ServeOptions, loader: &Loader) -> Result<Served> {
     ensure!(
         server.config.served_model_names.is_empty(),
         "--served-model-name names one model, but several are served, by the names of their files"
@@ -117,11 +117,15 @@ fn several_models(named: Vec<Named>, server: &ServeOptions, loader: &Loader) -> 
     let has_events = server.kv_events.is_some();
     ensure!(!has_events, "--kv-events-config tells of one model, but several are served");
     say(&format!("{} for models, loaded when they are asked for:", human_bytes(loader.memory)));
-    for Named { names, origin } in &named {
-        let planned = model::open(&origin.path)
-            .and_then(|files| loader.plan(&files, &names[0], named.len() as u64));
+    let num_shares = num_shares(named.len());
+    for Named { names, origin, max_model_len } in &mut named {
+        let planned =
+            model::open(&origin.path).and_then(|files| loader.plan(&files, &names[0], num_shares));
         match planned {
-            Ok(plan) => say(&format!("  {}: {}", names[0], human_bytes(plan.total_bytes()))),
+            Ok(plan) => {
+                *max_model_len = Some(plan.config.max_model_len);
+                say(&format!("  {}: {}", names[0], human_bytes(plan.total_bytes())));
+            }
             Err(error) => say(&format!("  {}: unusable: {error:#}", names[0])),
         }
     }
@@ -167,8 +171,10 @@ async fn serve_until_signal(
 
     let makes_embeddings = match served {
         Served::Several(named) => {
-            for Named { names, origin } in named {
-                state.models.add(Entry::on_demand(names, origin))?;
+            for Named { names, origin, max_model_len } in named {
+                let entry = Entry::on_demand(names, origin);
+                max_model_len.iter().for_each(|&len| entry.set_max_model_len(len));
+                state.models.add(entry)?;
             }
             false
         }

@@ -17,6 +17,8 @@ const MAX_MODELS: usize = 1024;
 pub(crate) struct Named {
     pub(crate) names: Vec<String>,
     pub(crate) origin: Origin,
+    /// Tokens of its context, once it is planned.
+    pub(crate) max_model_len: Option<u32>,
 }
 
 /// Several models where `typed` means several; `None`: it means one, or the default one.
@@ -43,7 +45,7 @@ pub(crate) fn find(typed: &[String], options: &CommonOptions) -> Result<Option<V
             let own = model::served_name(&origin.path);
             // A blob has no name of its own.
             names.extend((origin.digest.is_none() && !names.contains(&own)).then_some(own));
-            found.push(Named { names, origin });
+            found.push(Named { names, origin, max_model_len: None });
         }
     }
     ensure!(found.len() <= MAX_MODELS, "{} models are more than {MAX_MODELS}", found.len());
@@ -62,7 +64,8 @@ fn all_in(folder: &Path) -> Vec<Named> {
         let is_alone = names.iter().filter(|name| **name == names[index]).count() == 1;
         let inside = path.strip_prefix(folder).unwrap_or(path).with_file_name(&names[index]);
         let name = if is_alone { names[index].clone() } else { inside.display().to_string() };
-        Named { names: vec![name], origin: Origin { path: path.clone(), ..Origin::default() } }
+        let origin = Origin { path: path.clone(), ..Origin::default() };
+        Named { names: vec![name], origin, max_model_len: None }
     };
     paths.iter().enumerate().map(named).collect()
 }
@@ -70,7 +73,10 @@ fn all_in(folder: &Path) -> Vec<Named> {
 /// The models of a store; those that cannot be served are left out, and logged.
 fn all_of(store: &Store) -> Vec<Named> {
     let named = |stored: Stored| match store.origin(&stored) {
-        Ok(origin) => Some(Named { names: vec![stored.name.to_string()], origin }),
+        Ok(origin) => {
+            let names = vec![stored.name.to_string()];
+            Some(Named { names, origin, max_model_len: None })
+        }
         Err(error) => {
             tracing::warn!("left out: {error:#}");
             None

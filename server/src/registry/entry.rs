@@ -1,7 +1,7 @@
 //! One model of the registry: its names, its files, and its engine while it is loaded.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -34,6 +34,8 @@ pub struct Entry {
     /// Seconds since 1970 at which it was added.
     created: u64,
     card: OnceLock<Arc<Card>>,
+    /// Tokens of its context: as planned, then as it was loaded last; 0: not known yet.
+    max_model_len: AtomicU32,
     slot: Mutex<Slot>,
 }
 
@@ -156,8 +158,9 @@ impl Entry {
             last_used: Instant::now(),
             keep_alive: None,
         };
-        let (created, card) = (unix_time(), OnceLock::new());
-        Self { names, origin, is_pinned, created, card, slot: Mutex::new(slot) }
+        let (created, card, slot) = (unix_time(), OnceLock::new(), Mutex::new(slot));
+        let max_model_len = AtomicU32::new(0);
+        Self { names, origin, is_pinned, created, card, max_model_len, slot }
     }
 
     pub fn name(&self) -> &str {
@@ -176,6 +179,16 @@ impl Entry {
 
     pub(crate) fn created(&self) -> u64 {
         self.created
+    }
+
+    /// Tokens of its context, if it was planned or loaded.
+    pub(crate) fn max_model_len(&self) -> Option<u32> {
+        Some(self.max_model_len.load(Ordering::Relaxed)).filter(|&len| len > 0)
+    }
+
+    /// A plan says how long its context will be.
+    pub fn set_max_model_len(&self, len: u32) {
+        self.max_model_len.store(len, Ordering::Relaxed);
     }
 
     pub fn origin(&self) -> &Origin {
@@ -234,6 +247,7 @@ impl Entry {
     }
 
     pub(super) fn install(&self, loaded: Loaded) {
+        self.set_max_model_len(loaded.model.engine.info().limits.max_model_len);
         let mut slot = self.slot();
         slot.last_used = Instant::now();
         slot.loaded = Some(loaded);

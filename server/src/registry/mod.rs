@@ -39,6 +39,11 @@ const REAP_INTERVAL: Duration = Duration::from_millis(100);
 /// So many models at most divide the memory into equal shares.
 const MAX_SHARES: usize = 4;
 
+/// The memory is planned in so many equal parts.
+pub fn num_shares(num_models: usize) -> u64 {
+    num_models.clamp(1, MAX_SHARES) as u64
+}
+
 /// A load under way, that all requests for its model wait for.
 type Loading = Shared<BoxFuture<'static, Result<(), ApiError>>>;
 
@@ -263,7 +268,7 @@ impl Registry {
         deadline: Instant,
     ) -> Result<(ModelFiles, MemoryPlan), ApiError> {
         let loader = self.loader()?.clone();
-        let num_shares = self.entries.read().len().clamp(1, MAX_SHARES) as u64;
+        let num_shares = num_shares(self.entries.read().len());
         let mut known = None;
         loop {
             let (own, task, name) = (known.take(), loader.clone(), entry.name().to_owned());

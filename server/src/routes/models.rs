@@ -33,7 +33,7 @@ pub(crate) async fn one(
     Ok(http::json(StatusCode::OK, &card(&id, &entry)))
 }
 
-/// `max_model_len` is null while the model is not loaded: it follows from its plan.
+/// `max_model_len` is null for a model that was neither planned nor loaded yet: it follows from its plan.
 fn card(id: &str, entry: &Entry) -> Value {
     let model = entry.peek();
     json!({
@@ -43,7 +43,7 @@ fn card(id: &str, entry: &Entry) -> Value {
         "owned_by": "quire",
         "root": entry.name(),
         "parent": null,
-        "max_model_len": model.map(|model| model.engine.info().limits.max_model_len),
+        "max_model_len": entry.max_model_len(),
         "permission": [],
     })
 }

@@ -38,6 +38,8 @@ async fn each_model_answers_to_its_name() {
         list["data"].as_array().unwrap().iter().map(|card| &card["id"]).collect();
     assert_eq!(ids, ["phi4mini", "ministral3"]);
     assert_eq!(list["data"][0]["max_model_len"], Value::Null);
+    server.state.models.entries()[0].set_max_model_len(100);
+    assert_eq!(server.get("/v1/models/phi4mini").await.ok()["max_model_len"], 100);
     assert!(server.loaded().is_empty());
 
     for name in ["ministral3", "phi4mini"] {
@@ -55,6 +57,7 @@ async fn each_model_answers_to_its_name() {
     assert_eq!(server.loaded(), ["phi4mini", "ministral3"]);
     let card = server.get("/v1/models/ministral3").await.ok();
     assert_eq!(card["max_model_len"], 256);
+    assert_eq!(server.get("/v1/models/phi4mini").await.ok()["max_model_len"], 256);
     let unknown = server.post("/v1/completions", &prompt("gemma3")).await;
     assert_eq!(unknown.status, StatusCode::NOT_FOUND);
 
