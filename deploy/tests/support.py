@@ -113,6 +113,13 @@ def status_of(url):
         return 0
 
 
+def gauge(server, name):
+    """The sum of the series that begin so."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.health_port}/metrics", timeout=10) as response:
+        lines = response.read().decode().splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+
 class Load:
     """Clients that ask one after the other, each on connections of its own; what went wrong is in `failures`."""
 
@@ -165,3 +172,7 @@ class Load:
         is_whole = text.rstrip().endswith("data: [DONE]") if self.stream else json.loads(text)["choices"]
         has_all = '"finish_reason":"length"' in text.replace(" ", "")
         return None if is_whole and has_all else f"cut off: {text[-200:]}"
+
+
+def assert_serves(server):
+    assert Load(server.port, 0, max_tokens=4).ask("Still there?") is None, server.output()[-2000:]

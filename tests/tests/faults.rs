@@ -27,13 +27,16 @@ fn params() -> SamplingParams {
 
 fn run(faults: Faults, async_scheduling: bool) -> Vec<Answer> {
     let async_scheduling = Some(async_scheduling);
+    let is_healthy = faults.panic_on_token.is_none() && faults.nan_on_token.is_none();
     let options = EngineOptions { faults, async_scheduling, ..options() };
     let handle = start(&tiny_model("llama3"), &options, &[]);
     let submit = |prompt| handle.generate(Request::new(prompt, params())).expect("a valid request");
     let streams: Vec<_> = prompts().into_iter().map(submit).collect();
     let answers = streams.into_iter().map(collect).collect();
-    // The engine goes on.
+    // The engine goes on, and what failed left nothing in the prefix cache.
     assert_eq!(ask(&handle, &[1, 2, 3], params()).finished.reason, FinishReason::Length);
+    let again = ask(&handle, &prompts()[3][..20], params());
+    assert_eq!(again.started.num_cached_tokens > 0, is_healthy);
     wait_until_empty(&handle);
     answers
 }

@@ -185,6 +185,52 @@ async fn who_is_idle_longest_gives_way_to_who_comes() {
     }
 }
 
+/// Whatever two servers could understand in two ways ends the connection: nothing of it is taken for a second request.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_hides_in_another() {
+    let (address, _queue) = start(config()).await;
+    let get = "GET /version HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let chunks = format!("0\r\n\r\n{get}");
+    let cases = [
+        (format!("content-length: {}\r\ntransfer-encoding: chunked", chunks.len()), &chunks),
+        ("content-length: 2\r\ncontent-length: 3".into(), &chunks),
+        ("content-length: 2, 3".into(), &chunks),
+        ("content-length: -1".into(), &chunks),
+        ("content-length: +2".into(), &chunks),
+        ("content-length: 99999999999999999999".into(), &chunks),
+        ("transfer-encoding: xchunked".into(), &chunks),
+        ("transfer-encoding: chunked, identity".into(), &chunks),
+        ("transfer-encoding : chunked".into(), &chunks),
+        ("transfer-encoding:\r\n chunked".into(), &chunks),
+        ("transfer-encoding: chunked".into(), &format!("x\r\n{chunks}")),
+        ("transfer-encoding: chunked".into(), &format!("fffffffffffffffff\r\n{chunks}")),
+        ("transfer-encoding: chunked".into(), &format!("2\r\n{{}}XX{chunks}")),
+        (
+            "transfer-encoding: chunked".into(),
+            &format!("2;{}\r\n{{}}\r\n{chunks}", "x".repeat(1 << 20)),
+        ),
+        (
+            "transfer-encoding: chunked".into(),
+            &format!("0\r\n{}\r\n{get}", "a: b\r\n".repeat(9999)),
+        ),
+        ("a: b\0c".into(), &chunks),
+    ];
+    for (head, rest) in cases {
+        let request = format!(
+            "POST /tokenize HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{head}\r\n\r\n{rest}"
+        );
+        let answer = tokio::time::timeout(Duration::from_secs(20), exchange(address, &request));
+        let answer = answer.await.expect("it is closed");
+        assert!(!answer.contains("200 OK"), "{head}: {answer}");
+        assert!(answer.matches("HTTP/1.1 ").count() <= 1, "{head}: {answer}");
+    }
+    assert!(
+        exchange(address, &get.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n"))
+            .await
+            .contains("200 OK")
+    );
+}
+
 /// A body on its way has memory; what finds none is told to come again, and small ones are not counted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_bodies_share_a_bounded_memory() {

@@ -12,6 +12,7 @@ mod embeddings;
 mod extras;
 mod grpc;
 mod hostile;
+mod http2;
 mod kv_events;
 mod lifecycle;
 mod openapi;
