@@ -294,7 +294,8 @@ fn trees_change_no_answer_and_are_right_more_often() {
 fn trees_on_ranks_change_no_answer() {
     let head = Head::committed().guessing(&[20, 21, 22]);
     for family in ["llama3", "gemma3"] {
-        let (model, requests) = (tiny_model(family), guessable(50, 24));
+        let (model, mut requests) = (tiny_model(family), guessable(50, 24));
+        requests.truncate(12);
         let ranks = EngineOptions {
             tensor_parallel_size: 2,
             threads: Some(2),
@@ -309,7 +310,7 @@ fn trees_on_ranks_change_no_answer() {
                 assert_equal("together", &expected, &together(&handle, &requests));
                 assert_equal("alone", &expected[..8], &one_by_one(&handle, &requests[..8]));
                 let drafts = handle.stats().drafts;
-                assert!(drafts.num_right.iter().sum::<u64>() > 60, "{family}: {drafts:?}");
+                assert!(drafts.num_right.iter().sum::<u64>() > 20, "{family}: {drafts:?}");
             }
             let cached = EngineOptions { enable_prefix_caching: true, ..ranks.clone() };
             let handle = start(&model, &with_trees(head, (3, 7), cached), &[3]);
