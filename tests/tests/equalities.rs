@@ -1,9 +1,11 @@
 //! What must not change a single bit of an answer, of any family: neighbours, chunks, the cache, preemption, overlap, threads.
-//! That ranks answer alike is in `tensor_parallel.rs`.
+//! That ranks answer alike is in `tensor_parallel.rs`, but for preemption.
+
+use std::time::Duration;
 
 use quire_engine::config::{SimdLevel, Weights};
 use quire_engine::weights::ModelFiles;
-use quire_engine::{EngineOptions, Machine, MemoryPlan, Request};
+use quire_engine::{EngineHandle, EngineOptions, Machine, MemoryPlan, Request};
 use quire_tests::families::{Family, families_here};
 use quire_tests::requests::{assert_equal, one_by_one, requests, together};
 use quire_tests::{Answer, default_model, options, start, start_files, tiny_model};
@@ -90,7 +92,10 @@ fn growing(num_output_tokens: u32) -> Vec<Request> {
 fn too_small_a_cache(files: &ModelFiles, options: &EngineOptions) -> (u32, u64) {
     let plan = MemoryPlan::new(files, options, &Machine::detect()).expect("it fits");
     let (layout, config) = (&plan.cache_layout, &plan.config);
+    // The layout is that of one rank, and each has as much of the memory.
+    let of_all_ranks = |bytes: u64| bytes * config.tensor_parallel_size as u64;
     let bytes = layout.bytes_per_block(config.kv_dtype, config.block_size);
+    let bytes: Vec<u64> = bytes.into_iter().map(of_all_ranks).collect();
     let state_bytes = layout.state_bytes(&bytes);
     if state_bytes > 0 {
         // States take half of it and limit who runs: the rest shall be too small for these, which takes long answers.
@@ -104,32 +109,60 @@ fn too_small_a_cache(files: &ModelFiles, options: &EngineOptions) -> (u32, u64) 
     (num_output_tokens, of_sequence * 5 / 2)
 }
 
+/// On so many ranks, whose sums have an order of their own, against what `answers` gets of them when they have memory enough.
+fn check_preemption(
+    (family, files): (&Family, &ModelFiles),
+    tensor_parallel_size: usize,
+    answers: fn(&EngineHandle, &[Request]) -> Vec<Answer>,
+    overlapped: &[bool],
+) {
+    let options = EngineOptions {
+        tensor_parallel_size,
+        // A step that fails, since a machine slept, counts as preemptions.
+        rank_timeout: Duration::from_secs(3600),
+        max_model_len: Some(NUM_PROMPT_TOKENS + 110),
+        // A sequence keeps as many tokens more than its window.
+        max_num_batched_tokens: Some(16),
+        block_size: Some(8),
+        ..family.options(Weights::Packed)
+    };
+    let (num_output_tokens, bytes) = too_small_a_cache(files, &options);
+    let requests = growing(num_output_tokens);
+    let name = format!("{}, ranks: {tensor_parallel_size}", family.name);
+    let roomy = EngineOptions {
+        tensor_parallel_size,
+        rank_timeout: options.rank_timeout,
+        ..uncached(family.options(Weights::Packed))
+    };
+    let roomy = start_files(files, &roomy, &[3]);
+    let expected = answers(&roomy, &requests);
+    assert_eq!(roomy.stats().num_preemptions, 0, "{name}: there is memory enough");
+    for &async_scheduling in overlapped {
+        let options = EngineOptions {
+            kv_cache_memory: Some(bytes),
+            max_model_len: Some(NUM_PROMPT_TOKENS + num_output_tokens),
+            async_scheduling: Some(async_scheduling),
+            ..options.clone()
+        };
+        let handle = start_files(files, &options, &[3]);
+        assert_equal(&format!("{name}, preempted"), &expected, &together(&handle, &requests));
+        let num_preemptions = handle.stats().num_preemptions;
+        assert!(num_preemptions > 0, "{name}: the pool is too large for this test");
+    }
+}
+
 #[test]
 fn preemption_changes_nothing() {
     for (family, files) in families_here() {
-        let options = EngineOptions {
-            max_model_len: Some(NUM_PROMPT_TOKENS + 110),
-            // A sequence keeps as many tokens more than its window.
-            max_num_batched_tokens: Some(16),
-            block_size: Some(8),
-            ..family.options(Weights::Packed)
-        };
-        let (num_output_tokens, bytes) = too_small_a_cache(&files, &options);
-        let requests = growing(num_output_tokens);
-        let (name, expected) = (family.name, alone(family, &files, &requests));
-        for async_scheduling in [false, true] {
-            let options = EngineOptions {
-                kv_cache_memory: Some(bytes),
-                max_model_len: Some(NUM_PROMPT_TOKENS + num_output_tokens),
-                async_scheduling: Some(async_scheduling),
-                ..options.clone()
-            };
-            let handle = start_files(&files, &options, &[3]);
-            assert_equal(&format!("{name}, preempted"), &expected, &together(&handle, &requests));
-            let num_preemptions = handle.stats().num_preemptions;
-            println!("{name}: {num_preemptions} preemptions");
-            assert!(num_preemptions > 0, "{name}: the pool is too large for this test");
-        }
+        check_preemption((family, &files), 1, one_by_one, &[false, true]);
+    }
+}
+
+#[test]
+fn preemption_changes_nothing_on_ranks_either() {
+    for (family, files) in families_here() {
+        // Of few steps: ranks wait for each other in each layer.
+        check_preemption((family, &files), 2, together, &[true]);
     }
 }
 
