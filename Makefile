@@ -46,6 +46,19 @@ test-deploy: build model ## Check deploy/ with the real tools (ARGS="-m 'not lon
 mutations: ## Plant every bug of the mutation test in the CUDA kernels (minutes; PART=attention: those of some files)
 	QUIRE_ALL_MUTATIONS=$(or $(PART),1) $(CARGO) test --release --locked --package quire-kernels --test cuda_mutations -- --nocapture
 
+# What gives the golden numbers, on a CPU.
+.venv/seeds-ready:
+	rm -rf .venv/seeds
+	$(PYTHON) -m pip install --quiet --no-warn-conflicts --root-user-action=ignore --target .venv/seeds torch==2.15.0 transformers==5.23.0 accelerate==1.15.0
+	@touch $@
+
+.PHONY: test-seeds
+test-seeds: .venv/seeds-ready ## Hold models that no test has seen to transformers (ARGS="3 4": the seeds; gets 3 GB from PyPI)
+	set -e; for seed in $(or $(ARGS),1 2); do \
+		PYTHONPATH=.venv/seeds $(PYTHON) tests/seeds.py .venv/unseen-$$seed $$seed; \
+		QUIRE_UNSEEN=$(CURDIR)/.venv/unseen-$$seed $(CARGO) test --release --locked --package quire-tests --test directories golden -- --nocapture; \
+	done
+
 test-clients: clients clients-stack ## Run both of the next
 
 clients: build model .venv/ready .venv/frameworks-ready ## Run the Python tests alone: clients, and what the benches compute
