@@ -6,6 +6,7 @@ use std::time::Duration;
 use quire_engine::{CacheEvent, EngineHandle};
 use quire_server::grpc;
 use quire_server::kv_events::{KvEventsConfig, KvPublisher};
+use quire_server::metrics::Metrics;
 use serde_json::{Value, json};
 use vllm_proto::control_client::ControlClient;
 use zeromq::{DealerSocket, Socket, SocketRecv, SocketSend, SubSocket, ZmqMessage};
@@ -104,6 +105,28 @@ async fn what_was_missed_is_sent_again() {
     })
     .await;
     assert_eq!(numbers.len(), 2);
+}
+
+#[tokio::test]
+async fn a_subscriber_that_reads_nothing_costs_events_and_no_time() {
+    let metrics = Metrics::install();
+    let config = json!({
+        "enable_kv_cache_events": true, "endpoint": "tcp://127.0.0.1:0", "max_queue_size": 1,
+        "buffer_steps": 2,
+    });
+    let config = KvEventsConfig::parse(&config.to_string()).unwrap();
+    let publisher = KvPublisher::start(&config, 0).unwrap();
+    let mut subscriber = SubSocket::new();
+    subscriber.connect(publisher.endpoint()).await.unwrap();
+    subscriber.subscribe("").await.unwrap();
+    let mut sink = publisher.sink();
+    // It returns each time, whoever reads.
+    for hash in 0..20_000 {
+        sink(vec![CacheEvent::Stored { hash, parent: None, tokens: vec![7; 1000] }]);
+    }
+    let text = metrics.render();
+    let dropped = text.lines().find(|line| line.starts_with("quire_kv_events_dropped_total "));
+    assert!(dropped.is_some_and(|line| !line.ends_with(" 0")), "{dropped:?}");
 }
 
 #[tokio::test]
