@@ -49,22 +49,22 @@ pub const ROUTES: &[Route] = &[
     Route::get("/openapi.json", Access::Key, || get(openapi::serve)),
     Route::get("/v1/models", Access::Key, || get(models::list)),
     Route::get("/v1/models/{id}", Access::Key, || get(models::one)),
-    Route::post("/v1/chat/completions", Access::Key, || post(chat_completions::chat_completions)),
-    Route::post("/v1/completions", Access::Key, || post(completions::completions)),
-    Route::post("/v1/embeddings", Access::Key, || post(embeddings::embeddings)),
-    Route::post("/v1/score", Access::Key, || post(score::score)),
-    Route::post("/score", Access::Key, || post(score::score)),
-    Route::post("/v1/rerank", Access::Key, || post(rerank::rerank)),
-    Route::post("/v2/rerank", Access::Key, || post(rerank::rerank)),
-    Route::post("/rerank", Access::Key, || post(rerank::rerank)),
+    Route::ask("/v1/chat/completions", || post(chat_completions::chat_completions)),
+    Route::ask("/v1/completions", || post(completions::completions)),
+    Route::ask("/v1/embeddings", || post(embeddings::embeddings)),
+    Route::ask("/v1/score", || post(score::score)),
+    Route::ask("/score", || post(score::score)),
+    Route::ask("/v1/rerank", || post(rerank::rerank)),
+    Route::ask("/v2/rerank", || post(rerank::rerank)),
+    Route::ask("/rerank", || post(rerank::rerank)),
     Route::post("/v1/completions/render", Access::Key, || post(render::completion)),
     Route::post("/v1/chat/completions/render", Access::Key, || post(render::chat)),
-    Route::post("/inference/v1/generate", Access::Key, || post(generate::generate)),
+    Route::ask("/inference/v1/generate", || post(generate::generate)),
     Route::post("/tokenize", Access::Key, || post(tokenize::tokenize)),
     Route::post("/detokenize", Access::Key, || post(detokenize::detokenize)),
     Route::post("/v1/messages", Access::Key, || post(anthropic::messages)),
     Route::post("/v1/messages/count_tokens", Access::Key, || post(anthropic::count_tokens)),
-    Route::post("/v1/responses", Access::Key, || post(responses::create)),
+    Route::ask("/v1/responses", || post(responses::create)),
     Route::post("/v1/responses/input_tokens", Access::Key, || post(responses::input_tokens)),
     Route::get("/v1/responses/{id}", Access::Key, || {
         get(responses::retrieve).delete(responses::delete)
@@ -106,6 +106,8 @@ pub struct Route {
     pub method: Method,
     pub path: &'static str,
     pub access: Access,
+    /// It is for the engine, and tells of errors as OpenAI does: one who has used up what is theirs is refused unheard.
+    asks: bool,
     handler: fn() -> MethodRouter<SharedState>,
 }
 
@@ -282,13 +284,18 @@ pub fn access_of(pattern: Option<&str>) -> Access {
     route.map_or(Access::Key, |route| route.access)
 }
 
+/// Whether what comes to the route with this pattern is for the engine.
+pub(crate) fn asks(pattern: Option<&str>) -> bool {
+    ROUTES.iter().any(|route| route.asks && Some(route.path) == pattern)
+}
+
 impl Route {
     const fn get(
         path: &'static str,
         access: Access,
         handler: fn() -> MethodRouter<SharedState>,
     ) -> Self {
-        Self { method: Method::GET, path, access, handler }
+        Self { method: Method::GET, path, access, asks: false, handler }
     }
 
     const fn delete(
@@ -296,7 +303,7 @@ impl Route {
         access: Access,
         handler: fn() -> MethodRouter<SharedState>,
     ) -> Self {
-        Self { method: Method::DELETE, path, access, handler }
+        Self { method: Method::DELETE, path, access, asks: false, handler }
     }
 
     const fn post(
@@ -304,7 +311,11 @@ impl Route {
         access: Access,
         handler: fn() -> MethodRouter<SharedState>,
     ) -> Self {
-        Self { method: Method::POST, path, access, handler }
+        Self { method: Method::POST, path, access, asks: false, handler }
+    }
+
+    const fn ask(path: &'static str, handler: fn() -> MethodRouter<SharedState>) -> Self {
+        Self { method: Method::POST, path, access: Access::Key, asks: true, handler }
     }
 }
 

@@ -11,6 +11,7 @@ use subtle::{Choice, ConstantTimeEq};
 
 use crate::app::{self, Access, SharedState};
 use crate::error::ApiError;
+use crate::http::body;
 use crate::tenants::Identity;
 use crate::tenants::caller::Caller;
 
@@ -67,16 +68,30 @@ pub async fn check(State(state): State<SharedState>, request: Request, next: Nex
     if access == Access::Manage && !identity.may_manage {
         return no_manager(&state).into_response();
     }
-    answer(&identity, request, next).await
+    let asks = app::asks(path);
+    answer(&state, &identity, asks, request, next).await
 }
 
 /// Runs the rest on behalf of whoever asks, and tells them what is left of their limits.
-async fn answer(identity: &Identity, request: Request, next: Next) -> Response {
+async fn answer(
+    state: &SharedState,
+    identity: &Identity,
+    asks: bool,
+    request: Request,
+    next: Next,
+) -> Response {
     let caller = match Caller::new(identity, request.headers()) {
         Ok(caller) => caller,
         Err(error) => return error.into_response(),
     };
-    let mut response = caller.scope(next.run(request)).await;
+    let refusal = if asks { caller.check_unheard(state).err() } else { None };
+    let mut response = match refusal {
+        Some(error) => {
+            body::discard(request, &state.config.limits).await;
+            error.into_response()
+        }
+        None => caller.scope(next.run(request)).await,
+    };
     identity.tenant.add_headers(response.headers_mut(), Instant::now());
     response
 }

@@ -42,6 +42,20 @@ pub(crate) async fn read_json(
     Ok((text, share))
 }
 
+/// Reads a short body that nobody needs, so that its connection can go on; it is closed before a longer one.
+pub(crate) async fn discard(request: Request, limits: &ServerLimits) {
+    const MOST_BYTES: u64 = 64 << 10;
+    let headers = request.headers();
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    let is_short = length.and_then(|text| text.parse().ok()).is_some_and(|n: u64| n <= MOST_BYTES);
+    // One that waits for a word before it sends its body keeps it.
+    if is_short && !headers.contains_key(header::EXPECT) {
+        let mut body = request.into_body();
+        let end = async { while let Some(Ok(_)) = body.frame().await {} };
+        let _ = tokio::time::timeout(limits.body_read_timeout, end).await;
+    }
+}
+
 async fn read(
     body: Body,
     limits: &ServerLimits,

@@ -65,11 +65,18 @@ impl Caller {
             Ok(entry) => self.tenant.check_model(entry.names())?,
             Err(_) => self.tenant.check_model(std::slice::from_ref(&model.name))?,
         }
-        let free = model.engine.info().max_num_queued.saturating_sub(model.engine.num_waiting());
-        let num_free_places = if state.tenants.is_shared() { free } else { u32::MAX };
-        let retry_after = state.retry_after(model);
-        let demand = Demand { num_answers, num_prompt_tokens, num_free_places, retry_after };
+        let demand = demand(state, model, num_answers, num_prompt_tokens);
         self.tenant.admit(demand, Instant::now())
+    }
+
+    /// Refuses what [`admit`](Self::admit) would refuse whatever is asked, before anybody reads it: a flood is to cost little.
+    pub(crate) fn check_unheard(&self, state: &SharedState) -> Result<(), ApiError> {
+        // Of several models each has a queue of its own.
+        let is_known = state.models.is_single() && !state.is_draining();
+        let Some(model) = state.models.loaded(None).ok().filter(|_| is_known) else {
+            return Ok(());
+        };
+        self.tenant.check_unheard(demand(state, &model, 1, 0), Instant::now())
     }
 
     /// Done when the request has taken too long.
@@ -84,6 +91,18 @@ impl Caller {
 /// Whether who asks, if anybody does, may use a model of one of these names; before it is loaded for them.
 pub(crate) fn check_model(names: &[String]) -> Result<(), ApiError> {
     CALLER.try_with(|caller| caller.tenant.check_model(names)).unwrap_or(Ok(()))
+}
+
+fn demand(
+    state: &SharedState,
+    model: &ServedModel,
+    num_answers: u32,
+    num_prompt_tokens: u64,
+) -> Demand {
+    let free = model.engine.info().max_num_queued.saturating_sub(model.engine.num_waiting());
+    let num_free_places = if state.tenants.is_shared() { free } else { u32::MAX };
+    let retry_after = state.retry_after(model);
+    Demand { num_answers, num_prompt_tokens, num_free_places, retry_after }
 }
 
 fn timeout_of(headers: &HeaderMap) -> Result<Option<Duration>, ApiError> {

@@ -31,12 +31,7 @@ impl Tenant {
     ) -> Result<(Admission, Vec<WaitingPlace>), ApiError> {
         let settings = self.settings();
         let mut used = self.used.lock();
-        if let Err((reason, error)) = self.check(&settings, &mut used, demand, now) {
-            drop(used);
-            let index = REASONS.iter().position(|own| *own == reason);
-            self.metrics.refused[index.expect("a reason of the table")].increment(1);
-            return Err(error);
-        }
+        self.check(&settings, &mut used, demand, now)?;
         if settings.requests_per_minute.is_some() {
             used.requests.take(1.0);
         }
@@ -51,15 +46,21 @@ impl Tenant {
         Ok(self.enter(demand.num_answers))
     }
 
+    /// Says whether `admit` would refuse it, and takes nothing.
+    pub(super) fn check_unheard(&self, demand: Demand, now: Instant) -> Result<(), ApiError> {
+        self.check(&self.settings(), &mut self.used.lock(), demand, now)
+    }
+
     fn check(
         &self,
         settings: &Settings,
         used: &mut Used,
         demand: Demand,
         now: Instant,
-    ) -> Result<(), (&'static str, ApiError)> {
+    ) -> Result<(), ApiError> {
         let refuse = |reason, message: String, seconds| {
-            Err((reason, refusal(format!("tenant {}: {message}", self.name()), seconds)))
+            self.count_refused(reason);
+            Err(refusal(format!("tenant {}: {message}", self.name()), seconds))
         };
         if let Some(limit) = settings.requests_per_minute
             && used.requests.level(limit, now) < 1.0
@@ -87,14 +88,18 @@ impl Tenant {
         Ok(())
     }
 
+    fn count_refused(&self, reason: &str) {
+        let index = REASONS.iter().position(|own| *own == reason);
+        self.metrics.refused[index.expect("a reason of the table")].increment(1);
+    }
+
     /// Whether one of the names of a model is among those it may use.
     pub(crate) fn check_model(&self, names: &[String]) -> Result<(), ApiError> {
         let settings = self.settings();
         if settings.models.is_none_or(|allowed| names.iter().any(|name| allowed.contains(name))) {
             return Ok(());
         }
-        let index = REASONS.iter().position(|own| *own == "model");
-        self.metrics.refused[index.expect("a reason of the table")].increment(1);
+        self.count_refused("model");
         let message = format!("tenant {} may not use this model", self.name());
         let error = ApiError::new(StatusCode::FORBIDDEN, message);
         Err(ApiError { param: Some("model".into()), code: Some("model_not_allowed"), ..error })

@@ -1,10 +1,11 @@
 //! Tenants of a keys file: whose request it is, what each may use, and a file that changes while it is served.
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::http::{Method, Request, StatusCode};
 use quire_engine::handle::EngineQueue;
 use quire_server::app::{Access, ROUTES, ServerConfig};
@@ -13,10 +14,12 @@ use quire_server::http::auth::ApiKey;
 use quire_server::tenants::KeysFile;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tower::ServiceExt;
 
 use crate::support::{
-    Reply, TestServer, config, engine_info, http_only, json_request, started, token,
+    Reply, TestServer, config, engine_info, http_only, json_request, started, token, until,
 };
 
 /// A keys file of its own, gone when the test is.
@@ -226,12 +229,51 @@ async fn keys_open_what_their_scopes_say_over_http_and_grpc() {
     }
 }
 
-async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !condition().await {
-        assert!(Instant::now() < deadline, "{what} did not happen");
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_is_refused_before_its_requests_are_read() {
+    let file = File::new("unheard", &json!([tenant("loud", json!({"max_concurrency": 1}))]));
+    let (server, _queue) = served(&file, 100);
+    let unreadable = || {
+        let request = json_request(Method::POST, "/v1/completions").header("x-api-key", "loud");
+        request.body(Body::from("{")).unwrap()
+    };
+    assert_eq!(server.send(unreadable()).await.status, StatusCode::BAD_REQUEST);
+    let _running = begin(&server, "loud").await.unwrap();
+    assert_refused(&server.send(unreadable()).await, "rate_limit_exceeded");
+    // A body that never comes is not waited for.
+    let mut endless = unreadable();
+    *endless.body_mut() =
+        Body::from_stream(futures_util::stream::pending::<Result<Bytes, Infallible>>());
+    assert_refused(&server.send(endless).await, "rate_limit_exceeded");
+    // Those of others' errors, and what asks nothing of the engine, are as ever.
+    assert_eq!(server.send(ask_get("/v1/models", "loud")).await.status, StatusCode::OK);
+
+    // Short bodies leave the connection as it was.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let state = Arc::clone(&server.state);
+    tokio::spawn(quire_server::serve::serve(http_only(listener), state, std::future::pending()));
+    let body = stream_body(2000);
+    let head = format!(
+        "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nx-api-key: loud\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    for _ in 0..3 {
+        stream.write_all(head.as_bytes()).await.unwrap();
         tokio::time::sleep(Duration::from_millis(20)).await;
+        stream.write_all(body.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"}}") {
+            assert!(stream.read_buf(&mut answer).await.unwrap() > 0, "closed");
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 429"), "{}", String::from_utf8_lossy(&answer));
     }
+}
+
+/// A request with a prompt of so many bytes.
+fn stream_body(num_bytes: usize) -> String {
+    json!({"prompt": "a".repeat(num_bytes), "stream": true}).to_string()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,6 +5,7 @@ mod real;
 
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -78,6 +79,15 @@ pub(crate) fn config() -> ServerConfig {
     config.limits.max_prompts = 4;
     config.limits.max_messages = 8;
     config
+}
+
+/// Returns once `condition` holds.
+pub(crate) async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition().await {
+        assert!(Instant::now() < deadline, "{what} did not happen");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Without gRPC.
