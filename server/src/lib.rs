@@ -13,6 +13,7 @@ pub mod model;
 pub mod openapi;
 pub mod pull;
 pub mod registry;
+mod reload;
 mod retry;
 mod routes;
 pub mod serve;

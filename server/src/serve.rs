@@ -2,19 +2,21 @@
 
 use std::io;
 use std::net::TcpListener as StdTcpListener;
+use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::app::{self, SharedState};
 use crate::grpc;
 use crate::http::connections::{Connections, Protocol};
 use crate::http::tls::Tls;
-use crate::tenants;
+use crate::reload::{self, Source};
 
 /// How often recorded samples are sorted into buckets.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -40,9 +42,12 @@ pub async fn serve(
     state: SharedState,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
+    let sources = sources(&state, listeners.grpc_tls.as_ref());
     let mut doors = doors(listeners, &state)?;
     let upkeep = tokio::spawn(upkeep(state.clone()));
-    let keys = tokio::spawn(tenants::watch(state.clone()));
+    // Without a handler it would end the process.
+    let hangup = signal(SignalKind::hangup()).ok();
+    let files = tokio::spawn(reload::watch(sources, hangup));
 
     accept(&mut doors, shutdown).await;
     state.leave();
@@ -65,7 +70,7 @@ pub async fn serve(
         let _ = tokio::task::spawn_blocking(move || exporter.flush()).await;
     }
     upkeep.abort();
-    keys.abort();
+    files.abort();
     Ok(())
 }
 
@@ -82,6 +87,23 @@ fn doors(listeners: Listeners, state: &SharedState) -> io::Result<Vec<Door>> {
         doors.push(Door { listener, connections });
     }
     Ok(doors)
+}
+
+/// What may change while it is served.
+fn sources(state: &SharedState, tls: Option<&Tls>) -> Vec<Source> {
+    let keys = state.tenants.file().map(|path| {
+        let (state, paths) = (state.clone(), vec![path.to_owned()]);
+        let read = move || state.tenants.reload();
+        let (ok, reloads) = ("quire_keys_file_ok", "quire_keys_file_reloads_total");
+        Source { what: "the keys file", ok, reloads, paths, read: Arc::new(read) }
+    });
+    let certificate = tls.map(|tls| {
+        let (tls, paths) = (tls.clone(), tls.paths());
+        let read = move || Ok(tls.reload()?);
+        let (ok, reloads) = ("quire_tls_certificate_ok", "quire_tls_certificate_reloads_total");
+        Source { what: "the TLS certificate", ok, reloads, paths, read: Arc::new(read) }
+    });
+    keys.into_iter().chain(certificate).collect()
 }
 
 /// Accepts at all doors until `until` is done.

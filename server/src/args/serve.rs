@@ -79,7 +79,8 @@ struct NetworkArgs {
     #[arg(long, value_name = "PORT")]
     grpc_port: Option<u16>,
 
-    /// The certificate of gRPC in PEM, and those that vouch for it: with it gRPC is TLS alone
+    /// The certificate of gRPC in PEM, and those that vouch for it: with it gRPC is TLS alone. It and the
+    /// key are read again when they change and on SIGHUP
     #[arg(long, requires_all = ["tls_key", "grpc_port"], value_name = "FILE")]
     tls_cert: Option<PathBuf>,
 

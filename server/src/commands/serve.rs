@@ -161,13 +161,14 @@ async fn serve_until_signal(
         grpc: grpc.map(asynchronous).transpose()?,
         grpc_tls: server.grpc_tls,
     };
-    let shutdown = async {
+    let shutdown = async move {
         tokio::select! {
             () = signals.first_then_exit_on_second() => {}
             () = models.failure() => {}
         }
     };
-    let mut serving = std::pin::pin!(serve(listeners, Arc::clone(&state), shutdown));
+    // Of the runtime's own threads: one that accepts a connection also reads it.
+    let mut serving = tokio::spawn(serve(listeners, Arc::clone(&state), shutdown));
 
     let makes_embeddings = match served {
         Served::Several(named) => {
@@ -186,7 +187,7 @@ async fn serve_until_signal(
             let load = move || loader.load(&files, &plan, &origin);
             let loading = tokio::task::spawn_blocking(load);
             tokio::select! {
-                result = &mut serving => return Ok(result?),
+                result = &mut serving => return Ok(result??),
                 loaded = loading => {
                     let (model, threads) = loaded.context("loading the model panicked")??;
                     state.set_running_model(model, threads, taken);
@@ -202,7 +203,7 @@ async fn serve_until_signal(
             "{scheme} at {address} (quire.v1.Inference, vllm.Inference, health, reflection)"
         ));
     }
-    serving.await?;
+    serving.await??;
     reaper.abort();
     if state.health() == Health::Stopped {
         return Err(EngineStopped.into());
@@ -279,6 +280,8 @@ struct StopSignals {
 impl StopSignals {
     fn new() -> Result<Self> {
         let watch = |kind| signal(kind).context("signals cannot be watched");
+        // From here on it ends nothing, also before anybody serves.
+        drop(watch(SignalKind::hangup())?);
         Ok(Self {
             terminate: watch(SignalKind::terminate())?,
             interrupt: watch(SignalKind::interrupt())?,

@@ -90,7 +90,7 @@ impl Connections {
                 self.tasks.spawn(holding(place, served))
             }
             Some(tls) => self.tasks.spawn(holding(place, async move {
-                let greeting = tls.0.accept(stream);
+                let greeting = tls.acceptor().accept(stream);
                 match tokio::time::timeout(limits.header_read_timeout, greeting).await {
                     Ok(Ok(stream)) => serve(protocol, stream, clock, router, limits, watcher).await,
                     Ok(Err(error)) => tracing::debug!(%error, "no TLS"),

@@ -101,6 +101,14 @@ const HELP: &[(&str, &str)] = &[
         "quire_log_lines_dropped_total",
         "Lines of the log that could not be written, or not soon enough.",
     ),
+    (
+        "quire_tls_certificate_ok",
+        "Whether certificate and key of gRPC are in force as they are now.",
+    ),
+    (
+        "quire_tls_certificate_reloads_total",
+        "Times that a changed certificate or key was read, by result.",
+    ),
     ("quire_kv_events_dropped_total", "Batches of cache events that found no room to be sent."),
     ("quire_failed_steps_total", "Steps that panicked and were computed again."),
 ];

@@ -5,17 +5,17 @@ pub(crate) mod caller;
 mod file;
 mod limits;
 mod tenant;
-mod watch;
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
+use anyhow::Context;
 use axum::http::HeaderMap;
 use parking_lot::RwLock;
 
 pub use file::KeysFile;
 pub(crate) use tenant::{Admission, Tenant, WaitingPlace};
-pub(crate) use watch::watch;
 
 use crate::app::ServerConfig;
 use crate::http::auth::{self, ApiKey, KeyHash};
@@ -95,8 +95,15 @@ impl Tenants {
         Ok(())
     }
 
-    pub(crate) fn file(&self) -> Option<&KeysFile> {
-        self.file.as_ref()
+    /// The file that was opened at the start.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        self.file.as_ref().map(KeysFile::path)
+    }
+
+    /// Takes what the file says now. After an error those who could ask still can.
+    pub(crate) fn reload(&self) -> anyhow::Result<()> {
+        let path = self.file().context("there is no keys file")?;
+        self.apply(KeysFile::open(path)?.entries()).map_err(anyhow::Error::msg)
     }
 
     /// Several tenants share the server: none of them may have the whole queue.

@@ -16,6 +16,7 @@ mod http2;
 mod kv_events;
 mod lifecycle;
 mod openapi;
+mod process;
 mod responses;
 mod score;
 mod structured;

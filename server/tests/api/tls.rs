@@ -1,5 +1,6 @@
 //! gRPC over TLS, with a certificate made for the test.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
-use crate::support::{TestServer, answer};
+use crate::support::{TestServer, answer, until};
 
 /// A folder of this test's own, gone with it.
 struct Folder(PathBuf);
@@ -46,6 +47,31 @@ fn certificate() -> CertifiedKey<KeyPair> {
     generate_simple_self_signed(["localhost".to_owned()]).unwrap()
 }
 
+/// A channel that trusts this certificate alone.
+async fn connect(
+    address: SocketAddr,
+    trusted: &CertifiedKey<KeyPair>,
+) -> Result<Channel, tonic::transport::Error> {
+    let mut roots = RootCertStore::empty();
+    roots.add(trusted.cert.der().clone()).unwrap();
+    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let connector = TlsConnector::from(Arc::new(config));
+    let connect = service_fn(move |_| {
+        let connector = connector.clone();
+        async move {
+            let stream = TcpStream::connect(address).await?;
+            let name = ServerName::try_from("localhost").expect("a name");
+            connector.connect(name, stream).await.map(TokioIo::new)
+        }
+    });
+    Endpoint::from_static("http://localhost").connect_with_connector(connect).await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn grpc_speaks_tls() {
     let folder = Folder::new("speaks");
@@ -62,25 +88,7 @@ async fn grpc_speaks_tls() {
     let address = listeners.grpc.as_ref().unwrap().local_addr().unwrap();
     tokio::spawn(serve(listeners, Arc::clone(&server.state), std::future::pending()));
 
-    let mut roots = RootCertStore::empty();
-    roots.add(made.cert.der().clone()).unwrap();
-    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let connector = TlsConnector::from(Arc::new(config));
-    let connect = service_fn(move |_| {
-        let connector = connector.clone();
-        async move {
-            let stream = TcpStream::connect(address).await?;
-            let name = ServerName::try_from("localhost").expect("a name");
-            connector.connect(name, stream).await.map(TokioIo::new)
-        }
-    });
-    let endpoint = Endpoint::from_static("http://localhost");
-    let channel: Channel = endpoint.connect_with_connector(connect).await.unwrap();
+    let channel = connect(address, &made).await.unwrap();
     let models = InferenceClient::new(channel).models(v1::ModelsRequest {}).await.unwrap();
     assert_eq!(models.into_inner().models.len(), 2);
 
@@ -91,6 +99,43 @@ async fn grpc_speaks_tls() {
         Err(_) => false,
     };
     assert!(!asked);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_certificate_is_taken_and_a_wrong_one_is_not() {
+    let folder = Folder::new("changes");
+    let (old, new) = (certificate(), certificate());
+    let chain = folder.write("cert.pem", &old.cert.pem());
+    let key = folder.write("key.pem", &old.signing_key.serialize_pem());
+    let server = TestServer::scripted(|request| answer(request, "Hello!"));
+    let bind = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listeners = Listeners {
+        http: bind().await,
+        grpc: Some(bind().await),
+        grpc_tls: Some(Tls::load(&chain, &key).unwrap()),
+    };
+    let address = listeners.grpc.as_ref().unwrap().local_addr().unwrap();
+    tokio::spawn(serve(listeners, Arc::clone(&server.state), std::future::pending()));
+    let models = async |channel: &Channel| {
+        InferenceClient::new(channel.clone()).models(v1::ModelsRequest {}).await.is_ok()
+    };
+    let says = async |line: &str| server.get("/metrics").await.body.lines().any(|own| own == line);
+    let lived = connect(address, &old).await.unwrap();
+    assert!(models(&lived).await);
+    until("the watch", async || says("quire_tls_certificate_ok 1").await).await;
+
+    // A certificate without its key.
+    folder.write("cert.pem", &new.cert.pem());
+    until("a failed reload", async || says("quire_tls_certificate_ok 0").await).await;
+    assert!(connect(address, &new).await.is_err());
+    assert!(models(&connect(address, &old).await.unwrap()).await);
+
+    folder.write("key.pem", &new.signing_key.serialize_pem());
+    until("a reload", async || says("quire_tls_certificate_ok 1").await).await;
+    assert!(says(r#"quire_tls_certificate_reloads_total{result="failed"} 1"#).await);
+    assert!(connect(address, &old).await.is_err());
+    assert!(models(&connect(address, &new).await.unwrap()).await);
+    assert!(models(&lived).await, "a connection lives on");
 }
 
 #[test]

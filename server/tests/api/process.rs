@@ -1,0 +1,90 @@
+//! The program itself: signals, and how it ends.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/conformance/llama3.gguf");
+
+/// `quire serve` of a tiny model; killed when it is dropped.
+struct Server {
+    child: Child,
+    /// Open, or what it says later would end it.
+    _out: BufReader<ChildStdout>,
+    address: String,
+}
+
+impl Server {
+    fn start(flags: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_quire"));
+        command.arg("serve").arg(MODEL).args(["--port", "0", "--threads", "1"]);
+        command.args(["--device", "cpu", "--kv-cache-memory", "64M"]).args(flags);
+        command.env_clear().env("HOME", "/tmp").stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        let address = loop {
+            line.clear();
+            assert!(out.read_line(&mut line).unwrap() > 0, "it ended");
+            if let Some((_, rest)) = line.split_once(" at http://") {
+                break rest.split_whitespace().next().unwrap().to_owned();
+            }
+        };
+        Self { child, _out: out, address }
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+
+    /// The status line of the answer; empty when there is none.
+    fn ask(&self, request: &str) -> String {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut line = String::new();
+        let _ = BufReader::new(stream).read_line(&mut line);
+        line
+    }
+
+    fn is_ready(&self) -> bool {
+        let line = self.ask("GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        line.contains(" 200 ")
+    }
+
+    /// Its exit code, and what it wrote to standard error.
+    fn end(mut self) -> (Option<i32>, String) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "it does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        let mut said = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        (status.code(), said)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_hangup_ends_nothing() {
+    let server = Server::start(&[]);
+    for _ in 0..3 {
+        server.signal("HUP");
+        assert!(server.is_ready());
+    }
+    server.signal("TERM");
+    let (code, said) = server.end();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("SIGHUP: there are no files to read again"), "{said}");
+}
