@@ -23,6 +23,12 @@ def test_each_alert_fires_when_it_should():
     promtool("test", "rules", DEPLOY / "prometheus" / "tests" / "alerts.yml")
 
 
+def test_groups_have_different_names():
+    """The chart makes one PrometheusRule of both files, and an API server refuses equal names in it."""
+    groups = [group for path in RULES.glob("*.yml") for group in yaml.safe_load(path.read_text())["groups"]]
+    assert len({group["name"] for group in groups}) == len(groups)
+
+
 def test_each_alert_has_a_case(alerts):
     cases = yaml.safe_load((DEPLOY / "prometheus" / "tests" / "alerts.yml").read_text())["tests"]
     assert set(alerts) <= {case["name"] for case in cases}
