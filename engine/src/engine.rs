@@ -14,7 +14,9 @@ use quire_scheduler::{
 
 use crate::config::{EngineConfig, SchedulingPolicy};
 use crate::constraint::Guide;
-use crate::handle::{Disconnected, EngineHandle, EngineInfo, EngineQueue, Look, Submission, Woken};
+use crate::handle::{
+    Disconnected, EngineHandle, EngineInfo, EngineQueue, LastStep, Look, Submission, Woken,
+};
 use crate::live::{Live, finish_reason};
 use crate::load::load_ranks;
 use crate::metrics::EngineMetrics;
@@ -368,6 +370,8 @@ impl Loop {
     fn launch(&mut self, output: SchedulerOutput) {
         let now = Instant::now();
         let num_tokens = output.num_tokens();
+        let num_sequences = output.sequences.len() as u32;
+        self.queue.begin_step(LastStep { number: output.step.0, num_sequences, num_tokens });
         let (mut rows, result) = self.spare.pop().unwrap_or_default();
         for admitted in &output.admitted {
             let live = self.live.get_mut(&admitted.id).expect("scheduled sequences are live");

@@ -48,6 +48,16 @@ struct Shared {
     /// Milliseconds after `started` at which the loop began its present turn; 0 while it is idle.
     busy_since_ms: AtomicU64,
     stats: Mutex<SchedulerStats>,
+    last_step: Mutex<LastStep>,
+}
+
+/// The step that an engine began last: when it hangs, most likely this one does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LastStep {
+    /// Since the start of the engine; the first one is 0.
+    pub number: u64,
+    pub num_sequences: u32,
+    pub num_tokens: u32,
 }
 
 /// Of one engine, or of several that run the same model, its replicas. Cheap to clone; the engines stop when the last one is
@@ -135,6 +145,7 @@ impl EngineHandle {
             started: Instant::now(),
             busy_since_ms: AtomicU64::new(0),
             stats: Mutex::new(SchedulerStats::default()),
+            last_step: Mutex::new(LastStep::default()),
         });
         let (look_sender, looks) = crossbeam_channel::bounded(MAX_LOOKS);
         let queue = EngineQueue { shared: Arc::clone(&shared), queue: receiver, looks };
@@ -233,13 +244,22 @@ impl EngineHandle {
 
     /// That of the replica which is worst off.
     pub fn health(&self) -> EngineHealth {
+        self.worst().0
+    }
+
+    /// The last step of that replica.
+    pub fn last_step(&self) -> LastStep {
+        *self.worst().1.shared.last_step.lock()
+    }
+
+    fn worst(&self) -> (EngineHealth, &Replica) {
         let badness = |health: &EngineHealth| match *health {
             EngineHealth::Alive { turn } => (0, turn),
             EngineHealth::Draining { turn } => (1, turn),
             EngineHealth::Stopped => (2, Duration::ZERO),
         };
-        let all = self.replicas.iter().map(Replica::health);
-        all.max_by_key(badness).expect("there is an engine")
+        let all = self.replicas.iter().map(|replica| (replica.health(), replica));
+        all.max_by_key(|(health, _)| badness(health)).expect("there is an engine")
     }
 }
 
@@ -335,6 +355,11 @@ impl EngineQueue {
     pub fn beat(&self) {
         let now = self.shared.started.elapsed().as_millis() as u64;
         self.shared.busy_since_ms.store(now.max(1), Ordering::Release);
+    }
+
+    /// A step is about to be launched.
+    pub fn begin_step(&self, step: LastStep) {
+        *self.shared.last_step.lock() = step;
     }
 
     /// The loop is about to sleep.

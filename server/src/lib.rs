@@ -22,3 +22,4 @@ mod structured;
 pub mod tenants;
 pub mod text;
 pub mod traces;
+pub mod watchdog;

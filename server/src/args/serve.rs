@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args as ClapArgs;
 use quire_engine::EngineOptions;
 use quire_server::app::ServerConfig;
@@ -159,6 +159,11 @@ struct NetworkArgs {
     #[arg(long, default_value = "2m", value_parser = units::seconds, value_name = "TIME")]
     engine_hang_timeout: Duration,
 
+    /// A step that takes longer ends the process with 70, for hosts without a liveness probe; 0: never [default: five times
+    /// --engine-hang-timeout]
+    #[arg(long, value_parser = units::seconds, value_name = "TIME")]
+    exit_on_hang: Option<Duration>,
+
     /// Send a comment on a silent stream this often; 0: never
     #[arg(long, default_value = "15s", value_parser = units::seconds, value_name = "TIME")]
     sse_keep_alive_interval: Duration,
@@ -178,6 +183,8 @@ pub(crate) struct ServeOptions {
     pub(crate) health_port: Option<u16>,
     pub(crate) grpc_port: Option<u16>,
     pub(crate) grpc_tls: Option<Tls>,
+    /// `None`: a step that hangs ends nothing.
+    pub(crate) exit_on_hang: Option<Duration>,
     pub(crate) kv_events: Option<KvEventsConfig>,
     pub(crate) num_http_threads: usize,
     /// Its `served_model_names` are empty where the model file's name is to be used.
@@ -241,6 +248,7 @@ impl ServeArgs {
             grpc_port: network.grpc_port,
             kv_events: network.kv_events_config.clone().filter(KvEventsConfig::is_on),
             grpc_tls: tls_files.map(|(cert, key)| Tls::load(cert, key)).transpose()?,
+            exit_on_hang: network.exit_on_hang()?,
             num_http_threads: usize::from(network.http_threads),
             template: self.template.resolve(),
             parsers: self.template.parsers(),
@@ -259,6 +267,16 @@ impl ServeArgs {
 }
 
 impl NetworkArgs {
+    fn exit_on_hang(&self) -> Result<Option<Duration>> {
+        let red = self.engine_hang_timeout;
+        let limit = self.exit_on_hang.unwrap_or(red.saturating_mul(5));
+        ensure!(
+            limit.is_zero() || limit >= red,
+            "--exit-on-hang is {limit:?}, before --engine-hang-timeout ({red:?}) turns /livez red"
+        );
+        Ok(Some(limit).filter(|limit| !limit.is_zero()))
+    }
+
     fn api_keys(&self, environment: &Environment) -> Result<Vec<String>> {
         let mut keys = self.api_key.clone();
         if let Some(file) = &self.api_key_file {

@@ -3,16 +3,20 @@
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use quire_engine::plan::human_bytes;
 use quire_engine::{Machine, MemoryPlan, ModelFiles};
-use quire_server::app::{AppState, Health};
+use quire_server::app::{AppState, Health, SharedState};
+use quire_server::log_lines;
 use quire_server::metrics::Metrics;
 use quire_server::pull::Library;
 use quire_server::registry::{Entry, Loader, Origin, Taken, num_shares};
 use quire_server::serve::{Listeners, ProbeServer, serve};
 use quire_server::traces::Exporter;
+use quire_server::watchdog;
 use socket2::SockRef;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -145,7 +149,7 @@ async fn serve_until_signal(
     let mut config = server.config;
     config.traces = server.otlp_traces_endpoint.as_deref().map(Exporter::start).transpose()?;
     let state = AppState::new(config, metrics);
-    doctor::watch::start(around);
+    watch(&state, around, server.exit_on_hang)?;
     let models = Arc::clone(&state.models);
     // Events are those of the model that is always loaded.
     models.set_loader(Loader { kv_events: None, ..loader.clone() });
@@ -211,6 +215,25 @@ async fn serve_until_signal(
     // Engines end with their last handles, unless a connection that would not close still holds one.
     state.models.close().await;
     Ok(())
+}
+
+/// Looks for what could fail, and for steps that hang.
+fn watch(state: &SharedState, around: Surroundings, limit: Option<Duration>) -> Result<()> {
+    doctor::watch::start(around);
+    if let Some(limit) = limit {
+        watchdog::start(state, limit, exit_at_once)?;
+    }
+    Ok(())
+}
+
+/// What is run at an exit may hang as well, such as a driver's.
+fn exit_at_once() {
+    thread::spawn(|| {
+        thread::sleep(Duration::from_secs(10));
+        std::process::abort();
+    });
+    log_lines::flush();
+    std::process::exit(watchdog::EXIT_HUNG);
 }
 
 fn asynchronous(listener: TcpListener) -> Result<tokio::net::TcpListener> {

@@ -1,14 +1,16 @@
 //! From loading to draining: probes, refusals, cancelling, and the way down.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::{Method, StatusCode};
 use http_body_util::BodyExt;
-use quire_engine::handle::{EngineQueue, Submission};
+use quire_engine::handle::{EngineQueue, LastStep, Submission};
 use quire_server::app::ServerConfig;
+use quire_server::watchdog;
 use serde_json::json;
 use tower::ServiceExt;
 
@@ -46,9 +48,15 @@ async fn probes_follow_the_engine() {
     let (server, queue) = TestServer::with_queue(config, engine_info());
     assert_eq!(probes(&server).await, ([200; 4], "ok".into()));
     // A turn that never ends.
+    queue.begin_step(LastStep { number: 7, num_sequences: 2, num_tokens: 90 });
     queue.beat();
     wait_until(|| server.state.health() == quire_server::app::Health::Hung);
     assert_eq!(probes(&server).await, ([503, 200, 503, 503], "hung".into()));
+    let has_ended = Arc::new(AtomicBool::new(false));
+    let end = Arc::clone(&has_ended);
+    let limit = Duration::from_millis(10);
+    watchdog::start(&server.state, limit, move || end.store(true, Ordering::Release)).unwrap();
+    wait_until(|| has_ended.load(Ordering::Acquire));
     queue.idle();
     assert_eq!(probes(&server).await, ([200; 4], "ok".into()));
     server.state.drain();

@@ -88,3 +88,16 @@ fn a_hangup_ends_nothing() {
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("SIGHUP: there are no files to read again"), "{said}");
 }
+
+#[test]
+fn a_step_that_takes_too_long_ends_the_process_with_a_code_of_its_own() {
+    let limits = ["--engine-hang-timeout", "1ms", "--exit-on-hang", "2ms"];
+    let server = Server::start(&[&limits[..], &["--max-num-batched-tokens", "2000"]].concat());
+    assert!(server.is_ready());
+    let body = format!(r#"{{"prompt": [{}], "max_tokens": 1}}"#, vec!["5"; 1500].join(","));
+    let head = "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json";
+    server.ask(&format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()));
+    let (code, said) = server.end();
+    assert_eq!(code, Some(70), "{said}");
+    assert!(said.contains("the engine hangs") && said.contains("tokens=1500"), "{said}");
+}

@@ -245,7 +245,7 @@ async fn a_flood_is_refused_before_its_requests_are_read() {
     *endless.body_mut() =
         Body::from_stream(futures_util::stream::pending::<Result<Bytes, Infallible>>());
     assert_refused(&server.send(endless).await, "rate_limit_exceeded");
-    // Those of others' errors, and what asks nothing of the engine, are as ever.
+    // What asks nothing of the engine is answered as ever.
     assert_eq!(server.send(ask_get("/v1/models", "loud")).await.status, StatusCode::OK);
 
     // Short bodies leave the connection as it was.
