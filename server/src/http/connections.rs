@@ -2,9 +2,13 @@
 
 use std::io;
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
@@ -12,8 +16,10 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tower::util::MapRequest;
 
 use super::head_clock::HeadClock;
+use super::linger::{Linger, WatchedBody};
 use super::places::{Place, Places};
 use super::stall::StallGuard;
 use super::tls::Tls;
@@ -82,17 +88,16 @@ impl Connections {
         };
         let (router, limits, protocol) = (self.router.clone(), self.limits.clone(), self.protocol);
         let watcher = self.graceful.watcher();
-        let stream = guarded(stream, &limits);
-        let clock = HeadClock::new(stream.has_read(), place.clone(), &limits);
+        let (stream, signs) = guarded(stream, &place, &limits);
         match self.tls.clone() {
             None => {
-                let served = serve(protocol, stream, clock, router, limits, watcher);
+                let served = serve(protocol, stream, signs, router, limits, watcher);
                 self.tasks.spawn(holding(place, served))
             }
             Some(tls) => self.tasks.spawn(holding(place, async move {
                 let greeting = tls.acceptor().accept(stream);
                 match tokio::time::timeout(limits.header_read_timeout, greeting).await {
-                    Ok(Ok(stream)) => serve(protocol, stream, clock, router, limits, watcher).await,
+                    Ok(Ok(stream)) => serve(protocol, stream, signs, router, limits, watcher).await,
                     Ok(Err(error)) => tracing::debug!(%error, "no TLS"),
                     Err(_) => tracing::debug!("TLS was not agreed on in time"),
                 }
@@ -104,13 +109,13 @@ impl Connections {
 async fn serve<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     protocol: Protocol,
     stream: S,
-    clock: HeadClock,
+    signs: Signs,
     router: Router,
     limits: ServerLimits,
     watcher: Watcher,
 ) {
     match protocol {
-        Protocol::Http1 => serve_http1(stream, clock, router, limits, watcher).await,
+        Protocol::Http1 => serve_http1(stream, signs, router, limits, watcher).await,
         Protocol::Http2 => serve_http2(stream, router, limits, watcher).await,
     }
 }
@@ -120,28 +125,45 @@ async fn holding(place: Place, connection: impl Future<Output = ()>) {
     drop(place);
 }
 
-/// A peer that reads nothing for too long is cut off.
-fn guarded(stream: TcpStream, limits: &ServerLimits) -> StallGuard<TcpStream> {
+/// What an HTTP/1.1 connection and its socket tell each other.
+struct Signs {
+    clock: HeadClock,
+    is_unread: Arc<AtomicBool>,
+}
+
+/// A peer that reads nothing for too long is cut off; one that still sends hears the answer before the end.
+fn guarded(
+    stream: TcpStream,
+    place: &Place,
+    limits: &ServerLimits,
+) -> (StallGuard<Linger<TcpStream>>, Signs) {
     // Tokens are small writes; waiting to fill a packet would delay each one.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "set_nodelay");
     }
-    StallGuard::new(stream, limits.write_timeout)
+    let stream = Linger::new(stream, limits);
+    let is_unread = stream.is_unread();
+    let stream = StallGuard::new(stream, limits.write_timeout);
+    let clock = HeadClock::new(stream.has_read(), place.clone(), limits);
+    (stream, Signs { clock, is_unread })
 }
 
 async fn serve_http1(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    clock: HeadClock,
+    Signs { clock, is_unread }: Signs,
     router: Router,
     limits: ServerLimits,
     watcher: Watcher,
 ) {
+    let watched = MapRequest::new(router, move |request: Request<Incoming>| {
+        request.map(|body| WatchedBody::wrap(body, &is_unread))
+    });
     let connection = http1::Builder::new()
         .timer(clock)
         .header_read_timeout(limits.header_read_timeout)
         .max_headers(limits.max_headers)
         .max_header_size(limits.max_header_bytes)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(watched));
     if let Err(error) = watcher.watch(connection).await {
         tracing::debug!(%error, "connection ended");
     }

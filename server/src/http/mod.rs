@@ -7,6 +7,7 @@ pub mod cors;
 pub mod fields;
 mod head_clock;
 pub mod host;
+mod linger;
 pub mod observe;
 mod places;
 pub mod signs;

@@ -272,6 +272,41 @@ async fn large_bodies_share_a_bounded_memory() {
     tokio::time::timeout(Duration::from_secs(20), taken).await.expect("its memory is free again");
 }
 
+/// Who writes all of a body before it listens is told why it is refused, and not that the connection broke.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_reaches_who_sends_its_body_first() {
+    const LARGE: usize = 8 << 20;
+    let mut config = config();
+    config.limits.max_body_bytes = LARGE - 1;
+    let (address, _queue) = start(config).await;
+    let text = post_text(&"x".repeat(LARGE), LARGE);
+    for _ in 0..5 {
+        let answer = exchange(address, &text).await;
+        assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+        assert!(answer.contains("--max-body-bytes"), "{answer}");
+    }
+}
+
+/// What comes after a refusal is taken in only as long as a body may take, or four times as much as one may hold.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_body_without_an_end_is_cut_off() {
+    let mut config = config();
+    config.limits.max_body_bytes = 1 << 10;
+    config.limits.body_read_timeout = Duration::from_millis(300);
+    let (address, _queue) = start(config).await;
+    let head = post_text("", usize::MAX / 4);
+    for (bytes, pause) in [(vec![b'x'; 64 << 10], 0), (vec![b'x'], 20)] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let sends = async {
+            while stream.write_all(&bytes).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), sends).await.expect("it is taken in forever");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_leaves_cancels_its_request() {
     let (address, queue) = start(config()).await;
