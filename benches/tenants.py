@@ -144,7 +144,7 @@ def main():
         try:
             for _ in range(300):
                 try:
-                    asyncio.run(ask(port, "a", body(random.Random(0))))
+                    asyncio.run(ask(port, "flood", body(random.Random(0))))
                     break
                 except OSError:
                     time.sleep(0.2)

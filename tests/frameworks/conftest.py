@@ -16,7 +16,8 @@ KEY, free_port, wait_for = clients.KEY, clients.free_port, clients.wait_for
 @pytest.fixture(scope="session")
 def server():
     config = {"enable_kv_cache_events": True, "endpoint": f"tcp://127.0.0.1:{free_port()}"}
-    with clients.running("--kv-events-config", json.dumps(config)) as server:
+    # No answer without an end of its own goes on for long.
+    with clients.running("--kv-events-config", json.dumps(config), "--max-model-len", "1024") as server:
         yield server
 
 

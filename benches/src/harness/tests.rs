@@ -1,5 +1,7 @@
 //! quire-bench against servers of a set pace, which misbehave.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::args::Args;
@@ -13,6 +15,8 @@ use super::target::dial::tests::front;
 use super::{console, page, session};
 use crate::report::write_json;
 use clap::Parser;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
 
 /// Runs quire-bench against servers of this process; `flags` as on a command line.
 async fn bench(servers: &[MockOptions], flags: &str) -> anyhow::Result<Outcome> {
@@ -231,6 +235,29 @@ async fn a_baseline_is_a_gate() {
     let garbage = bench(&[pace(4)], &gated).await.expect("it runs");
     assert!(garbage.gate_error.expect("refused").contains("no JSON of quire-bench"));
     std::fs::remove_file(&path).expect("it is there");
+}
+
+/// A refusal that was read whole costs no connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_outlive_refusals() {
+    let server = spawn(with_fault(Fault::TooManyRequests, 2)).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    let num_connections = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&num_connections);
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            count.fetch_add(1, Relaxed);
+            tokio::spawn(async move {
+                let mut server = TcpStream::connect(server).await?;
+                copy_bidirectional(&mut client, &mut server).await
+            });
+        }
+    });
+    let flags = format!("--base-url http://{address} --concurrency 1 --requests 20");
+    let outcome = bench(&[], &flags).await.expect("it runs");
+    assert!(outcome.levels[0].failures >= 9, "{:?}", outcome.levels[0].failures);
+    assert_eq!(num_connections.load(Relaxed), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

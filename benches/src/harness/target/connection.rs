@@ -68,6 +68,9 @@ impl Connections {
                     let status = answer.status().as_u16();
                     let body = Limited::new(answer.into_body(), MAX_ERROR_BYTES).collect();
                     let body = timeout(silence, body).await.map_err(silent)?;
+                    if body.is_ok() {
+                        self.give_back(sender);
+                    }
                     let body = body.map(Collected::to_bytes).unwrap_or_default();
                     return Err(Failure::status(status, &String::from_utf8_lossy(&body)));
                 }
