@@ -101,6 +101,13 @@ def test_the_release_workflow_matches_its_schema():
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+def test_actions_are_named_by_their_hashes():
+    """A tag may be moved to other code; a hash cannot. The tag stays as a note."""
+    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+        for used in re.findall(r"uses: (.*)", path.read_text()):
+            assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", used), used
+
+
 def test_the_bill_of_materials_has_what_is_linked():
     bill = sbom.bill()
     names = {part["name"] for part in bill["components"]}
