@@ -124,5 +124,7 @@ def test_the_debian_package_names_files_that_are_there():
     for source, *_ in manifest["assets"]:
         assert source == "target/release/quire" or (ROOT / "server" / source).is_file(), source
     assert (ROOT / "server" / manifest["systemd-units"]["unit-scripts"] / "quire.service").is_file()
+    # Only with it cargo-deb makes the scripts that reload systemd, restart the server after an upgrade and stop it before a removal.
+    assert (ROOT / "server" / manifest["maintainer-scripts"]).is_dir()
     # The unit runs the program where the package puts it.
     assert ["target/release/quire", "usr/bin/", "755"] in manifest["assets"]
