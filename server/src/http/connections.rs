@@ -144,7 +144,7 @@ fn guarded(
     let stream = Linger::new(stream, limits);
     let is_unread = stream.is_unread();
     let stream = StallGuard::new(stream, limits.write_timeout);
-    let clock = HeadClock::new(stream.has_read(), place.clone(), limits);
+    let clock = HeadClock::new(stream.has_read(), Arc::clone(&is_unread), place.clone(), limits);
     (stream, Signs { clock, is_unread })
 }
 

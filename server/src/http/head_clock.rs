@@ -20,6 +20,8 @@ pub(super) struct HeadClock {
     /// Bytes have come since it was last cleared.
     has_read: Arc<AtomicBool>,
     had_request: Arc<AtomicBool>,
+    /// Of the request before: read after all, or there would be no next.
+    is_unread: Arc<AtomicBool>,
     place: Place,
     idle: Duration,
     head: Duration,
@@ -27,9 +29,14 @@ pub(super) struct HeadClock {
 
 impl HeadClock {
     /// `has_read`: set whenever bytes come.
-    pub(super) fn new(has_read: Arc<AtomicBool>, place: Place, limits: &ServerLimits) -> Self {
+    pub(super) fn new(
+        has_read: Arc<AtomicBool>,
+        is_unread: Arc<AtomicBool>,
+        place: Place,
+        limits: &ServerLimits,
+    ) -> Self {
         let (idle, head) = (limits.idle_timeout, limits.header_read_timeout);
-        Self { has_read, had_request: Arc::default(), place, idle, head }
+        Self { has_read, had_request: Arc::default(), is_unread, place, idle, head }
     }
 }
 
@@ -43,6 +50,7 @@ impl Timer for HeadClock {
         // Who connects has something to ask: only between requests a connection may be idle.
         let is_idle = self.had_request.swap(true, Relaxed);
         self.has_read.store(false, Relaxed);
+        self.is_unread.store(false, Relaxed);
         let deadline = if is_idle { Instant::now() + self.idle } else { deadline };
         let sleep = Box::pin(tokio::time::sleep_until(deadline.into()));
         let waiting = is_idle.then(|| self.place.wait());

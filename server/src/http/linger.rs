@@ -41,7 +41,7 @@ impl<S> Linger<S> {
         Self { inner, is_unread: Arc::default(), most_bytes, most_time, end: None }
     }
 
-    /// Set by a `WatchedBody` that was not read to its end.
+    /// Set by a `WatchedBody` that was not read to its end, until the next head is waited for.
     pub(super) fn is_unread(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.is_unread)
     }
@@ -131,8 +131,6 @@ where
     B: HttpBody<Data = Bytes, Error: Into<axum::BoxError>> + Send + Unpin + 'static,
 {
     pub(super) fn wrap(inner: B, is_unread: &Arc<AtomicBool>) -> Body {
-        // The request before this one was read after all, or there would be no next.
-        is_unread.store(false, Relaxed);
         Body::new(Self { inner, has_ended: false, is_unread: Arc::clone(is_unread) })
     }
 }

@@ -307,6 +307,38 @@ async fn a_refused_body_without_an_end_is_cut_off() {
     }
 }
 
+/// Who goes on sending keeps no server from ending: not where its last request was read after all, nor longer than
+/// `--shutdown-timeout` where it was not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_still_comes_does_not_hold_up_the_end() {
+    let short = "GET /version HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\n\r\n12345";
+    let long = post_text("", usize::MAX / 4);
+    for (request, shutdown_timeout) in
+        [(short, Duration::from_secs(600)), (&long, Duration::from_millis(100))]
+    {
+        let config = ServerConfig { shutdown_timeout, ..config() };
+        let (server, _queue) = TestServer::with_queue(config, engine_info());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let state = Arc::clone(&server.state);
+        let done = tokio::spawn(serve(http_only(listener), state, async { drop(stopped.await) }));
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+        // It waits for the next request, or for the rest of this one.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        stop.send(()).unwrap();
+        let ends = async {
+            while !done.is_finished() {
+                let _ = stream.write_all(b"x").await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), ends).await.expect("it is held up");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_leaves_cancels_its_request() {
     let (address, queue) = start(config()).await;
