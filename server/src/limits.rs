@@ -9,7 +9,8 @@ use crate::error::ApiError;
 pub struct ServerLimits {
     /// Bytes of a request body (`--max-body-bytes`).
     pub max_body_bytes: usize,
-    /// Bytes of all large bodies together that are read or parsed at once (`--bodies-memory`); one of the largest is always let in.
+    /// Bytes of all large bodies together that are read or parsed at once (`--bodies-memory`); one of the largest is always
+    /// let in. Decoded messages of gRPC have as much again.
     pub bodies_memory: usize,
     /// Bytes of a request's head (`--max-header-bytes`).
     pub max_header_bytes: usize,

@@ -14,7 +14,8 @@ pub(crate) struct LimitArgs {
     #[arg(long, default_value = "16MiB", value_parser = units::bytes, value_name = "BYTES")]
     max_body_bytes: u64,
 
-    /// Memory for large request bodies that are read or parsed at once; further ones are answered 503
+    /// Memory for large request bodies that are read or parsed at once; further ones are answered 503.
+    /// As much again is for what messages of gRPC become
     #[arg(long, default_value = "64MiB", value_parser = units::bytes, value_name = "BYTES")]
     bodies_memory: u64,
 

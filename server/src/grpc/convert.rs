@@ -77,6 +77,8 @@ pub(super) fn chat_tokens(
     model: &ServedModel,
     limits: &ServerLimits,
 ) -> Result<Vec<TokenId>, ApiError> {
+    // As JSON, which templates take, a message is many times as large.
+    messages::check_count(chat.messages.len(), limits)?;
     let message = |message: v1::Message| json!({"role": message.role, "content": message.content});
     let messages = messages::checked(chat.messages.into_iter().map(message).collect(), limits)?;
     model.encode_chat(&ChatInput {

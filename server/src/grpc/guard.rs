@@ -10,7 +10,7 @@ use axum::response::Response;
 use futures_util::FutureExt;
 use tonic::{Code, Status};
 
-use super::Method;
+use super::{Method, bodies};
 use crate::app::{Access, SharedState};
 use crate::error::ApiError;
 use crate::http::auth::KeyOwner;
@@ -45,6 +45,9 @@ pub(super) async fn guard(
     let mut response = match caller_of(&state, is_open, request.headers()) {
         Ok((caller, holder)) => {
             request.extensions_mut().insert(holder);
+            if method.is_some_and(Method::is_counted) {
+                request = bodies::counted(&state, request);
+            }
             let answered = async { AssertUnwindSafe(next.run(request)).catch_unwind().await };
             let answered = match caller {
                 Some(caller) => caller.scope(answered).await,

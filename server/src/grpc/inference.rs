@@ -14,6 +14,7 @@ use quire_proto::v1::inference_server::Inference;
 use tonic::{Request, Response, Status};
 
 use super::answer::Answers;
+use super::bodies::Held;
 use super::convert;
 use super::running::{Place, Running, owner_of};
 use super::stall;
@@ -44,7 +45,7 @@ impl Service {
 
     async fn begin(&self, request: Request<v1::GenerateRequest>) -> Result<Call, ApiError> {
         let arrival = Instant::now();
-        let owner = owner_of(&request);
+        let (owner, held) = (owner_of(&request), Held::of(&request));
         let mut request = request.into_inner();
         let id = std::mem::take(&mut request.request_id);
         let place: Place = self.running.register(owner, id)?;
@@ -53,7 +54,7 @@ impl Service {
         let (state, served) = (Arc::clone(&self.state), Arc::clone(&model));
         let work =
             move || convert::generation_spec(request, &served, &state.config.limits, arrival);
-        let mut spec = self.state.prepare(size, work).await?;
+        let mut spec = held.convert(&self.state, size, work).await?;
         let generation = Generation::submit(&self.state, &model, &spec).await?;
         let num_output_tokens = vec![0; generation.num_choices()];
         let prompt = spec.prompts.pop().unwrap_or_default();
@@ -153,6 +154,7 @@ impl Inference for Service {
         request: Request<v1::EmbedRequest>,
     ) -> Result<Response<v1::EmbedResponse>, Status> {
         let arrival = Instant::now();
+        let held = Held::of(&request);
         let request = request.into_inner();
         let model = self.state.models.get(convert::name_of(&request.model)).await?;
         model.engine.info().limits.check_embeds().map_err(ApiError::from)?;
@@ -160,7 +162,7 @@ impl Inference for Service {
         let work = {
             let size = request.encoded_len();
             let work = move || embed_job(request, &model, max_inputs, arrival);
-            self.state.prepare(size, work)
+            held.convert(&self.state, size, work)
         };
         let (vectors, num_prompt_tokens) = work.await?.run(&self.state).await?;
         let embeddings = vectors.into_iter().map(|values| v1::Embedding { values }).collect();
@@ -172,6 +174,7 @@ impl Inference for Service {
         request: Request<v1::TokenizeRequest>,
     ) -> Result<Response<v1::TokenizeResponse>, Status> {
         use v1::tokenize_request::Prompt;
+        let held = Held::of(&request);
         let request = request.into_inner();
         let model = self.state.models.get(convert::name_of(&request.model)).await?;
         let max_model_len = model.engine.info().limits.max_model_len;
@@ -183,7 +186,7 @@ impl Inference for Service {
             }
             Some(Prompt::Chat(chat)) => convert::chat_tokens(chat, &model, &state.config.limits),
         };
-        let ids = self.state.prepare(size, work).await?;
+        let ids = held.convert(&self.state, size, work).await?;
         Ok(Response::new(v1::TokenizeResponse { ids, max_model_len }))
     }
 

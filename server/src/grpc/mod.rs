@@ -1,6 +1,7 @@
 //! The gRPC front-end: THE table of methods, and the services behind one router.
 
 mod answer;
+mod bodies;
 mod convert;
 mod engine;
 mod guard;
@@ -24,6 +25,9 @@ use vllm_proto::inference_server::InferenceServer as VllmInferenceServer;
 
 use crate::app::{Access, SharedState};
 use running::Running;
+
+/// Bytes of a message to the services that only tell what is here; these messages are not counted.
+const MAX_QUESTION_BYTES: usize = 4 << 10;
 
 /// Every method: its service, its name, and who may call it.
 pub const METHODS: &[Method] = &[
@@ -68,6 +72,11 @@ impl Method {
         Self { service, name, access }
     }
 
+    /// Whether its one message is counted: not for probes, nor where messages come one after the other.
+    fn is_counted(&self) -> bool {
+        self.access != Access::Open && !self.service.starts_with("grpc.reflection.")
+    }
+
     /// The method of a path `/service/name`.
     fn at(path: &str) -> Option<&'static Self> {
         let (service, name) = path.strip_prefix('/')?.split_once('/')?;
@@ -99,14 +108,19 @@ pub fn router(state: SharedState) -> Router {
                 .max_encoding_message_size(usize::MAX),
         )
         .add_service(ControlServer::new(vllm).max_decoding_message_size(max_bytes))
-        .add_service(HealthServer::new(health::Service::new(Arc::clone(&state))));
+        .add_service(
+            HealthServer::new(health::Service::new(Arc::clone(&state)))
+                .max_decoding_message_size(MAX_QUESTION_BYTES),
+        );
     let described = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(quire_proto::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
+    let v1 = described().build_v1().expect("the descriptors are those of the build");
+    let v1alpha = described().build_v1alpha().expect("the descriptors are those of the build");
     routes = routes
-        .add_service(described().build_v1().expect("the descriptors are those of the build"))
-        .add_service(described().build_v1alpha().expect("the descriptors are those of the build"));
+        .add_service(v1.max_decoding_message_size(MAX_QUESTION_BYTES))
+        .add_service(v1alpha.max_decoding_message_size(MAX_QUESTION_BYTES));
     routes.into_axum_router().layer(from_fn_with_state(state, guard::guard))
 }

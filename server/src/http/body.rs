@@ -71,7 +71,7 @@ async fn read(
         return Err(too_large());
     }
     let mut body = Limited::new(body, limit);
-    let (mut bytes, mut share) = (Vec::new(), BodyShare(None));
+    let (mut bytes, mut share) = (Vec::new(), BodyShare::default());
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| match error.is::<LengthLimitError>() {
             true => too_large(),
@@ -86,32 +86,61 @@ async fn read(
 }
 
 /// Bytes that large bodies may take together, until they are parsed.
-pub(crate) struct BodiesMemory(Arc<Semaphore>);
+pub(crate) struct BodiesMemory {
+    arriving: Arc<Semaphore>,
+    /// As much again for the messages of gRPC, which are decoded before anything of them is looked at.
+    decoded: Arc<Semaphore>,
+    num_units: usize,
+}
 
 /// What one body has of it, in units.
+#[derive(Default)]
 pub(crate) struct BodyShare(Option<OwnedSemaphorePermit>);
 
 impl BodiesMemory {
     const UNIT: usize = 1 << 10;
     /// Smaller bodies are not counted: connections bound them.
     const SMALL: usize = 64 << 10;
+    /// What a byte of a message of gRPC may become: six are a map of one entry, which takes 650.
+    const DECODED: usize = 128;
 
     pub(crate) fn new(limits: &ServerLimits) -> Self {
         let num_bytes = limits.bodies_memory.max(limits.max_body_bytes);
         let num_units = num_bytes.div_ceil(Self::UNIT).min(Semaphore::MAX_PERMITS);
-        Self(Arc::new(Semaphore::new(num_units)))
+        let units = || Arc::new(Semaphore::new(num_units));
+        Self { arriving: units(), decoded: units(), num_units }
+    }
+
+    /// Waits for the memory of a decoded message of so many bytes; one of the largest has all of it.
+    pub(crate) fn room_for_decoded(
+        &self,
+        num_bytes: usize,
+    ) -> impl Future<Output = Option<OwnedSemaphorePermit>> + Send + use<> {
+        let num_units = num_bytes.saturating_mul(Self::DECODED).div_ceil(Self::UNIT);
+        let num_units = u32::try_from(num_units.min(self.num_units)).unwrap_or(u32::MAX);
+        let decoded = Arc::clone(&self.decoded);
+        async move { decoded.acquire_many_owned(num_units).await.ok() }
     }
 }
 
 impl BodyShare {
     fn grow_to(&mut self, num_bytes: usize, memory: &BodiesMemory) -> Result<(), ApiError> {
-        if num_bytes <= BodiesMemory::SMALL {
-            return Ok(());
+        match num_bytes <= BodiesMemory::SMALL {
+            true => Ok(()),
+            false => self.count_to(num_bytes, memory),
         }
+    }
+
+    /// Takes what is missing for so many bytes.
+    pub(crate) fn count_to(
+        &mut self,
+        num_bytes: usize,
+        memory: &BodiesMemory,
+    ) -> Result<(), ApiError> {
         let has = self.0.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         let more = num_bytes.div_ceil(BodiesMemory::UNIT) - has;
         let more = u32::try_from(more).unwrap_or(u32::MAX);
-        let Ok(permit) = Arc::clone(&memory.0).try_acquire_many_owned(more) else {
+        let Ok(permit) = Arc::clone(&memory.arriving).try_acquire_many_owned(more) else {
             let message = "large requests take all of --bodies-memory";
             return Err(ApiError::unavailable(message, 1));
         };

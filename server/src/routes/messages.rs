@@ -106,7 +106,8 @@ pub(crate) fn checked(given: Vec<Value>, limits: &ServerLimits) -> Result<Vec<Va
     given.into_iter().enumerate().map(|(index, message)| convert(index, message)).collect()
 }
 
-fn check_count(count: usize, limits: &ServerLimits) -> Result<(), ApiError> {
+/// Whether one request may have so many messages.
+pub(crate) fn check_count(count: usize, limits: &ServerLimits) -> Result<(), ApiError> {
     if count == 0 {
         return Err(invalid("messages must have at least one message"));
     }

@@ -11,6 +11,7 @@ mod console;
 mod embeddings;
 mod extras;
 mod grpc;
+mod grpc_bodies;
 mod hostile;
 mod http2;
 mod kv_events;

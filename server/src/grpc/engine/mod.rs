@@ -16,6 +16,7 @@ use quire_proto::engine::vllm_engine_server::VllmEngine;
 use tonic::{Request, Response, Status};
 
 use super::answer::Answers;
+use super::bodies::Held;
 use super::running::{Running, owner_of};
 use super::stall;
 use crate::app::{Health, SharedState, unix_time};
@@ -54,7 +55,7 @@ impl Service {
 
     async fn begin(&self, request: Request<proto::GenerateRequest>) -> Result<Call, ApiError> {
         let arrival = Instant::now();
-        let owner = owner_of(&request);
+        let (owner, held) = (owner_of(&request), Held::of(&request));
         let mut request = request.into_inner();
         let place = self.running.register(owner, std::mem::take(&mut request.request_id))?;
         let model = self.state.models.get(None).await?;
@@ -62,7 +63,7 @@ impl Service {
         let (state, served) = (Arc::clone(&self.state), Arc::clone(&model));
         let work =
             move || convert::generation_spec(request, &served, &state.config.limits, arrival);
-        let mut spec = self.state.prepare(size, work).await?;
+        let mut spec = held.convert(&self.state, size, work).await?;
         let generation = Generation::submit(&self.state, &model, &spec).await?;
         let shown = vec![Shown::default(); generation.num_choices()];
         let prompt = spec.prompts.pop().unwrap_or_default();
@@ -152,6 +153,7 @@ impl VllmEngine for Service {
     ) -> Result<Response<proto::EmbedResponse>, Status> {
         let model = self.state.models.get(None).await?;
         model.engine.info().limits.check_embeds().map_err(ApiError::from)?;
+        let held = Held::of(&request);
         let tokens = request.into_inner().tokenized.unwrap_or_default().input_ids;
         let options = EmbedOptions {
             pooling: PoolingParams::default(),
@@ -161,6 +163,7 @@ impl VllmEngine for Service {
             arrival: Instant::now(),
         };
         let job = EmbedJob::new(&model, vec![Input::Tokens(tokens)], options)?;
+        drop(held);
         let (mut vectors, num_tokens) = job.run(&self.state).await?;
         let embedding = vectors.pop().unwrap_or_default();
         Ok(Response::new(proto::EmbedResponse {

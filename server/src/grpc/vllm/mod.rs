@@ -14,6 +14,7 @@ use vllm_proto::inference_server::Inference;
 use vllm_proto::{GenerateRequest, GenerateResponse};
 
 use super::answer::Answers;
+use super::bodies::Held;
 use super::convert::name_of;
 use super::running::{Running, owner_of};
 use super::stall;
@@ -45,7 +46,7 @@ impl Service {
 
     async fn begin(&self, request: Request<GenerateRequest>) -> Result<Call, ApiError> {
         let arrival = Instant::now();
-        let owner = owner_of(&request);
+        let (owner, held) = (owner_of(&request), Held::of(&request));
         let replica = RoutingHeaders::of(request.metadata().as_ref())?.replica;
         let mut request = request.into_inner();
         let id = std::mem::take(&mut request.request_id);
@@ -55,7 +56,7 @@ impl Service {
         let (state, served) = (Arc::clone(&self.state), Arc::clone(&model));
         let work =
             move || convert::generation_spec(request, &served, &state.config.limits, arrival);
-        let (mut spec, wanted) = self.state.prepare(size, work).await?;
+        let (mut spec, wanted) = held.convert(&self.state, size, work).await?;
         spec.replica = replica;
         let generation = Generation::submit(&self.state, &model, &spec).await?;
         let wanted = Wanted::new(wanted, spec, generation.num_choices());
