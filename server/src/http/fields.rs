@@ -1,13 +1,24 @@
 //! The top-level fields of a JSON body, each parsed when asked for, so that every error knows its field.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use quire_engine::request::TokenId;
+use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::error::ApiError;
+
+/// Fields of one object.
+const MAX_FIELDS: usize = 1 << 10;
+
+/// Commas, colons and brackets in one field: parsed, each may become two hundred bytes.
+const MAX_MARKS: usize = 1 << 18;
+
+/// The longest of what a field without support may have, with blanks.
+const MAX_NEUTRAL_BYTES: usize = 64;
 
 /// The fields not taken yet. `null` counts as absent.
 pub struct Fields<'a> {
@@ -36,11 +47,32 @@ impl OneOrMany {
     }
 }
 
+/// A prompt, or several: texts, or what they are as tokens.
+pub enum TextsOrIds {
+    Text(String),
+    Texts(Vec<String>),
+    Ids(Vec<TokenId>),
+    IdLists(Vec<Vec<TokenId>>),
+}
+
+impl TextsOrIds {
+    /// Parses each kind as what it is: one after the other, as serde tries them, a number takes 32 bytes.
+    fn parse(json: &str) -> Option<Self> {
+        let mut begin = json.bytes().filter(|byte| !byte.is_ascii_whitespace());
+        match (begin.next()?, begin.next()?) {
+            (b'[', b'[') => serde_json::from_str(json).ok().map(Self::IdLists),
+            (b'[', b'"') => serde_json::from_str(json).ok().map(Self::Texts),
+            (b'[', _) => serde_json::from_str(json).ok().map(Self::Ids),
+            _ => serde_json::from_str(json).ok().map(Self::Text),
+        }
+    }
+}
+
 impl<'a> Fields<'a> {
     /// Splits `body`, which must be a JSON object. Of duplicate fields the last one counts.
     pub fn parse(body: &'a str) -> Result<Self, ApiError> {
         match serde_json::from_str(body) {
-            Ok(raw) => Ok(Self {
+            Ok(RawFields(raw)) => Ok(Self {
                 raw,
                 #[cfg(test)]
                 body,
@@ -60,9 +92,31 @@ impl<'a> Fields<'a> {
         expected: &str,
     ) -> Result<Option<T>, ApiError> {
         let Some(raw) = self.take_raw(name) else { return Ok(None) };
+        check_marks(name, raw, ",:[{")?;
         serde_json::from_str(raw.get())
             .map(Some)
             .map_err(|_| ApiError::invalid(name, format!("{name} must be {expected}")))
+    }
+
+    /// As many as there are: an id takes no more than it did.
+    pub fn take_ids(&mut self, name: &'static str) -> Result<Option<Vec<TokenId>>, ApiError> {
+        let Some(raw) = self.take_raw(name) else { return Ok(None) };
+        let ids = serde_json::from_str(raw.get()).map(Some);
+        ids.map_err(|_| ApiError::invalid(name, format!("{name} must be a list of token ids")))
+    }
+
+    /// A prompt, or several.
+    pub fn take_texts_or_ids(
+        &mut self,
+        name: &'static str,
+    ) -> Result<Option<TextsOrIds>, ApiError> {
+        let Some(raw) = self.take_raw(name) else { return Ok(None) };
+        // Of ids only lists are many times their bytes.
+        let has_texts = raw.get().contains('"');
+        check_marks(name, raw, if has_texts { ",:[{" } else { "[" })?;
+        let expected = "a string, a list of strings, a list of token ids, or a list of such lists";
+        let invalid = || ApiError::invalid(name, format!("{name} must be {expected}"));
+        TextsOrIds::parse(raw.get()).map(Some).ok_or_else(invalid)
     }
 
     pub fn take_bool(&mut self, name: &'static str) -> Result<Option<bool>, ApiError> {
@@ -120,7 +174,9 @@ impl<'a> Fields<'a> {
     pub fn reject_unsupported(&mut self, known: &[NeutralOnly]) -> Result<(), ApiError> {
         for NeutralOnly(name, neutral) in known {
             let Some(raw) = self.take_raw(name) else { continue };
-            let value: Option<Value> = serde_json::from_str(raw.get()).ok();
+            let is_short = raw.get().len() <= MAX_NEUTRAL_BYTES;
+            let value: Option<Value> =
+                is_short.then(|| serde_json::from_str(raw.get()).ok()).flatten();
             let asks_nothing = neutral
                 .iter()
                 .any(|json| serde_json::from_str(json).ok() == value && value.is_some());
@@ -137,6 +193,58 @@ impl<'a> Fields<'a> {
             tracing::debug!(field = %crate::error::shortened(name), "unknown field ignored");
         }
     }
+}
+
+struct RawFields<'a>(BTreeMap<String, &'a RawValue>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for RawFields<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(FieldsVisitor).map(Self)
+    }
+}
+
+struct FieldsVisitor;
+
+impl<'de> Visitor<'de> for FieldsVisitor {
+    type Value = BTreeMap<String, &'de RawValue>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a map")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut fields = BTreeMap::new();
+        while let Some((name, value)) = map.next_entry()? {
+            fields.insert(name, value);
+            if fields.len() > MAX_FIELDS {
+                return Err(A::Error::custom(format!("over {MAX_FIELDS} fields")));
+            }
+        }
+        Ok(fields)
+    }
+}
+
+/// Whether `raw` has so few of `marks` outside of its texts that it may be parsed.
+pub(crate) fn check_marks(name: &'static str, raw: &RawValue, marks: &str) -> Result<(), ApiError> {
+    let json = raw.get();
+    // Most that is long is one text.
+    if json.len() <= MAX_MARKS || json.starts_with('"') {
+        return Ok(());
+    }
+    let (mut count, mut is_text, mut is_escaped) = (0, false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' => is_escaped = true,
+            b'"' => is_text = !is_text,
+            _ => count += usize::from(!is_text && marks.as_bytes().contains(&byte)),
+        }
+    }
+    if count > MAX_MARKS {
+        let message = format!("{name} has over {MAX_MARKS} values");
+        return Err(ApiError::invalid(name, message));
+    }
+    Ok(())
 }
 
 /// The names that a test's thread has asked for, by the body.
@@ -194,7 +302,7 @@ fn field_before(body: &str, error: &serde_json::Error) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::Fields;
+    use super::{Fields, MAX_FIELDS, MAX_MARKS, TextsOrIds};
 
     #[test]
     fn errors_name_their_field() {
@@ -224,5 +332,66 @@ mod tests {
         }
         assert_eq!(fields.take_u32("f").unwrap(), None);
         assert_eq!(fields.take_u32("absent").unwrap(), None);
+    }
+
+    #[test]
+    fn prompts_are_of_four_kinds() {
+        let cases = [
+            (r#""a""#, "Text"),
+            (r#" [ "a", "[" ]"#, "Texts"),
+            ("[1, 2]", "Ids"),
+            ("[ ]", "Ids"),
+            ("\n[ [1], []]", "IdLists"),
+        ];
+        for (json, kind) in cases {
+            let body = format!(r#"{{"prompt": {json}}}"#);
+            let given = Fields::parse(&body).unwrap().take_texts_or_ids("prompt").unwrap();
+            let found = match given.unwrap() {
+                TextsOrIds::Text(_) => "Text",
+                TextsOrIds::Texts(_) => "Texts",
+                TextsOrIds::Ids(_) => "Ids",
+                TextsOrIds::IdLists(_) => "IdLists",
+            };
+            assert_eq!(found, kind, "{json}");
+        }
+        for json in ["1", "{}", "[1, \"a\"]", "[\"a\", 1]", "[[1], 1]", "[-1]", "[[[]]]", "true"] {
+            let body = format!(r#"{{"prompt": {json}}}"#);
+            let error = Fields::parse(&body).unwrap().take_texts_or_ids("prompt").err();
+            assert!(
+                error.is_some_and(|error| error.message.contains("must be a string")),
+                "{json}"
+            );
+        }
+    }
+
+    /// What is small in transit and huge when it is parsed is not parsed.
+    #[test]
+    fn values_are_counted_before_they_are_parsed() {
+        let many = |open: &str, entry: &str, close: &str| {
+            format!(r#"{{"a": {open}{}{entry}{close}}}"#, format!("{entry},").repeat(MAX_MARKS))
+        };
+        let take = |body: &str| {
+            let mut fields = Fields::parse(body).unwrap();
+            fields
+                .take::<serde_json::Value>("a", "a value")
+                .map(drop)
+                .map_err(|error| error.message)
+        };
+        for (open, entry, close) in [("[", "1", "]"), ("[", "{}", "]"), ("{", r#""":1"#, "}")] {
+            let error = take(&many(open, entry, close)).unwrap_err();
+            assert!(error.contains("a has over 262144 values"), "{error}");
+        }
+        take(&format!(r#"{{"a": ["{}"]}}"#, r#"\",:"#.repeat(MAX_MARKS))).unwrap();
+        let ids = many("[", "1", "]");
+        assert_eq!(
+            Fields::parse(&ids).unwrap().take_ids("a").unwrap().unwrap().len(),
+            MAX_MARKS + 1
+        );
+        assert!(Fields::parse(&ids).unwrap().take_texts_or_ids("a").is_ok());
+        assert!(Fields::parse(&many("[", "[]", "]")).unwrap().take_texts_or_ids("a").is_err());
+        assert!(Fields::parse(&many("[", r#""""#, "]")).unwrap().take_texts_or_ids("a").is_err());
+        let fields: Vec<String> = (0..=MAX_FIELDS).map(|name| format!(r#""{name}":1"#)).collect();
+        let error = Fields::parse(&format!("{{{}}}", fields.join(","))).err().unwrap();
+        assert!(error.message.contains("over 1024 fields"), "{}", error.message);
     }
 }

@@ -3,7 +3,6 @@
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use quire_engine::request::TokenId;
 use serde_json::{Value, json};
 
 use super::prepare::{Incoming, prepare};
@@ -20,8 +19,7 @@ pub(crate) async fn detokenize(
 
 fn answer(incoming: &Incoming) -> Result<Value, ApiError> {
     let (mut fields, model) = incoming.fields()?;
-    let tokens: Option<Vec<TokenId>> = fields.take("tokens", "a list of token ids")?;
-    let Some(tokens) = tokens else {
+    let Some(tokens) = fields.take_ids("tokens")? else {
         return Err(ApiError::invalid("tokens", "tokens is missing"));
     };
     fields.finish();

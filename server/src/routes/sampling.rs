@@ -127,18 +127,14 @@ pub(crate) fn take_sampling(fields: &mut Fields<'_>) -> Result<SamplingFields, A
         presence_penalty: fields.take_f32("presence_penalty")?,
         frequency_penalty: fields.take_f32("frequency_penalty")?,
         seed: fields.take_integer("seed", i64::MIN, i64::MAX)?.map(|seed| seed as u64),
-        stop_token_ids: take_ids(fields, "stop_token_ids")?.unwrap_or_default(),
+        stop_token_ids: fields.take_ids("stop_token_ids")?.unwrap_or_default(),
         ignore_eos: fields.take_bool("ignore_eos")?,
         logit_bias: take_logit_bias(fields)?,
-        allowed_token_ids: take_ids(fields, "allowed_token_ids")?,
+        allowed_token_ids: fields.take_ids("allowed_token_ids")?,
         bad_words: fields.take("bad_words", "a list of strings")?.unwrap_or_default(),
         logprobs: None,
         prompt_logprobs: None,
     })
-}
-
-fn take_ids(fields: &mut Fields<'_>, name: &'static str) -> Result<Option<Vec<TokenId>>, ApiError> {
-    fields.take(name, "a list of token ids")
 }
 
 fn take_logit_bias(fields: &mut Fields<'_>) -> Result<Vec<(TokenId, f32)>, ApiError> {

@@ -1,11 +1,10 @@
 //! Parses and checks the body of `POST /v1/completions`.
 
 use quire_engine::request::TokenId;
-use serde::Deserialize;
 
 use crate::error::ApiError;
 use crate::generation::sampling::check_n;
-use crate::http::fields::{Fields, NeutralOnly};
+use crate::http::fields::{Fields, NeutralOnly, TextsOrIds};
 use crate::limits::ServerLimits;
 use crate::model::ServedModel;
 use crate::routes::sampling::{CommonFields, take_prompt_logprobs};
@@ -27,16 +26,6 @@ pub(super) struct CompletionRequest {
 pub(super) enum Prompt {
     Text(String),
     Tokens(Vec<TokenId>),
-}
-
-/// The four shapes of `prompt`.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum RawPrompt {
-    Text(String),
-    Tokens(Vec<TokenId>),
-    Texts(Vec<String>),
-    TokenLists(Vec<Vec<TokenId>>),
 }
 
 /// Completion fields without support, and the values that ask for nothing.
@@ -95,13 +84,12 @@ fn take_best_of(
 }
 
 fn take_prompts(fields: &mut Fields<'_>, limits: &ServerLimits) -> Result<Vec<Prompt>, ApiError> {
-    let expected = "a string, a list of strings, a list of token ids, or a list of such lists";
-    let prompts: Vec<Prompt> = match fields.take("prompt", expected)? {
+    let prompts: Vec<Prompt> = match fields.take_texts_or_ids("prompt")? {
         None => return Err(ApiError::invalid("prompt", "prompt is missing")),
-        Some(RawPrompt::Text(text)) => vec![Prompt::Text(text)],
-        Some(RawPrompt::Tokens(tokens)) => vec![Prompt::Tokens(tokens)],
-        Some(RawPrompt::Texts(texts)) => texts.into_iter().map(Prompt::Text).collect(),
-        Some(RawPrompt::TokenLists(lists)) => lists.into_iter().map(Prompt::Tokens).collect(),
+        Some(TextsOrIds::Text(text)) => vec![Prompt::Text(text)],
+        Some(TextsOrIds::Ids(tokens)) => vec![Prompt::Tokens(tokens)],
+        Some(TextsOrIds::Texts(texts)) => texts.into_iter().map(Prompt::Text).collect(),
+        Some(TextsOrIds::IdLists(lists)) => lists.into_iter().map(Prompt::Tokens).collect(),
     };
     let limit = limits.max_prompts;
     if prompts.len() > limit {

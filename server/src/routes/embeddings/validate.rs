@@ -3,12 +3,10 @@
 use std::time::Instant;
 
 use quire_engine::PoolingParams;
-use quire_engine::request::TokenId;
-use serde::Deserialize;
 
 use crate::error::{ApiError, shortened};
 use crate::generation::embed::{EmbedOptions, Input};
-use crate::http::fields::{Fields, NeutralOnly};
+use crate::http::fields::{Fields, NeutralOnly, TextsOrIds};
 use crate::limits::ServerLimits;
 
 /// A checked request.
@@ -42,16 +40,6 @@ enum Truncate {
     /// As many as the model takes.
     ToLimit,
     To(u32),
-}
-
-/// The four shapes of `input`.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum RawInput {
-    Text(String),
-    Tokens(Vec<TokenId>),
-    Texts(Vec<String>),
-    TokenLists(Vec<Vec<TokenId>>),
 }
 
 /// Fields without support, and the values that ask for nothing.
@@ -126,15 +114,14 @@ impl TextFields {
 }
 
 fn take_inputs(fields: &mut Fields<'_>, limits: &ServerLimits) -> Result<Vec<Input>, ApiError> {
-    let expected = "a string, a list of strings, a list of token ids, or a list of such lists";
-    let inputs: Vec<Input> = match fields.take("input", expected)? {
+    let inputs: Vec<Input> = match fields.take_texts_or_ids("input")? {
         None => return Err(ApiError::invalid("input", "input is missing")),
-        Some(RawInput::Text(text)) => vec![Input::Text(text)],
+        Some(TextsOrIds::Text(text)) => vec![Input::Text(text)],
         // An empty list is of no kind; it looks like one of ids.
-        Some(RawInput::Tokens(tokens)) if tokens.is_empty() => Vec::new(),
-        Some(RawInput::Tokens(tokens)) => vec![Input::Tokens(tokens)],
-        Some(RawInput::Texts(texts)) => texts.into_iter().map(Input::Text).collect(),
-        Some(RawInput::TokenLists(lists)) => lists.into_iter().map(Input::Tokens).collect(),
+        Some(TextsOrIds::Ids(tokens)) if tokens.is_empty() => Vec::new(),
+        Some(TextsOrIds::Ids(tokens)) => vec![Input::Tokens(tokens)],
+        Some(TextsOrIds::Texts(texts)) => texts.into_iter().map(Input::Text).collect(),
+        Some(TextsOrIds::IdLists(lists)) => lists.into_iter().map(Input::Tokens).collect(),
     };
     limits.check_num_inputs("input", inputs.len())?;
     Ok(inputs)

@@ -62,7 +62,7 @@ impl TokensRequest {
         limits: &ServerLimits,
     ) -> Result<(Self, Vec<TokenId>), ApiError> {
         fields.reject_unsupported(UNSUPPORTED)?;
-        let Some(prompt) = fields.take("token_ids", "a list of token ids")? else {
+        let Some(prompt) = fields.take_ids("token_ids")? else {
             return Err(ApiError::invalid("token_ids", "token_ids is missing"));
         };
         let stream = fields.take_bool("stream")?.unwrap_or(false);
@@ -104,7 +104,7 @@ fn take_params(
     sampling.logprobs = fields.take_u32("logprobs")?;
     sampling.prompt_logprobs = take_prompt_logprobs(fields, stream)?;
     let mut params = sampling.resolve(model)?;
-    let banned: Option<Vec<TokenId>> = fields.take(BANNED_TOKENS, "a list of token ids")?;
+    let banned = fields.take_ids(BANNED_TOKENS)?;
     params.banned_token_ids.extend(banned.unwrap_or_default());
     let n = fields.take_integer("n", 1, i64::from(limits.max_n))?.unwrap_or(1) as u32;
     check_n(n, &params)?;

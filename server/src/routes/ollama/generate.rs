@@ -53,7 +53,7 @@ impl PromptFields {
             prompt: fields.take_string("prompt")?.unwrap_or_default(),
             suffix: fields.take_string("suffix")?.unwrap_or_default(),
             system: text(fields.take_string("system")?),
-            context: fields.take("context", "a list of token ids")?.unwrap_or_default(),
+            context: fields.take_ids("context")?.unwrap_or_default(),
             raw: fields.take_bool("raw")?.unwrap_or(false),
         };
         let is_dressed = template.is_some() || all.system.is_some() || !all.context.is_empty();
