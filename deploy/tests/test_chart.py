@@ -95,6 +95,12 @@ def test_probes_have_their_meaning(documents):
             assert container[probe]["httpGet"] == {"path": path, "port": "health"}
 
 
+def test_a_pod_says_why_it_ended(documents):
+    for pod in pods(documents):
+        for container in [*pod.get("initContainers", []), *pod["containers"]]:
+            assert container["terminationMessagePolicy"] == "FallbackToLogsOnError", container["name"]
+
+
 def test_the_server_has_the_flags(documents):
     help_text = subprocess.run([BINARY, "serve", "--help"], capture_output=True, text=True, check=True).stdout
     for pod in pods(documents):

@@ -42,6 +42,13 @@ def test_units_give_time_to_drain():
         assert limit > seconds(" ".join(service["command"]), r"--shutdown-timeout=(\d+)s")
 
 
+def test_the_unit_does_not_restart_what_stays_wrong():
+    """A flag that is none ends with 2, a model that cannot be used with 65 or 66; a step that hung (70) is tried again."""
+    text = (DEPLOY / "systemd" / "quire.service").read_text()
+    assert re.search(r"^RestartPreventExitStatus=(.*)$", text, re.MULTILINE).group(1).split() == ["2", "65", "66"]
+    assert re.search(r"^Restart=on-failure$", text, re.MULTILINE)
+
+
 def seconds(text, pattern):
     return int(re.search(pattern, text).group(1))
 

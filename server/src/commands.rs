@@ -16,8 +16,6 @@ mod several;
 mod store;
 mod tokenize;
 
-pub(crate) use serve::EngineStopped;
-
 /// Runs `command` to its end.
 pub(crate) fn run(
     command: &Command,

@@ -4,6 +4,7 @@
 
 mod args;
 mod commands;
+mod exit;
 mod logging;
 
 use std::io::Write;
@@ -14,10 +15,6 @@ use clap::Parser;
 use quire_server::log_lines;
 
 use crate::args::{Args, Environment};
-use crate::commands::EngineStopped;
-
-/// After a fault of a GPU or of a rank: not the configuration's, so another start may help.
-const ENGINE_STOPPED: u8 = 71;
 
 fn main() -> ExitCode {
     let outcome = run(&Args::parse());
@@ -27,10 +24,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // `eprintln!` panics where standard error cannot be written.
             let _ = writeln!(std::io::stderr(), "error: {error:#}");
-            match error.downcast_ref::<EngineStopped>() {
-                Some(_) => ExitCode::from(ENGINE_STOPPED),
-                None => ExitCode::FAILURE,
-            }
+            exit::code_of(&error)
         }
     }
 }

@@ -10,6 +10,7 @@ use quire_server::registry::Origin;
 use quire_server::store::{Store, StoreName};
 
 use crate::args::{CommonOptions, LoadFormat};
+use crate::exit;
 
 /// What is served when no model is named; `make model` fetches it.
 pub(crate) const DEFAULT_MODEL: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
@@ -96,18 +97,21 @@ pub(crate) fn open_named(
     options: &CommonOptions,
 ) -> Result<(Origin, ModelFiles)> {
     let LoadFormat::Dummy(format) = load_format else {
-        let origin = match name {
-            Some(name) => find_origin(name, options)?,
-            None => Origin { path: find(None, &options.models_dir)?, ..Origin::default() },
+        let default = || find(None, &options.models_dir);
+        let found = match name {
+            Some(name) => find_origin(name, options),
+            None => default().map(|path| Origin { path, ..Origin::default() }),
         };
-        let files = open(&origin.path)?;
+        let origin = found.map_err(exit::missing_model)?;
+        let files = open(&origin.path).map_err(|error| exit::bad_model(error, &origin.path))?;
         return Ok((origin, files));
     };
     let name = name.context("--load-format dummy needs a config.json, or a directory with one")?;
     let path = PathBuf::from(name);
     let is_gguf = path.extension().is_some_and(|ending| ending == "gguf");
     ensure!(!is_gguf, "{name}: --load-format dummy reads a config.json, not a GGUF file");
-    let files = ModelFiles::dummy(&path, format)?;
+    let files = ModelFiles::dummy(&path, format);
+    let files = files.map_err(|error| exit::bad_model(error, &path))?;
     Ok((Origin { path, ..Origin::default() }, files))
 }
 

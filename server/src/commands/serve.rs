@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -12,6 +12,7 @@ use quire_engine::{Machine, MemoryPlan, ModelFiles};
 use quire_server::app::{AppState, Health, SharedState};
 use quire_server::log_lines;
 use quire_server::metrics::Metrics;
+use quire_server::model::ServedModel;
 use quire_server::pull::Library;
 use quire_server::registry::{Entry, Loader, Origin, Taken, num_shares};
 use quire_server::serve::{Listeners, ProbeServer, serve};
@@ -24,17 +25,13 @@ use super::doctor::{self, Surroundings};
 use super::several::{self, Named};
 use super::{model, plan, pull};
 use crate::args::{CommonOptions, Environment, LoadFormat, ServeArgs, ServeOptions};
+use crate::exit::{self, EngineStopped};
 
 /// What a shell reports of a program that a second ctrl-C ended.
 const INTERRUPTED: i32 = 130;
 
 /// Connections that may wait to be accepted; the system cuts it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
-
-/// Why a server ends that nobody asked to.
-#[derive(Debug, thiserror::Error)]
-#[error("the engine has stopped")]
-pub(crate) struct EngineStopped;
 
 /// What is served.
 enum Served {
@@ -107,7 +104,8 @@ fn one_model(
         server.config.served_model_names.push(loader.engine.served_model_name.clone());
     }
     let name = loader.engine.served_model_name.clone();
-    let plan = loader.plan(&files, &name, 1)?;
+    let plan = loader.plan(&files, &name, 1);
+    let plan = plan.map_err(|error| exit::bad_plan(error, &files, &loader.machine))?;
     say(&format!("{}\n{}", origin.path.display(), plan::table(&plan)));
     Ok(Served::One(Box::new((origin, files, plan))))
 }
@@ -188,7 +186,7 @@ async fn serve_until_signal(
             let (origin, files, plan) = *opened;
             let makes_embeddings = !plan.writes_text;
             let taken = Taken::of(&plan);
-            let load = move || loader.load(&files, &plan, &origin);
+            let load = move || load_one(&loader, &files, &plan, &origin);
             let loading = tokio::task::spawn_blocking(load);
             tokio::select! {
                 result = &mut serving => return Ok(result??),
@@ -215,6 +213,16 @@ async fn serve_until_signal(
     // Engines end with their last handles, unless a connection that would not close still holds one.
     state.models.close().await;
     Ok(())
+}
+
+fn load_one(
+    loader: &Loader,
+    files: &ModelFiles,
+    plan: &MemoryPlan,
+    origin: &Origin,
+) -> Result<(ServedModel, Vec<JoinHandle<()>>)> {
+    let loaded = loader.load(files, plan, origin);
+    loaded.map_err(|error| exit::bad_load(error, files, plan))
 }
 
 /// Looks for what could fail, and for steps that hang.

@@ -101,3 +101,48 @@ fn a_step_that_takes_too_long_ends_the_process_with_a_code_of_its_own() {
     assert_eq!(code, Some(70), "{said}");
     assert!(said.contains("the engine hangs") && said.contains("tokens=1500"), "{said}");
 }
+
+/// How `quire serve` of `model` ends that cannot begin, and what it says.
+fn end_of(model: &std::path::Path, flags: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quire"));
+    command.arg("serve").arg(model).args(["--port", "0", "--device", "cpu"]).args(flags);
+    let output = command.env_clear().env("HOME", "/tmp").output().unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+/// A supervisor is told what another start would change: nothing where the model's files are at fault.
+#[test]
+fn a_start_that_fails_says_by_its_code_whose_fault_it_is() {
+    let folder = std::env::temp_dir().join(format!("quire-exit-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let bytes = std::fs::read(MODEL).unwrap();
+    let named = |from: &str, to: &str| {
+        let at = bytes.windows(from.len()).position(|part| part == from.as_bytes()).unwrap();
+        let mut bytes = bytes.clone();
+        bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+        bytes
+    };
+    let spoilt = [
+        ("magic", [b"XXXX", &bytes[4..]].concat(), "magic.gguf"),
+        ("half", bytes[..bytes.len() / 2].to_vec(), "half.gguf"),
+        ("empty", Vec::new(), "empty.gguf"),
+        ("key", named("llama.block_count", "llama.block_xxxxx"), "block_count"),
+        ("tensor", named("blk.0.attn_norm", "blk.0.attn_xxxx"), "attn_norm"),
+        ("tokens", named("tokenizer.ggml.tokens", "tokenizer.ggml.xxxxxx"), "tokenizer"),
+    ];
+    for (name, bytes, says) in spoilt {
+        let path = folder.join(format!("{name}.gguf"));
+        std::fs::write(&path, bytes).unwrap();
+        let (code, said) = end_of(&path, &["--kv-cache-memory", "64M", "--threads", "1"]);
+        assert_eq!(code, Some(65), "{name}: {said}");
+        assert!(said.contains("error: ") && said.contains(says), "{name}: {said}");
+    }
+    let (code, said) = end_of(&folder.join("none.gguf"), &[]);
+    assert_eq!(code, Some(66), "{said}");
+    let (code, said) = end_of(MODEL.as_ref(), &["--kv-cache-memory", "1000T"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("--kv-cache-memory"), "{said}");
+    let (code, said) = end_of(MODEL.as_ref(), &["--no-such-flag"]);
+    assert_eq!(code, Some(2), "{said}");
+    std::fs::remove_dir_all(&folder).unwrap();
+}

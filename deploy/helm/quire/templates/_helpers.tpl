@@ -95,6 +95,7 @@ initContainers:
   - name: download
     image: {{ include "quire.image" . }}
     imagePullPolicy: {{ .Values.image.pullPolicy }}
+    terminationMessagePolicy: FallbackToLogsOnError
     args: [pull, {{ required "model.download.name" .Values.model.download.name | quote }}, --models-dir=/models]
     {{- with .Values.model.download.environmentSecret }}
     envFrom:
@@ -111,6 +112,8 @@ containers:
   - name: quire
     image: {{ include "quire.image" . }}
     imagePullPolicy: {{ .Values.image.pullPolicy }}
+    # Why it ended is in `kubectl describe pod`.
+    terminationMessagePolicy: FallbackToLogsOnError
     args:
       - serve
       - {{ .Values.model.name | quote }}
