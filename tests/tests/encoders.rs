@@ -1,6 +1,7 @@
 //! Embeddings: golden hidden states of encoders and decoders, the same bits in any company, and what is refused.
 
 use std::fs;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use quire_engine::config::{Activations, Faults, Weights};
 use quire_engine::request::{FinishReason, StreamEvent, SubmitError};
@@ -308,7 +309,11 @@ fn rewritten_as(
     });
     let mut tensors = tensors.collect();
     rewrite(&mut config, &mut tensors);
-    let folder = std::env::temp_dir().join(format!("quire-{name}-{}", std::process::id()));
+    // Tests of one model run beside each other: a file that another one overwrites would be lost under its mapping.
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let folder = format!("quire-{name}-{}-{number}", std::process::id());
+    let folder = std::env::temp_dir().join(folder);
     write_directory(&folder, &config, &tensors);
     let handle = start(&folder, &EngineOptions { pooling, ..exact() }, &[]);
     fs::remove_dir_all(&folder).expect("made above");
@@ -350,6 +355,56 @@ fn bert_as_roberta_gives_the_same_embeddings() {
             }
         });
         assert_eq!(means(&as_roberta, "bert"), plain, "padding {padding}");
+    }
+}
+
+/// RoBERTa's head is BERT's pooler and classifier by other names; it knows no second kind of token.
+#[test]
+fn a_bert_with_robertas_head_scores_pairs_as_with_its_own() {
+    let with_head = |is_roberta: bool| {
+        rewritten_as("bert", None, |config, tensors| {
+            let class = if is_roberta {
+                "RobertaForSequenceClassification"
+            } else {
+                "BertForSequenceClassification"
+            };
+            set(config, json!({"architectures": [class]}));
+            if is_roberta {
+                // Without a row for the padding.
+                set(
+                    config,
+                    json!({"model_type": "roberta", "pad_token_id": 0, "max_position_embeddings": 321}),
+                );
+            }
+            tensors.retain(|tensor| !tensor.name.contains("pooler."));
+            for tensor in tensors.iter_mut() {
+                if tensor.name.contains("token_type_embeddings") {
+                    let first = tensor.bytes[..tensor.bytes.len() / 2].to_vec();
+                    tensor.bytes = first.repeat(2);
+                }
+                if is_roberta && tensor.name.contains("position_embeddings") {
+                    tensor.shape[0] += 1;
+                    let row = vec![0; 2 * tensor.shape[1]];
+                    tensor.bytes.splice(0..0, row);
+                }
+                tensor.name.insert_str(0, if is_roberta { "roberta." } else { "bert." });
+            }
+            let (dense, out) = match is_roberta {
+                true => ("classifier.dense", "classifier.out_proj"),
+                false => ("bert.pooler.dense", "classifier"),
+            };
+            tensors.push(float32(&format!("{dense}.weight"), &[64, 64], &made_up(64 * 64, 1)));
+            tensors.push(float32(&format!("{dense}.bias"), &[64], &made_up(64, 2)));
+            tensors.push(float32(&format!("{out}.weight"), &[1, 64], &made_up(64, 3)));
+            tensors.push(float32(&format!("{out}.bias"), &[1], &made_up(1, 4)));
+        })
+    };
+    let handles = [false, true].map(with_head);
+    for pair in golden_pairs() {
+        let params = PoolingParams { second_text: Some(pair.first.len() as u32), ..RAW };
+        let ids = [&pair.first[..], &pair.second].concat();
+        let [own, robertas] = handles.each_ref().map(|handle| bits(&embed(handle, &ids, params)));
+        assert_eq!(own, robertas);
     }
 }
 
