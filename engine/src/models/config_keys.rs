@@ -3,7 +3,7 @@
 use anyhow::{Context, bail, ensure};
 use quire_kernels::Activation;
 
-use super::spec::{AttentionDims, DecoderSpec, FfnSpec, LayerSpec, QueryScale, Reach};
+use super::spec::{AttentionDims, DecoderSpec, LayerSpec, PlainDecoder, QueryScale};
 use crate::weights::directory::{ConfigSection, ModelDirectory};
 
 /// Most layers of a model.
@@ -76,55 +76,26 @@ impl<'a> ConfigKeys<'a> {
         let text = self.directory.config().text();
         let hidden_size = text.dimension("hidden_size")?;
         let attention = attention(&text, hidden_size, defaults)?;
-        let layer = LayerSpec {
-            attention,
-            window: None,
-            chunk: None,
-            rope: Some(0),
-            shares_key_weight: false,
-            kv_of: None,
-            reach: Reach::All,
-            ffn: FfnSpec::Dense(intermediate_size(&text)?),
-            is_recurrent: false,
-        };
+        let layer = LayerSpec::plain(attention, intermediate_size(&text)?);
         let num_layers = text.dimension("num_hidden_layers")?;
-        Ok(DecoderSpec {
+        let norm_eps = match (text.positive("rms_norm_eps")?, defaults.norm_eps) {
+            (Some(eps), _) | (None, Some(eps)) => eps,
+            (None, None) => text.require_positive("rms_norm_eps")?,
+        };
+        let context_length = or_default(&text, "max_position_embeddings", defaults.context_length)?;
+        let plain = DecoderSpec::plain(PlainDecoder {
             architecture: self.architecture,
             hidden_size,
             vocab_size: self.vocab_size()?,
-            context_length: or_default(&text, "max_position_embeddings", defaults.context_length)?
-                as u32,
+            context_length: context_length as u32,
+            head_dim: attention.head_dim,
             layers: layers(&text, layer, num_layers, defaults.window_period)?,
-            ropes: vec![self.rope(attention.head_dim, "full_attention")?],
-            latent: None,
-            indexer: None,
-            moe: None,
-            gated_delta: None,
-            norm_eps: match (text.positive("rms_norm_eps")?, defaults.norm_eps) {
-                (Some(eps), _) | (None, Some(eps)) => eps,
-                (None, None) => text.require_positive("rms_norm_eps")?,
-            },
-            qkv_bias: ["blk.0.attn_q.bias", "blk.0.attn_qkv.bias"]
-                .iter()
-                .any(|name| self.has_tensor(name)),
-            attention_output_bias: self.has_tensor("blk.0.attn_output.bias"),
-            qk_norm: false,
-            plain_qk_norm: false,
-            attention_gate: false,
-            zero_centred_norms: false,
-            value_norm: false,
-            sinks: false,
-            post_norms: false,
-            layer_scales: false,
-            activation: activation(&text)?,
-            embedding_scale: 1.0,
-            attention_scale: 1.0 / (attention.head_dim as f32).sqrt(),
-            attention_softcap: None,
-            logits_softcap: None,
-            query_scale: None,
-            per_layer_inputs: None,
+            rope: self.rope(attention.head_dim, "full_attention")?,
+            norm_eps,
             tied_embeddings: self.tied_embeddings(&text)?,
-        })
+        });
+        let plain = plain.with_biases(|name| self.has_tensor(name));
+        Ok(DecoderSpec { activation: activation(&text)?, ..plain })
     }
 
     /// As the configuration says; where it does not, as many as the embedding table has rows.

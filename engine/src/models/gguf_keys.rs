@@ -1,9 +1,9 @@
 //! Reads the keys that all Llama-style architectures share, with the checks that keep later arithmetic safe.
 
 use anyhow::{Context, bail, ensure};
-use quire_kernels::{Activation, RopeStyle};
+use quire_kernels::RopeStyle;
 
-use super::spec::{AttentionDims, DecoderSpec, FfnSpec, LayerSpec, Reach};
+use super::spec::{AttentionDims, DecoderSpec, LayerSpec, PlainDecoder};
 use crate::weights::gguf::GgufFile;
 
 /// Largest value of any one dimension: keeps products far from overflow.
@@ -62,39 +62,18 @@ impl<'a> Keys<'a> {
             self.key("block_count")
         );
         let context_length = self.dimension("context_length")? as u32;
-        Ok(DecoderSpec {
+        let plain = DecoderSpec::plain(PlainDecoder {
             architecture: self.architecture,
             hidden_size,
             vocab_size: vocab_size as usize,
             context_length,
+            head_dim,
             layers: self.layers(num_layers, num_heads, head_dim)?,
-            ropes: vec![self.rope(head_dim, context_length, style)?],
-            latent: None,
-            indexer: None,
-            moe: None,
-            gated_delta: None,
+            rope: self.rope(head_dim, context_length, style)?,
             norm_eps: self.norm_eps()?,
-            qkv_bias: ["blk.0.attn_q.bias", "blk.0.attn_qkv.bias"]
-                .iter()
-                .any(|name| self.has_tensor(name)),
-            attention_output_bias: self.has_tensor("blk.0.attn_output.bias"),
-            qk_norm: false,
-            plain_qk_norm: false,
-            attention_gate: false,
-            zero_centred_norms: false,
-            value_norm: false,
-            sinks: false,
-            post_norms: false,
-            layer_scales: false,
-            activation: Activation::Silu,
-            embedding_scale: 1.0,
-            attention_scale: 1.0 / (head_dim as f32).sqrt(),
-            attention_softcap: None,
-            logits_softcap: None,
-            query_scale: None,
-            per_layer_inputs: None,
             tied_embeddings: !self.has_tensor("output.weight"),
-        })
+        });
+        Ok(plain.with_biases(|name| self.has_tensor(name)))
     }
 
     /// `attention.sliding_window`; 0 counts as absent.
@@ -153,18 +132,7 @@ impl<'a> Keys<'a> {
                 "{num_heads} heads are not a multiple of {num_kv_heads} KV heads"
             );
             let attention = AttentionDims { num_heads, num_kv_heads, head_dim };
-            let (window, chunk, rope, shares_key_weight) = (None, None, Some(0), false);
-            Ok(LayerSpec {
-                attention,
-                window,
-                chunk,
-                rope,
-                shares_key_weight,
-                kv_of: None,
-                reach: Reach::All,
-                ffn: FfnSpec::Dense(size),
-                is_recurrent: false,
-            })
+            Ok(LayerSpec::plain(attention, size))
         };
         per_layer.into_iter().zip(sizes).map(layer).collect()
     }

@@ -28,6 +28,8 @@ pub mod head_spec;
 mod llama;
 mod llama4;
 mod mistral3;
+#[cfg(test)]
+mod mixer_traces;
 mod model;
 mod modern_bert;
 mod nomic_bert;

@@ -267,7 +267,83 @@ impl QueryScale {
     }
 }
 
+/// What the files of every decoder say.
+pub(super) struct PlainDecoder {
+    pub(super) architecture: &'static str,
+    pub(super) hidden_size: usize,
+    pub(super) vocab_size: usize,
+    pub(super) context_length: u32,
+    /// Channels of a head.
+    pub(super) head_dim: usize,
+    pub(super) layers: Vec<LayerSpec>,
+    pub(super) rope: RopeSpec,
+    pub(super) norm_eps: f32,
+    pub(super) tied_embeddings: bool,
+}
+
+impl LayerSpec {
+    /// Attention to all positions, and an MLP of so many channels.
+    pub(super) fn plain(attention: AttentionDims, intermediate_size: usize) -> Self {
+        Self {
+            attention,
+            window: None,
+            chunk: None,
+            rope: Some(0),
+            shares_key_weight: false,
+            kv_of: None,
+            reach: Reach::All,
+            ffn: FfnSpec::Dense(intermediate_size),
+            is_recurrent: false,
+        }
+    }
+}
+
 impl DecoderSpec {
+    /// A Llama: none of the switches is on.
+    pub(super) fn plain(plain: PlainDecoder) -> Self {
+        Self {
+            architecture: plain.architecture,
+            hidden_size: plain.hidden_size,
+            vocab_size: plain.vocab_size,
+            context_length: plain.context_length,
+            layers: plain.layers,
+            ropes: vec![plain.rope],
+            latent: None,
+            indexer: None,
+            moe: None,
+            gated_delta: None,
+            norm_eps: plain.norm_eps,
+            qkv_bias: false,
+            attention_output_bias: false,
+            qk_norm: false,
+            plain_qk_norm: false,
+            attention_gate: false,
+            zero_centred_norms: false,
+            value_norm: false,
+            sinks: false,
+            post_norms: false,
+            layer_scales: false,
+            activation: Activation::Silu,
+            embedding_scale: 1.0,
+            attention_scale: 1.0 / (plain.head_dim as f32).sqrt(),
+            attention_softcap: None,
+            logits_softcap: None,
+            query_scale: None,
+            per_layer_inputs: None,
+            tied_embeddings: plain.tied_embeddings,
+        }
+    }
+
+    /// With the biases of attention that the first layer has.
+    #[must_use]
+    pub(super) fn with_biases(self, has_tensor: impl Fn(&str) -> bool) -> Self {
+        Self {
+            qkv_bias: has_tensor("blk.0.attn_q.bias") || has_tensor("blk.0.attn_qkv.bias"),
+            attention_output_bias: has_tensor("blk.0.attn_output.bias"),
+            ..self
+        }
+    }
+
     pub fn num_layers(&self) -> usize {
         self.layers.len()
     }
