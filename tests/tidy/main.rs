@@ -48,6 +48,11 @@ fn architecture_names_every_folder() {
     none(rules::architecture(&Tree::read()));
 }
 
+#[test]
+fn reports_are_listed() {
+    none(rules::reports(&Tree::read()));
+}
+
 #[track_caller]
 fn none(complaints: Vec<String>) {
     assert!(complaints.is_empty(), "\n{}", complaints.join("\n"));

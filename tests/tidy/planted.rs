@@ -98,6 +98,19 @@ fn folders_that_the_map_lacks() {
     finds(rules::architecture, &files, &["missing"]);
     let map = [("ARCHITECTURE.md", "`engine` and server/, models/"), files[0], files[1]];
     finds(rules::architecture, &map, &["server/src/text/"]);
+    let map = [(
+        "ARCHITECTURE.md",
+        "`engine`, server/, models/, text/: `a.rs`, `models/a.rs`, `c.rs`, `<op>/d.rs`",
+    )];
+    finds(rules::architecture, &[map[0], files[0], files[1]], &["c.rs"]);
+}
+
+#[test]
+fn reports_without_a_line_and_lines_without_a_report() {
+    let list = ("benches/results/README.md", "[a](one.md), [b](two.md)");
+    let files = [list, ("benches/results/one.md", ""), ("benches/results/three.md", "")];
+    finds(rules::reports, &files, &["three.md", "two.md"]);
+    finds(rules::reports, &[files[0], files[1], ("benches/results/two.md", "")], &[]);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! The rules: each a function from the tree to its complaints.
 
+use std::path::Path;
+
 use crate::source::{Tree, code_only, functions, has_word};
 
 const MAX_FILE_LINES: usize = 600;
@@ -153,7 +155,7 @@ pub(crate) fn first_lines(tree: &Tree) -> Vec<String> {
         .collect()
 }
 
-/// ARCHITECTURE.md names every top-level folder, and the folders of engine and server, as `name/`.
+/// ARCHITECTURE.md names every top-level folder, and the folders of engine and server, as `name/`, and no file that is gone.
 pub(crate) fn architecture(tree: &Tree) -> Vec<String> {
     let Some(text) = tree.get("ARCHITECTURE.md") else {
         return vec!["ARCHITECTURE.md is missing".into()];
@@ -166,7 +168,30 @@ pub(crate) fn architecture(tree: &Tree) -> Vec<String> {
             }
         }
     }
+    let is_there = |name: &str| {
+        tree.files.keys().any(|path| path == name || path.ends_with(&format!("/{name}")))
+    };
+    let quoted = text.split('`').filter(|name| !name.contains([' ', '<']));
+    let files = quoted.filter(|name| Path::new(name).extension().is_some_and(|it| it == "rs"));
+    let gone = files.filter(|name| !is_there(name));
+    complaints.extend(gone.map(|name| format!("ARCHITECTURE.md names {name}, which is not there")));
     complaints
+}
+
+/// The list of reports has each that is kept, and none that is gone.
+pub(crate) fn reports(tree: &Tree) -> Vec<String> {
+    const FOLDER: &str = "benches/results/";
+    let list = tree.get("benches/results/README.md").unwrap_or("");
+    let listed: Vec<&str> =
+        list.split("](").skip(1).filter_map(|rest| rest.split(')').next()).collect();
+    let reports = tree.with_ending(".md").filter_map(|(path, _)| path.strip_prefix(FOLDER));
+    let own: Vec<&str> = reports.filter(|name| *name != "README.md").collect();
+    let unlisted = own.iter().filter(|name| !listed.contains(name));
+    let gone = listed.iter().filter(|name| !own.contains(name));
+    let unlisted = unlisted.map(|name| format!("{FOLDER}README.md does not list {name}"));
+    unlisted
+        .chain(gone.map(|name| format!("{FOLDER}README.md lists {name}, which is gone")))
+        .collect()
 }
 
 /// The dependencies of a manifest, each with its section's name.
