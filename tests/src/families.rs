@@ -166,13 +166,20 @@ pub fn families_here() -> impl Iterator<Item = (&'static Family, ModelFiles)> {
 
 /// The folder of all tiny models: `QUIRE_CONFORMANCE`, or beside the repository.
 fn all() -> PathBuf {
-    let folder = std::env::var_os("QUIRE_CONFORMANCE").map(PathBuf::from);
+    let folder = folder_of("QUIRE_CONFORMANCE");
     unseen().or(folder).unwrap_or_else(|| repository("../shared/data/conformance"))
 }
 
 /// The folder of directories that `tests/seeds.py` made, which are then tried instead of all others.
 fn unseen() -> Option<PathBuf> {
-    std::env::var_os("QUIRE_UNSEEN").map(PathBuf::from)
+    folder_of("QUIRE_UNSEEN")
+}
+
+/// What a variable names has to be there: else each model would be left out, and every test pass.
+fn folder_of(variable: &str) -> Option<PathBuf> {
+    let folder = std::env::var_os(variable).map(PathBuf::from);
+    assert!(folder.iter().all(|folder| folder.is_dir()), "{variable} names no folder: {folder:?}");
+    folder
 }
 
 impl Family {
