@@ -436,12 +436,14 @@ fn rest_of_memory(
 ) -> anyhow::Result<u64> {
     let need = weight_bytes.saturating_add(other_bytes);
     available.checked_sub(need).with_context(|| {
+        let for_weights = available.saturating_sub(other_bytes);
+        let or = if for_weights == 0 { ", or lower --max-num-batched-tokens" } else { "" };
         format!(
-            "the model needs {} for weights and workspace, but {} is free{}; {}",
+            "the model needs {} for weights and workspace, but {} is free{}; {}{or}",
             human_bytes(need),
             human_bytes(available),
             place.on_which(),
-            what_fits(files, available.saturating_sub(other_bytes))
+            what_fits(files, for_weights)
         )
     })
 }

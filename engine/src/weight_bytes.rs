@@ -100,6 +100,9 @@ fn ensure_float(
 pub(crate) fn what_fits(files: &ModelFiles, bytes: u64) -> String {
     let num_weights: u64 = files.tensors().iter().map(|tensor| tensor.num_elements).sum();
     let bits = bytes as f64 * 8.0 / num_weights.max(1) as f64;
+    if bytes == 0 {
+        return "the workspace alone takes more: use a smaller model".into();
+    }
     // Below this no format keeps a model's sense.
     match bits >= 2.0 {
         true => format!(

@@ -161,14 +161,17 @@ pub(crate) struct PsArgs {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct RmArgs {
-    /// Names as `quire list` shows them
+    /// MODEL:TAG, as `quire list` shows them
     #[arg(required = true, value_name = "MODEL")]
     pub(crate) models: Vec<String>,
 }
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct CpArgs {
+    /// MODEL:TAG, as `quire list` shows it
     pub(crate) source: String,
+
+    /// The new MODEL:TAG
     pub(crate) destination: String,
 }
 
@@ -228,8 +231,8 @@ pub(crate) struct DoctorArgs {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct TokenizeArgs {
-    /// A model; a GGUF file with a vocabulary and no weights will do
-    pub(crate) file: PathBuf,
+    /// A GGUF file (one with a vocabulary and no weights will do), a directory, or a name in the models folder
+    pub(crate) model: String,
 }
 
 /// The settings that every command has.

@@ -36,7 +36,7 @@ pub(crate) fn run(
         Command::Doctor(args) => doctor::run(args, options),
         Command::Plan(args) => plan::run(args, options),
         Command::Serve(args) => serve::run(args, options, environment),
-        Command::Tokenize(args) => tokenize::run(args),
+        Command::Tokenize(args) => tokenize::run(args, options),
         Command::Run(args) => run::run(args, options),
     }
 }

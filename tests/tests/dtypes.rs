@@ -85,5 +85,8 @@ fn a_model_that_does_not_fit_is_refused_with_what_would() {
         assert!(half.contains("bits each: use a more quantized file"), "{half}");
         let little = refused(rest + whole.weight_bytes / 20);
         assert!(little.contains("would fit: use a smaller model"), "{little}");
+        let nothing = refused(rest / 2);
+        assert!(nothing.contains("the workspace alone takes more"), "{nothing}");
+        assert!(nothing.ends_with("or lower --max-num-batched-tokens"), "{nothing}");
     }
 }

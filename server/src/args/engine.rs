@@ -48,11 +48,11 @@ pub(crate) struct EngineArgs {
     #[arg(long, value_parser = units::tokens, value_name = "TOKENS")]
     max_model_len: Option<u32>,
 
-    /// Requests that run at once
+    /// Requests that run at once [default: 256, or the tokens of a step where those are fewer]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..), value_name = "COUNT")]
     max_num_seqs: Option<u32>,
 
-    /// Tokens computed in one step, of all requests together
+    /// Tokens computed in one step, of all requests together [default: 256, on GPUs 2048]
     #[arg(long, value_parser = units::tokens, value_name = "TOKENS")]
     max_num_batched_tokens: Option<u32>,
 
@@ -65,7 +65,7 @@ pub(crate) struct EngineArgs {
     #[arg(long, value_parser = units::bytes, value_name = "BYTES")]
     prefix_cache_memory: Option<u64>,
 
-    /// Tokens in one block of the KV cache
+    /// Tokens in one block of the KV cache [default: 16]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024), value_name = "TOKENS")]
     block_size: Option<u32>,
 
@@ -94,14 +94,14 @@ pub(crate) struct EngineArgs {
     #[arg(long, value_enum, default_value = "fcfs")]
     scheduling_policy: SchedulingPolicyFlag,
 
-    /// Keep computed prompts for requests that begin alike (on unless turned off)
+    /// Keep computed prompts for requests that begin alike [default: on; --no-enable-prefix-caching: off]
     #[arg(long, overrides_with = "no_enable_prefix_caching")]
     enable_prefix_caching: bool,
 
     #[arg(long, hide = true, overrides_with = "enable_prefix_caching")]
     no_enable_prefix_caching: bool,
 
-    /// Prepare a step while the one before it runs [default: on GPUs]
+    /// Prepare a step while the one before it runs [default: on GPUs; --no-async-scheduling: never]
     #[arg(long, overrides_with = "no_async_scheduling")]
     async_scheduling: bool,
 
@@ -119,7 +119,7 @@ pub(crate) struct EngineArgs {
     /// Guess tokens and verify several in one step, which changes no answer, and is done only while it pays: ngram guesses
     /// what followed the same tokens earlier in the text, draft:PATH asks a smaller model with the same vocabulary,
     /// eagle:PATH an EAGLE head of the model or a DFlash drafter, skip:4-8 the model without its layers 4 to 8; off: no
-    /// guesses [default: ngram on CPUs, but for models with recurrent layers]
+    /// guesses [default: ngram on CPUs, but for models with recurrent layers and with --async-scheduling]
     #[arg(long, value_name = "METHOD")]
     speculative: Option<SpeculativeFlag>,
 
@@ -213,7 +213,7 @@ impl FromStr for SpeculativeFlag {
         if text == "off" {
             return Ok(Self(None));
         }
-        let method = text.parse().map_err(|error| format!("{error}, or off"))?;
+        let method = text.parse().map_err(|error| format!("{error}; off: no guesses"))?;
         Ok(Self(Some(method)))
     }
 }

@@ -204,6 +204,8 @@ impl ServeArgs {
     ) -> Result<(EngineOptions, ServeOptions)> {
         let network = &self.network;
         let mut engine = self.engine.resolve();
+        let has_empty_name = network.served_model_name.iter().any(|name| name.trim().is_empty());
+        ensure!(!has_empty_name, "--served-model-name is empty");
         if let Some(name) = network.served_model_name.first() {
             engine.served_model_name.clone_from(name);
         }

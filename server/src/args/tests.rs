@@ -131,6 +131,12 @@ fn bad_values_name_their_flag() {
 }
 
 #[test]
+fn a_model_has_a_name() {
+    let error = serve("--served-model-name=", &Environment::default()).err().unwrap().to_string();
+    assert_eq!(error, "--served-model-name is empty");
+}
+
+#[test]
 fn keys_come_from_flags_or_a_file_or_the_environment() {
     let environment =
         Environment { api_keys: vec!["of-environment".into()], ..Environment::default() };

@@ -6,16 +6,21 @@ use quire_engine::config::{DeviceChoice, WeightFormat};
 
 use super::LoadFormat;
 
+/// What can be written, for those who wrote something else.
+const TOKENS: &str = "write 8192, 8k (8,000) or 8K (8,192)";
+const BYTES: &str = "write 1073741824, 512MiB or 4G";
+const SECONDS: &str = "write 30, 30s, 500ms or 5m";
+
 /// Tokens: `8192`, `8k` (8,000), `8K` (8,192), `25.6k`, `1M`. Small letters count in thousands, capitals in 1,024s.
 pub(crate) fn tokens(text: &str) -> Result<u32, String> {
-    let (number, unit) = split_unit(text)?;
+    let (number, unit) = split_unit(text, TOKENS)?;
     let scale = match unit {
         "" => 1.0,
         "k" => 1e3,
         "m" => 1e6,
         "K" => 1024.0,
         "M" => 1024.0 * 1024.0,
-        _ => return Err(format!("unknown unit '{unit}': write 8192, 8k (8,000) or 8K (8,192)")),
+        _ => return Err(format!("unknown unit '{unit}': {TOKENS}")),
     };
     let count = number * scale;
     if count.fract() != 0.0 || !(1.0..=f64::from(u32::MAX)).contains(&count) {
@@ -26,7 +31,7 @@ pub(crate) fn tokens(text: &str) -> Result<u32, String> {
 
 /// Bytes: `1073741824`, `512MiB`, `4G`. `K M G T` and `KiB …` are powers of 1,024, `KB …` powers of 1,000.
 pub(crate) fn bytes(text: &str) -> Result<u64, String> {
-    let (number, unit) = split_unit(text)?;
+    let (number, unit) = split_unit(text, BYTES)?;
     let unit = unit.to_ascii_lowercase();
     let (letter, base) = match unit.strip_suffix("ib").or_else(|| unit.strip_suffix('i')) {
         Some(letter) => (letter, 1024.0_f64),
@@ -41,7 +46,7 @@ pub(crate) fn bytes(text: &str) -> Result<u64, String> {
         "m" => 2,
         "g" => 3,
         "t" => 4,
-        _ => return Err(format!("unknown unit '{unit}': write 1073741824, 512MiB or 4G")),
+        _ => return Err(format!("unknown unit '{unit}': {BYTES}")),
     };
     let count = (number * base.powi(power)).floor();
     if !(1.0..=9e18).contains(&count) {
@@ -52,13 +57,13 @@ pub(crate) fn bytes(text: &str) -> Result<u64, String> {
 
 /// Seconds, with or without the `s`: `30`, `2.5s`, `500ms`, `5m`.
 pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
-    let (number, unit) = split_unit(text)?;
+    let (number, unit) = split_unit(text, SECONDS)?;
     let scale = match unit {
         "" | "s" => 1.0,
         "ms" => 1e-3,
         "m" | "min" => 60.0,
         "h" => 3600.0,
-        _ => return Err(format!("unknown unit '{unit}': write 30, 30s, 500ms or 5m")),
+        _ => return Err(format!("unknown unit '{unit}': {SECONDS}")),
     };
     Duration::try_from_secs_f64(number * scale).map_err(|_| "too long".to_owned())
 }
@@ -93,13 +98,13 @@ pub(crate) fn device(text: &str) -> Result<DeviceChoice, String> {
 }
 
 /// The leading number, and the unit that follows it.
-fn split_unit(text: &str) -> Result<(f64, &str), String> {
+fn split_unit<'a>(text: &'a str, advice: &str) -> Result<(f64, &'a str), String> {
     let text = text.trim();
     let end = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
     match number.parse::<f64>() {
         Ok(number) => Ok((number, unit.trim())),
-        Err(_) => Err("does not begin with a number".into()),
+        Err(_) => Err(format!("does not begin with a number: {advice}")),
     }
 }
 

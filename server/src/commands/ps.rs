@@ -22,7 +22,9 @@ pub(crate) fn run(args: &PsArgs, environment: &Environment) -> Result<()> {
     if let Some(key) = args.api_key.as_ref().or(environment.api_keys.first()) {
         request = request.header(header::AUTHORIZATION, format!("Bearer {key}"));
     }
-    let mut response = request.call().with_context(|| format!("{} cannot be reached", args.url))?;
+    let mut response = request.call().with_context(|| {
+        format!("{} cannot be reached; is a server running there? --url names another", args.url)
+    })?;
     match response.status().as_u16() {
         200 => {}
         401 => bail!("{} wants a key: --api-key or QUIRE_API_KEY", args.url),
@@ -40,8 +42,11 @@ pub(crate) fn run(args: &PsArgs, environment: &Environment) -> Result<()> {
     println!("{:width$}  {:>10}  {:>8}  UNTIL", "NAME", "SIZE", "CONTEXT");
     for model in models {
         let size = human_bytes(model["size"].as_u64().unwrap_or(0));
+        let context = model["context_length"].as_u64().unwrap_or(0);
         let (name, until) = (text(model, "name"), text(model, "expires_at"));
-        println!("{name:width$}  {size:>10}  {:>8}  {until}", model["context_length"]);
+        // What stays is said to go in the 24th century.
+        let until = if until.as_str() > "2200" { "for ever" } else { &until };
+        println!("{name:width$}  {size:>10}  {context:>8}  {until}");
     }
     Ok(())
 }

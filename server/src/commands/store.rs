@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use quire_engine::plan::human_bytes;
 use quire_server::registry::Card;
 use quire_server::store::create::{From, create as create_in};
@@ -39,8 +39,14 @@ pub(crate) fn show(args: &ShowArgs, options: &CommonOptions) -> Result<()> {
 
 pub(crate) fn remove(args: &RmArgs, options: &CommonOptions) -> Result<()> {
     let store = Store::new(options.models_dir.clone());
-    for name in &args.models {
-        let name: StoreName = name.parse()?;
+    for text in &args.models {
+        let name: StoreName = text.parse()?;
+        // `quire list` shows files too, which others may have put there.
+        if store.find(&name)?.is_none()
+            && let Ok(path) = model::find(Some(text), &options.models_dir)
+        {
+            bail!("{} is no model of the store: remove it yourself", path.display());
+        }
         store.remove(&name)?;
         println!("{name} is removed");
     }
@@ -58,9 +64,9 @@ pub(crate) fn copy(args: &CpArgs, options: &CommonOptions) -> Result<()> {
 /// FROM is a name in the store, or else a file: below the Modelfile's folder, or wherever a model is found.
 pub(crate) fn create(args: &CreateArgs, options: &CommonOptions) -> Result<()> {
     let name: StoreName = args.model.parse()?;
-    let context = || format!("{} cannot be read", args.file.display());
+    let context = || format!("{} cannot be read (--file names another)", args.file.display());
     let size = args.file.metadata().with_context(context)?.len();
-    anyhow::ensure!(size <= MAX_MODELFILE as u64, "{}: too long", args.file.display());
+    ensure!(size <= MAX_MODELFILE as u64, "{}: too long", args.file.display());
     let text = std::fs::read_to_string(&args.file).with_context(context)?;
     let settings = Modelfile::parse(&text).with_context(|| format!("{}", args.file.display()))?;
     let store = Store::new(options.models_dir.clone());

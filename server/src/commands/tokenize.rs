@@ -6,16 +6,17 @@ use anyhow::{Context, Result, ensure};
 use quire_server::text::{SpecialTokens, tokenizer_of};
 
 use super::model;
-use crate::args::TokenizeArgs;
+use crate::args::{CommonOptions, TokenizeArgs};
 
 /// The longest text, in bytes.
 const MAX_TEXT: u64 = 1 << 30;
 
 /// Prints the ids of the text on one line, separated by spaces.
-pub(crate) fn run(args: &TokenizeArgs) -> Result<()> {
-    let files = model::open(&args.file)?;
+pub(crate) fn run(args: &TokenizeArgs, options: &CommonOptions) -> Result<()> {
+    let path = model::find_origin(&args.model, options)?.path;
+    let files = model::open(&path)?;
     let tokenizer = tokenizer_of(&files)
-        .with_context(|| format!("{} has no usable vocabulary", args.file.display()))?;
+        .with_context(|| format!("{} has no usable vocabulary", path.display()))?;
     let mut bytes = Vec::new();
     std::io::stdin().lock().take(MAX_TEXT + 1).read_to_end(&mut bytes)?;
     ensure!(bytes.len() as u64 <= MAX_TEXT, "the text is longer than {MAX_TEXT} bytes");

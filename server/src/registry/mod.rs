@@ -102,7 +102,7 @@ impl Registry {
         let mut entries = self.entries.write();
         let taken = entry.names().iter().find(|name| entries.iter().any(|own| own.is_named(name)));
         if let Some(name) = taken {
-            anyhow::bail!("two models have the name '{name}'");
+            anyhow::bail!("two models have the name '{name}': rename one's file");
         }
         metrics::model_loaded(entry.name()).set(0.0);
         entries.push(Arc::new(entry));
