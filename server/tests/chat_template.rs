@@ -1,5 +1,6 @@
 //! Chat templates: what they print, what they refuse, and what clients cannot make of them.
 
+mod fetched;
 mod template_goldens;
 mod tiny_vocabularies;
 

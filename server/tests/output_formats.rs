@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper that cannot go on fails its test")]
 
+mod fetched;
 mod output_fixtures;
 
 use std::sync::Arc;
 
+use fetched::fetched;
 use output_fixtures::{FIXTURES, Fixture, fixtures_of, tools};
 use proptest::prelude::*;
 use quire_server::text::{
@@ -144,18 +146,13 @@ fn answers_that_are_cut_off_lose_nothing() {
     }
 }
 
-/// What the chat templates of the families say. `make tokenizers` brings them; those that are not there are named.
+/// What the chat templates of the families say. `make tokenizers` brings them.
 #[test]
 fn templates_tell_the_formats() {
-    let root =
-        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("server has a parent");
     let (mut found, mut expected) = (Vec::new(), Vec::new());
     for (name, tools, reasoning) in output_fixtures::TEMPLATES {
-        let path = root.join(format!("models/tokenizers/templates/{name}.jinja"));
-        let Ok(source) = std::fs::read_to_string(&path) else {
-            println!("not run: {name} (no {})", path.display());
-            continue;
-        };
+        let Some(path) = fetched(&format!("templates/{name}.jinja")) else { continue };
+        let source = std::fs::read_to_string(path).expect("templates are UTF-8");
         found.push(format!("{name}: {}", OutputFormats::of_template(&source)));
         expected.push(format!("{name}: tool calls: {tools}, reasoning: {reasoning}"));
     }

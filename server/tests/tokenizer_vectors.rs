@@ -1,5 +1,7 @@
 //! Real vocabularies against recorded token ids. `make tokenizers` brings the
-//! vocabularies; those that are not there are named in the output.
+//! vocabularies; where it was never run they are named in the output.
+
+mod fetched;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +18,6 @@ const SEPARATOR: &str = "\n__ggml_vocab_test__\n";
 fn vocabularies_reproduce_the_recorded_ids() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("server has a parent");
     let data = root.join("tests/data/tokenizers");
-    let homes = [root.join("models/tokenizers"), root.join("../shared/data/tokenizers")];
     let mut names: Vec<String> = std::fs::read_dir(&data)
         .expect("tests/data/tokenizers is part of the repository")
         .filter_map(|entry| {
@@ -28,14 +29,8 @@ fn vocabularies_reproduce_the_recorded_ids() {
     assert!(names.len() >= 10, "test vectors are missing: {names:?}");
     let mut failures = Vec::new();
     for name in &names {
-        let file = format!("ggml-vocab-{name}.gguf");
-        let Some(path) = homes.iter().map(|home| home.join(&file)).find(|path| path.is_file())
-        else {
-            println!("not run: {name} (no {file} in models/tokenizers)");
-            continue;
-        };
+        let Some(path) = fetched::fetched(&format!("ggml-vocab-{name}.gguf")) else { continue };
         failures.extend(check(name, &path, &data));
-        println!("ran: {name}");
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
@@ -87,10 +82,7 @@ const SMOLLM2_AFTER: &[u32] = &[2, 198, 1, 520, 9531, 198];
 fn smollm2_chats_reproduce_the_recorded_ids() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("server has a parent");
     let path = root.join("models/SmolLM2-135M-Instruct.Q4_1.gguf");
-    if !path.is_file() {
-        println!("not run: models/SmolLM2-135M-Instruct.Q4_1.gguf is not there");
-        return;
-    }
+    assert!(path.is_file(), "{} is missing: run `make model`", path.display());
     let file = GgufFile::open(&path).expect("the model is a GGUF file");
     let pipeline = TextPipeline::from_gguf(file.metadata(), &TemplateOptions::default()).unwrap();
     for (text, expected) in SMOLLM2_CHATS {
@@ -102,5 +94,4 @@ fn smollm2_chats_reproduce_the_recorded_ids() {
         let ids = pipeline.encode_chat(&input).unwrap();
         assert_eq!(ids, [SMOLLM2_BEFORE, expected, SMOLLM2_AFTER].concat(), "{text}");
     }
-    println!("ran: SmolLM2, {} chats", SMOLLM2_CHATS.len());
 }

@@ -1,7 +1,6 @@
 //! Calls as real chat templates write them are read back. `make tokenizers` brings the templates.
 
 use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 
 use quire_server::text::{
@@ -11,6 +10,7 @@ use quire_server::text::{
 use serde_json::{Value, json};
 
 use super::load;
+use crate::fetched::fetched;
 
 /// Templates, and how many calls each takes in a message.
 const TEMPLATES: &[(&str, usize)] = &[
@@ -58,13 +58,9 @@ fn tools() -> ToolSet {
 
 #[test]
 fn calls_that_templates_write_are_read() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("server has a parent");
     for &(name, num_calls) in TEMPLATES {
-        let path = root.join(format!("models/tokenizers/templates/{name}.jinja"));
-        let Ok(source) = fs::read_to_string(&path) else {
-            println!("not run: {name} (no {})", path.display());
-            continue;
-        };
+        let Some(path) = fetched(&format!("templates/{name}.jinja")) else { continue };
+        let source = fs::read_to_string(path).expect("templates are UTF-8");
         let expected = &calls()[..num_calls];
         let found = read_back(&source, expected).unwrap_or_else(|error| panic!("{name}: {error}"));
         let arguments = |text: &str| serde_json::from_str::<Value>(text).unwrap();

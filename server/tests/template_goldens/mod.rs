@@ -1,5 +1,5 @@
 //! Real chat templates print byte for byte what transformers prints with them. `make tokenizers` brings the templates;
-//! those that are not there are named in the output.
+//! where it was never run they are named in the output.
 
 mod calls;
 
@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::fetched::fetched;
 use crate::tiny_vocabularies::byte_bpe;
 use quire_server::text::{ChatInput, ChatTemplate, TemplateError, TemplateOptions, TemplateTokens};
 use serde_json::{Map, Value};
@@ -35,11 +36,8 @@ fn real_templates_print_what_transformers_prints() {
     assert!(golden.len() >= LEAST_TEMPLATES, "{} templates", golden.len());
     let mut differences = String::new();
     for (name, expected) in &golden {
-        let path = root.join(format!("models/tokenizers/templates/{name}.jinja"));
-        let Ok(source) = fs::read_to_string(&path) else {
-            println!("not run: {name} (no {})", path.display());
-            continue;
-        };
+        let Some(path) = fetched(&format!("templates/{name}.jinja")) else { continue };
+        let source = fs::read_to_string(path).expect("templates are UTF-8");
         assert_eq!(sha256(&source), expected["source"], "{name} is another template");
         let template = load(&source);
         for (conversation, input) in &conversations {
