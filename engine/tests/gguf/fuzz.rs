@@ -11,7 +11,7 @@ fn read_all(file: &GgufFile) {
     for key in metadata.keys() {
         let _ = (metadata.string(key), metadata.u32(key), metadata.u64(key), metadata.i64(key));
         let _ = (metadata.f32(key), metadata.bool(key), metadata.f32s(key), metadata.i32s(key));
-        let _ = (metadata.bools(key), metadata.u32_or_u32s(key, 2), metadata.u8s(key));
+        let _ = (metadata.bools(key), metadata.u32_or_u32s(key, 2), metadata.u32s(key));
         if let Ok(Some(strings)) = metadata.strings(key) {
             assert_eq!(strings.iter().count(), strings.len());
         }

@@ -83,10 +83,6 @@ impl Metadata {
         self.numbers(key, "an array of u32", Number::integer)
     }
 
-    pub fn u8s(&self, key: &str) -> Result<Option<Vec<u8>>, GgufError> {
-        self.numbers(key, "an array of u8", Number::integer)
-    }
-
     pub fn bools(&self, key: &str) -> Result<Option<Vec<bool>>, GgufError> {
         self.numbers(key, "an array of bool", Number::bool)
     }
@@ -94,11 +90,6 @@ impl Metadata {
     /// `count` values, one a layer: a scalar is repeated, an array must have that length.
     pub fn u32_or_u32s(&self, key: &str, count: usize) -> Result<Option<Vec<u32>>, GgufError> {
         self.per_layer(key, count, Self::u32, Self::u32s)
-    }
-
-    /// As [`Self::u32_or_u32s`].
-    pub fn f32_or_f32s(&self, key: &str, count: usize) -> Result<Option<Vec<f32>>, GgufError> {
-        self.per_layer(key, count, Self::f32, Self::f32s)
     }
 
     /// As [`Self::u32_or_u32s`].
@@ -110,48 +101,8 @@ impl Metadata {
         self.require(key, self.string(key)?)
     }
 
-    pub fn require_u32(&self, key: &str) -> Result<u32, GgufError> {
-        self.require(key, self.u32(key)?)
-    }
-
     pub fn require_u64(&self, key: &str) -> Result<u64, GgufError> {
         self.require(key, self.u64(key)?)
-    }
-
-    pub fn require_i64(&self, key: &str) -> Result<i64, GgufError> {
-        self.require(key, self.i64(key)?)
-    }
-
-    pub fn require_f32(&self, key: &str) -> Result<f32, GgufError> {
-        self.require(key, self.f32(key)?)
-    }
-
-    pub fn require_bool(&self, key: &str) -> Result<bool, GgufError> {
-        self.require(key, self.bool(key)?)
-    }
-
-    pub fn require_strings(&self, key: &str) -> Result<&StringArray, GgufError> {
-        self.require(key, self.strings(key)?)
-    }
-
-    pub fn require_f32s(&self, key: &str) -> Result<Vec<f32>, GgufError> {
-        self.require(key, self.f32s(key)?)
-    }
-
-    pub fn require_i32s(&self, key: &str) -> Result<Vec<i32>, GgufError> {
-        self.require(key, self.i32s(key)?)
-    }
-
-    pub fn require_u32s(&self, key: &str) -> Result<Vec<u32>, GgufError> {
-        self.require(key, self.u32s(key)?)
-    }
-
-    pub fn require_bools(&self, key: &str) -> Result<Vec<bool>, GgufError> {
-        self.require(key, self.bools(key)?)
-    }
-
-    pub fn require_u32_or_u32s(&self, key: &str, count: usize) -> Result<Vec<u32>, GgufError> {
-        self.require(key, self.u32_or_u32s(key, count)?)
     }
 
     /// An error about the value of `key`, for a caller that finds it has the right type but makes no sense.
