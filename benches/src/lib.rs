@@ -17,6 +17,7 @@ pub mod prompts;
 pub mod random_model;
 pub mod report;
 pub mod statistics;
+pub mod streams;
 pub mod timing;
 pub mod vocabulary;
 pub mod workloads;

@@ -3,15 +3,14 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use clap::Parser;
 use quire_benches::report::{Run, Table, print, progress, three_digits, write_json};
 use quire_benches::statistics::median;
+use quire_benches::streams::next_token;
 use quire_engine::config::DeviceChoice;
-use quire_engine::request::StreamEvent;
 use quire_engine::{
     Engine, EngineHandle, EngineOptions, Machine, MemoryPlan, ModelFiles, Request, SamplingParams,
-    TokenStream,
 };
 use quire_server::metrics::Metrics;
 use quire_sim::Emulator;
@@ -137,16 +136,6 @@ fn step_seconds(
         while stream.blocking_next().is_some() {}
     }
     Ok((stamps[1] - stamps[0]) / 1e9 / steps as f64)
-}
-
-fn next_token(stream: &mut TokenStream) -> anyhow::Result<()> {
-    loop {
-        match stream.blocking_next() {
-            Some(StreamEvent::Token(_)) => return Ok(()),
-            Some(StreamEvent::Started(_)) => {}
-            event => bail!("the answer ended early: {event:?}"),
-        }
-    }
 }
 
 /// Processor time of the loop's thread so far, without that of the streams that it ran.

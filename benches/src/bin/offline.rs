@@ -10,11 +10,10 @@ use quire_benches::model_work::ModelWork;
 use quire_benches::process::own_peak_memory;
 use quire_benches::report::{Run, Table, percent, print, progress, three_digits, write_json};
 use quire_benches::statistics::median;
+use quire_benches::streams::{expect_length, next_token};
 use quire_engine::config::{Activations, SimdLevel};
-use quire_engine::request::{FinishReason, StreamEvent};
 use quire_engine::{
     Engine, EngineHandle, EngineOptions, Machine, MemoryPlan, ModelFiles, Request, SamplingParams,
-    TokenStream,
 };
 use quire_kernels::cases::{Work, random_f32};
 use serde::Serialize;
@@ -226,23 +225,6 @@ fn decode_step(
     }
     streams.iter_mut().try_for_each(expect_length)?;
     Ok((stamps[timed] - stamps[0]).as_secs_f64() / timed as f64)
-}
-
-fn next_token(stream: &mut TokenStream) -> anyhow::Result<()> {
-    loop {
-        match stream.blocking_next() {
-            Some(StreamEvent::Token(_)) => return Ok(()),
-            Some(StreamEvent::Started(_)) => {}
-            event => bail!("the answer ended early: {event:?}"),
-        }
-    }
-}
-
-fn expect_length(stream: &mut TokenStream) -> anyhow::Result<()> {
-    match stream.blocking_next() {
-        Some(StreamEvent::Finished(finished)) if finished.reason == FinishReason::Length => Ok(()),
-        event => bail!("the answer did not end at its length: {event:?}"),
-    }
 }
 
 struct Figures<'a> {

@@ -5,9 +5,8 @@ use std::path::PathBuf;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use quire_engine::config::{DeviceChoice, WeightFormat};
-use quire_engine::request::{FinishReason, StreamEvent};
 use quire_engine::{
     Engine, EngineHandle, EngineOptions, Machine, MemoryPlan, ModelFiles, Request, SamplingParams,
     TokenStream,
@@ -19,6 +18,7 @@ use super::Output;
 use super::floors::Floors;
 use crate::model_work::ModelWork;
 use crate::report::{Table, progress, three_digits};
+use crate::streams::{expect_length, next_token};
 
 /// Sequences join a batch some steps apart.
 const SPARE_STEPS: usize = 8;
@@ -276,7 +276,7 @@ fn prefill(started: &Started, len: usize) -> anyhow::Result<f64> {
     let mut stream = submit(started, 999, len, 1)?;
     next_token(&mut stream)?;
     let seconds = begin.elapsed().as_secs_f64();
-    expect_end(&mut stream)?;
+    expect_length(&mut stream)?;
     Ok(seconds)
 }
 
@@ -296,27 +296,10 @@ fn decode(
         streams.iter_mut().try_for_each(next_token)?;
         stamps.push(Instant::now());
     }
-    streams.iter_mut().try_for_each(expect_end)?;
+    streams.iter_mut().try_for_each(expect_length)?;
     // The last to join has its first token at the first stamp.
     let seconds = (stamps[TIMED_STEPS] - stamps[0]).as_secs_f64() / TIMED_STEPS as f64;
     Ok((context + outputs / 2, seconds))
-}
-
-fn next_token(stream: &mut TokenStream) -> anyhow::Result<()> {
-    loop {
-        match stream.blocking_next() {
-            Some(StreamEvent::Token(_)) => return Ok(()),
-            Some(StreamEvent::Started(_)) => {}
-            event => bail!("the answer ended early: {event:?}"),
-        }
-    }
-}
-
-fn expect_end(stream: &mut TokenStream) -> anyhow::Result<()> {
-    match stream.blocking_next() {
-        Some(StreamEvent::Finished(finished)) if finished.reason == FinishReason::Length => Ok(()),
-        event => bail!("the answer did not end at its length: {event:?}"),
-    }
 }
 
 fn page(report: &Report) -> String {
