@@ -29,7 +29,9 @@ def check(operation, server):
         if isinstance(case.body, dict):
             # Short answers: this is about requests.
             case.body.pop("max_completion_tokens", None)
-            case.body |= {"max_tokens": 1, "max_output_tokens": 1, "options": {"num_predict": 1}}
+            case.body |= {"max_tokens": 1, "max_output_tokens": 1}
+            if isinstance(options := case.body.get("options"), dict):
+                options["num_predict"] = 1
         case.call_and_validate(base_url=server.url, headers=server.headers, checks=CHECKS, timeout=60)
 
     answers()
