@@ -17,6 +17,9 @@ const MAX_FIELDS: usize = 1 << 10;
 /// Commas, colons and brackets in one field: parsed, each may become two hundred bytes.
 const MAX_MARKS: usize = 1 << 18;
 
+/// What every value inside another costs at least one of.
+pub(crate) const ALL_MARKS: &str = ",:[{";
+
 /// The longest of what a field without support may have, with blanks.
 const MAX_NEUTRAL_BYTES: usize = 64;
 
@@ -92,7 +95,7 @@ impl<'a> Fields<'a> {
         expected: &str,
     ) -> Result<Option<T>, ApiError> {
         let Some(raw) = self.take_raw(name) else { return Ok(None) };
-        check_marks(name, raw, ",:[{")?;
+        check_marks(name, raw, ALL_MARKS)?;
         serde_json::from_str(raw.get())
             .map(Some)
             .map_err(|_| ApiError::invalid(name, format!("{name} must be {expected}")))
@@ -113,7 +116,7 @@ impl<'a> Fields<'a> {
         let Some(raw) = self.take_raw(name) else { return Ok(None) };
         // Of ids only lists are many times their bytes.
         let has_texts = raw.get().contains('"');
-        check_marks(name, raw, if has_texts { ",:[{" } else { "[" })?;
+        check_marks(name, raw, if has_texts { ALL_MARKS } else { "[" })?;
         let expected = "a string, a list of strings, a list of token ids, or a list of such lists";
         let invalid = || ApiError::invalid(name, format!("{name} must be {expected}"));
         TextsOrIds::parse(raw.get()).map(Some).ok_or_else(invalid)

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::app::unix_time;
 use crate::error::{ApiError, shortened};
-use crate::http::fields::{Fields, check_marks};
+use crate::http::fields::{ALL_MARKS, Fields, check_marks};
 use crate::limits::ServerLimits;
 use crate::text::ChatInput;
 
@@ -92,7 +92,7 @@ struct RawMessage {
 
 fn take_messages(fields: &mut Fields<'_>, limits: &ServerLimits) -> Result<Vec<Value>, ApiError> {
     let raw = fields.take_raw("messages");
-    raw.map_or(Ok(()), |raw| check_marks("messages", raw, ",:[{"))?;
+    raw.map_or(Ok(()), |raw| check_marks("messages", raw, ALL_MARKS))?;
     let raw = raw.map_or("[]", RawValue::get);
     let not_a_list = |_| invalid("messages must be a list of objects");
     // Counted before they are parsed: a message takes many times its bytes.
